@@ -1,0 +1,23 @@
+"""4-bit AWQ weights for PyTorch: packed and unpacked at memory-copy speed, in a tensor that behaves."""
+
+from importlib.metadata import version as _version
+from typing import Any
+
+import torch  # noqa: F401  (loads libtorch, which the extension is linked against)
+
+from . import fake as _fake  # noqa: F401  (registers the fake kernels)
+from . import portable as _portable  # noqa: F401  (registers the kernels of every other device)
+from . import _C
+from .functional import pack, unpack
+from .packing import AWQPacking
+from .tensor import AWQPackedTensor, rebuild_packed_tensor
+
+__version__ = _version("awqpack")
+
+__all__ = ["AWQPackedTensor", "AWQPacking", "__version__", "build_info", "pack", "rebuild_packed_tensor", "unpack"]
+
+
+def build_info() -> dict[str, Any]:
+    """What this build is: its version, the torch it was built with, its CPU variants and the active one, and the
+    CUDA architectures it holds kernels for."""
+    return {"version": __version__, **_C.build_info()}

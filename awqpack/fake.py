@@ -1,0 +1,35 @@
+"""Fake kernels: what the ops return for meta and fake tensors, so that torch.compile and export can trace them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from . import _C, _checks  # noqa: F401  (_C defines the ops)
+
+
+@torch.library.register_fake("awqpack::pack")
+def _pack(codes: torch.Tensor, packing: int, reorder: bool, validate: bool = True) -> torch.Tensor:
+    return codes.new_empty(_checks.payload_shape(codes, packing), dtype=_checks.payload_dtype(packing))
+
+
+@torch.library.register_fake("awqpack::unpack")
+def _unpack(
+    payload: torch.Tensor, packing: int, reorder: bool, stride_order: Sequence[int] | None = None
+) -> torch.Tensor:
+    shape = _checks.codes_shape(payload, packing)
+    strides = _checks.ordered_strides(shape, stride_order)
+    return payload.new_empty_strided(shape, strides, dtype=torch.uint8)
+
+
+@torch.library.register_fake("awqpack::pack_out")
+def _pack_out(
+    codes: torch.Tensor, packing: int, reorder: bool, validate: bool = True, *, out: torch.Tensor
+) -> None:
+    _checks.require_out(out, _checks.payload_dtype(packing), _checks.payload_shape(codes, packing))
+
+
+@torch.library.register_fake("awqpack::unpack_out")
+def _unpack_out(payload: torch.Tensor, packing: int, reorder: bool, *, out: torch.Tensor) -> None:
+    _checks.require_out(out, torch.uint8, _checks.codes_shape(payload, packing))

@@ -1,0 +1,107 @@
+"""pack and unpack for torch tensors and NumPy arrays."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+
+from . import _C
+from .packing import AWQPacking
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+ArrayOrTensor = TypeVar("ArrayOrTensor", torch.Tensor, "npt.NDArray[Any]")
+
+
+def _number(packing: AWQPacking) -> int:
+    if not isinstance(packing, AWQPacking):
+        raise TypeError(f"packing expects AWQPacking.V1 or AWQPacking.V2; got {packing!r}")
+    return 1 if packing is AWQPacking.V1 else 2
+
+
+def _require_tensor_out(out: object) -> None:
+    if not isinstance(out, torch.Tensor):
+        raise TypeError(f"out expects a torch.Tensor, as the input is one; got {type(out)}")
+
+
+def _mark_written(out: torch.Tensor) -> None:
+    """Lets autograd and views notice the write, as torch's own out= ops do."""
+    if not torch.compiler.is_compiling():
+        torch.autograd.graph.increment_version(out)
+
+
+def pack(
+    codes: ArrayOrTensor,
+    packing: AWQPacking = AWQPacking.V1,
+    reorder: bool = False,
+    *,
+    validate: bool = True,
+    out: ArrayOrTensor | None = None,
+) -> ArrayOrTensor:
+    """Packs 4-bit codes into the payload that AWQ kernels read.
+
+    Args:
+        codes: uint8 codes 0..15 of shape ``(..., out_features, in_features)``; a ``torch.Tensor`` or a
+            ``numpy.ndarray`` of any strides. ``in_features`` must be a multiple of 8 (V1) or 64 (V2), and for V2
+            ``out_features`` a multiple of 4.
+        packing: ``AWQPacking.V1`` (AutoAWQ gemm and gemv, compressed-tensors) or ``AWQPacking.V2`` (llm-awq,
+            AutoAWQ gemv_fast).
+        reorder: store the eight columns of a V1 word in the order 0, 2, 4, 6, 1, 3, 5, 7 (AutoAWQ gemm). It
+            never changes a V2 payload.
+        validate: refuse codes above 15. When false only the low four bits of each code are packed.
+        out: a buffer for the payload, of its exact shape and dtype, that does not overlap ``codes``; it saves the
+            page faults of fresh memory. After an error its contents are unspecified.
+
+    Returns:
+        The payload: int32 ``(..., out_features, in_features / 8)`` for V1, int16
+        ``(..., out_features / 4, in_features)`` for V2; of the kind and on the device of ``codes``.
+
+    Raises:
+        ValueError: dtype, shape or strides do not fit, or a code is above 15 (the first one is named).
+        TypeError: an argument is of another type.
+    """
+    number = _number(packing)
+    if not isinstance(codes, torch.Tensor):
+        return _C.pack_array(codes, number, reorder, validate, out, None)
+    if out is None:
+        return torch.ops.awqpack.pack(codes, number, reorder, validate)  # type: ignore[no-any-return]
+    _require_tensor_out(out)
+    torch.ops.awqpack.pack_out(codes, number, reorder, validate, out=out)
+    _mark_written(out)
+    return out
+
+
+def unpack(
+    payload: ArrayOrTensor,
+    packing: AWQPacking = AWQPacking.V1,
+    reorder: bool = False,
+    *,
+    out: ArrayOrTensor | None = None,
+) -> ArrayOrTensor:
+    """Unpacks a payload into its 4-bit codes: the inverse of :func:`pack`.
+
+    Args:
+        payload: int32 (V1) or int16 (V2), of any strides; a ``torch.Tensor`` or a ``numpy.ndarray``.
+        packing: how the payload was packed.
+        reorder: whether it was packed with ``reorder``; V2 payloads ignore it.
+        out: a uint8 buffer of the codes' exact shape that does not overlap ``payload``; may be column-major.
+
+    Returns:
+        uint8 codes 0..15, ``(..., out_features, in_features)``, contiguous unless ``out`` is not; of the kind and
+        on the device of ``payload``.
+
+    Raises:
+        ValueError: dtype, shape or strides do not fit.
+        TypeError: an argument is of another type.
+    """
+    number = _number(packing)
+    if not isinstance(payload, torch.Tensor):
+        return _C.unpack_array(payload, number, reorder, out, None)
+    if out is None:
+        return torch.ops.awqpack.unpack(payload, number, reorder)  # type: ignore[no-any-return]
+    _require_tensor_out(out)
+    torch.ops.awqpack.unpack_out(payload, number, reorder, out=out)
+    _mark_written(out)
+    return out

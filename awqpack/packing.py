@@ -1,0 +1,19 @@
+"""The two ways AWQ kernels expect 4-bit codes to be packed."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+
+class AWQPacking(Enum):
+    """How 4-bit codes are packed.
+
+    ``V1``: eight columns in an int32, shape ``(..., out_features, in_features / 8)``; with ``reorder``, in the
+    column order 0, 2, 4, 6, 1, 3, 5, 7 of AutoAWQ's ``gemm`` kernels.
+
+    ``V2``: four rows interleaved in int16, shape ``(..., out_features / 4, in_features)``, as in llm-awq and
+    AutoAWQ's ``gemv_fast``.
+    """
+
+    V1 = 1
+    V2 = 2

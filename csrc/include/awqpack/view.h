@@ -1,0 +1,61 @@
+/* A borrowed description of somebody's strided memory (a torch tensor or a NumPy array), and the checks that precede every job. */
+#ifndef AWQPACK_VIEW_H
+#define AWQPACK_VIEW_H
+
+#include <stddef.h>
+
+#include "awqpack/error.h"
+#include "awqpack/layout.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef enum awq_dtype { AWQ_DTYPE_OTHER = 0, AWQ_DTYPE_UINT8, AWQ_DTYPE_INT16, AWQ_DTYPE_INT32 } awq_dtype;
+
+typedef struct awq_view {
+    void *data;
+    const int64_t *sizes;
+    const int64_t *strides; /* in elements */
+    int64_t ndim;
+    awq_dtype dtype;
+    const char *dtype_name; /* as the user knows it, for error texts */
+} awq_view;
+
+/* Packing as users number it (AWQPacking): 1 = V1, 2 = V2. False when it is neither. */
+bool awq_layout_from_packing(int64_t packing, bool reorder, awq_layout *layout, awq_error *error);
+
+/* The payload's dtype: int32 for V1, int16 for V2. */
+awq_dtype awq_payload_dtype(awq_layout layout);
+
+/* True when `codes` can be packed; then payload_sizes[0..ndim) are the payload's. */
+bool awq_check_codes(const awq_view *codes, awq_layout layout, int64_t *payload_sizes, awq_error *error);
+
+/* True when `payload` can be unpacked; then codes_sizes[0..ndim) are those of the codes. */
+bool awq_check_payload(const awq_view *payload, awq_layout layout, int64_t *codes_sizes, awq_error *error);
+
+/* True when `out` has the dtype and sizes asked for, no two of its elements share memory, and `input` shares none. */
+bool awq_check_out(const awq_view *out, awq_dtype dtype, const int64_t *sizes, const awq_view *input,
+                   awq_error *error);
+
+/* Strides of a dense tensor of these sizes whose dimensions lie in memory in `order`, outermost first; false when `order`
+   is no permutation. A NULL order is 0, 1, 2, ...: contiguous. */
+bool awq_dense_strides(int64_t ndim, const int64_t *sizes, const int64_t *order, int64_t *strides, awq_error *error);
+
+/* Fills `error` with the first code above 15 in row-major order and its index; returns false. */
+bool awq_fail_invalid_code(const awq_view *codes, awq_error *error);
+
+/* The same for a code that was found elsewhere, by its row-major linear index. */
+bool awq_fail_code_at(const int64_t *sizes, int64_t ndim, int64_t linear, int code, awq_error *error);
+
+/* Writes "(a, b, c)" into text. */
+void awq_format_shape(const int64_t *sizes, int64_t ndim, char *text, size_t length);
+
+/* Describes codes and payload, whose shapes are already checked, with every mergeable dimension merged. */
+void awq_geometry_init(awq_geometry *geometry, awq_layout layout, const awq_view *codes, const awq_view *payload);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

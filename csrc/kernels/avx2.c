@@ -1,0 +1,438 @@
+/* The kernels for AVX2: per layout, shuffles bring the two codes of a payload byte together, then one multiply-add. */
+#include "kernels.h"
+
+#if defined(__x86_64__)
+
+#include <immintrin.h>
+#include <stdalign.h>
+#include <stddef.h>
+#include <string.h>
+
+enum {
+    VECTOR = 32,
+    LINE = 64,             /* bytes of a cache line */
+    PREFETCH = 4096,       /* bytes of source: the hardware prefetcher stops at every page, so one page ahead pays */
+    STREAMS = 4,           /* runs read side by side, as one run alone leaves DRAM banks and line buffers idle ... */
+    STREAM_STEPS = 1 << 10 /* ... each this many steps long */
+};
+
+/* A step is one cache line of whichever side is written, so that streaming stores fill lines one by one. */
+enum {
+    PACK_STEP_WORDS = LINE / AWQ_WORD_BYTES,
+    UNPACK_STEP_WORDS = LINE / AWQ_WORD_CODES,
+    PACK_STEP_CODES = PACK_STEP_WORDS * AWQ_WORD_CODES,
+    UNPACK_STEP_PAYLOAD = UNPACK_STEP_WORDS * AWQ_WORD_BYTES,
+};
+
+static inline __m256i load(const uint8_t *p)
+{
+    return _mm256_loadu_si256((const void *)p);
+}
+
+/* Stores of 16 bytes still fill whole lines one after another, which is all that NumPy's alignment allows. */
+typedef enum store_mode { STORE_PLAIN, STORE_STREAM_16, STORE_STREAM_32 } store_mode;
+
+static inline void store(uint8_t *p, __m256i v, store_mode mode)
+{
+    switch (mode) {
+    case STORE_STREAM_32:
+        _mm256_stream_si256((void *)p, v);
+        break;
+    case STORE_STREAM_16:
+        _mm_stream_si128((void *)p, _mm256_castsi256_si128(v));
+        _mm_stream_si128((void *)(p + 16), _mm256_extracti128_si256(v, 1));
+        break;
+    default:
+        _mm256_storeu_si256((void *)p, v);
+    }
+}
+
+/* The widest streaming store for a destination whose addresses have all the alignment of `address`. */
+static inline store_mode mode_for(uintptr_t address, bool stream)
+{
+    return !stream || address % 16 ? STORE_PLAIN : address % VECTOR ? STORE_STREAM_16 : STORE_STREAM_32;
+}
+
+/* The address is a number here, since it may lie past the end of the source. */
+static inline void prefetch(const uint8_t *p, ptrdiff_t ahead)
+{
+    _mm_prefetch((const void *)((uintptr_t)p + (uintptr_t)ahead), _MM_HINT_T1);
+}
+
+static inline uint8_t or_bytes(__m256i seen)
+{
+    const __m128i pair = _mm_or_si128(_mm256_castsi256_si128(seen), _mm256_extracti128_si256(seen, 1));
+    uint64_t bits = (uint64_t)_mm_cvtsi128_si64(_mm_or_si128(pair, _mm_unpackhi_epi64(pair, pair)));
+    bits |= bits >> 32;
+    bits |= bits >> 16;
+    return (uint8_t)(bits | bits >> 8);
+}
+
+/* Within eight codes: the order that brings the low and high column of each V1 byte together, ... */
+static inline __m256i pairs_v1(bool reorder)
+{
+    const int64_t order = reorder ? 0x0705030106040200 : 0x0706050403020100;
+    return _mm256_setr_epi64x(order, order + 0x0808080808080808, order, order + 0x0808080808080808);
+}
+
+/* ... and the way back, from nibbles to columns. */
+static inline __m256i columns_v1(bool reorder)
+{
+    const int64_t order = reorder ? 0x0703060205010400 : 0x0706050403020100;
+    return _mm256_setr_epi64x(order, order + 0x0808080808080808, order, order + 0x0808080808080808);
+}
+
+/* Codes whose pairs have been brought together, to one payload byte in each 16 bits. */
+static inline __m256i join(__m256i pairs)
+{
+    return _mm256_maddubs_epi16(_mm256_and_si256(pairs, _mm256_set1_epi8(AWQ_CODE_MAX)), _mm256_set1_epi16(0x1001));
+}
+
+static inline __m256i pack_block_v1(const uint8_t *codes, __m256i order, __m256i *seen)
+{
+    const __m256i a = load(codes);
+    const __m256i b = load(codes + VECTOR);
+    *seen = _mm256_or_si256(*seen, _mm256_or_si256(a, b));
+    const __m256i bytes =
+        _mm256_packus_epi16(join(_mm256_shuffle_epi8(a, order)), join(_mm256_shuffle_epi8(b, order)));
+    return _mm256_permute4x64_epi64(bytes, 0xd8);
+}
+
+/* Half a block: 16 payload bytes to 32 codes. */
+static inline __m256i unpack_half_v1(const uint8_t *payload, __m256i order)
+{
+    const __m256i bytes = _mm256_cvtepu8_epi16(_mm_loadu_si128((const void *)payload));
+    const __m256i nibbles = _mm256_or_si256(bytes, _mm256_slli_epi16(bytes, 4));
+    return _mm256_shuffle_epi8(_mm256_and_si256(nibbles, _mm256_set1_epi8(AWQ_CODE_MAX)), order);
+}
+
+/* Words one by one: the ends that fill no step. */
+static inline void pack_words(const uint8_t *codes, uint8_t *payload, int64_t words, __m256i order, __m256i *seen)
+{
+    for (int64_t j = 0; j < words; j++) {
+        const __m128i word = _mm_loadl_epi64((const void *)(codes + AWQ_WORD_CODES * j));
+        const __m256i wide = _mm256_zextsi128_si256(word);
+        *seen = _mm256_or_si256(*seen, wide);
+        const __m128i bytes = _mm256_castsi256_si128(join(_mm256_shuffle_epi8(wide, order)));
+        const int32_t packed = _mm_cvtsi128_si32(_mm_packus_epi16(bytes, bytes));
+        memcpy(payload + AWQ_WORD_BYTES * j, &packed, sizeof packed);
+    }
+}
+
+static inline void unpack_words(const uint8_t *payload, uint8_t *codes, int64_t words, __m256i order)
+{
+    for (int64_t j = 0; j < words; j++) {
+        uint8_t word[16] = {0};
+        memcpy(word, payload + AWQ_WORD_BYTES * j, AWQ_WORD_BYTES);
+        _mm_storel_epi64((void *)(codes + AWQ_WORD_CODES * j), _mm256_castsi256_si128(unpack_half_v1(word, order)));
+    }
+}
+
+/* Words before the destination is aligned to a line; 0 when it never is. */
+static inline int64_t words_to_line(const uint8_t *p, int word_bytes, int64_t words)
+{
+    const uintptr_t gap = -(uintptr_t)p % LINE;
+    const int64_t n = gap % (uintptr_t)word_bytes ? 0 : (int64_t)gap / word_bytes;
+    return n < words ? n : words;
+}
+
+/* `count` runs of `steps` steps, each run right after the other, all of them at once. */
+static inline void pack_runs(const uint8_t *restrict codes, uint8_t *restrict payload, int count, int64_t steps,
+                             __m256i order, store_mode mode, __m256i *seen)
+{
+    for (int64_t i = 0; i < steps; i++) {
+        for (int k = 0; k < count; k++) {
+            const uint8_t *from = codes + PACK_STEP_CODES * (k * steps + i);
+            uint8_t *to = payload + LINE * (k * steps + i);
+            prefetch(from, PREFETCH);
+            prefetch(from, PREFETCH + LINE);
+            const __m256i first = pack_block_v1(from, order, seen);
+            const __m256i second = pack_block_v1(from + AWQ_BLOCK_CODES, order, seen);
+            store(to, first, mode);
+            store(to + VECTOR, second, mode);
+        }
+    }
+}
+
+static inline void unpack_runs(const uint8_t *restrict payload, uint8_t *restrict codes, int count, int64_t steps,
+                               __m256i order, store_mode mode)
+{
+    for (int64_t i = 0; i < steps; i++) {
+        for (int k = 0; k < count; k++) {
+            const uint8_t *from = payload + UNPACK_STEP_PAYLOAD * (k * steps + i);
+            uint8_t *to = codes + LINE * (k * steps + i);
+            prefetch(from, PREFETCH);
+            store(to, unpack_half_v1(from, order), mode);
+            store(to + VECTOR, unpack_half_v1(from + UNPACK_STEP_PAYLOAD / 2, order), mode);
+        }
+    }
+}
+
+static uint8_t pack_v1(const uint8_t *restrict codes, uint8_t *restrict payload, int64_t words, bool reorder,
+                       bool stream)
+{
+    const __m256i order = pairs_v1(reorder);
+    __m256i seen = _mm256_setzero_si256();
+    const int64_t head = words_to_line(payload, AWQ_WORD_BYTES, words);
+    pack_words(codes, payload, head, order, &seen);
+    codes += AWQ_WORD_CODES * head;
+    payload += AWQ_WORD_BYTES * head;
+    words -= head;
+    int64_t steps = words / PACK_STEP_WORDS;
+    if (mode_for((uintptr_t)payload, stream) == STORE_STREAM_32) {
+        for (; steps >= STREAMS * STREAM_STEPS; steps -= STREAMS * STREAM_STEPS) {
+            pack_runs(codes, payload, STREAMS, STREAM_STEPS, order, STORE_STREAM_32, &seen);
+            codes += STREAMS * STREAM_STEPS * PACK_STEP_CODES;
+            payload += STREAMS * STREAM_STEPS * LINE;
+        }
+        pack_runs(codes, payload, 1, steps, order, STORE_STREAM_32, &seen);
+        _mm_sfence();
+    } else {
+        pack_runs(codes, payload, 1, steps, order, STORE_PLAIN, &seen);
+    }
+    pack_words(codes + PACK_STEP_CODES * steps, payload + LINE * steps, words % PACK_STEP_WORDS, order, &seen);
+    return or_bytes(seen);
+}
+
+static void unpack_v1(const uint8_t *restrict payload, uint8_t *restrict codes, int64_t words, bool reorder,
+                      bool stream)
+{
+    const __m256i order = columns_v1(reorder);
+    const int64_t head = words_to_line(codes, AWQ_WORD_CODES, words);
+    unpack_words(payload, codes, head, order);
+    codes += AWQ_WORD_CODES * head;
+    payload += AWQ_WORD_BYTES * head;
+    words -= head;
+    int64_t steps = words / UNPACK_STEP_WORDS;
+    if (mode_for((uintptr_t)codes, stream) == STORE_STREAM_32) {
+        for (; steps >= STREAMS * STREAM_STEPS; steps -= STREAMS * STREAM_STEPS) {
+            unpack_runs(payload, codes, STREAMS, STREAM_STEPS, order, STORE_STREAM_32);
+            codes += STREAMS * STREAM_STEPS * LINE;
+            payload += STREAMS * STREAM_STEPS * UNPACK_STEP_PAYLOAD;
+        }
+        unpack_runs(payload, codes, 1, steps, order, STORE_STREAM_32);
+        _mm_sfence();
+    } else {
+        unpack_runs(payload, codes, 1, steps, order, STORE_PLAIN);
+    }
+    unpack_words(payload + UNPACK_STEP_PAYLOAD * steps, codes + LINE * steps, words % UNPACK_STEP_WORDS, order);
+}
+
+static inline __m256i pack_block_v2(const uint8_t *codes, __m256i *seen)
+{
+    const __m256i neighbours = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14,
+                                                                         7, 15));
+    const __m256i a = load(codes);
+    const __m256i b = load(codes + VECTOR);
+    *seen = _mm256_or_si256(*seen, _mm256_or_si256(a, b));
+    const __m256i first = join(_mm256_shuffle_epi8(a, neighbours));
+    const __m256i second = join(_mm256_shuffle_epi8(b, neighbours));
+    const __m256i even = _mm256_permute2x128_si256(first, second, 0x20);
+    const __m256i odd = _mm256_permute2x128_si256(first, second, 0x31);
+    return _mm256_or_si256(even, _mm256_slli_epi16(odd, 8));
+}
+
+static inline void pack_quads(const uint8_t *restrict codes, int64_t row_stride, uint8_t *restrict payload,
+                              int64_t blocks, store_mode mode, __m256i *seen)
+{
+    for (int64_t b = 0; b < blocks; b++) {
+        for (int r = 0; r < AWQ_QUAD_ROWS; r++) {
+            const uint8_t *from = codes + r * row_stride + b * AWQ_BLOCK_CODES;
+            prefetch(from, PREFETCH);
+            store(payload + b * AWQ_QUAD_BLOCK_BYTES + r * AWQ_BLOCK_BYTES, pack_block_v2(from, seen), mode);
+        }
+    }
+}
+
+static uint8_t pack_v2(const uint8_t *restrict codes, int64_t row_stride, uint8_t *restrict payload, int64_t blocks,
+                       bool stream)
+{
+    __m256i seen = _mm256_setzero_si256();
+    switch (mode_for((uintptr_t)payload, stream)) {
+    case STORE_STREAM_32:
+        pack_quads(codes, row_stride, payload, blocks, STORE_STREAM_32, &seen);
+        _mm_sfence();
+        break;
+    case STORE_STREAM_16:
+        pack_quads(codes, row_stride, payload, blocks, STORE_STREAM_16, &seen);
+        _mm_sfence();
+        break;
+    default:
+        pack_quads(codes, row_stride, payload, blocks, STORE_PLAIN, &seen);
+    }
+    return or_bytes(seen);
+}
+
+static inline void unpack_block_v2(const uint8_t *payload, uint8_t *codes, store_mode mode)
+{
+    const __m256i mask = _mm256_set1_epi8(AWQ_CODE_MAX);
+    const __m256i split = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13,
+                                                                    15));
+    const __m256i bytes = _mm256_shuffle_epi8(load(payload), split);
+    const __m256i low = _mm256_and_si256(bytes, mask);
+    const __m256i high = _mm256_and_si256(_mm256_srli_epi16(bytes, 4), mask);
+    const __m256i front = _mm256_unpacklo_epi64(low, high);
+    const __m256i back = _mm256_unpackhi_epi64(low, high);
+    store(codes, _mm256_permute2x128_si256(front, back, 0x20), mode);
+    store(codes + VECTOR, _mm256_permute2x128_si256(front, back, 0x31), mode);
+}
+
+static inline void unpack_quads(const uint8_t *restrict payload, uint8_t *restrict codes, int64_t row_stride,
+                                int64_t blocks, store_mode mode)
+{
+    for (int64_t b = 0; b < blocks; b++) {
+        for (int r = 0; r < AWQ_QUAD_ROWS; r++) {
+            const uint8_t *from = payload + b * AWQ_QUAD_BLOCK_BYTES + r * AWQ_BLOCK_BYTES;
+            prefetch(from, PREFETCH);
+            unpack_block_v2(from, codes + r * row_stride + b * AWQ_BLOCK_CODES, mode);
+        }
+    }
+}
+
+static void unpack_v2(const uint8_t *restrict payload, uint8_t *restrict codes, int64_t row_stride, int64_t blocks,
+                      bool stream)
+{
+    switch (mode_for((uintptr_t)codes | (uintptr_t)row_stride, stream)) {
+    case STORE_STREAM_32:
+        unpack_quads(payload, codes, row_stride, blocks, STORE_STREAM_32);
+        _mm_sfence();
+        break;
+    case STORE_STREAM_16:
+        unpack_quads(payload, codes, row_stride, blocks, STORE_STREAM_16);
+        _mm_sfence();
+        break;
+    default:
+        unpack_quads(payload, codes, row_stride, blocks, STORE_PLAIN);
+    }
+}
+
+/* Transposes the 16 x 16 bytes of each 128-bit lane: four perfect shuffles of sixteen vectors. */
+static inline void transpose_lanes(__m256i v[16])
+{
+    __m256i t[16];
+#pragma GCC unroll 2
+    for (int pass = 0; pass < 2; pass++) {
+#pragma GCC unroll 8
+        for (int i = 0; i < 8; i++) {
+            t[2 * i] = _mm256_unpacklo_epi8(v[i], v[i + 8]);
+            t[2 * i + 1] = _mm256_unpackhi_epi8(v[i], v[i + 8]);
+        }
+#pragma GCC unroll 8
+        for (int i = 0; i < 8; i++) {
+            v[2 * i] = _mm256_unpacklo_epi8(t[i], t[i + 8]);
+            v[2 * i + 1] = _mm256_unpackhi_epi8(t[i], t[i + 8]);
+        }
+    }
+}
+
+/* Columns that share each payload byte of a block. */
+typedef struct byte_columns {
+    uint8_t low[AWQ_BLOCK_BYTES], high[AWQ_BLOCK_BYTES];
+} byte_columns;
+
+static inline byte_columns columns_of(awq_layout layout)
+{
+    byte_columns c;
+    for (int i = 0; i < AWQ_BLOCK_BYTES; i++) {
+        c.low[i] = (uint8_t)awq_low_column(layout, i);
+        c.high[i] = (uint8_t)awq_high_column(layout, i);
+    }
+    return c;
+}
+
+enum {
+    GROUP = 16, /* payload bytes of a row that are transposed together */
+    GROUPS = AWQ_BLOCK_BYTES / GROUP,
+    HALVES = AWQ_TILE_ROWS / VECTOR,
+};
+
+static uint8_t pack_tile(awq_layout layout, const uint8_t *restrict codes, int64_t col_stride,
+                         uint8_t *restrict payload, int64_t row_stride, int64_t quad_stride, int64_t block_stride,
+                         int blocks, bool stream)
+{
+    const byte_columns columns = columns_of(layout);
+    const __m256i mask = _mm256_set1_epi8(AWQ_CODE_MAX);
+    __m256i seen = _mm256_setzero_si256();
+    alignas(VECTOR) uint8_t parts[2][GROUPS][HALVES][GROUP][VECTOR]; /* rows j and j + 16 of a half, 16 bytes of each */
+    for (int g = 0; g < GROUPS * blocks; g++) {
+        __m256i v[HALVES][GROUP];
+        for (int i = 0; i < GROUP; i++) {
+            const int byte = g % GROUPS * GROUP + i;
+            const uint8_t *block = codes + g / GROUPS * AWQ_BLOCK_CODES * col_stride;
+            for (int h = 0; h < HALVES; h++) {
+                const __m256i low = load(block + columns.low[byte] * col_stride + VECTOR * h);
+                const __m256i high = load(block + columns.high[byte] * col_stride + VECTOR * h);
+                seen = _mm256_or_si256(seen, _mm256_or_si256(low, high));
+                v[h][i] = _mm256_or_si256(_mm256_and_si256(low, mask),
+                                          _mm256_slli_epi16(_mm256_and_si256(high, mask), 4));
+            }
+        }
+        for (int h = 0; h < HALVES; h++) {
+            transpose_lanes(v[h]);
+            memcpy(parts[g / GROUPS][g % GROUPS][h], v[h], sizeof v[h]);
+        }
+    }
+    const store_mode mode =
+        mode_for((uintptr_t)payload | (uintptr_t)row_stride | (uintptr_t)quad_stride | (uintptr_t)block_stride, stream);
+    for (int r = 0; r < AWQ_TILE_ROWS; r++) {
+        const int half = r / VECTOR, lane = r % VECTOR / GROUP, j = r % GROUP;
+        uint8_t *row = payload + r / AWQ_QUAD_ROWS * quad_stride + r % AWQ_QUAD_ROWS * row_stride;
+        for (int b = 0; b < blocks; b++) {
+            const __m128i left = _mm_load_si128((const void *)(parts[b][0][half][j] + GROUP * lane));
+            const __m128i right = _mm_load_si128((const void *)(parts[b][1][half][j] + GROUP * lane));
+            store(row + b * block_stride, _mm256_set_m128i(right, left), mode == STORE_STREAM_32 ? mode : STORE_PLAIN);
+        }
+    }
+    if (mode == STORE_STREAM_32) {
+        _mm_sfence();
+    }
+    return or_bytes(seen);
+}
+
+static void unpack_tile(awq_layout layout, const uint8_t *restrict payload, int64_t row_stride, int64_t quad_stride,
+                        int64_t block_stride, uint8_t *restrict codes, int64_t col_stride, int blocks, bool stream)
+{
+    const byte_columns columns = columns_of(layout);
+    const __m256i mask = _mm256_set1_epi8(AWQ_CODE_MAX);
+    const bool streamed = mode_for((uintptr_t)codes | (uintptr_t)col_stride, stream) == STORE_STREAM_32;
+    const store_mode mode = streamed ? STORE_STREAM_32 : STORE_PLAIN;
+    for (int g = 0; g < GROUPS * blocks; g++) {
+        const uint8_t *part = payload + g / GROUPS * block_stride + g % GROUPS * GROUP;
+        uint8_t *block = codes + g / GROUPS * AWQ_BLOCK_CODES * col_stride;
+        __m256i v[HALVES][GROUP];
+        for (int h = 0; h < HALVES; h++) {
+            for (int j = 0; j < GROUP; j++) {
+                const int r = VECTOR * h + j;
+                const uint8_t *upper = part + r / AWQ_QUAD_ROWS * quad_stride + r % AWQ_QUAD_ROWS * row_stride;
+                const uint8_t *lower = upper + GROUP / AWQ_QUAD_ROWS * quad_stride;
+                v[h][j] = _mm256_loadu2_m128i((const void *)lower, (const void *)upper);
+            }
+            transpose_lanes(v[h]);
+        }
+        for (int i = 0; i < GROUP; i++) {
+            const int byte = g % GROUPS * GROUP + i;
+            for (int h = 0; h < HALVES; h++) {
+                store(block + columns.low[byte] * col_stride + VECTOR * h, _mm256_and_si256(v[h][i], mask), mode);
+            }
+            for (int h = 0; h < HALVES; h++) {
+                store(block + columns.high[byte] * col_stride + VECTOR * h,
+                      _mm256_and_si256(_mm256_srli_epi16(v[h][i], 4), mask), mode);
+            }
+        }
+    }
+    if (streamed) {
+        _mm_sfence();
+    }
+}
+
+const awq_kernels awq_kernels_avx2 = {
+    .name = "avx2",
+    .pack_v1 = pack_v1,
+    .unpack_v1 = unpack_v1,
+    .pack_v2 = pack_v2,
+    .unpack_v2 = unpack_v2,
+    .pack_tile = pack_tile,
+    .unpack_tile = unpack_tile,
+};
+
+#endif

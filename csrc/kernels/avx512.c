@@ -1,0 +1,477 @@
+/* The kernels for AVX-512 F, BW, VL and VBMI: one byte permutation per layout, then the same arithmetic for all. */
+#include "kernels.h"
+
+#if defined(__x86_64__)
+
+#include <immintrin.h>
+#include <stdalign.h>
+#include <stddef.h>
+
+enum {
+    LINE = 64,              /* bytes of a vector and of a cache line */
+    LINE_CODES = 2 * LINE,  /* codes that make one line of payload */
+    PREFETCH = 4096,        /* bytes of source: the hardware prefetcher stops at every page, so one page ahead pays */
+    STREAMS = 4,            /* runs read side by side, as one run alone leaves DRAM banks and line buffers idle ... */
+    STREAM_LINES = 1 << 10, /* ... each this many payload lines long */
+};
+
+#define TIMES_8(f, i) f(i), f((i) + 1), f((i) + 2), f((i) + 3), f((i) + 4), f((i) + 5), f((i) + 6), f((i) + 7)
+#define TIMES_32(f) TIMES_8(f, 0), TIMES_8(f, 8), TIMES_8(f, 16), TIMES_8(f, 24)
+#define TIMES_64(f) TIMES_32(f), TIMES_8(f, 32), TIMES_8(f, 40), TIMES_8(f, 48), TIMES_8(f, 56)
+
+/* Byte 2*i is the low and byte 2*i + 1 the high column of payload byte i, as awq_low_column has them. */
+#define PAIR_V1(i) 2 * (i), 2 * (i) + 1
+#define LOW_REORDER(i) (8 * ((i) / 4) + 4 * ((i) % 2) + (i) % 4 / 2)
+#define PAIR_REORDER(i) LOW_REORDER(i), LOW_REORDER(i) + 2
+#define LOW_V2(i) (32 * ((i) / 16) + 16 * ((i) % 2) + (i) % 16 / 2)
+#define PAIR_V2(i) LOW_V2(i), LOW_V2(i) + 8
+
+static const alignas(LINE) uint8_t pair_order[AWQ_LAYOUT_COUNT][LINE] = {
+    [AWQ_LAYOUT_V1] = {TIMES_32(PAIR_V1)},
+    [AWQ_LAYOUT_V1_REORDER] = {TIMES_32(PAIR_REORDER)},
+    [AWQ_LAYOUT_V2] = {TIMES_32(PAIR_V2)},
+};
+
+/* Unpacking, eight columns of a block at a time: the payload bytes they need, and the bit where each nibble starts. */
+#define SPREAD_V1(i) 4 * ((i) / 8) + (i) % 4
+#define SPREAD_V2(i) 16 * ((i) / 32) + 2 * ((i) % 8) + (i) / 16 % 2
+#define SHIFT_V1(i) 4 * ((i) % 8)
+#define SHIFT_REORDER(i) 4 * ((i) % 8 / 2 + 4 * ((i) % 2))
+#define SHIFT_V2(i) 8 * ((i) % 8) + 4 * ((i) / 8 % 2)
+
+static const alignas(LINE) uint8_t spread_order[AWQ_LAYOUT_COUNT][LINE] = {
+    [AWQ_LAYOUT_V1] = {TIMES_64(SPREAD_V1)},
+    [AWQ_LAYOUT_V1_REORDER] = {TIMES_64(SPREAD_V1)},
+    [AWQ_LAYOUT_V2] = {TIMES_64(SPREAD_V2)},
+};
+
+static const alignas(LINE) uint8_t spread_shift[AWQ_LAYOUT_COUNT][LINE] = {
+    [AWQ_LAYOUT_V1] = {TIMES_64(SHIFT_V1)},
+    [AWQ_LAYOUT_V1_REORDER] = {TIMES_64(SHIFT_REORDER)},
+    [AWQ_LAYOUT_V2] = {TIMES_64(SHIFT_V2)},
+};
+
+static inline __m512i load(const uint8_t *p)
+{
+    return _mm512_loadu_si512(p);
+}
+
+/* Stores of 16 bytes still fill whole lines one after another, which is all that NumPy's alignment allows. */
+typedef enum store_mode { STORE_PLAIN, STORE_STREAM_16, STORE_STREAM_64 } store_mode;
+
+static inline void store(uint8_t *p, __m512i v, store_mode mode)
+{
+    switch (mode) {
+    case STORE_STREAM_64:
+        _mm512_stream_si512((void *)p, v);
+        break;
+    case STORE_STREAM_16:
+        _mm_stream_si128((void *)p, _mm512_castsi512_si128(v));
+        _mm_stream_si128((void *)(p + 16), _mm512_extracti32x4_epi32(v, 1));
+        _mm_stream_si128((void *)(p + 32), _mm512_extracti32x4_epi32(v, 2));
+        _mm_stream_si128((void *)(p + 48), _mm512_extracti32x4_epi32(v, 3));
+        break;
+    default:
+        _mm512_storeu_si512(p, v);
+    }
+}
+
+/* The widest streaming store for a destination whose addresses have all the alignment of `address`. */
+static inline store_mode mode_for(uintptr_t address, bool stream)
+{
+    return !stream || address % 16 ? STORE_PLAIN : address % LINE ? STORE_STREAM_16 : STORE_STREAM_64;
+}
+
+/* The address is a number here, since it may lie past the end of the source. */
+static inline void prefetch(const uint8_t *p, ptrdiff_t ahead)
+{
+    _mm_prefetch((const void *)((uintptr_t)p + (uintptr_t)ahead), _MM_HINT_T1);
+}
+
+static inline uint64_t first_bytes(int64_t n)
+{
+    return n <= 0 ? 0 : n >= LINE ? UINT64_MAX : (UINT64_C(1) << n) - 1;
+}
+
+static inline uint8_t or_bytes(__m512i seen)
+{
+    uint64_t bits = (uint64_t)_mm512_reduce_or_epi64(seen);
+    bits |= bits >> 32;
+    bits |= bits >> 16;
+    return (uint8_t)(bits | bits >> 8);
+}
+
+/* Two blocks of codes, in any layout, to their 64 payload bytes. */
+static inline __m512i pack_line(__m512i a, __m512i b, __m512i pairs, __m512i *seen)
+{
+    const __m512i mask = _mm512_set1_epi8(AWQ_CODE_MAX);
+    const __m512i weights = _mm512_set1_epi16(0x1001);
+    const __m512i halves = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
+    *seen = _mm512_ternarylogic_epi64(*seen, a, b, 0xfe);
+    a = _mm512_maddubs_epi16(_mm512_and_si512(_mm512_permutexvar_epi8(pairs, a), mask), weights);
+    b = _mm512_maddubs_epi16(_mm512_and_si512(_mm512_permutexvar_epi8(pairs, b), mask), weights);
+    return _mm512_permutexvar_epi64(halves, _mm512_packus_epi16(a, b));
+}
+
+/* Block 0 or 1 of a payload line to its 64 codes. */
+static inline __m512i unpack_block(__m512i line, __m512i spread, __m512i shift)
+{
+    const __m512i mask = _mm512_set1_epi8(AWQ_CODE_MAX);
+    return _mm512_and_si512(_mm512_multishift_epi64_epi8(shift, _mm512_permutexvar_epi8(spread, line)), mask);
+}
+
+static inline __m512i second_block(__m512i spread)
+{
+    return _mm512_add_epi8(spread, _mm512_set1_epi8(AWQ_BLOCK_BYTES));
+}
+
+/* Words before the destination is aligned to a line; 0 when it never is. */
+static inline int64_t words_to_line(const uint8_t *p, int word_bytes, int64_t words)
+{
+    const uintptr_t gap = -(uintptr_t)p % LINE;
+    const int64_t n = gap % (uintptr_t)word_bytes ? 0 : (int64_t)gap / word_bytes;
+    return n < words ? n : words;
+}
+
+/* Fewer words than fill a line (or just as many), by masked accesses. */
+static inline void pack_words(const uint8_t *codes, uint8_t *payload, int64_t words, __m512i pairs, __m512i *seen)
+{
+    const int64_t n = AWQ_WORD_CODES * words;
+    const __m512i a = _mm512_maskz_loadu_epi8(first_bytes(n), codes);
+    const __m512i b = n > LINE ? _mm512_maskz_loadu_epi8(first_bytes(n - LINE), codes + LINE) : _mm512_setzero_si512();
+    _mm512_mask_storeu_epi8(payload, first_bytes(AWQ_WORD_BYTES * words), pack_line(a, b, pairs, seen));
+}
+
+static inline void unpack_words(const uint8_t *payload, uint8_t *codes, int64_t words, __m512i spread, __m512i shift)
+{
+    const int64_t n = AWQ_WORD_CODES * words;
+    const __m512i line = _mm512_maskz_loadu_epi8(first_bytes(AWQ_WORD_BYTES * words), payload);
+    _mm512_mask_storeu_epi8(codes, first_bytes(n), unpack_block(line, spread, shift));
+    if (n > LINE) {
+        _mm512_mask_storeu_epi8(codes + LINE, first_bytes(n - LINE), unpack_block(line, second_block(spread), shift));
+    }
+}
+
+/* `count` runs of `lines` lines, each run right after the other, all of them at once. */
+static inline void pack_runs(const uint8_t *restrict codes, uint8_t *restrict payload, int count, int64_t lines,
+                             __m512i pairs, store_mode mode, __m512i *seen)
+{
+    for (int64_t i = 0; i < lines; i++) {
+        for (int k = 0; k < count; k++) {
+            const uint8_t *from = codes + LINE_CODES * (k * lines + i);
+            prefetch(from, PREFETCH);
+            prefetch(from, PREFETCH + LINE);
+            store(payload + LINE * (k * lines + i), pack_line(load(from), load(from + LINE), pairs, seen), mode);
+        }
+    }
+}
+
+static inline void unpack_runs(const uint8_t *restrict payload, uint8_t *restrict codes, int count, int64_t lines,
+                               __m512i spread, __m512i shift, store_mode mode)
+{
+    for (int64_t i = 0; i < lines; i++) {
+        for (int k = 0; k < count; k++) {
+            const uint8_t *from = payload + LINE * (k * lines + i);
+            uint8_t *to = codes + LINE_CODES * (k * lines + i);
+            prefetch(from, PREFETCH);
+            const __m512i line = load(from);
+            store(to, unpack_block(line, spread, shift), mode);
+            store(to + LINE, unpack_block(line, second_block(spread), shift), mode);
+        }
+    }
+}
+
+static uint8_t pack_v1(const uint8_t *restrict codes, uint8_t *restrict payload, int64_t words, bool reorder,
+                       bool stream)
+{
+    enum { LINE_WORDS = LINE / AWQ_WORD_BYTES };
+    const __m512i pairs = load(pair_order[reorder ? AWQ_LAYOUT_V1_REORDER : AWQ_LAYOUT_V1]);
+    __m512i seen = _mm512_setzero_si512();
+    const int64_t head = words_to_line(payload, AWQ_WORD_BYTES, words);
+    pack_words(codes, payload, head, pairs, &seen);
+    codes += AWQ_WORD_CODES * head;
+    payload += AWQ_WORD_BYTES * head;
+    words -= head;
+    const bool streamed = mode_for((uintptr_t)payload, stream) == STORE_STREAM_64;
+    if (streamed) {
+        for (; words >= STREAMS * STREAM_LINES * LINE_WORDS; words -= STREAMS * STREAM_LINES * LINE_WORDS) {
+            pack_runs(codes, payload, STREAMS, STREAM_LINES, pairs, STORE_STREAM_64, &seen);
+            codes += STREAMS * STREAM_LINES * LINE_CODES;
+            payload += STREAMS * STREAM_LINES * LINE;
+        }
+        pack_runs(codes, payload, 1, words / LINE_WORDS, pairs, STORE_STREAM_64, &seen);
+    } else {
+        pack_runs(codes, payload, 1, words / LINE_WORDS, pairs, STORE_PLAIN, &seen);
+    }
+    const int64_t tail = words % LINE_WORDS;
+    pack_words(codes + AWQ_WORD_CODES * (words - tail), payload + AWQ_WORD_BYTES * (words - tail), tail, pairs, &seen);
+    if (streamed) {
+        _mm_sfence();
+    }
+    return or_bytes(seen);
+}
+
+static void unpack_v1(const uint8_t *restrict payload, uint8_t *restrict codes, int64_t words, bool reorder,
+                      bool stream)
+{
+    enum { LINE_WORDS = LINE / AWQ_WORD_BYTES };
+    const awq_layout layout = reorder ? AWQ_LAYOUT_V1_REORDER : AWQ_LAYOUT_V1;
+    const __m512i spread = load(spread_order[layout]);
+    const __m512i shift = load(spread_shift[layout]);
+    const int64_t head = words_to_line(codes, AWQ_WORD_CODES, words);
+    unpack_words(payload, codes, head, spread, shift);
+    codes += AWQ_WORD_CODES * head;
+    payload += AWQ_WORD_BYTES * head;
+    words -= head;
+    const bool streamed = mode_for((uintptr_t)codes, stream) == STORE_STREAM_64;
+    if (streamed) {
+        for (; words >= STREAMS * STREAM_LINES * LINE_WORDS; words -= STREAMS * STREAM_LINES * LINE_WORDS) {
+            unpack_runs(payload, codes, STREAMS, STREAM_LINES, spread, shift, STORE_STREAM_64);
+            codes += STREAMS * STREAM_LINES * LINE_CODES;
+            payload += STREAMS * STREAM_LINES * LINE;
+        }
+        unpack_runs(payload, codes, 1, words / LINE_WORDS, spread, shift, STORE_STREAM_64);
+    } else {
+        unpack_runs(payload, codes, 1, words / LINE_WORDS, spread, shift, STORE_PLAIN);
+    }
+    const int64_t tail = words % LINE_WORDS;
+    unpack_words(payload + AWQ_WORD_BYTES * (words - tail), codes + AWQ_WORD_CODES * (words - tail), tail, spread,
+                 shift);
+    if (streamed) {
+        _mm_sfence();
+    }
+}
+
+static inline void pack_quads(const uint8_t *restrict codes, int64_t row_stride, uint8_t *restrict payload,
+                              int64_t blocks, store_mode mode, __m512i *seen)
+{
+    const __m512i pairs = load(pair_order[AWQ_LAYOUT_V2]);
+    for (int64_t b = 0; b < blocks; b++) {
+        for (int r = 0; r < AWQ_QUAD_ROWS; r += 2) {
+            const uint8_t *even = codes + r * row_stride + b * AWQ_BLOCK_CODES;
+            const uint8_t *odd = even + row_stride;
+            prefetch(even, PREFETCH);
+            prefetch(odd, PREFETCH);
+            store(payload + b * AWQ_QUAD_BLOCK_BYTES + r * AWQ_BLOCK_BYTES, pack_line(load(even), load(odd), pairs, seen),
+                  mode);
+        }
+    }
+}
+
+static uint8_t pack_v2(const uint8_t *restrict codes, int64_t row_stride, uint8_t *restrict payload, int64_t blocks,
+                       bool stream)
+{
+    __m512i seen = _mm512_setzero_si512();
+    switch (mode_for((uintptr_t)payload, stream)) {
+    case STORE_STREAM_64:
+        pack_quads(codes, row_stride, payload, blocks, STORE_STREAM_64, &seen);
+        _mm_sfence();
+        break;
+    case STORE_STREAM_16:
+        pack_quads(codes, row_stride, payload, blocks, STORE_STREAM_16, &seen);
+        _mm_sfence();
+        break;
+    default:
+        pack_quads(codes, row_stride, payload, blocks, STORE_PLAIN, &seen);
+    }
+    return or_bytes(seen);
+}
+
+static inline void unpack_quads(const uint8_t *restrict payload, uint8_t *restrict codes, int64_t row_stride,
+                                int64_t blocks, store_mode mode)
+{
+    const __m512i spread = load(spread_order[AWQ_LAYOUT_V2]);
+    const __m512i shift = load(spread_shift[AWQ_LAYOUT_V2]);
+    for (int64_t b = 0; b < blocks; b++) {
+        for (int r = 0; r < AWQ_QUAD_ROWS; r += 2) {
+            const uint8_t *from = payload + b * AWQ_QUAD_BLOCK_BYTES + r * AWQ_BLOCK_BYTES;
+            uint8_t *even = codes + r * row_stride + b * AWQ_BLOCK_CODES;
+            prefetch(from, PREFETCH);
+            const __m512i line = load(from);
+            store(even, unpack_block(line, spread, shift), mode);
+            store(even + row_stride, unpack_block(line, second_block(spread), shift), mode);
+        }
+    }
+}
+
+static void unpack_v2(const uint8_t *restrict payload, uint8_t *restrict codes, int64_t row_stride, int64_t blocks,
+                      bool stream)
+{
+    switch (mode_for((uintptr_t)codes | (uintptr_t)row_stride, stream)) {
+    case STORE_STREAM_64:
+        unpack_quads(payload, codes, row_stride, blocks, STORE_STREAM_64);
+        _mm_sfence();
+        break;
+    case STORE_STREAM_16:
+        unpack_quads(payload, codes, row_stride, blocks, STORE_STREAM_16);
+        _mm_sfence();
+        break;
+    default:
+        unpack_quads(payload, codes, row_stride, blocks, STORE_PLAIN);
+    }
+}
+
+/* Transposes the 16 x 16 bytes of each 128-bit lane: four perfect shuffles of sixteen vectors. */
+static inline void transpose_lanes(__m512i v[16])
+{
+    __m512i t[16];
+#pragma GCC unroll 2
+    for (int pass = 0; pass < 2; pass++) {
+#pragma GCC unroll 8
+        for (int i = 0; i < 8; i++) {
+            t[2 * i] = _mm512_unpacklo_epi8(v[i], v[i + 8]);
+            t[2 * i + 1] = _mm512_unpackhi_epi8(v[i], v[i + 8]);
+        }
+#pragma GCC unroll 8
+        for (int i = 0; i < 8; i++) {
+            v[2 * i] = _mm512_unpacklo_epi8(t[i], t[i + 8]);
+            v[2 * i + 1] = _mm512_unpackhi_epi8(t[i], t[i + 8]);
+        }
+    }
+}
+
+/* Transposes 4 x 4 lanes. */
+static inline void transpose_four(__m512i v[4])
+{
+    const __m512i a = _mm512_shuffle_i32x4(v[0], v[1], 0x44);
+    const __m512i b = _mm512_shuffle_i32x4(v[2], v[3], 0x44);
+    const __m512i c = _mm512_shuffle_i32x4(v[0], v[1], 0xee);
+    const __m512i d = _mm512_shuffle_i32x4(v[2], v[3], 0xee);
+    v[0] = _mm512_shuffle_i32x4(a, b, 0x88);
+    v[1] = _mm512_shuffle_i32x4(a, b, 0xdd);
+    v[2] = _mm512_shuffle_i32x4(c, d, 0x88);
+    v[3] = _mm512_shuffle_i32x4(c, d, 0xdd);
+}
+
+/* Where a tile's payload lies: see pack_tile in kernels.h. */
+typedef struct tile_payload {
+    int64_t row_stride;
+    int64_t quad_stride;
+    int64_t block_stride;
+} tile_payload;
+
+static inline int64_t tile_offset(const tile_payload *t, int row)
+{
+    return row / AWQ_QUAD_ROWS * t->quad_stride + row % AWQ_QUAD_ROWS * t->row_stride;
+}
+
+#ifndef TPF
+#define TPF 64
+#endif
+#ifndef THINT
+#define THINT _MM_HINT_T1
+#endif
+static inline void prefetch_tile(const uint8_t *p)
+{
+    if (TPF) _mm_prefetch((const void *)((uintptr_t)p + TPF), THINT);
+}
+enum { GROUP = 16, BLOCK_GROUPS = AWQ_BLOCK_BYTES / GROUP, MAX_GROUPS = 2 * BLOCK_GROUPS };
+
+static uint8_t pack_tile(awq_layout layout, const uint8_t *restrict codes, int64_t col_stride,
+                         uint8_t *restrict payload, int64_t row_stride, int64_t quad_stride, int64_t block_stride,
+                         int blocks, bool stream)
+{
+    const tile_payload to = {row_stride, quad_stride, block_stride};
+    const uint8_t *pairs = pair_order[layout];
+    const __m512i mask = _mm512_set1_epi8(AWQ_CODE_MAX);
+    __m512i seen = _mm512_setzero_si512();
+    __m512i parts[GROUP][MAX_GROUPS]; /* [j][g], lane l: bytes 16g..16g+15 of row 16l + j */
+    for (int g = 0; g < BLOCK_GROUPS * blocks; g++) {
+        const uint8_t *block = codes + g / BLOCK_GROUPS * AWQ_BLOCK_CODES * col_stride;
+        const uint8_t *pair = pairs + 2 * GROUP * (g % BLOCK_GROUPS);
+        __m512i v[GROUP];
+#pragma GCC unroll 16
+        for (int i = 0; i < GROUP; i++) {
+            const uint8_t *low = block + pair[2 * i] * col_stride;
+            const uint8_t *high = block + pair[2 * i + 1] * col_stride;
+            prefetch_tile(low);
+            prefetch_tile(high);
+            const __m512i l = load(low);
+            const __m512i h = load(high);
+            seen = _mm512_ternarylogic_epi64(seen, l, h, 0xfe);
+            v[i] = _mm512_ternarylogic_epi64(mask, l, _mm512_slli_epi16(h, 4), 0xca);
+        }
+        transpose_lanes(v);
+#pragma GCC unroll 16
+        for (int i = 0; i < GROUP; i++) {
+            parts[i][g] = v[i];
+        }
+    }
+    /* Four lanes that follow each other in the payload make a line: a V1 row's two blocks, or two rows of a V2 block. */
+    const bool by_rows = blocks == 2 && block_stride == AWQ_BLOCK_BYTES;
+    const bool by_blocks = !by_rows && row_stride == AWQ_BLOCK_BYTES;
+    const uintptr_t addresses = (uintptr_t)payload | (uintptr_t)quad_stride |
+                                (uintptr_t)(by_rows ? row_stride : by_blocks && blocks == 2 ? block_stride : 0);
+    const bool aligned = stream && (by_rows || by_blocks) && addresses % LINE == 0;
+    const store_mode mode = aligned ? STORE_STREAM_64 : STORE_PLAIN;
+    for (int j = 0; j < GROUP && by_rows; j++) {
+        transpose_four(parts[j]);
+        for (int l = 0; l < 4; l++) {
+            store(payload + tile_offset(&to, GROUP * l + j), parts[j][l], mode);
+        }
+    }
+    for (int i = 0; i < GROUP * blocks && !by_rows; i += 2) {
+        const int j = i % GROUP, b = i / GROUP;
+        __m512i v[4] = {parts[j][2 * b], parts[j][2 * b + 1], parts[j + 1][2 * b], parts[j + 1][2 * b + 1]};
+        transpose_four(v);
+        for (int l = 0; l < 4; l++) {
+            uint8_t *even = payload + tile_offset(&to, GROUP * l + j) + b * block_stride;
+            if (by_blocks) {
+                store(even, v[l], mode);
+                continue;
+            }
+            _mm256_storeu_si256((void *)even, _mm512_castsi512_si256(v[l]));
+            _mm256_storeu_si256((void *)(even + row_stride), _mm512_extracti64x4_epi64(v[l], 1));
+        }
+    }
+    if (aligned) {
+        _mm_sfence();
+    }
+    return or_bytes(seen);
+}
+
+static void unpack_tile(awq_layout layout, const uint8_t *restrict payload, int64_t row_stride, int64_t quad_stride,
+                        int64_t block_stride, uint8_t *restrict codes, int64_t col_stride, int blocks, bool stream)
+{
+    const tile_payload from = {row_stride, quad_stride, block_stride};
+    const uint8_t *pairs = pair_order[layout];
+    const __m512i mask = _mm512_set1_epi8(AWQ_CODE_MAX);
+    const bool aligned = stream && (((uintptr_t)codes | (uintptr_t)col_stride) % LINE) == 0;
+    const store_mode mode = aligned ? STORE_STREAM_64 : STORE_PLAIN;
+    for (int g = 0; g < BLOCK_GROUPS * blocks; g++) {
+        const uint8_t *part = payload + g / BLOCK_GROUPS * block_stride + g % BLOCK_GROUPS * GROUP;
+        uint8_t *block = codes + g / BLOCK_GROUPS * AWQ_BLOCK_CODES * col_stride;
+        const uint8_t *pair = pairs + 2 * GROUP * (g % BLOCK_GROUPS);
+        __m512i v[GROUP];
+#pragma GCC unroll 16
+        for (int j = 0; j < GROUP; j++) {
+            v[j] = _mm512_castsi128_si512(_mm_loadu_si128((const void *)(part + tile_offset(&from, j))));
+            for (int l = 1; l < 4; l++) {
+                const __m512i lane =
+                    _mm512_broadcast_i32x4(_mm_loadu_si128((const void *)(part + tile_offset(&from, GROUP * l + j))));
+                v[j] = _mm512_mask_mov_epi32(v[j], (__mmask16)(15 << 4 * l), lane);
+            }
+        }
+        transpose_lanes(v);
+#pragma GCC unroll 16
+        for (int i = 0; i < GROUP; i++) {
+            store(block + pair[2 * i] * col_stride, _mm512_and_si512(v[i], mask), mode);
+            store(block + pair[2 * i + 1] * col_stride, _mm512_and_si512(_mm512_srli_epi16(v[i], 4), mask), mode);
+        }
+    }
+    if (aligned) {
+        _mm_sfence();
+    }
+}
+
+const awq_kernels awq_kernels_avx512 = {
+    .name = "avx512",
+    .pack_v1 = pack_v1,
+    .unpack_v1 = unpack_v1,
+    .pack_v2 = pack_v2,
+    .unpack_v2 = unpack_v2,
+    .pack_tile = pack_tile,
+    .unpack_tile = unpack_tile,
+};
+
+#endif

@@ -1,0 +1,297 @@
+/* Checks of shapes, dtypes and overlap, and the sentences that say what was expected and what came. */
+#include "awqpack/view.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+bool awq_fail(awq_error *error, awq_error_kind kind, const char *format, ...)
+{
+    va_list arguments;
+    va_start(arguments, format);
+    error->kind = kind;
+    vsnprintf(error->text, sizeof error->text, format, arguments);
+    va_end(arguments);
+    return false;
+}
+
+void awq_format_shape(const int64_t *sizes, int64_t ndim, char *text, size_t length)
+{
+    size_t used = (size_t)snprintf(text, length, "(");
+    for (int64_t d = 0; d < ndim && used < length; d++) {
+        used += (size_t)snprintf(text + used, length - used, "%s%lld", d == 0 ? "" : ", ", (long long)sizes[d]);
+    }
+    if (used < length) {
+        snprintf(text + used, length - used, ndim == 1 ? ",)" : ")");
+    }
+}
+
+typedef struct shape_text {
+    char chars[128];
+} shape_text;
+
+static shape_text format_shape(const int64_t *sizes, int64_t ndim)
+{
+    shape_text text;
+    awq_format_shape(sizes, ndim, text.chars, sizeof text.chars);
+    return text;
+}
+
+static const char *layout_name(awq_layout layout)
+{
+    return layout == AWQ_LAYOUT_V2 ? "V2" : "V1";
+}
+
+static const char *dtype_name(awq_dtype dtype)
+{
+    static const char *const names[] = {"another dtype", "uint8", "int16", "int32"};
+    return names[dtype];
+}
+
+bool awq_layout_from_packing(int64_t packing, bool reorder, awq_layout *layout, awq_error *error)
+{
+    switch (packing) {
+    case 1:
+        *layout = reorder ? AWQ_LAYOUT_V1_REORDER : AWQ_LAYOUT_V1;
+        return true;
+    case 2:
+        *layout = AWQ_LAYOUT_V2;
+        return true;
+    default:
+        return awq_fail(error, AWQ_ERROR_VALUE, "packing expects 1 (AWQPacking.V1) or 2 (AWQPacking.V2); got %lld",
+                        (long long)packing);
+    }
+}
+
+awq_dtype awq_payload_dtype(awq_layout layout)
+{
+    return layout == AWQ_LAYOUT_V2 ? AWQ_DTYPE_INT16 : AWQ_DTYPE_INT32;
+}
+
+static bool check_ndim(const awq_view *view, const char *what, awq_error *error)
+{
+    if (view->ndim < 2) {
+        return awq_fail(error, AWQ_ERROR_VALUE,
+                        "%s of at least 2 dimensions (..., out_features, in_features); got shape %s", what,
+                        format_shape(view->sizes, view->ndim).chars);
+    }
+    if (view->ndim > AWQ_MAX_DIMS) {
+        return awq_fail(error, AWQ_ERROR_VALUE, "%s of at most %d dimensions; got %lld", what, AWQ_MAX_DIMS,
+                        (long long)view->ndim);
+    }
+    return true;
+}
+
+bool awq_check_codes(const awq_view *codes, awq_layout layout, int64_t *payload_sizes, awq_error *error)
+{
+    if (codes->dtype != AWQ_DTYPE_UINT8) {
+        return awq_fail(error, AWQ_ERROR_VALUE,
+                        "pack expects uint8 codes in 0..15; got dtype %s (integer codes convert with "
+                        "codes.to(torch.uint8) or codes.astype(numpy.uint8); float weights must be quantized first)",
+                        codes->dtype_name);
+    }
+    if (!check_ndim(codes, "pack expects codes", error)) {
+        return false;
+    }
+    const int64_t rows = codes->sizes[codes->ndim - 2];
+    const int64_t cols = codes->sizes[codes->ndim - 1];
+    const int64_t unit = layout == AWQ_LAYOUT_V2 ? AWQ_BLOCK_CODES : AWQ_WORD_CODES;
+    if (cols % unit != 0) {
+        return awq_fail(error, AWQ_ERROR_VALUE,
+                        "pack as %s expects in_features (the last dimension) to be a multiple of %d; got %lld in shape %s",
+                        layout_name(layout), (int)unit, (long long)cols, format_shape(codes->sizes, codes->ndim).chars);
+    }
+    if (layout == AWQ_LAYOUT_V2 && rows % AWQ_QUAD_ROWS != 0) {
+        return awq_fail(error, AWQ_ERROR_VALUE,
+                        "pack as V2 expects out_features (the last dimension but one) to be a multiple of 4; "
+                        "got %lld in shape %s",
+                        (long long)rows, format_shape(codes->sizes, codes->ndim).chars);
+    }
+    for (int64_t d = 0; d < codes->ndim; d++) {
+        payload_sizes[d] = codes->sizes[d];
+    }
+    if (layout == AWQ_LAYOUT_V2) {
+        payload_sizes[codes->ndim - 2] = rows / AWQ_QUAD_ROWS;
+    } else {
+        payload_sizes[codes->ndim - 1] = cols / AWQ_WORD_CODES;
+    }
+    return true;
+}
+
+bool awq_check_payload(const awq_view *payload, awq_layout layout, int64_t *codes_sizes, awq_error *error)
+{
+    const awq_dtype expected = awq_payload_dtype(layout);
+    if (payload->dtype != expected) {
+        return awq_fail(error, AWQ_ERROR_VALUE,
+                        "unpack of %s expects an %s payload; got dtype %s (V1 payloads are int32, V2 payloads are int16)",
+                        layout_name(layout), dtype_name(expected), payload->dtype_name);
+    }
+    if (!check_ndim(payload, "unpack expects a payload", error)) {
+        return false;
+    }
+    const int64_t last = payload->sizes[payload->ndim - 1];
+    if (layout == AWQ_LAYOUT_V2 && last % AWQ_BLOCK_CODES != 0) {
+        return awq_fail(error, AWQ_ERROR_VALUE,
+                        "unpack of V2 expects a payload whose last dimension is a multiple of 64; got %lld in shape %s",
+                        (long long)last, format_shape(payload->sizes, payload->ndim).chars);
+    }
+    for (int64_t d = 0; d < payload->ndim; d++) {
+        codes_sizes[d] = payload->sizes[d];
+    }
+    const int64_t grown = payload->ndim - (layout == AWQ_LAYOUT_V2 ? 2 : 1);
+    const int64_t factor = layout == AWQ_LAYOUT_V2 ? AWQ_QUAD_ROWS : AWQ_WORD_CODES;
+    if (codes_sizes[grown] > INT64_MAX / factor) {
+        return awq_fail(error, AWQ_ERROR_VALUE, "unpack expects sizes below 2^63; got a payload of shape %s",
+                        format_shape(payload->sizes, payload->ndim).chars);
+    }
+    codes_sizes[grown] *= factor;
+    return true;
+}
+
+static int64_t element_bytes(awq_dtype dtype)
+{
+    return dtype == AWQ_DTYPE_INT32 ? 4 : dtype == AWQ_DTYPE_INT16 ? 2 : 1;
+}
+
+typedef struct byte_range {
+    intptr_t begin, end; /* empty when equal */
+} byte_range;
+
+static byte_range memory_of(const awq_view *view)
+{
+    const int64_t bytes = element_bytes(view->dtype);
+    byte_range range = {(intptr_t)view->data, (intptr_t)view->data + bytes};
+    for (int64_t d = 0; d < view->ndim; d++) {
+        if (view->sizes[d] == 0) {
+            return (byte_range){0, 0};
+        }
+        const int64_t reach = (view->sizes[d] - 1) * view->strides[d] * bytes;
+        if (reach < 0) {
+            range.begin += reach;
+        } else {
+            range.end += reach;
+        }
+    }
+    return range;
+}
+
+static int by_magnitude(const void *left, const void *right)
+{
+    const int64_t a = llabs(((const int64_t *)left)[0]), b = llabs(((const int64_t *)right)[0]);
+    return a < b ? -1 : a > b;
+}
+
+/* Sufficient, not necessary: each dimension must step over everything the smaller strides span. */
+static bool has_distinct_elements(const awq_view *view)
+{
+    int64_t dims[AWQ_MAX_DIMS][2]; /* stride, size */
+    size_t count = 0;
+    for (int64_t d = 0; d < view->ndim; d++) {
+        if (view->sizes[d] == 0) {
+            return true;
+        }
+        if (view->sizes[d] > 1) {
+            dims[count][0] = view->strides[d];
+            dims[count][1] = view->sizes[d];
+            count++;
+        }
+    }
+    qsort(dims, count, sizeof dims[0], by_magnitude);
+    int64_t span = 0;
+    for (size_t i = 0; i < count; i++) {
+        if (llabs(dims[i][0]) <= span) {
+            return false;
+        }
+        span += llabs(dims[i][0]) * (dims[i][1] - 1);
+    }
+    return true;
+}
+
+bool awq_check_out(const awq_view *out, awq_dtype dtype, const int64_t *sizes, const awq_view *input,
+                   awq_error *error)
+{
+    if (out->dtype != dtype) {
+        return awq_fail(error, AWQ_ERROR_VALUE, "out expects dtype %s; got %s", dtype_name(dtype), out->dtype_name);
+    }
+    bool has_same_sizes = out->ndim == input->ndim;
+    for (int64_t d = 0; has_same_sizes && d < out->ndim; d++) {
+        has_same_sizes = out->sizes[d] == sizes[d];
+    }
+    if (!has_same_sizes) {
+        return awq_fail(error, AWQ_ERROR_VALUE, "out expects shape %s; got %s",
+                        format_shape(sizes, input->ndim).chars, format_shape(out->sizes, out->ndim).chars);
+    }
+    if (!has_distinct_elements(out)) {
+        return awq_fail(error, AWQ_ERROR_VALUE,
+                        "out expects memory of its own for each element; got overlapping strides %s for shape %s",
+                        format_shape(out->strides, out->ndim).chars, format_shape(out->sizes, out->ndim).chars);
+    }
+    const byte_range ours = memory_of(out), theirs = memory_of(input);
+    if (ours.begin < theirs.end && theirs.begin < ours.end) {
+        return awq_fail(error, AWQ_ERROR_VALUE, "out expects memory that the input does not use; the two overlap");
+    }
+    return true;
+}
+
+bool awq_dense_strides(int64_t ndim, const int64_t *sizes, const int64_t *order, int64_t *strides, awq_error *error)
+{
+    bool is_placed[AWQ_MAX_DIMS] = {false};
+    int64_t stride = 1;
+    for (int64_t i = ndim - 1; i >= 0; i--) {
+        const int64_t d = order == NULL ? i : order[i];
+        if (d < 0 || d >= ndim || is_placed[d]) {
+            return awq_fail(error, AWQ_ERROR_VALUE,
+                            "stride_order expects a permutation of the %lld dimensions, outermost first; got %s",
+                            (long long)ndim, format_shape(order, ndim).chars);
+        }
+        is_placed[d] = true;
+        strides[d] = stride;
+        stride *= sizes[d] > 1 ? sizes[d] : 1;
+    }
+    return true;
+}
+
+bool awq_fail_code_at(const int64_t *sizes, int64_t ndim, int64_t linear, int code, awq_error *error)
+{
+    int64_t index[AWQ_MAX_DIMS];
+    for (int64_t d = ndim - 1; d >= 0; d--) {
+        index[d] = linear % sizes[d];
+        linear /= sizes[d];
+    }
+    shape_text text = format_shape(index, ndim);
+    text.chars[0] = '[';
+    for (char *c = text.chars; *c != '\0'; c++) {
+        if (*c == ')') {
+            *c = ']';
+        }
+    }
+    return awq_fail(error, AWQ_ERROR_VALUE, "pack expects uint8 codes in 0..15; codes%s is %d", text.chars, code);
+}
+
+bool awq_fail_invalid_code(const awq_view *codes, awq_error *error)
+{
+    int64_t index[AWQ_MAX_DIMS] = {0};
+    const int64_t last = codes->ndim - 1;
+    const uint8_t *row = codes->data;
+    for (int64_t linear = 0;; linear += codes->sizes[last]) {
+        for (int64_t k = 0; k < codes->sizes[last]; k++) {
+            const uint8_t code = row[k * codes->strides[last]];
+            if (code > AWQ_CODE_MAX) {
+                return awq_fail_code_at(codes->sizes, codes->ndim, linear + k, code, error);
+            }
+        }
+        int64_t d = last - 1;
+        for (; d >= 0; d--) {
+            row += codes->strides[d];
+            if (++index[d] < codes->sizes[d]) {
+                break;
+            }
+            row -= codes->sizes[d] * codes->strides[d];
+            index[d] = 0;
+        }
+        if (d < 0) {
+            return awq_fail(error, AWQ_ERROR_VALUE,
+                            "pack expects uint8 codes in 0..15; some were larger while they were packed, and have changed since");
+        }
+    }
+}

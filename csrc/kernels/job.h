@@ -1,0 +1,40 @@
+/* A pack or an unpack of one tensor, cut into units that any number of threads may take. */
+#ifndef AWQPACK_JOB_H
+#define AWQPACK_JOB_H
+
+#include "awqpack/view.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct awq_kernels awq_kernels;
+
+typedef enum awq_direction { AWQ_PACK, AWQ_UNPACK } awq_direction;
+
+typedef struct awq_job {
+    awq_geometry geometry;
+    const awq_kernels *kernels;
+    uint8_t *codes; /* only read when packing */
+    uint8_t *payload; /* only read when unpacking */
+    awq_direction direction;
+    bool stream;
+    /* How the matrix is cut: a unit is unit_rows x unit_cols codes, smaller at the far edges. */
+    int64_t unit_rows, unit_cols;
+    int64_t row_units, col_units;
+    int64_t units;         /* how many there are in all, batch included */
+    int64_t units_per_task; /* the fewest that are worth a thread */
+} awq_job;
+
+/* The views' shapes must have passed awq_check_codes or awq_check_payload. */
+void awq_job_init(awq_job *job, awq_direction direction, awq_layout layout, const awq_kernels *kernels,
+                  const awq_view *codes, const awq_view *payload);
+
+/* Does the units [begin, end); returns the OR of the codes packed (0 when unpacking). Safe from any thread. */
+uint8_t awq_job_run(const awq_job *job, int64_t begin, int64_t end);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,148 @@
+/* The module itself: its state, its functions, and what it was built with. */
+#include "awqpackmodule.h"
+
+#include "kernels/cpu.h"
+#include "torch/shim.h"
+
+#ifndef AWQPACK_BUILT_WITH_TORCH
+#error "setup.py defines AWQPACK_BUILT_WITH_TORCH"
+#endif
+
+awqpack_state awqpack;
+
+static PyObject *module_variants(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(unused))
+{
+    PyObject *names = PyList_New(0);
+    for (size_t i = 0; names != NULL && awq_cpu_variant(i) != NULL; i++) {
+        PyObject *name = PyUnicode_FromString(awq_cpu_name(awq_cpu_variant(i)));
+        if (name == NULL || PyList_Append(names, name) < 0) {
+            Py_CLEAR(names);
+        }
+        Py_XDECREF(name);
+    }
+    return names;
+}
+
+static PyObject *module_build_info(PyObject *module, PyObject *unused)
+{
+    awq_error error;
+    const awq_kernels *active = awq_active_kernels(&error);
+    if (active == NULL) {
+        return awqpack_raise(&error);
+    }
+    PyObject *variants = module_variants(module, unused);
+    PyObject *info = variants == NULL ? NULL
+                                      : Py_BuildValue("{sssOsss[]}", "torch", AWQPACK_BUILT_WITH_TORCH, "cpu_variants",
+                                                      variants, "cpu_active", awq_cpu_name(active), "cuda_archs");
+    Py_XDECREF(variants);
+    return info;
+}
+
+static PyMethodDef module_functions[] = {
+    {"pack_array", awqpack_pack_array, METH_VARARGS,
+     "pack_array(array, packing, reorder, validate, out, variant, /)\n--\n\nPacks a NumPy array; variant None is the active one."},
+    {"unpack_array", awqpack_unpack_array, METH_VARARGS,
+     "unpack_array(array, packing, reorder, out, variant, /)\n--\n\nUnpacks a NumPy array; variant None is the active one."},
+    {"variants", module_variants, METH_NOARGS, "variants()\n--\n\nNames of the kernels this CPU can run, slowest first."},
+    {"build_info", module_build_info, METH_NOARGS, "build_info()\n--\n\nWhat the module was built with and what it uses."},
+    {"create_class", awqpack_create_class, METH_VARARGS,
+     "create_class(packing_enum, rebuild, doc, /)\n--\n\nMakes AWQPackedTensor, once."},
+    {NULL, NULL, 0, NULL},
+};
+
+static int intern_names(void)
+{
+#define AWQPACK_INTERN(name)                                      \
+    awqpack.names.name = PyUnicode_InternFromString(#name);       \
+    if (awqpack.names.name == NULL) {                             \
+        return -1;                                                \
+    }
+    AWQPACK_NAMES(AWQPACK_INTERN)
+#undef AWQPACK_INTERN
+    return 0;
+}
+
+/* root.a.b.c for the path "a.b.c". */
+static PyObject *attribute_at(PyObject *root, const char *path)
+{
+    PyObject *names = PyUnicode_FromString(path);
+    PyObject *parts = names == NULL ? NULL : PyObject_CallMethod(names, "split", "s", ".");
+    PyObject *object = parts == NULL ? NULL : root;
+    Py_XINCREF(object);
+    for (Py_ssize_t i = 0; object != NULL && i < PyList_Size(parts); i++) {
+        PyObject *next = PyObject_GetAttr(object, PyList_GetItem(parts, i));
+        Py_DECREF(object);
+        object = next;
+    }
+    Py_XDECREF(names);
+    Py_XDECREF(parts);
+    return object;
+}
+
+static int import_torch_objects(void)
+{
+    const struct {
+        PyObject **slot;
+        const char *path;
+    } objects[] = {
+        {&awqpack.tensor_type, "Tensor"},
+        {&awqpack.make_wrapper, "Tensor._make_wrapper_subclass"},
+        {&awqpack.uint8, "uint8"},
+        {&awqpack.int16, "int16"},
+        {&awqpack.int32, "int32"},
+        {&awqpack.strided, "strided"},
+        {&awqpack.contiguous_format, "contiguous_format"},
+        {&awqpack.preserve_format, "preserve_format"},
+        {&awqpack.inplace_view, "Tag.inplace_view"},
+        {&awqpack.dispatch_depth, "_C._len_torch_dispatch_stack"},
+        {&awqpack.op_pack, "ops.awqpack.pack.default"},
+        {&awqpack.op_unpack, "ops.awqpack.unpack.default"},
+        {&awqpack.aten_detach, "ops.aten.detach.default"},
+        {&awqpack.aten_to_copy, "ops.aten._to_copy.default"},
+        {&awqpack.aten_copy_, "ops.aten.copy_.default"},
+    };
+    PyObject *torch = PyImport_ImportModule("torch");
+    int status = torch == NULL ? -1 : 0;
+    for (size_t i = 0; status == 0 && i < sizeof objects / sizeof objects[0]; i++) {
+        *objects[i].slot = attribute_at(torch, objects[i].path);
+        status = *objects[i].slot == NULL ? -1 : 0;
+    }
+    Py_XDECREF(torch);
+    awqpack.one = PyLong_FromLong(1);
+    awqpack.two = PyLong_FromLong(2);
+    awqpack.plans = PyDict_New();
+    return status < 0 || awqpack.one == NULL || awqpack.two == NULL || awqpack.plans == NULL ? -1 : 0;
+}
+
+static int module_exec(PyObject *Py_UNUSED(module))
+{
+    awq_error error;
+    if (awqpack.tensor_type != NULL) {
+        PyErr_SetString(PyExc_ImportError, "awqpack._C can be loaded once in a process");
+        return -1;
+    }
+    if (awq_active_kernels(&error) == NULL) {
+        awqpack_raise(&error);
+        return -1;
+    }
+    return intern_names() < 0 || awqpack_import_numpy() < 0 ? -1 : import_torch_objects();
+}
+
+static PyModuleDef_Slot module_slots[] = {
+    {Py_mod_exec, (void *)module_exec},
+    {0, NULL},
+};
+
+static struct PyModuleDef module_definition = {
+    PyModuleDef_HEAD_INIT,
+    .m_name = "awqpack._C",
+    .m_doc = "awqpack's C layers: array packing, and the class AWQPackedTensor.",
+    .m_size = 0,
+    .m_methods = module_functions,
+    .m_slots = module_slots,
+};
+
+PyMODINIT_FUNC PyInit__C(void)
+{
+    return PyModuleDef_Init(&module_definition);
+}

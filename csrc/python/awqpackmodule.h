@@ -1,0 +1,157 @@
+/* Private header of the extension module: its one state, and what its files offer each other. */
+#ifndef AWQPACKMODULE_H
+#define AWQPACKMODULE_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include "awqpack/error.h"
+#include "awqpack/view.h"
+
+/* Names looked up on every call, interned once. */
+#define AWQPACK_NAMES(X) \
+    X(_data)             \
+    X(_packing)          \
+    X(_reorder)          \
+    X(_order)            \
+    X(_is_param)         \
+    X(_schema)           \
+    X(alias_info)        \
+    X(arguments)         \
+    X(before_set)        \
+    X(clone)             \
+    X(contiguous)        \
+    X(copy)              \
+    X(copy_)             \
+    X(cpu)               \
+    X(data_ptr)          \
+    X(detach)            \
+    X(device)            \
+    X(dtype)             \
+    X(expand_as)         \
+    X(is_write)          \
+    X(layout)            \
+    X(memory_format)     \
+    X(name)              \
+    X(non_blocking)      \
+    X(numpy)             \
+    X(pin_memory)        \
+    X(requires_grad)     \
+    X(resize_)           \
+    X(returns)           \
+    X(shape)             \
+    X(size)              \
+    X(stride)            \
+    X(strides)           \
+    X(to)                \
+    X(type)              \
+    X(unpack)            \
+    X(value)
+
+/* Objects of torch that the class works with; each is a strong reference. */
+#define AWQPACK_OBJECTS(X)                                             \
+    X(tensor_type)      /* torch.Tensor */                             \
+    X(packed_type)      /* AWQPackedTensor */                          \
+    X(make_wrapper)     /* torch.Tensor._make_wrapper_subclass */      \
+    X(uint8)                                                           \
+    X(int16)                                                           \
+    X(int32)                                                           \
+    X(strided)                                                         \
+    X(contiguous_format)                                               \
+    X(preserve_format)                                                 \
+    X(inplace_view)     /* torch.Tag.inplace_view */                   \
+    X(dispatch_depth)   /* torch._C._len_torch_dispatch_stack */       \
+    X(op_pack)          /* torch.ops.awqpack.pack.default */           \
+    X(op_unpack)                                                       \
+    X(aten_detach)                                                     \
+    X(aten_to_copy)                                                    \
+    X(aten_copy_)                                                      \
+    X(rebuild)          /* what pickle calls to make a packed tensor */ \
+    X(packing_type)     /* AWQPacking */                               \
+    X(packing_v1)                                                      \
+    X(packing_v2)                                                      \
+    X(one)                                                             \
+    X(two)                                                             \
+    X(plans)            /* dict: OpOverload -> plan */
+
+typedef struct awqpack_state {
+#define AWQPACK_FIELD(name) PyObject *name;
+    AWQPACK_OBJECTS(AWQPACK_FIELD)
+    struct {
+        AWQPACK_NAMES(AWQPACK_FIELD)
+    } names;
+#undef AWQPACK_FIELD
+} awqpack_state;
+
+/* The process has one torch, so it has one awqpack: methods of the class have no other way to their module. */
+extern awqpack_state awqpack;
+
+/* errors.c: the one place that turns an awq_error into a Python exception; returns NULL. */
+PyObject *awqpack_raise(const awq_error *error);
+
+/* ndarray.c */
+int awqpack_import_numpy(void);
+PyObject *awqpack_pack_array(PyObject *module, PyObject *args);
+PyObject *awqpack_unpack_array(PyObject *module, PyObject *args);
+/* New ndarray with the codes of a payload that lies in CPU memory; NULL order means contiguous. */
+PyObject *awqpack_unpack_to_array(const awq_view *payload, awq_layout layout, const int64_t *order);
+
+/* packed_fields.c: what a packed tensor records. The getters return new references. */
+typedef struct packed_fields {
+    PyObject *payload;
+    PyObject *packing; /* an AWQPacking */
+    PyObject *reorder; /* a bool */
+    PyObject *order;   /* None, or the stride order as a tuple of ints, outermost first */
+} packed_fields;
+
+int awqpack_is_packed(PyObject *object);
+int packed_fields_get(PyObject *self, packed_fields *fields);
+void packed_fields_clear(packed_fields *fields);
+/* Packing as the ops number it: a borrowed int. */
+PyObject *awqpack_packing_number(PyObject *packing);
+/* False, with an exception, unless packing is an AWQPacking. */
+int awqpack_check_packing(PyObject *packing);
+/* 1 and the sizes when `sequence` holds ndim plain ints, 0 when it holds symbolic ones, -1 with an exception. */
+int awqpack_read_ints(PyObject *sequence, const char *what, int64_t *values, Py_ssize_t *count);
+/* Stride order of a dense tensor: None when contiguous; NULL without an exception when the strides are not dense. */
+PyObject *awqpack_stride_order(const int64_t *sizes, const int64_t *strides, Py_ssize_t ndim);
+/* The ints of a stride order tuple. */
+int awqpack_read_order(PyObject *order, int64_t *values);
+/* Strides of sizes in that order, as a tuple. */
+PyObject *awqpack_dense_strides(const int64_t *sizes, Py_ssize_t ndim, PyObject *order);
+
+/* packed_tensor.c: builds the class; packed_new makes an instance without checks. */
+PyObject *awqpack_create_class(PyObject *module, PyObject *args);
+PyObject *packed_new(PyObject *cls, PyObject *size, PyObject *stride, const packed_fields *fields);
+/* A packed tensor like `self` around another payload. */
+PyObject *packed_like(PyObject *self, const packed_fields *fields, PyObject *payload);
+
+/* packed_methods.c */
+extern PyMethodDef packed_methods[];
+PyObject *packed_unpack_fields(const packed_fields *fields);
+PyObject *packed_unpack(PyObject *self, PyObject *unused);
+PyObject *packed_pack(PyObject *cls, PyObject *args, PyObject *kwargs);
+
+/* packed_repr.c */
+PyObject *packed_repr(PyObject *self, PyObject *args, PyObject *kwargs);
+
+/* packed_dispatch.c */
+PyObject *packed_torch_dispatch(PyObject *cls, PyObject *args, PyObject *kwargs);
+
+/* packed_plan.c: how each op treats packed arguments, found from its schema once and cached. A borrowed object: None for an
+   op that only reads, an int of awqpack_plan_kind, or a tuple (written arguments, return sources) for one that writes. */
+typedef enum awqpack_plan_kind {
+    AWQPACK_PLAN_DECOMPOSE = 1, /* break the op up and dispatch its parts */
+    AWQPACK_PLAN_ON_PAYLOAD,    /* the question is about memory: ask the payload */
+    AWQPACK_PLAN_PIN,           /* a packed tensor around a payload moved by the op */
+    AWQPACK_PLAN_INCOMPATIBLE,  /* a packed tensor is never a shallow copy of another kind: False */
+} awqpack_plan_kind;
+PyObject *awqpack_plan_of(PyObject *func);
+
+/* packed_writes.c: ops that write into a packed argument. */
+PyObject *packed_run_writing(PyObject *func, PyObject *plan, PyObject *args, PyObject *kwargs);
+
+/* packed_dispatch.c: func with every packed argument unpacked, nested ones too. */
+PyObject *packed_run_plain(PyObject *func, PyObject *args, PyObject *kwargs);
+
+#endif

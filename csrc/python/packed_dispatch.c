@@ -1,0 +1,352 @@
+/* __torch_dispatch__: detach and moves on the payload, every other op on unpacked codes. */
+#include "awqpackmodule.h"
+
+static PyObject *dispatch_detach(PyObject *self)
+{
+    packed_fields fields;
+    if (packed_fields_get(self, &fields) < 0) {
+        return NULL;
+    }
+    PyObject *payload = PyObject_CallMethodObjArgs(fields.payload, awqpack.names.detach, NULL);
+    PyObject *result = payload == NULL ? NULL : packed_like(self, &fields, payload);
+    Py_XDECREF(payload);
+    packed_fields_clear(&fields);
+    return result;
+}
+
+/* A borrowed value of kwargs, or NULL when it is absent or None. */
+static PyObject *given(PyObject *kwargs, PyObject *name)
+{
+    PyObject *value = kwargs == NULL ? NULL : PyDict_GetItem(kwargs, name);
+    return value == Py_None ? NULL : value;
+}
+
+/* 1 when the device's type is one of those on which a packed weight works packed. */
+static int is_compute_device(PyObject *device)
+{
+    PyObject *type = PyObject_GetAttr(device, awqpack.names.type);
+    if (type == NULL) {
+        return -1;
+    }
+    const int result = PyUnicode_CompareWithASCIIString(type, "cuda") == 0 || PyUnicode_CompareWithASCIIString(type, "xpu") == 0;
+    Py_DECREF(type);
+    return result;
+}
+
+/* 1 when both devices are the CPU: a copy there stays what it was. */
+static int is_host_copy(PyObject *from, PyObject *to)
+{
+    int result = -1;
+    PyObject *from_type = PyObject_GetAttr(from, awqpack.names.type);
+    PyObject *to_type = from_type == NULL ? NULL : PyObject_GetAttr(to, awqpack.names.type);
+    if (to_type != NULL) {
+        result = PyUnicode_CompareWithASCIIString(from_type, "cpu") == 0 &&
+                 PyUnicode_CompareWithASCIIString(to_type, "cpu") == 0;
+    }
+    Py_XDECREF(from_type);
+    Py_XDECREF(to_type);
+    return result;
+}
+
+/* func(payload, **kwargs) without the arguments that speak of the codes. */
+static PyObject *copy_payload(PyObject *func, PyObject *payload, PyObject *kwargs)
+{
+    PyObject *result = NULL;
+    PyObject *args = PyTuple_Pack(1, payload);
+    PyObject *kept = kwargs == NULL ? PyDict_New() : PyDict_Copy(kwargs);
+    if (args == NULL || kept == NULL) {
+        goto done;
+    }
+    if ((PyDict_GetItem(kept, awqpack.names.dtype) != NULL && PyDict_DelItem(kept, awqpack.names.dtype) < 0) ||
+        (PyDict_GetItem(kept, awqpack.names.memory_format) != NULL &&
+         PyDict_DelItem(kept, awqpack.names.memory_format) < 0)) {
+        goto done;
+    }
+    result = PyObject_Call(func, args, kept);
+done:
+    Py_XDECREF(args);
+    Py_XDECREF(kept);
+    return result;
+}
+
+/* Packed on another device, with contiguous strides when the caller asked for them. */
+static PyObject *move_packed(PyObject *func, PyObject *self, const packed_fields *fields, PyObject *kwargs)
+{
+    PyObject *result = NULL;
+    PyObject *payload = copy_payload(func, fields->payload, kwargs);
+    if (payload == NULL) {
+        return NULL;
+    }
+    if (given(kwargs, awqpack.names.memory_format) == awqpack.contiguous_format && fields->order != Py_None) {
+        int64_t sizes[AWQ_MAX_DIMS];
+        Py_ssize_t ndim;
+        PyObject *shape = PyObject_GetAttr(self, awqpack.names.shape);
+        if (shape != NULL && awqpack_read_ints(shape, "to", sizes, &ndim) > 0) {
+            PyObject *stride = awqpack_dense_strides(sizes, ndim, Py_None);
+            const packed_fields moved = {payload, fields->packing, fields->reorder, Py_None};
+            result = stride == NULL ? NULL : packed_new((PyObject *)Py_TYPE(self), shape, stride, &moved);
+            Py_XDECREF(stride);
+        }
+        Py_XDECREF(shape);
+    } else {
+        result = packed_like(self, fields, payload);
+    }
+    Py_DECREF(payload);
+    return result;
+}
+
+/* Plain codes on another device: half the bytes travel when the payload is copied first, but a copy that does not block must
+   be the last step. */
+static PyObject *move_plain(PyObject *func, const packed_fields *fields, PyObject *kwargs, int from_compute)
+{
+    PyObject *result = NULL;
+    PyObject *non_blocking = given(kwargs, awqpack.names.non_blocking);
+    if (from_compute && non_blocking != Py_True && given(kwargs, awqpack.names.pin_memory) != Py_True) {
+        PyObject *payload = copy_payload(func, fields->payload, kwargs);
+        if (payload != NULL) {
+            const packed_fields moved = {payload, fields->packing, fields->reorder, fields->order};
+            result = packed_unpack_fields(&moved);
+            Py_DECREF(payload);
+        }
+        return result;
+    }
+    PyObject *codes = packed_unpack_fields(fields);
+    PyObject *args = codes == NULL ? NULL : PyTuple_Pack(1, codes);
+    result = args == NULL ? NULL : PyObject_Call(func, args, kwargs);
+    Py_XDECREF(codes);
+    Py_XDECREF(args);
+    return result;
+}
+
+static PyObject *dispatch_to_copy(PyObject *func, PyObject *self, PyObject *kwargs)
+{
+    packed_fields fields;
+    PyObject *result = NULL, *source = NULL;
+    PyObject *dtype = given(kwargs, awqpack.names.dtype);
+    PyObject *layout = given(kwargs, awqpack.names.layout);
+    PyObject *format = given(kwargs, awqpack.names.memory_format);
+    if (dtype != NULL && dtype != awqpack.uint8) {
+        return PyErr_Format(PyExc_ValueError,
+                            "AWQPackedTensor holds torch.uint8 codes and cannot become %S; convert its codes: "
+                            "p.unpack().to(%S)",
+                            dtype, dtype);
+    }
+    if (packed_fields_get(self, &fields) < 0) {
+        return NULL;
+    }
+    source = PyObject_GetAttr(fields.payload, awqpack.names.device);
+    if (source == NULL) {
+        goto done;
+    }
+    PyObject *device = given(kwargs, awqpack.names.device);
+    device = device == NULL ? source : device;
+    const int to_compute = is_compute_device(device), from_compute = is_compute_device(source);
+    const int host_copy = is_host_copy(source, device);
+    if (to_compute < 0 || from_compute < 0 || host_copy < 0) {
+        goto done;
+    }
+    const int has_plain_layout = layout == NULL || layout == awqpack.strided;
+    const int has_plain_format = format == NULL || format == awqpack.preserve_format || format == awqpack.contiguous_format;
+    if ((to_compute || host_copy) && has_plain_layout && has_plain_format) {
+        result = move_packed(func, self, &fields, kwargs);
+    } else {
+        result = move_plain(func, &fields, kwargs, from_compute && has_plain_layout && has_plain_format);
+    }
+done:
+    Py_XDECREF(source);
+    packed_fields_clear(&fields);
+    return result;
+}
+
+static PyObject *unpack_nested(PyObject *value);
+
+/* A list or tuple with its packed tensors unpacked; the same object when it holds none. */
+static PyObject *unpack_sequence(PyObject *value)
+{
+    const int is_tuple = PyTuple_CheckExact(value);
+    const Py_ssize_t count = is_tuple ? PyTuple_Size(value) : PyList_Size(value);
+    PyObject *changed = NULL;
+    for (Py_ssize_t i = 0; i < count; i++) {
+        PyObject *item = is_tuple ? PyTuple_GetItem(value, i) : PyList_GetItem(value, i);
+        PyObject *plain = unpack_nested(item);
+        if (plain == NULL) {
+            Py_XDECREF(changed);
+            return NULL;
+        }
+        if (plain != item && changed == NULL) {
+            changed = PySequence_List(value);
+            if (changed == NULL) {
+                Py_DECREF(plain);
+                return NULL;
+            }
+        }
+        if (changed == NULL) {
+            Py_DECREF(plain);
+        } else if (PyList_SetItem(changed, i, plain) < 0) {
+            Py_DECREF(changed);
+            return NULL;
+        }
+    }
+    if (changed == NULL) {
+        Py_INCREF(value);
+        return value;
+    }
+    if (is_tuple) {
+        PyObject *tuple = PyList_AsTuple(changed);
+        Py_DECREF(changed);
+        return tuple;
+    }
+    return changed;
+}
+
+static PyObject *unpack_dict(PyObject *value)
+{
+    PyObject *key, *item, *changed = NULL;
+    Py_ssize_t position = 0;
+    while (PyDict_Next(value, &position, &key, &item)) {
+        PyObject *plain = unpack_nested(item);
+        if (plain == NULL) {
+            Py_XDECREF(changed);
+            return NULL;
+        }
+        if (plain != item && changed == NULL) {
+            changed = PyDict_Copy(value);
+        }
+        if (plain != item && (changed == NULL || PyDict_SetItem(changed, key, plain) < 0)) {
+            Py_DECREF(plain);
+            Py_XDECREF(changed);
+            return NULL;
+        }
+        Py_DECREF(plain);
+    }
+    if (changed == NULL) {
+        Py_INCREF(value);
+        return value;
+    }
+    return changed;
+}
+
+static PyObject *unpack_nested(PyObject *value)
+{
+    if (PyTuple_CheckExact(value) || PyList_CheckExact(value)) {
+        return unpack_sequence(value);
+    }
+    if (PyDict_CheckExact(value)) {
+        return unpack_dict(value);
+    }
+    if (awqpack_is_packed(value)) {
+        return packed_unpack(value, NULL);
+    }
+    Py_INCREF(value);
+    return value;
+}
+
+PyObject *packed_run_plain(PyObject *func, PyObject *args, PyObject *kwargs)
+{
+    PyObject *result = NULL;
+    PyObject *plain_args = unpack_sequence(args);
+    PyObject *plain_kwargs = plain_args == NULL || kwargs == NULL ? NULL : unpack_dict(kwargs);
+    if (plain_args != NULL && (kwargs == NULL || plain_kwargs != NULL)) {
+        result = PyObject_Call(func, plain_args, plain_kwargs);
+    }
+    Py_XDECREF(plain_args);
+    Py_XDECREF(plain_kwargs);
+    return result;
+}
+
+/* torch.inference_mode skips the step that breaks `to` into `_to_copy`. */
+static PyObject *decompose(PyObject *func, PyObject *args, PyObject *kwargs)
+{
+    PyObject *method = PyObject_GetAttrString(func, "decompose");
+    PyObject *result = method == NULL ? NULL : PyObject_Call(method, args, kwargs);
+    Py_XDECREF(method);
+    return result;
+}
+
+/* func with the payload in place of its first argument. */
+static PyObject *run_on_payload(PyObject *func, PyObject *args, PyObject *kwargs)
+{
+    PyObject *result = NULL;
+    PyObject *self = PyTuple_GetItem(args, 0);
+    PyObject *payload = self == NULL ? NULL : PyObject_GetAttr(self, awqpack.names._data);
+    PyObject *rest = payload == NULL ? NULL : PySequence_List(args);
+    if (rest != NULL && PyList_SetItem(rest, 0, payload) == 0) {
+        payload = NULL;
+        PyObject *payload_args = PyList_AsTuple(rest);
+        result = payload_args == NULL ? NULL : PyObject_Call(func, payload_args, kwargs);
+        Py_XDECREF(payload_args);
+    }
+    Py_XDECREF(payload);
+    Py_XDECREF(rest);
+    return result;
+}
+
+static PyObject *dispatch_special(long kind, PyObject *func, PyObject *args, PyObject *kwargs)
+{
+    PyObject *first = PyTuple_Size(args) > 0 ? PyTuple_GetItem(args, 0) : NULL;
+    const int is_packed_first = first != NULL && awqpack_is_packed(first);
+    switch (is_packed_first ? kind : 0) {
+    case AWQPACK_PLAN_DECOMPOSE:
+        return decompose(func, args, kwargs);
+    case AWQPACK_PLAN_INCOMPATIBLE:
+        Py_RETURN_FALSE;
+    case AWQPACK_PLAN_ON_PAYLOAD:
+        return run_on_payload(func, args, kwargs);
+    case AWQPACK_PLAN_PIN: {
+        packed_fields fields;
+        PyObject *result = NULL;
+        PyObject *payload = run_on_payload(func, args, kwargs);
+        if (payload != NULL && packed_fields_get(first, &fields) == 0) {
+            result = packed_like(first, &fields, payload);
+            packed_fields_clear(&fields);
+        }
+        Py_XDECREF(payload);
+        return result;
+    }
+    default:
+        return packed_run_plain(func, args, kwargs);
+    }
+}
+
+PyObject *packed_torch_dispatch(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
+{
+    static char *keywords[] = {"", "func", "types", "args", "kwargs", NULL};
+    PyObject *cls, *func, *types, *op_args = NULL, *op_kwargs = NULL, *empty = NULL, *result = NULL;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOO|O!O:__torch_dispatch__", keywords, &cls, &func, &types,
+                                     &PyTuple_Type, &op_args, &op_kwargs)) {
+        return NULL;
+    }
+    if (op_kwargs == Py_None || (op_kwargs != NULL && PyDict_Size(op_kwargs) == 0)) {
+        op_kwargs = NULL;
+    }
+    if (op_args == NULL) {
+        empty = op_args = PyTuple_New(0);
+        if (empty == NULL) {
+            return NULL;
+        }
+    }
+    PyObject *first = PyTuple_Size(op_args) > 0 ? PyTuple_GetItem(op_args, 0) : NULL;
+    const int is_packed_first = first != NULL && awqpack_is_packed(first);
+    if (is_packed_first && func == awqpack.aten_detach) {
+        result = dispatch_detach(first);
+        goto done;
+    }
+    if (is_packed_first && func == awqpack.aten_to_copy) {
+        result = dispatch_to_copy(func, first, op_kwargs);
+        goto done;
+    }
+    PyObject *plan = awqpack_plan_of(func);
+    if (plan == NULL) {
+        goto done;
+    }
+    if (plan == Py_None) {
+        result = packed_run_plain(func, op_args, op_kwargs);
+    } else if (PyTuple_CheckExact(plan)) {
+        result = packed_run_writing(func, plan, op_args, op_kwargs);
+    } else {
+        result = dispatch_special(PyLong_AsLong(plan), func, op_args, op_kwargs);
+    }
+done:
+    Py_XDECREF(empty);
+    return result;
+}

@@ -1,0 +1,167 @@
+/* What a packed tensor records, and the reading of sizes, strides and packing from Python objects. */
+#include "awqpackmodule.h"
+
+#include <stdlib.h>
+
+int awqpack_is_packed(PyObject *object)
+{
+    return PyObject_TypeCheck(object, (PyTypeObject *)awqpack.packed_type);
+}
+
+void packed_fields_clear(packed_fields *fields)
+{
+    Py_CLEAR(fields->payload);
+    Py_CLEAR(fields->packing);
+    Py_CLEAR(fields->reorder);
+    Py_CLEAR(fields->order);
+}
+
+int packed_fields_get(PyObject *self, packed_fields *fields)
+{
+    *fields = (packed_fields){
+        .payload = PyObject_GetAttr(self, awqpack.names._data),
+        .packing = PyObject_GetAttr(self, awqpack.names._packing),
+        .reorder = PyObject_GetAttr(self, awqpack.names._reorder),
+        .order = PyObject_GetAttr(self, awqpack.names._order),
+    };
+    if (fields->payload == NULL || fields->packing == NULL || fields->reorder == NULL || fields->order == NULL) {
+        packed_fields_clear(fields);
+        return -1;
+    }
+    return 0;
+}
+
+PyObject *awqpack_packing_number(PyObject *packing)
+{
+    return packing == awqpack.packing_v2 ? awqpack.two : awqpack.one;
+}
+
+int awqpack_check_packing(PyObject *packing)
+{
+    if (packing == awqpack.packing_v1 || packing == awqpack.packing_v2) {
+        return 1;
+    }
+    PyErr_Format(PyExc_TypeError, "packing expects AWQPacking.V1 or AWQPacking.V2; got %R", packing);
+    return 0;
+}
+
+int awqpack_read_ints(PyObject *sequence, const char *what, int64_t *values, Py_ssize_t *count)
+{
+    int result = -1;
+    PyObject *items = PySequence_Tuple(sequence);
+    if (items == NULL) {
+        PyErr_Format(PyExc_TypeError, "%s expects a sequence of ints; got %R", what, sequence);
+        return -1;
+    }
+    *count = PyTuple_Size(items);
+    if (*count > AWQ_MAX_DIMS) {
+        PyErr_Format(PyExc_ValueError, "%s expects at most %d dimensions; got %zd", what, AWQ_MAX_DIMS, *count);
+        goto done;
+    }
+    for (Py_ssize_t i = 0; i < *count; i++) {
+        PyObject *item = PyTuple_GetItem(items, i);
+        if (!PyLong_Check(item)) {
+            PyObject *index = PyObject_HasAttrString(item, "node") ? NULL : PyNumber_Index(item);
+            if (index == NULL) {
+                if (!PyErr_Occurred()) {
+                    result = 0; /* a torch.SymInt */
+                }
+                goto done;
+            }
+            values[i] = PyLong_AsLongLong(index);
+            Py_DECREF(index);
+        } else {
+            values[i] = PyLong_AsLongLong(item);
+        }
+        if (values[i] == -1 && PyErr_Occurred()) {
+            goto done;
+        }
+    }
+    result = 1;
+done:
+    Py_DECREF(items);
+    return result;
+}
+
+typedef struct dim {
+    int64_t size, stride;
+    Py_ssize_t index;
+} dim;
+
+/* Outermost first: dimensions of one element, whose stride says nothing, then falling strides. */
+static int by_falling_stride(const void *left, const void *right)
+{
+    const dim *a = left, *b = right;
+    if ((a->size == 1) != (b->size == 1)) {
+        return a->size == 1 ? -1 : 1;
+    }
+    if (a->size != 1 && a->stride != b->stride) {
+        return a->stride > b->stride ? -1 : 1;
+    }
+    return a->index < b->index ? -1 : 1;
+}
+
+PyObject *awqpack_stride_order(const int64_t *sizes, const int64_t *strides, Py_ssize_t ndim)
+{
+    dim dims[AWQ_MAX_DIMS];
+    int64_t expected = 1;
+    int is_contiguous = 1, is_empty = 0;
+    for (Py_ssize_t d = ndim - 1; d >= 0; d--) {
+        dims[d] = (dim){sizes[d], strides[d], d};
+        is_empty |= sizes[d] == 0;
+        is_contiguous &= sizes[d] == 1 || strides[d] == expected;
+        expected *= sizes[d];
+    }
+    if (is_contiguous || is_empty) {
+        Py_INCREF(Py_None);
+        return Py_None;
+    }
+    qsort(dims, (size_t)ndim, sizeof dims[0], by_falling_stride);
+    expected = 1;
+    for (Py_ssize_t i = ndim - 1; i >= 0; i--) {
+        if (dims[i].size != 1 && dims[i].stride != expected) {
+            return NULL;
+        }
+        expected *= dims[i].size;
+    }
+    PyObject *order = PyTuple_New(ndim);
+    for (Py_ssize_t i = 0; order != NULL && i < ndim; i++) {
+        PyObject *index = PyLong_FromSsize_t(dims[i].index);
+        if (index == NULL || PyTuple_SetItem(order, i, index) < 0) {
+            Py_CLEAR(order);
+        }
+    }
+    return order;
+}
+
+int awqpack_read_order(PyObject *order, int64_t *values)
+{
+    for (Py_ssize_t i = 0; i < PyTuple_Size(order); i++) {
+        values[i] = PyLong_AsLongLong(PyTuple_GetItem(order, i));
+        if (values[i] == -1 && PyErr_Occurred()) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
+PyObject *awqpack_dense_strides(const int64_t *sizes, Py_ssize_t ndim, PyObject *order)
+{
+    int64_t order_values[AWQ_MAX_DIMS], strides[AWQ_MAX_DIMS];
+    awq_error error;
+    const int is_contiguous = order == Py_None;
+    if (!is_contiguous && awqpack_read_order(order, order_values) < 0) {
+        return NULL;
+    }
+    if (!awq_dense_strides(ndim, sizes, is_contiguous ? NULL : order_values, strides, &error)) {
+        return awqpack_raise(&error);
+    }
+    PyObject *result = PyTuple_New(ndim);
+    for (Py_ssize_t d = 0; result != NULL && d < ndim; d++) {
+        PyObject *stride = PyLong_FromLongLong(strides[d]);
+        if (stride == NULL || PyTuple_SetItem(result, d, stride) < 0) {
+            Py_CLEAR(result);
+        }
+    }
+    return result;
+}

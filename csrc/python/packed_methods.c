@@ -1,0 +1,389 @@
+/* The methods that a user calls on a packed tensor, and pack(), which makes one. */
+#include "awqpackmodule.h"
+
+PyObject *packed_unpack_fields(const packed_fields *fields)
+{
+    PyObject *number = awqpack_packing_number(fields->packing);
+    if (fields->order == Py_None) {
+        return PyObject_CallFunctionObjArgs(awqpack.op_unpack, fields->payload, number, fields->reorder, NULL);
+    }
+    return PyObject_CallFunctionObjArgs(awqpack.op_unpack, fields->payload, number, fields->reorder, fields->order, NULL);
+}
+
+PyObject *packed_unpack(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    packed_fields fields;
+    if (packed_fields_get(self, &fields) < 0) {
+        return NULL;
+    }
+    PyObject *codes = packed_unpack_fields(&fields);
+    packed_fields_clear(&fields);
+    return codes;
+}
+
+/* True when object.method() returns True; -1 with an exception. */
+static int is_true_method(PyObject *object, const char *method)
+{
+    PyObject *answer = PyObject_CallMethod(object, method, NULL);
+    const int result = answer == NULL ? -1 : PyObject_IsTrue(answer);
+    Py_XDECREF(answer);
+    return result;
+}
+
+/* Strides of a contiguous tensor whose sizes are symbolic. */
+static PyObject *contiguous_strides(PyObject *shape)
+{
+    const Py_ssize_t ndim = PyTuple_Size(shape);
+    PyObject *result = PyTuple_New(ndim);
+    PyObject *stride = PyLong_FromLong(1);
+    for (Py_ssize_t d = ndim - 1; result != NULL && d >= 0; d--) {
+        PyObject *next = stride == NULL ? NULL : PyNumber_Multiply(stride, PyTuple_GetItem(shape, d));
+        if (next == NULL || PyTuple_SetItem(result, d, stride) < 0) {
+            Py_CLEAR(result);
+        }
+        stride = next;
+    }
+    Py_XDECREF(stride);
+    return result;
+}
+
+/* The order and strides that unpack() of a packed t will have; new references. */
+static int record_strides(PyObject *t, PyObject *shape, PyObject **order, PyObject **dense)
+{
+    int64_t sizes[AWQ_MAX_DIMS], strides[AWQ_MAX_DIMS];
+    Py_ssize_t ndim, count;
+    *order = *dense = NULL;
+    PyObject *stride = PyObject_CallMethodObjArgs(t, awqpack.names.stride, NULL);
+    const int plain_sizes = stride == NULL ? -1 : awqpack_read_ints(shape, "pack", sizes, &ndim);
+    const int plain = plain_sizes <= 0 ? plain_sizes : awqpack_read_ints(stride, "pack", strides, &count);
+    if (plain < 0) {
+        goto done;
+    }
+    if (plain) {
+        *order = awqpack_stride_order(sizes, strides, ndim);
+        if (*order == NULL && !PyErr_Occurred()) {
+            Py_INCREF(Py_None);
+            *order = Py_None;
+        }
+        *dense = *order == NULL ? NULL : awqpack_dense_strides(sizes, ndim, *order);
+        goto done;
+    }
+    /* Symbolic: tell the two common cases apart, and record contiguous strides for the others. */
+    const int is_contiguous = is_true_method(t, "is_contiguous");
+    PyObject *mirrored = is_contiguous == 0 && PyTuple_Size(shape) == 2 ? PyObject_CallMethod(t, "t", NULL) : NULL;
+    const int is_mirrored = mirrored == NULL ? 0 : is_true_method(mirrored, "is_contiguous");
+    Py_XDECREF(mirrored);
+    if (is_contiguous < 0 || is_mirrored < 0 || PyErr_Occurred()) {
+        goto done;
+    }
+    *order = is_mirrored ? Py_BuildValue("(ii)", 1, 0) : Py_BuildValue("");
+    *dense = is_mirrored ? PySequence_Tuple(stride) : contiguous_strides(shape);
+done:
+    Py_XDECREF(stride);
+    if (*dense == NULL) {
+        Py_CLEAR(*order);
+        return -1;
+    }
+    return 0;
+}
+
+PyObject *packed_pack(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
+{
+    static char *keywords[] = {"", "t", "packing", "reorder", "validate", NULL};
+    PyObject *cls, *t, *packing = awqpack.packing_v1, *reorder = Py_False, *validate = Py_True;
+    PyObject *payload = NULL, *shape = NULL, *order = NULL, *dense = NULL, *result = NULL;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO|OO!$O!:pack", keywords, &cls, &t, &packing, &PyBool_Type,
+                                     &reorder, &PyBool_Type, &validate)) {
+        return NULL;
+    }
+    if (!PyObject_TypeCheck(t, (PyTypeObject *)awqpack.tensor_type)) {
+        return PyErr_Format(PyExc_TypeError, "AWQPackedTensor.pack expects a torch.Tensor; got %R", (PyObject *)Py_TYPE(t));
+    }
+    if (!awqpack_check_packing(packing)) {
+        return NULL;
+    }
+    payload = PyObject_CallFunctionObjArgs(awqpack.op_pack, t, awqpack_packing_number(packing), reorder, validate, NULL);
+    shape = payload == NULL ? NULL : PyObject_GetAttr(t, awqpack.names.shape);
+    if (shape != NULL && record_strides(t, shape, &order, &dense) == 0) {
+        const packed_fields fields = {payload, packing, reorder, order};
+        result = packed_new(cls, shape, dense, &fields);
+    }
+    Py_XDECREF(payload);
+    Py_XDECREF(shape);
+    Py_XDECREF(order);
+    Py_XDECREF(dense);
+    return result;
+}
+
+static int read_view(PyObject *payload, awq_layout layout, int64_t *sizes, int64_t *strides, awq_view *view)
+{
+    Py_ssize_t ndim = 0, count;
+    int status = -1;
+    PyObject *shape = PyObject_GetAttr(payload, awqpack.names.shape);
+    PyObject *stride = PyObject_CallMethodObjArgs(payload, awqpack.names.stride, NULL);
+    PyObject *pointer = PyObject_CallMethodObjArgs(payload, awqpack.names.data_ptr, NULL);
+    if (shape != NULL && stride != NULL && pointer != NULL &&
+        awqpack_read_ints(shape, "numpy", sizes, &ndim) > 0 && awqpack_read_ints(stride, "numpy", strides, &count) > 0) {
+        *view = (awq_view){PyLong_AsVoidPtr(pointer), sizes, strides, ndim, awq_payload_dtype(layout), ""};
+        status = PyErr_Occurred() ? -1 : 0;
+    }
+    Py_XDECREF(shape);
+    Py_XDECREF(stride);
+    Py_XDECREF(pointer);
+    return status;
+}
+
+/* The codes of a payload in CPU memory, written by the kernel straight into a new array. */
+static PyObject *host_array(const packed_fields *fields)
+{
+    int64_t sizes[AWQ_MAX_DIMS], strides[AWQ_MAX_DIMS], order[AWQ_MAX_DIMS];
+    awq_view view;
+    const int is_contiguous = fields->order == Py_None;
+    const awq_layout layout = fields->packing == awqpack.packing_v2 ? AWQ_LAYOUT_V2
+                              : fields->reorder == Py_True         ? AWQ_LAYOUT_V1_REORDER
+                                                                   : AWQ_LAYOUT_V1;
+    if (read_view(fields->payload, layout, sizes, strides, &view) < 0 ||
+        (!is_contiguous && awqpack_read_order(fields->order, order) < 0)) {
+        return NULL;
+    }
+    return awqpack_unpack_to_array(&view, layout, is_contiguous ? NULL : order);
+}
+
+static int is_on_cpu(PyObject *payload)
+{
+    PyObject *answer = PyObject_GetAttrString(payload, "is_cpu");
+    const int result = answer == NULL ? -1 : PyObject_IsTrue(answer);
+    Py_XDECREF(answer);
+    return result;
+}
+
+static PyObject *packed_numpy(PyObject *self, PyObject *args, PyObject *kwargs)
+{
+    static char *keywords[] = {"force", NULL};
+    int force = 0;
+    packed_fields fields;
+    PyObject *array = NULL;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|$p:numpy", keywords, &force) || packed_fields_get(self, &fields) < 0) {
+        return NULL;
+    }
+    const int is_plain = Py_TYPE(fields.payload) == (PyTypeObject *)awqpack.tensor_type;
+    const int is_host = is_on_cpu(fields.payload);
+    if (is_host > 0 && is_plain) {
+        array = host_array(&fields);
+    } else if (is_host >= 0) {
+        PyObject *codes = packed_unpack_fields(&fields);
+        PyObject *host = codes == NULL ? NULL : PyObject_CallMethodObjArgs(codes, awqpack.names.cpu, NULL);
+        array = host == NULL ? NULL : PyObject_CallMethodObjArgs(host, awqpack.names.numpy, NULL);
+        Py_XDECREF(codes);
+        Py_XDECREF(host);
+    }
+    packed_fields_clear(&fields);
+    return array;
+}
+
+/* payload.to(device), or a copy in pinned memory. */
+static PyObject *move_payload(PyObject *payload, PyObject *device, int pin_memory, PyObject *non_blocking)
+{
+    PyObject *result = NULL, *args = NULL, *kwargs = NULL, *torch = NULL, *empty = NULL;
+    if (!pin_memory) {
+        args = PyTuple_Pack(1, device);
+        kwargs = Py_BuildValue("{sO}", "non_blocking", non_blocking);
+        PyObject *to = kwargs == NULL ? NULL : PyObject_GetAttr(payload, awqpack.names.to);
+        result = to == NULL || args == NULL ? NULL : PyObject_Call(to, args, kwargs);
+        Py_XDECREF(to);
+        goto done;
+    }
+    torch = PyImport_ImportModule("torch");
+    empty = torch == NULL ? NULL : PyObject_GetAttrString(torch, "empty_like");
+    args = empty == NULL ? NULL : PyTuple_Pack(1, payload);
+    kwargs = args == NULL ? NULL : Py_BuildValue("{sOsO}", "device", device, "pin_memory", Py_True);
+    result = kwargs == NULL ? NULL : PyObject_Call(empty, args, kwargs);
+    PyObject *copied = result == NULL ? NULL : PyObject_CallMethodObjArgs(result, awqpack.names.copy_, payload, non_blocking, NULL);
+    if (copied == NULL) {
+        Py_CLEAR(result);
+    }
+    Py_XDECREF(copied);
+done:
+    Py_XDECREF(args);
+    Py_XDECREF(kwargs);
+    Py_XDECREF(torch);
+    Py_XDECREF(empty);
+    return result;
+}
+
+static PyObject *packed_offload(PyObject *self, PyObject *args, PyObject *kwargs)
+{
+    static char *keywords[] = {"device", "pin_memory", "non_blocking", NULL};
+    PyObject *device = NULL, *non_blocking = Py_False, *result = NULL;
+    int pin_memory = 0;
+    packed_fields fields;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|O$pO!:offload", keywords, &device, &pin_memory, &PyBool_Type,
+                                     &non_blocking) ||
+        packed_fields_get(self, &fields) < 0) {
+        return NULL;
+    }
+    PyObject *target = device == NULL ? PyUnicode_FromString("cpu") : device;
+    if (device != NULL) {
+        Py_INCREF(target);
+    }
+    PyObject *payload = target == NULL ? NULL : move_payload(fields.payload, target, pin_memory, non_blocking);
+    if (payload == fields.payload) {
+        Py_INCREF(self);
+        result = self;
+    } else if (payload != NULL) {
+        result = packed_like(self, &fields, payload);
+    }
+    Py_XDECREF(target);
+    Py_XDECREF(payload);
+    packed_fields_clear(&fields);
+    return result;
+}
+
+/* Attributes that users or torch (_is_param) put on `self`, deep-copied when there is a memo; our own fields are not theirs. */
+static int copy_attributes(PyObject *self, PyObject *result, PyObject *memo)
+{
+    PyObject *own[] = {awqpack.names._data, awqpack.names._packing, awqpack.names._reorder, awqpack.names._order};
+    int status = -1;
+    PyObject *attributes = PyObject_GetAttrString(self, "__dict__");
+    PyObject *extra = attributes == NULL ? NULL : PyDict_Copy(attributes);
+    PyObject *target = extra == NULL ? NULL : PyObject_GetAttrString(result, "__dict__");
+    if (target == NULL) {
+        goto done;
+    }
+    for (size_t i = 0; i < sizeof own / sizeof own[0]; i++) {
+        if (PyDict_DelItem(extra, own[i]) < 0) {
+            goto done;
+        }
+    }
+    if (memo != NULL && PyDict_Size(extra) > 0) {
+        PyObject *copy = PyImport_ImportModule("copy");
+        PyObject *deep = copy == NULL ? NULL : PyObject_CallMethod(copy, "deepcopy", "OO", extra, memo);
+        Py_XDECREF(copy);
+        Py_DECREF(extra);
+        extra = deep;
+    }
+    status = extra == NULL ? -1 : PyDict_Update(target, extra);
+done:
+    Py_XDECREF(attributes);
+    Py_XDECREF(extra);
+    Py_XDECREF(target);
+    return status;
+}
+
+static PyObject *copy_packed(PyObject *self, PyObject *memo)
+{
+    packed_fields fields;
+    if (packed_fields_get(self, &fields) < 0) {
+        return NULL;
+    }
+    PyObject *payload = PyObject_CallMethodObjArgs(fields.payload, awqpack.names.clone, NULL);
+    PyObject *result = payload == NULL ? NULL : packed_like(self, &fields, payload);
+    if (result != NULL && copy_attributes(self, result, memo) < 0) {
+        Py_CLEAR(result);
+    }
+    Py_XDECREF(payload);
+    packed_fields_clear(&fields);
+    return result;
+}
+
+static PyObject *packed_copy(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    return copy_packed(self, NULL);
+}
+
+static PyObject *packed_deepcopy(PyObject *self, PyObject *memo)
+{
+    PyObject *key = PyLong_FromVoidPtr(self);
+    if (key == NULL) {
+        return NULL;
+    }
+    PyObject *result = PyObject_GetItem(memo, key);
+    if (result == NULL && PyErr_ExceptionMatches(PyExc_KeyError)) {
+        PyErr_Clear();
+        result = copy_packed(self, memo);
+        if (result != NULL && PyObject_SetItem(memo, key, result) < 0) {
+            Py_CLEAR(result);
+        }
+    }
+    Py_DECREF(key);
+    return result;
+}
+
+static PyObject *packed_reduce_ex(PyObject *self, PyObject *Py_UNUSED(protocol))
+{
+    packed_fields fields;
+    PyObject *size = NULL, *stride = NULL, *result = NULL;
+    if (packed_fields_get(self, &fields) < 0) {
+        return NULL;
+    }
+    PyObject *shape = PyObject_GetAttr(self, awqpack.names.shape);
+    size = shape == NULL ? NULL : PySequence_Tuple(shape);
+    Py_XDECREF(shape);
+    stride = size == NULL ? NULL : PyObject_CallMethodObjArgs(self, awqpack.names.stride, NULL);
+    PyObject *is_param = stride == NULL ? NULL : PyObject_GetAttr(self, awqpack.names._is_param);
+    if (is_param == NULL && stride != NULL) {
+        PyErr_Clear();
+    }
+    if (stride != NULL) {
+        /* size is a torch.Size at heart: a plain tuple loads with weights_only=True. */
+        PyObject *plain = PySequence_List(size);
+        PyObject *sizes = plain == NULL ? NULL : PyList_AsTuple(plain);
+        result = sizes == NULL ? NULL
+                               : Py_BuildValue("O(OOOOOO)", awqpack.rebuild, fields.payload,
+                                               awqpack_packing_number(fields.packing), fields.reorder, sizes, stride,
+                                               is_param == Py_True ? Py_True : Py_False);
+        Py_XDECREF(plain);
+        Py_XDECREF(sizes);
+    }
+    Py_XDECREF(is_param);
+    Py_XDECREF(size);
+    Py_XDECREF(stride);
+    packed_fields_clear(&fields);
+    return result;
+}
+
+/* Indexing returns a plain copy, so an assignment must go through the codes and back into the payload. */
+static PyObject *packed_setitem(PyObject *self, PyObject *args)
+{
+    PyObject *key, *value, *copied = NULL;
+    if (!PyArg_ParseTuple(args, "OO:__setitem__", &key, &value)) {
+        return NULL;
+    }
+    PyObject *codes = packed_unpack(self, NULL);
+    if (codes != NULL && PyObject_SetItem(codes, key, value) == 0) {
+        copied = PyObject_CallMethodObjArgs(self, awqpack.names.copy_, codes, NULL);
+    }
+    Py_XDECREF(codes);
+    if (copied == NULL) {
+        return NULL;
+    }
+    Py_DECREF(copied);
+    Py_RETURN_NONE;
+}
+
+static PyObject *packed_tolist(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    PyObject *codes = packed_unpack(self, NULL);
+    PyObject *list = codes == NULL ? NULL : PyObject_CallMethod(codes, "tolist", NULL);
+    Py_XDECREF(codes);
+    return list;
+}
+
+#define KEYWORDS(function) (PyCFunction)(void (*)(void))(function), METH_VARARGS | METH_KEYWORDS
+
+PyMethodDef packed_methods[] = {
+    {"unpack", packed_unpack, METH_NOARGS,
+     "unpack($self)\n--\n\nThe codes as a plain uint8 tensor with the recorded size and stride, on the payload's device."},
+    {"numpy", KEYWORDS(packed_numpy),
+     "numpy($self, *, force=False)\n--\n\nThe codes as a new uint8 array, from any device."},
+    {"offload", KEYWORDS(packed_offload),
+     "offload($self, device='cpu', *, pin_memory=False, non_blocking=False)\n--\n\n"
+     "Still packed, with the payload on `device`: how a packed weight rests in host memory."},
+    {"tolist", packed_tolist, METH_NOARGS, "tolist($self)\n--\n\nThe codes as nested lists of ints."},
+    {"__deepcopy__", packed_deepcopy, METH_O, NULL},
+    {"__copy__", packed_copy, METH_NOARGS, NULL},
+    {"__reduce_ex__", packed_reduce_ex, METH_O, NULL},
+    {"__setitem__", packed_setitem, METH_VARARGS, NULL},
+    {"__repr__", KEYWORDS(packed_repr), NULL},
+    {NULL, NULL, 0, NULL},
+};

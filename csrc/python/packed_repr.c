@@ -1,0 +1,90 @@
+/* repr: shape, packing, reorder, device and the first codes, without touching values that are not there. */
+#include "awqpackmodule.h"
+
+enum { SHOWN_CODES = 8 };
+
+/* A real payload with no tracing or fake mode active; torch <= 2.11 calls repr() while compiling. */
+static int has_readable_values(PyObject *payload)
+{
+    if (Py_TYPE(payload) != (PyTypeObject *)awqpack.tensor_type) {
+        return 0;
+    }
+    PyObject *is_meta = PyObject_GetAttrString(payload, "is_meta");
+    PyObject *depth = is_meta == NULL ? NULL : PyObject_CallFunctionObjArgs(awqpack.dispatch_depth, NULL);
+    const int readable = depth != NULL && is_meta == Py_False && PyObject_IsTrue(depth) == 0;
+    Py_XDECREF(is_meta);
+    Py_XDECREF(depth);
+    return readable;
+}
+
+/* "0, 1, 2, ..." of the first row, or NULL: a repr shows what it can and never raises for want of values. */
+static PyObject *first_codes(const packed_fields *fields)
+{
+    PyObject *corner = NULL, *codes = NULL, *list = NULL, *shown = NULL, *text = NULL, *result = NULL;
+    PyObject *flat = PyObject_CallMethod(fields->payload, "flatten", "ii", 0, -2);
+    if (flat == NULL) {
+        goto done;
+    }
+    /* One V1 word, or the one block of a quad of rows that V2 needs. */
+    const int items = fields->packing == awqpack.packing_v2 ? AWQ_BLOCK_CODES : 1;
+    PyObject *rows = PyObject_CallMethod(flat, "narrow", "iii", 0, 0, 1);
+    corner = rows == NULL ? NULL : PyObject_CallMethod(rows, "narrow", "iii", 1, 0, items);
+    Py_XDECREF(rows);
+    if (corner == NULL) {
+        goto done;
+    }
+    codes = PyObject_CallFunctionObjArgs(awqpack.op_unpack, corner, awqpack_packing_number(fields->packing),
+                                         fields->reorder, NULL);
+    PyObject *row = codes == NULL ? NULL : PyObject_CallMethod(codes, "select", "ii", 0, 0);
+    list = row == NULL ? NULL : PyObject_CallMethod(row, "tolist", NULL);
+    Py_XDECREF(row);
+    shown = list == NULL ? NULL : PyList_GetSlice(list, 0, SHOWN_CODES);
+    text = shown == NULL ? NULL : PyObject_Repr(shown);
+    result = text == NULL ? NULL : PyUnicode_Substring(text, 1, PyUnicode_GetLength(text) - 1);
+done:
+    Py_XDECREF(flat);
+    Py_XDECREF(corner);
+    Py_XDECREF(codes);
+    Py_XDECREF(list);
+    Py_XDECREF(shown);
+    Py_XDECREF(text);
+    if (result == NULL) {
+        PyErr_Clear();
+    }
+    return result;
+}
+
+PyObject *packed_repr(PyObject *self, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwargs))
+{
+    packed_fields fields;
+    PyObject *shape = NULL, *dims = NULL, *device = NULL, *name = NULL, *codes = NULL, *result = NULL;
+    if (packed_fields_get(self, &fields) < 0) {
+        return NULL;
+    }
+    shape = PyObject_GetAttr(self, awqpack.names.shape);
+    dims = shape == NULL ? NULL : PySequence_Tuple(shape);
+    device = dims == NULL ? NULL : PyObject_GetAttr(self, awqpack.names.device);
+    name = device == NULL ? NULL : PyObject_GetAttr(fields.packing, awqpack.names.name);
+    if (name == NULL) {
+        goto done;
+    }
+    codes = has_readable_values(fields.payload) ? first_codes(&fields) : NULL;
+    if (PyErr_Occurred()) {
+        PyErr_Clear();
+    }
+    if (codes == NULL) {
+        result = PyUnicode_FromFormat("AWQPackedTensor(shape=%R, packing=%U, reorder=%R, device='%S')", dims, name,
+                                      fields.reorder, device);
+    } else {
+        result = PyUnicode_FromFormat("AWQPackedTensor(shape=%R, packing=%U, reorder=%R, device='%S', codes=[%U, ...])",
+                                      dims, name, fields.reorder, device, codes);
+    }
+done:
+    packed_fields_clear(&fields);
+    Py_XDECREF(shape);
+    Py_XDECREF(dims);
+    Py_XDECREF(device);
+    Py_XDECREF(name);
+    Py_XDECREF(codes);
+    return result;
+}

@@ -1,0 +1,372 @@
+/* AWQPackedTensor: the class, its construction, and what tracing and copying take apart and put together again. */
+#include "awqpackmodule.h"
+
+PyObject *packed_new(PyObject *cls, PyObject *size, PyObject *stride, const packed_fields *fields)
+{
+    PyObject *device = NULL, *args = NULL, *kwargs = NULL, *self = NULL;
+    device = PyObject_GetAttr(fields->payload, awqpack.names.device);
+    if (device == NULL) {
+        goto done;
+    }
+    args = PyTuple_Pack(2, cls, size);
+    kwargs = PyDict_New();
+    if (args == NULL || kwargs == NULL || PyDict_SetItem(kwargs, awqpack.names.strides, stride) < 0 ||
+        PyDict_SetItem(kwargs, awqpack.names.dtype, awqpack.uint8) < 0 ||
+        PyDict_SetItem(kwargs, awqpack.names.device, device) < 0) {
+        goto done;
+    }
+    self = PyObject_Call(awqpack.make_wrapper, args, kwargs);
+    if (self == NULL) {
+        goto done;
+    }
+    if (PyObject_SetAttr(self, awqpack.names._data, fields->payload) < 0 ||
+        PyObject_SetAttr(self, awqpack.names._packing, fields->packing) < 0 ||
+        PyObject_SetAttr(self, awqpack.names._reorder, fields->reorder) < 0 ||
+        PyObject_SetAttr(self, awqpack.names._order, fields->order) < 0) {
+        Py_CLEAR(self);
+    }
+done:
+    Py_XDECREF(device);
+    Py_XDECREF(args);
+    Py_XDECREF(kwargs);
+    return self;
+}
+
+PyObject *packed_like(PyObject *self, const packed_fields *fields, PyObject *payload)
+{
+    PyObject *result = NULL;
+    PyObject *size = PyObject_GetAttr(self, awqpack.names.shape);
+    PyObject *stride = size == NULL ? NULL : PyObject_CallMethodObjArgs(self, awqpack.names.stride, NULL);
+    if (stride != NULL) {
+        const packed_fields moved = {payload, fields->packing, fields->reorder, fields->order};
+        result = packed_new((PyObject *)Py_TYPE(self), size, stride, &moved);
+    }
+    Py_XDECREF(size);
+    Py_XDECREF(stride);
+    return result;
+}
+
+/* True when data.dtype is the packing's and data is strided; an exception otherwise. */
+static int check_payload_kind(PyObject *data, PyObject *packing)
+{
+    if (!PyObject_TypeCheck(data, (PyTypeObject *)awqpack.tensor_type)) {
+        PyErr_Format(PyExc_TypeError, "AWQPackedTensor expects its payload as a torch.Tensor; got %R",
+                     (PyObject *)Py_TYPE(data));
+        return 0;
+    }
+    PyObject *dtype = PyObject_GetAttr(data, awqpack.names.dtype);
+    PyObject *layout = dtype == NULL ? NULL : PyObject_GetAttr(data, awqpack.names.layout);
+    int ok = layout != NULL;
+    PyObject *expected = packing == awqpack.packing_v2 ? awqpack.int16 : awqpack.int32;
+    if (ok && layout != awqpack.strided) {
+        PyErr_Format(PyExc_ValueError, "AWQPackedTensor expects a dense payload; got layout %R", layout);
+        ok = 0;
+    } else if (ok && dtype != expected) {
+        PyErr_Format(PyExc_ValueError, "AWQPackedTensor of %S expects a payload of dtype %S; got %S", packing, expected,
+                     dtype);
+        ok = 0;
+    }
+    Py_XDECREF(dtype);
+    Py_XDECREF(layout);
+    return ok;
+}
+
+/* Checks sizes and strides against the payload; on success *order and *dense are new references. Symbolic sizes, which
+   tracing brings, come from a tensor that was checked when it was made: they are kept as they are. */
+static int read_geometry(PyObject *data, PyObject *packing, PyObject *size, PyObject *stride, PyObject **order,
+                         PyObject **dense)
+{
+    int64_t sizes[AWQ_MAX_DIMS], strides[AWQ_MAX_DIMS], payload_sizes[AWQ_MAX_DIMS], expected[AWQ_MAX_DIMS];
+    Py_ssize_t ndim, stride_count, payload_ndim;
+    awq_error error;
+    PyObject *shape = PyObject_GetAttr(data, awqpack.names.shape);
+    if (shape == NULL) {
+        return -1;
+    }
+    const int is_plain_payload = awqpack_read_ints(shape, "payload", payload_sizes, &payload_ndim);
+    Py_DECREF(shape);
+    const int is_plain_size = is_plain_payload < 0 ? -1 : awqpack_read_ints(size, "size", sizes, &ndim);
+    const int is_plain_stride = is_plain_size < 0 ? -1 : awqpack_read_ints(stride, "stride", strides, &stride_count);
+    if (is_plain_stride < 0) {
+        return -1;
+    }
+    if (!is_plain_payload || !is_plain_size || !is_plain_stride) {
+        Py_INCREF(Py_None);
+        *order = Py_None;
+        Py_INCREF(stride);
+        *dense = stride;
+        return 0;
+    }
+    const awq_layout layout = packing == awqpack.packing_v2 ? AWQ_LAYOUT_V2 : AWQ_LAYOUT_V1;
+    const awq_view payload = {NULL, payload_sizes, NULL, payload_ndim, awq_payload_dtype(layout), ""};
+    if (!awq_check_payload(&payload, layout, expected, &error)) {
+        awqpack_raise(&error);
+        return -1;
+    }
+    int is_same = ndim == payload_ndim;
+    for (Py_ssize_t d = 0; is_same && d < ndim; d++) {
+        is_same = sizes[d] == expected[d];
+    }
+    if (!is_same) {
+        char shape_text[160], payload_text[160];
+        awq_format_shape(expected, payload_ndim, shape_text, sizeof shape_text);
+        awq_format_shape(payload_sizes, payload_ndim, payload_text, sizeof payload_text);
+        PyErr_Format(PyExc_ValueError, "AWQPackedTensor expects size %s for a %S payload of shape %s; got %R", shape_text,
+                     packing, payload_text, size);
+        return -1;
+    }
+    *order = stride_count == ndim ? awqpack_stride_order(sizes, strides, ndim) : NULL;
+    if (*order == NULL) {
+        if (!PyErr_Occurred()) {
+            PyErr_Format(PyExc_ValueError,
+                         "AWQPackedTensor expects the strides of a dense tensor of size %R, in any dimension order; got %R",
+                         size, stride);
+        }
+        return -1;
+    }
+    *dense = awqpack_dense_strides(sizes, ndim, *order);
+    if (*dense == NULL) {
+        Py_CLEAR(*order);
+        return -1;
+    }
+    return 0;
+}
+
+static PyObject *packed_construct(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
+{
+    static char *keywords[] = {"", "data", "packing", "reorder", "size", "stride", "requires_grad", NULL};
+    PyObject *cls, *data, *packing, *reorder, *size, *stride, *order = NULL, *dense = NULL, *self = NULL;
+    int requires_grad = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOOO!OO|p:AWQPackedTensor", keywords, &cls, &data, &packing,
+                                     &PyBool_Type, &reorder, &size, &stride, &requires_grad)) {
+        return NULL;
+    }
+    if (!awqpack_check_packing(packing) || !check_payload_kind(data, packing)) {
+        return NULL;
+    }
+    if (requires_grad) {
+        PyErr_SetString(PyExc_ValueError,
+                        "AWQPackedTensor expects requires_grad=False; uint8 codes carry no gradient, got True");
+        return NULL;
+    }
+    if (read_geometry(data, packing, size, stride, &order, &dense) < 0) {
+        return NULL;
+    }
+    const packed_fields fields = {data, packing, reorder, order};
+    self = packed_new(cls, size, dense, &fields);
+    Py_DECREF(order);
+    Py_DECREF(dense);
+    return self;
+}
+
+/* Stride order as text: metadata of plain ints, bools and strings compares and serializes everywhere. */
+static PyObject *order_to_text(PyObject *order)
+{
+    if (order == Py_None) {
+        return PyUnicode_FromString("");
+    }
+    PyObject *text = PyUnicode_FromFormat("%R", order);
+    PyObject *stripped = text == NULL ? NULL : PyObject_CallMethod(text, "strip", "s", "()");
+    Py_XDECREF(text);
+    return stripped;
+}
+
+static PyObject *order_from_text(PyObject *text)
+{
+    PyObject *order = NULL, *result = NULL;
+    PyObject *parts = PyObject_CallMethod(text, "split", "s", ",");
+    const Py_ssize_t count = parts == NULL ? -1 : PyList_Size(parts);
+    if (count < 0) {
+        goto done;
+    }
+    if (PyUnicode_GetLength(text) == 0) {
+        Py_INCREF(Py_None);
+        result = Py_None;
+        goto done;
+    }
+    order = PyTuple_New(count);
+    if (order == NULL) {
+        goto done;
+    }
+    for (Py_ssize_t i = 0; i < count; i++) {
+        PyObject *index = PyNumber_Long(PyList_GetItem(parts, i));
+        if (index == NULL || PyTuple_SetItem(order, i, index) < 0) {
+            goto done;
+        }
+    }
+    result = order;
+    order = NULL;
+done:
+    Py_XDECREF(order);
+    Py_XDECREF(parts);
+    return result;
+}
+
+static PyObject *packed_flatten(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    packed_fields fields;
+    PyObject *result = NULL;
+    if (packed_fields_get(self, &fields) < 0) {
+        return NULL;
+    }
+    PyObject *order = order_to_text(fields.order);
+    if (order != NULL) {
+        result = Py_BuildValue("([s]{sOsOsO})", "_data", "packing", awqpack_packing_number(fields.packing), "reorder",
+                               fields.reorder, "stride_order", order);
+    }
+    Py_XDECREF(order);
+    packed_fields_clear(&fields);
+    return result;
+}
+
+static PyObject *packed_unflatten(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
+{
+    static char *keywords[] = {"inner_tensors", "metadata", "outer_size", "outer_stride", NULL};
+    PyObject *inner, *metadata, *size, *stride, *result = NULL;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!O!OO:__tensor_unflatten__", keywords, &PyDict_Type, &inner,
+                                     &PyDict_Type, &metadata, &size, &stride)) {
+        return NULL;
+    }
+    PyObject *payload = PyDict_GetItemString(inner, "_data");
+    PyObject *packing = PyDict_GetItemString(metadata, "packing");
+    PyObject *reorder = PyDict_GetItemString(metadata, "reorder");
+    PyObject *text = PyDict_GetItemString(metadata, "stride_order");
+    if (payload == NULL || packing == NULL || reorder == NULL || text == NULL || !PyUnicode_Check(text)) {
+        return PyErr_Format(PyExc_ValueError,
+                            "__tensor_unflatten__ expects _data, packing, reorder and stride_order; got %R and %R",
+                            inner, metadata);
+    }
+    const long number = PyLong_AsLong(packing);
+    if (number != 1 && number != 2) {
+        return PyErr_Occurred() ? NULL
+                                : PyErr_Format(PyExc_ValueError, "packing expects 1 (V1) or 2 (V2); got %ld", number);
+    }
+    PyObject *member = number == 2 ? awqpack.packing_v2 : awqpack.packing_v1;
+    PyObject *order = order_from_text(text);
+    if (order != NULL) {
+        const packed_fields fields = {payload, member, reorder, order};
+        result = packed_new(awqpack.packed_type, size, stride, &fields);
+    }
+    Py_XDECREF(order);
+    return result;
+}
+
+static PyObject *get_payload(PyObject *self, void *Py_UNUSED(closure))
+{
+    return PyObject_GetAttr(self, awqpack.names._data);
+}
+
+static PyObject *get_packing(PyObject *self, void *Py_UNUSED(closure))
+{
+    return PyObject_GetAttr(self, awqpack.names._packing);
+}
+
+static PyObject *get_reorder(PyObject *self, void *Py_UNUSED(closure))
+{
+    return PyObject_GetAttr(self, awqpack.names._reorder);
+}
+
+static PyGetSetDef packed_getters[] = {
+    {"payload", get_payload, NULL, "The int32 (V1) or int16 (V2) tensor that AWQ kernels read.", NULL},
+    {"packing", get_packing, NULL, "AWQPacking.V1 or AWQPacking.V2.", NULL},
+    {"reorder", get_reorder, NULL, "Whether V1 words hold their columns in AutoAWQ's gemm order.", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyMethodDef flatten_method = {"__tensor_flatten__", packed_flatten, METH_NOARGS,
+                                     "Names of the inner tensors, and the metadata that rebuilds the rest."};
+static PyMethodDef construct_function = {"__new__", (PyCFunction)(void (*)(void))packed_construct,
+                                         METH_VARARGS | METH_KEYWORDS, NULL};
+static PyMethodDef unflatten_function = {"__tensor_unflatten__", (PyCFunction)(void (*)(void))packed_unflatten,
+                                         METH_VARARGS | METH_KEYWORDS, "The inverse of __tensor_flatten__."};
+static PyMethodDef pack_function = {"pack", (PyCFunction)(void (*)(void))packed_pack, METH_VARARGS | METH_KEYWORDS,
+                                    "pack(t, packing=AWQPacking.V1, reorder=False, *, validate=True)\n--\n\n"
+                                    "A packed tensor of the uint8 codes t, on t's device."};
+static PyMethodDef dispatch_function = {"__torch_dispatch__", (PyCFunction)(void (*)(void))packed_torch_dispatch,
+                                        METH_VARARGS | METH_KEYWORDS, NULL};
+
+/* Puts decorator(function) into the namespace, decorator being staticmethod or classmethod. */
+static int add_wrapped(PyObject *namespace, const char *decorator, PyMethodDef *function)
+{
+    int status = -1;
+    PyObject *builtins = PyImport_ImportModule("builtins");
+    PyObject *wrapper = builtins == NULL ? NULL : PyObject_GetAttrString(builtins, decorator);
+    PyObject *callable = wrapper == NULL ? NULL : PyCFunction_New(function, NULL);
+    PyObject *wrapped = callable == NULL ? NULL : PyObject_CallFunctionObjArgs(wrapper, callable, NULL);
+    if (wrapped != NULL) {
+        status = PyDict_SetItemString(namespace, function->ml_name, wrapped);
+    }
+    Py_XDECREF(builtins);
+    Py_XDECREF(wrapper);
+    Py_XDECREF(callable);
+    Py_XDECREF(wrapped);
+    return status;
+}
+
+static int add_descriptor(PyObject *type, const char *name, PyObject *descriptor)
+{
+    const int status = descriptor == NULL ? -1 : PyObject_SetAttrString(type, name, descriptor);
+    Py_XDECREF(descriptor);
+    return status;
+}
+
+static PyObject *create_type(PyObject *doc)
+{
+    PyObject *type = NULL, *meta = (PyObject *)Py_TYPE(awqpack.tensor_type);
+    PyObject *c_module = PyImport_ImportModule("torch._C");
+    PyObject *no_function = c_module == NULL ? NULL : PyObject_GetAttrString(c_module, "_disabled_torch_function_impl");
+    PyObject *namespace = no_function == NULL ? NULL : Py_BuildValue("{sssOsO}", "__module__", "awqpack", "__doc__", doc,
+                                                                    "__torch_function__", no_function);
+    if (namespace != NULL && add_wrapped(namespace, "staticmethod", &construct_function) == 0 &&
+        add_wrapped(namespace, "staticmethod", &unflatten_function) == 0 &&
+        add_wrapped(namespace, "classmethod", &pack_function) == 0 &&
+        add_wrapped(namespace, "classmethod", &dispatch_function) == 0) {
+        type = PyObject_CallFunction(meta, "s(O)O", "AWQPackedTensor", awqpack.tensor_type, namespace);
+    }
+    Py_XDECREF(c_module);
+    Py_XDECREF(no_function);
+    Py_XDECREF(namespace);
+    return type;
+}
+
+PyObject *awqpack_create_class(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    PyObject *packing_type, *rebuild, *doc;
+    if (!PyArg_ParseTuple(args, "OOO:create_class", &packing_type, &rebuild, &doc)) {
+        return NULL;
+    }
+    if (awqpack.packed_type != NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "AWQPackedTensor was already created");
+        return NULL;
+    }
+    PyObject *v1 = PyObject_GetAttrString(packing_type, "V1");
+    PyObject *v2 = v1 == NULL ? NULL : PyObject_GetAttrString(packing_type, "V2");
+    PyObject *type = v2 == NULL ? NULL : create_type(doc);
+    if (type == NULL) {
+        Py_XDECREF(v1);
+        Py_XDECREF(v2);
+        return NULL;
+    }
+    int status = add_descriptor(type, flatten_method.ml_name, PyDescr_NewMethod((PyTypeObject *)type, &flatten_method));
+    for (PyMethodDef *method = packed_methods; status == 0 && method->ml_name != NULL; method++) {
+        status = add_descriptor(type, method->ml_name, PyDescr_NewMethod((PyTypeObject *)type, method));
+    }
+    for (PyGetSetDef *getter = packed_getters; status == 0 && getter->name != NULL; getter++) {
+        status = add_descriptor(type, getter->name, PyDescr_NewGetSet((PyTypeObject *)type, getter));
+    }
+    if (status < 0) {
+        Py_DECREF(v1);
+        Py_DECREF(v2);
+        Py_DECREF(type);
+        return NULL;
+    }
+    Py_INCREF(packing_type);
+    Py_INCREF(rebuild);
+    awqpack.packing_type = packing_type;
+    awqpack.packing_v1 = v1;
+    awqpack.packing_v2 = v2;
+    awqpack.rebuild = rebuild;
+    awqpack.packed_type = type;
+    Py_INCREF(type);
+    return type;
+}

@@ -1,0 +1,364 @@
+/* Ops that write into a packed tensor: run on unpacked codes, check them, then change every payload or none. */
+#include "awqpackmodule.h"
+
+/* Arguments while an op runs on stand-ins: codes of packed tensors, and copies of plain tensors that are written too. */
+typedef struct stand_ins {
+    PyObject *memo;  /* id(tensor) -> stand-in */
+    PyObject *pairs; /* [(tensor, stand-in)] of the written ones */
+} stand_ins;
+
+static int is_tensor(PyObject *object)
+{
+    return PyObject_TypeCheck(object, (PyTypeObject *)awqpack.tensor_type);
+}
+
+/* 1 when `value` is or holds a packed tensor. */
+static int holds_packed(PyObject *value)
+{
+    const int is_tuple = PyTuple_CheckExact(value);
+    if (!is_tuple && !PyList_CheckExact(value)) {
+        return awqpack_is_packed(value);
+    }
+    const Py_ssize_t count = is_tuple ? PyTuple_Size(value) : PyList_Size(value);
+    for (Py_ssize_t i = 0; i < count; i++) {
+        if (holds_packed(is_tuple ? PyTuple_GetItem(value, i) : PyList_GetItem(value, i))) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
+/* A new reference to what stands in for one tensor. */
+static PyObject *stand_in_for(stand_ins *state, PyObject *tensor, int is_written)
+{
+    const int is_packed = awqpack_is_packed(tensor);
+    if (!is_packed && !is_written) {
+        Py_INCREF(tensor);
+        return tensor;
+    }
+    PyObject *key = PyLong_FromVoidPtr(tensor);
+    PyObject *stand_in = key == NULL ? NULL : PyDict_GetItemWithError(state->memo, key);
+    Py_XINCREF(stand_in);
+    if (stand_in == NULL && key != NULL && !PyErr_Occurred()) {
+        stand_in = is_packed ? packed_unpack(tensor, NULL) : PyObject_CallMethodObjArgs(tensor, awqpack.names.clone, NULL);
+        if (stand_in != NULL && PyDict_SetItem(state->memo, key, stand_in) < 0) {
+            Py_CLEAR(stand_in);
+        }
+    }
+    Py_XDECREF(key);
+    if (stand_in != NULL && is_written) {
+        PyObject *pair = PyTuple_Pack(2, tensor, stand_in);
+        if (pair == NULL || PyList_Append(state->pairs, pair) < 0) {
+            Py_CLEAR(stand_in);
+        }
+        Py_XDECREF(pair);
+    }
+    return stand_in;
+}
+
+static PyObject *substitute(stand_ins *state, PyObject *value, int is_written)
+{
+    if (is_tensor(value)) {
+        return stand_in_for(state, value, is_written);
+    }
+    const int is_tuple = PyTuple_CheckExact(value);
+    if (!is_tuple && !PyList_CheckExact(value)) {
+        Py_INCREF(value);
+        return value;
+    }
+    const Py_ssize_t count = is_tuple ? PyTuple_Size(value) : PyList_Size(value);
+    PyObject *list = PyList_New(count);
+    for (Py_ssize_t i = 0; list != NULL && i < count; i++) {
+        PyObject *item = substitute(state, is_tuple ? PyTuple_GetItem(value, i) : PyList_GetItem(value, i), is_written);
+        if (item == NULL || PyList_SetItem(list, i, item) < 0) {
+            Py_CLEAR(list);
+        }
+    }
+    if (list == NULL || !is_tuple) {
+        return list;
+    }
+    PyObject *tuple = PyList_AsTuple(list);
+    Py_DECREF(list);
+    return tuple;
+}
+
+/* The argument an entry of the plan speaks of: borrowed, NULL when it was not given. */
+static PyObject *argument_of(PyObject *entry, PyObject *args, PyObject *kwargs)
+{
+    const Py_ssize_t position = PyLong_AsSsize_t(PyTuple_GetItem(entry, 0));
+    if (position < PyTuple_Size(args)) {
+        return PyTuple_GetItem(args, position);
+    }
+    return kwargs == NULL ? NULL : PyDict_GetItem(kwargs, PyTuple_GetItem(entry, 1));
+}
+
+static int is_written_argument(PyObject *written, Py_ssize_t position, PyObject *name)
+{
+    for (Py_ssize_t w = 0; w < PyList_Size(written); w++) {
+        PyObject *entry = PyList_GetItem(written, w);
+        if (name == NULL ? PyLong_AsSsize_t(PyTuple_GetItem(entry, 0)) == position
+                         : PyObject_RichCompareBool(PyTuple_GetItem(entry, 1), name, Py_EQ) == 1) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
+/* Calls func on stand-ins for every packed and every written tensor. */
+static PyObject *run_on_stand_ins(PyObject *func, PyObject *written, PyObject *args, PyObject *kwargs, stand_ins *state)
+{
+    PyObject *result = NULL, *key, *value;
+    Py_ssize_t position = 0;
+    const Py_ssize_t count = PyTuple_Size(args);
+    PyObject *plain_kwargs = PyDict_New();
+    PyObject *plain_args = plain_kwargs == NULL ? NULL : PyTuple_New(count);
+    if (plain_args == NULL) {
+        goto done;
+    }
+    for (Py_ssize_t i = 0; i < count; i++) {
+        PyObject *plain = substitute(state, PyTuple_GetItem(args, i), is_written_argument(written, i, NULL));
+        if (plain == NULL || PyTuple_SetItem(plain_args, i, plain) < 0) {
+            goto done;
+        }
+    }
+    while (kwargs != NULL && PyDict_Next(kwargs, &position, &key, &value)) {
+        PyObject *plain = substitute(state, value, is_written_argument(written, -1, key));
+        const int status = plain == NULL ? -1 : PyDict_SetItem(plain_kwargs, key, plain);
+        Py_XDECREF(plain);
+        if (status < 0) {
+            goto done;
+        }
+    }
+    result = PyObject_Call(func, plain_args, plain_kwargs);
+done:
+    Py_XDECREF(plain_args);
+    Py_XDECREF(plain_kwargs);
+    return result;
+}
+
+/* The payload that packed should have, from its codes after the op; refuses what its metadata cannot hold. */
+static PyObject *repack(PyObject *func, PyObject *packed, PyObject *codes)
+{
+    packed_fields fields;
+    PyObject *payload = NULL;
+    if (packed_fields_get(packed, &fields) < 0) {
+        return NULL;
+    }
+    PyObject *shape = PyObject_GetAttr(codes, awqpack.names.shape);
+    PyObject *expected = shape == NULL ? NULL : PyObject_GetAttr(packed, awqpack.names.shape);
+    const int is_same = expected == NULL ? -1 : PyObject_RichCompareBool(shape, expected, Py_EQ);
+    if (is_same == 0) {
+        PyErr_Format(PyExc_ValueError, "%S writes a result of shape %R into an AWQPackedTensor of shape %R", func, shape,
+                     expected);
+    } else if (is_same > 0) {
+        payload = PyObject_CallFunctionObjArgs(awqpack.op_pack, codes, awqpack_packing_number(fields.packing),
+                                               fields.reorder, Py_True, NULL);
+    }
+    Py_XDECREF(shape);
+    Py_XDECREF(expected);
+    packed_fields_clear(&fields);
+    return payload;
+}
+
+/* target.copy_(source), resizing a plain out= tensor first where the op resized its stand-in. */
+static int store(PyObject *target, PyObject *source)
+{
+    PyObject *shape = PyObject_GetAttr(source, awqpack.names.shape);
+    PyObject *old = shape == NULL ? NULL : PyObject_GetAttr(target, awqpack.names.shape);
+    const int is_same = old == NULL ? -1 : PyObject_RichCompareBool(shape, old, Py_EQ);
+    PyObject *resized = is_same == 0 ? PyObject_CallMethodObjArgs(target, awqpack.names.resize_, shape, NULL) : NULL;
+    PyObject *copied = is_same > 0 || resized != NULL
+                           ? PyObject_CallMethodObjArgs(target, awqpack.names.copy_, source, NULL)
+                           : NULL;
+    Py_XDECREF(shape);
+    Py_XDECREF(old);
+    Py_XDECREF(resized);
+    Py_XDECREF(copied);
+    return copied == NULL ? -1 : 0;
+}
+
+/* Packs every written stand-in first, and only when all are valid changes the tensors they stood for. */
+static int commit(PyObject *func, PyObject *pairs)
+{
+    int status = -1;
+    const Py_ssize_t count = PyList_Size(pairs);
+    PyObject *results = PyList_New(count);
+    for (Py_ssize_t i = 0; results != NULL && i < count; i++) {
+        PyObject *tensor = PyTuple_GetItem(PyList_GetItem(pairs, i), 0);
+        PyObject *result = PyTuple_GetItem(PyList_GetItem(pairs, i), 1);
+        if (awqpack_is_packed(tensor)) {
+            result = repack(func, tensor, result);
+        } else {
+            Py_INCREF(result);
+        }
+        if (result == NULL || PyList_SetItem(results, i, result) < 0) {
+            goto done;
+        }
+    }
+    for (Py_ssize_t i = 0; results != NULL && i < count; i++) {
+        PyObject *tensor = PyTuple_GetItem(PyList_GetItem(pairs, i), 0);
+        PyObject *target = awqpack_is_packed(tensor) ? PyObject_GetAttr(tensor, awqpack.names._data) : tensor;
+        const int stored = target == NULL ? -1 : store(target, PyList_GetItem(results, i));
+        if (target != tensor) {
+            Py_XDECREF(target);
+        }
+        if (stored < 0) {
+            goto done;
+        }
+    }
+    status = results == NULL ? -1 : 0;
+done:
+    Py_XDECREF(results);
+    return status;
+}
+
+/* The op's result with the tensors themselves where it returned their stand-ins. Steals `result`. */
+static PyObject *restore_results(PyObject *result, PyObject *plan, PyObject *args, PyObject *kwargs)
+{
+    PyObject *written = PyTuple_GetItem(plan, 0), *sources = PyTuple_GetItem(plan, 1);
+    const Py_ssize_t count = PyList_Size(sources);
+    const int is_tuple = count > 1 && PyTuple_CheckExact(result);
+    PyObject *restored = is_tuple ? PyTuple_New(count) : NULL;
+    if (is_tuple && restored == NULL) {
+        Py_DECREF(result);
+        return NULL;
+    }
+    for (Py_ssize_t i = 0; i < count; i++) {
+        const Py_ssize_t source = PyLong_AsSsize_t(PyList_GetItem(sources, i));
+        PyObject *item = source < 0 ? NULL : argument_of(PyList_GetItem(written, source), args, kwargs);
+        if (!is_tuple) {
+            if (item != NULL && count == 1) {
+                Py_INCREF(item);
+                Py_DECREF(result);
+                return item;
+            }
+            return result;
+        }
+        item = item == NULL ? PyTuple_GetItem(result, i) : item;
+        Py_INCREF(item);
+        PyTuple_SetItem(restored, i, item);
+    }
+    if (is_tuple) {
+        Py_DECREF(result);
+        return restored;
+    }
+    return result;
+}
+
+/* c10d ops return (tensors, Work) and go on in the background: the codes are there after wait(). */
+static int wait_for(PyObject *result)
+{
+    const Py_ssize_t count = PyTuple_CheckExact(result) ? PyTuple_Size(result) : 0;
+    PyObject *work = count > 0 ? PyTuple_GetItem(result, count - 1) : result;
+    if (!PyObject_HasAttrString(work, "wait")) {
+        return 0;
+    }
+    PyObject *done = PyObject_CallMethod(work, "wait", NULL);
+    Py_XDECREF(done);
+    return done == NULL ? -1 : 0;
+}
+
+/* The codes to store for copy_(source): a uint8 tensor of the shape and device of packed; a new reference. */
+static PyObject *codes_to_copy(PyObject *packed, PyObject *payload, PyObject *source)
+{
+    PyObject *codes = NULL, *moved = NULL, *expanded = NULL;
+    PyObject *shape = PyObject_GetAttr(packed, awqpack.names.shape);
+    PyObject *device = shape == NULL ? NULL : PyObject_GetAttr(payload, awqpack.names.device);
+    if (device != NULL) {
+        codes = awqpack_is_packed(source) ? packed_unpack(source, NULL) : (Py_INCREF(source), source);
+    }
+    moved = codes == NULL ? NULL : PyObject_CallMethodObjArgs(codes, awqpack.names.to, device, awqpack.uint8, NULL);
+    expanded = moved == NULL ? NULL : PyObject_CallMethod(moved, "expand", "O", shape);
+    Py_XDECREF(shape);
+    Py_XDECREF(device);
+    Py_XDECREF(codes);
+    Py_XDECREF(moved);
+    return expanded;
+}
+
+/* True when the source's payload can stand for the target's as it is. */
+static int has_same_payload_layout(PyObject *target, const packed_fields *fields, PyObject *source,
+                                   const packed_fields *other)
+{
+    if (fields->packing != other->packing || (fields->packing == awqpack.packing_v1 && fields->reorder != other->reorder)) {
+        return 0;
+    }
+    PyObject *shape = PyObject_GetAttr(target, awqpack.names.shape);
+    PyObject *source_shape = shape == NULL ? NULL : PyObject_GetAttr(source, awqpack.names.shape);
+    const int result = source_shape == NULL ? -1 : PyObject_RichCompareBool(shape, source_shape, Py_EQ);
+    Py_XDECREF(shape);
+    Py_XDECREF(source_shape);
+    return result;
+}
+
+/* copy_ itself is payload.copy_(...): AOTAutograd forbids a copy_ into the unpacked intermediate. */
+static PyObject *copy_into(PyObject *packed, PyObject *source)
+{
+    packed_fields fields, other = {NULL, NULL, NULL, NULL};
+    PyObject *payload = NULL, *copied = NULL;
+    if (packed_fields_get(packed, &fields) < 0) {
+        return NULL;
+    }
+    const int is_packed = awqpack_is_packed(source);
+    if (is_packed && packed_fields_get(source, &other) < 0) {
+        goto done;
+    }
+    const int is_same = is_packed ? has_same_payload_layout(packed, &fields, source, &other) : 0;
+    if (is_same > 0) {
+        payload = other.payload;
+        Py_INCREF(payload);
+    } else if (is_same == 0) {
+        PyObject *codes = codes_to_copy(packed, fields.payload, source);
+        payload = codes == NULL ? NULL
+                                : PyObject_CallFunctionObjArgs(awqpack.op_pack, codes,
+                                                               awqpack_packing_number(fields.packing), fields.reorder,
+                                                               Py_True, NULL);
+        Py_XDECREF(codes);
+    }
+    copied = payload == NULL ? NULL : PyObject_CallMethodObjArgs(fields.payload, awqpack.names.copy_, payload, NULL);
+done:
+    packed_fields_clear(&fields);
+    packed_fields_clear(&other);
+    Py_XDECREF(payload);
+    if (copied == NULL) {
+        return NULL;
+    }
+    Py_DECREF(copied);
+    Py_INCREF(packed);
+    return packed;
+}
+
+PyObject *packed_run_writing(PyObject *func, PyObject *plan, PyObject *args, PyObject *kwargs)
+{
+    PyObject *written = PyTuple_GetItem(plan, 0), *result = NULL;
+    int writes_packed = 0;
+    for (Py_ssize_t w = 0; w < PyList_Size(written); w++) {
+        PyObject *argument = argument_of(PyList_GetItem(written, w), args, kwargs);
+        writes_packed |= argument != NULL && holds_packed(argument);
+    }
+    if (!writes_packed) {
+        return packed_run_plain(func, args, kwargs);
+    }
+    if (PyLong_AsLong(PyTuple_GetItem(plan, 2))) {
+        return PyErr_Format(PyExc_RuntimeError,
+                            "%S would change the size, strides or storage of an AWQPackedTensor in place, which its payload "
+                            "cannot follow; work on p.unpack() and pack the result",
+                            func);
+    }
+    if (func == awqpack.aten_copy_ && PyTuple_Size(args) >= 2) {
+        return copy_into(PyTuple_GetItem(args, 0), PyTuple_GetItem(args, 1));
+    }
+    stand_ins state = {PyDict_New(), PyList_New(0)};
+    if (state.memo != NULL && state.pairs != NULL) {
+        result = run_on_stand_ins(func, written, args, kwargs, &state);
+    }
+    if (result != NULL && PyLong_AsLong(PyTuple_GetItem(plan, 3)) && wait_for(result) < 0) {
+        Py_CLEAR(result);
+    }
+    if (result != NULL && commit(func, state.pairs) < 0) {
+        Py_CLEAR(result);
+    }
+    Py_XDECREF(state.memo);
+    Py_XDECREF(state.pairs);
+    return result == NULL ? NULL : restore_results(result, plan, args, kwargs);
+}
