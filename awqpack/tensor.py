@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from . import _C
+from . import _C, _checks
 from .packing import AWQPacking
 
 _DOC = """A torch.Tensor of uint8 codes 0..15 that stores the payload AWQ kernels read.
@@ -40,6 +40,59 @@ def rebuild_packed_tensor(
     return tensor
 
 
+def _pack(
+    cls: type[torch.Tensor],
+    t: torch.Tensor,
+    packing: AWQPacking = AWQPacking.V1,
+    reorder: bool = False,
+    *,
+    validate: bool = True,
+) -> torch.Tensor:
+    """A packed tensor of the uint8 codes ``t``, on the device of ``t``.
+
+    Args:
+        t: uint8 codes 0..15, ``(..., out_features, in_features)``, of any strides. A dense tensor's stride order is
+            recorded, so that ``pack(w.t()).unpack()`` has the strides of ``w.t()``.
+        packing, reorder, validate: as in :func:`awqpack.pack`.
+
+    Raises:
+        ValueError: dtype or shape do not fit the packing, or a code is above 15 (the first one is named).
+        TypeError: an argument is of another type.
+    """
+    if torch.compiler.is_compiling():  # the same steps where Dynamo can see them: it cannot enter a C function
+        payload = torch.ops.awqpack.pack(t, packing.value, reorder, validate)
+        return cls(payload, packing, reorder, t.shape, _recorded_stride(t))
+    return _C.pack_tensor(cls, t, packing, reorder, validate)
+
+
+def _recorded_stride(t: torch.Tensor) -> tuple[int, ...]:
+    """Strides that a packed t records, for the two cases that tracing tells apart."""
+    if t.dim() == 2 and not t.is_contiguous() and t.t().is_contiguous():
+        return t.stride()
+    return _checks.ordered_strides(t.shape, None)
+
+
+def _stable_hash_for_caching(self: AWQPackedTensor) -> str:
+    """What distinguishes this tensor from others in AOTAutograd's cache: everything but its values."""
+    payload = self.payload
+    _, metadata = self.__tensor_flatten__()
+    return repr(
+        (
+            tuple(self.shape),
+            self.stride(),
+            metadata,
+            payload.dtype,
+            payload.device,
+            tuple(payload.shape),
+            payload.stride(),
+        )
+    )
+
+
 rebuild_packed_tensor.__module__ = "awqpack"
 
 AWQPackedTensor = _C.create_class(AWQPacking, rebuild_packed_tensor, _DOC)
+_pack.__name__ = "pack"
+_pack.__qualname__ = "AWQPackedTensor.pack"
+AWQPackedTensor.pack = classmethod(_pack)
+AWQPackedTensor._stable_hash_for_caching = _stable_hash_for_caching

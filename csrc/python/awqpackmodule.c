@@ -43,6 +43,8 @@ static PyMethodDef module_functions[] = {
      "pack_array(array, packing, reorder, validate, out, variant, /)\n--\n\nPacks a NumPy array; variant None is the active one."},
     {"unpack_array", awqpack_unpack_array, METH_VARARGS,
      "unpack_array(array, packing, reorder, out, variant, /)\n--\n\nUnpacks a NumPy array; variant None is the active one."},
+    {"pack_tensor", packed_pack, METH_VARARGS,
+     "pack_tensor(cls, t, packing, reorder, validate, /)\n--\n\nWhat AWQPackedTensor.pack calls."},
     {"variants", module_variants, METH_NOARGS, "variants()\n--\n\nNames of the kernels this CPU can run, slowest first."},
     {"build_info", module_build_info, METH_NOARGS, "build_info()\n--\n\nWhat the module was built with and what it uses."},
     {"create_class", awqpack_create_class, METH_VARARGS,

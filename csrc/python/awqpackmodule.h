@@ -11,9 +11,7 @@
 /* Names looked up on every call, interned once. */
 #define AWQPACK_NAMES(X) \
     X(_data)             \
-    X(_packing)          \
-    X(_reorder)          \
-    X(_order)            \
+    X(_meta)             \
     X(_is_param)         \
     X(_schema)           \
     X(alias_info)        \
@@ -96,17 +94,22 @@ PyObject *awqpack_unpack_array(PyObject *module, PyObject *args);
 /* New ndarray with the codes of a payload that lies in CPU memory; NULL order means contiguous. */
 PyObject *awqpack_unpack_to_array(const awq_view *payload, awq_layout layout, const int64_t *order);
 
-/* packed_fields.c: what a packed tensor records. The getters return new references. */
+/* packed_fields.c: what a packed tensor records: its payload, and a tuple that every copy shares. */
 typedef struct packed_fields {
-    PyObject *payload;
+    PyObject *payload; /* a strong reference, as is meta */
+    PyObject *meta;    /* (packing, reorder, order, size, stride); the fields below are borrowed from it */
     PyObject *packing; /* an AWQPacking */
     PyObject *reorder; /* a bool */
-    PyObject *order;   /* None, or the stride order as a tuple of ints, outermost first */
+    PyObject *order;   /* None when contiguous, else the stride order as a tuple of ints, outermost first */
+    PyObject *size;
+    PyObject *stride;
 } packed_fields;
 
 int awqpack_is_packed(PyObject *object);
 int packed_fields_get(PyObject *self, packed_fields *fields);
 void packed_fields_clear(packed_fields *fields);
+/* The tuple that a packed tensor records beside its payload: a new reference. */
+PyObject *packed_meta_new(PyObject *packing, PyObject *reorder, PyObject *order, PyObject *size, PyObject *stride);
 /* Packing as the ops number it: a borrowed int. */
 PyObject *awqpack_packing_number(PyObject *packing);
 /* False, with an exception, unless packing is an AWQPacking. */
@@ -120,23 +123,25 @@ int awqpack_read_order(PyObject *order, int64_t *values);
 /* Strides of sizes in that order, as a tuple. */
 PyObject *awqpack_dense_strides(const int64_t *sizes, Py_ssize_t ndim, PyObject *order);
 
+/* The order and strides to record for symbolic sizes: contiguous and transposed matrices keep theirs, all others become
+   contiguous. New references. */
+int awqpack_symbolic_strides(PyObject *size, PyObject *stride, PyObject **order, PyObject **dense);
+
 /* packed_tensor.c: builds the class; packed_new makes an instance without checks. */
 PyObject *awqpack_create_class(PyObject *module, PyObject *args);
-PyObject *packed_new(PyObject *cls, PyObject *size, PyObject *stride, const packed_fields *fields);
-/* A packed tensor like `self` around another payload. */
-PyObject *packed_like(PyObject *self, const packed_fields *fields, PyObject *payload);
+PyObject *packed_new(PyObject *cls, PyObject *payload, PyObject *meta);
 
 /* packed_methods.c */
 extern PyMethodDef packed_methods[];
 PyObject *packed_unpack_fields(const packed_fields *fields);
 PyObject *packed_unpack(PyObject *self, PyObject *unused);
-PyObject *packed_pack(PyObject *cls, PyObject *args, PyObject *kwargs);
+PyObject *packed_pack(PyObject *module, PyObject *args);
 
 /* packed_repr.c */
 PyObject *packed_repr(PyObject *self, PyObject *args, PyObject *kwargs);
 
 /* packed_dispatch.c */
-PyObject *packed_torch_dispatch(PyObject *cls, PyObject *args, PyObject *kwargs);
+PyObject *packed_torch_dispatch(PyObject *module, PyObject *const *args, Py_ssize_t count, PyObject *names);
 
 /* packed_plan.c: how each op treats packed arguments, found from its schema once and cached. A borrowed object: None for an
    op that only reads, an int of awqpack_plan_kind, or a tuple (written arguments, return sources) for one that writes. */

@@ -8,7 +8,7 @@ static PyObject *dispatch_detach(PyObject *self)
         return NULL;
     }
     PyObject *payload = PyObject_CallMethodObjArgs(fields.payload, awqpack.names.detach, NULL);
-    PyObject *result = payload == NULL ? NULL : packed_like(self, &fields, payload);
+    PyObject *result = payload == NULL ? NULL : packed_new((PyObject *)Py_TYPE(self), payload, fields.meta);
     Py_XDECREF(payload);
     packed_fields_clear(&fields);
     return result;
@@ -80,16 +80,16 @@ static PyObject *move_packed(PyObject *func, PyObject *self, const packed_fields
     if (given(kwargs, awqpack.names.memory_format) == awqpack.contiguous_format && fields->order != Py_None) {
         int64_t sizes[AWQ_MAX_DIMS];
         Py_ssize_t ndim;
-        PyObject *shape = PyObject_GetAttr(self, awqpack.names.shape);
-        if (shape != NULL && awqpack_read_ints(shape, "to", sizes, &ndim) > 0) {
-            PyObject *stride = awqpack_dense_strides(sizes, ndim, Py_None);
-            const packed_fields moved = {payload, fields->packing, fields->reorder, Py_None};
-            result = stride == NULL ? NULL : packed_new((PyObject *)Py_TYPE(self), shape, stride, &moved);
-            Py_XDECREF(stride);
+        PyObject *stride = NULL, *meta = NULL;
+        if (awqpack_read_ints(fields->size, "to", sizes, &ndim) > 0) {
+            stride = awqpack_dense_strides(sizes, ndim, Py_None);
+            meta = stride == NULL ? NULL : packed_meta_new(fields->packing, fields->reorder, Py_None, fields->size, stride);
+            result = meta == NULL ? NULL : packed_new((PyObject *)Py_TYPE(self), payload, meta);
         }
-        Py_XDECREF(shape);
+        Py_XDECREF(stride);
+        Py_XDECREF(meta);
     } else {
-        result = packed_like(self, fields, payload);
+        result = packed_new((PyObject *)Py_TYPE(self), payload, fields->meta);
     }
     Py_DECREF(payload);
     return result;
@@ -104,7 +104,8 @@ static PyObject *move_plain(PyObject *func, const packed_fields *fields, PyObjec
     if (from_compute && non_blocking != Py_True && given(kwargs, awqpack.names.pin_memory) != Py_True) {
         PyObject *payload = copy_payload(func, fields->payload, kwargs);
         if (payload != NULL) {
-            const packed_fields moved = {payload, fields->packing, fields->reorder, fields->order};
+            packed_fields moved = *fields;
+            moved.payload = payload;
             result = packed_unpack_fields(&moved);
             Py_DECREF(payload);
         }
@@ -297,7 +298,7 @@ static PyObject *dispatch_special(long kind, PyObject *func, PyObject *args, PyO
         PyObject *result = NULL;
         PyObject *payload = run_on_payload(func, args, kwargs);
         if (payload != NULL && packed_fields_get(first, &fields) == 0) {
-            result = packed_like(first, &fields, payload);
+            result = packed_new((PyObject *)Py_TYPE(first), payload, fields.meta);
             packed_fields_clear(&fields);
         }
         Py_XDECREF(payload);
@@ -308,14 +309,24 @@ static PyObject *dispatch_special(long kind, PyObject *func, PyObject *args, PyO
     }
 }
 
-PyObject *packed_torch_dispatch(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
+PyObject *packed_torch_dispatch(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count, PyObject *names)
 {
-    static char *keywords[] = {"", "func", "types", "args", "kwargs", NULL};
-    PyObject *cls, *func, *types, *op_args = NULL, *op_kwargs = NULL, *empty = NULL, *result = NULL;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOO|O!O:__torch_dispatch__", keywords, &cls, &func, &types,
-                                     &PyTuple_Type, &op_args, &op_kwargs)) {
-        return NULL;
+    PyObject *op_kwargs = count > 4 ? args[4] : NULL, *empty = NULL, *result = NULL;
+    PyObject *op_args = count > 3 ? args[3] : NULL;
+    for (Py_ssize_t i = 0; names != NULL && i < PyTuple_Size(names); i++) {
+        PyObject *name = PyTuple_GetItem(names, i);
+        if (PyUnicode_CompareWithASCIIString(name, "args") == 0 && op_args == NULL) {
+            op_args = args[count + i];
+        } else if (PyUnicode_CompareWithASCIIString(name, "kwargs") == 0 && op_kwargs == NULL) {
+            op_kwargs = args[count + i];
+        } else {
+            return PyErr_Format(PyExc_TypeError, "__torch_dispatch__ got an unexpected argument %R", name);
+        }
     }
+    if (count < 3 || count > 5 || (op_args != NULL && !PyTuple_CheckExact(op_args))) {
+        return PyErr_Format(PyExc_TypeError, "__torch_dispatch__ expects (func, types, args=(), kwargs=None)");
+    }
+    PyObject *func = args[1];
     if (op_kwargs == Py_None || (op_kwargs != NULL && PyDict_Size(op_kwargs) == 0)) {
         op_kwargs = NULL;
     }

@@ -11,24 +11,48 @@ int awqpack_is_packed(PyObject *object)
 void packed_fields_clear(packed_fields *fields)
 {
     Py_CLEAR(fields->payload);
-    Py_CLEAR(fields->packing);
-    Py_CLEAR(fields->reorder);
-    Py_CLEAR(fields->order);
+    Py_CLEAR(fields->meta);
 }
 
 int packed_fields_get(PyObject *self, packed_fields *fields)
 {
     *fields = (packed_fields){
         .payload = PyObject_GetAttr(self, awqpack.names._data),
-        .packing = PyObject_GetAttr(self, awqpack.names._packing),
-        .reorder = PyObject_GetAttr(self, awqpack.names._reorder),
-        .order = PyObject_GetAttr(self, awqpack.names._order),
+        .meta = PyObject_GetAttr(self, awqpack.names._meta),
     };
-    if (fields->payload == NULL || fields->packing == NULL || fields->reorder == NULL || fields->order == NULL) {
+    if (fields->payload == NULL || fields->meta == NULL) {
         packed_fields_clear(fields);
         return -1;
     }
+    PyObject **slots[] = {&fields->packing, &fields->reorder, &fields->order, &fields->size, &fields->stride};
+    for (Py_ssize_t i = 0; i < 5; i++) {
+        *slots[i] = PyTuple_GetItem(fields->meta, i);
+        if (*slots[i] == NULL) {
+            packed_fields_clear(fields);
+            return -1;
+        }
+    }
     return 0;
+}
+
+PyObject *packed_meta_new(PyObject *packing, PyObject *reorder, PyObject *order, PyObject *size, PyObject *stride)
+{
+    PyObject *meta = NULL, *sizes = NULL, *strides = NULL;
+    /* Through lists: a torch.Size would stay one, and plain tuples are what weights_only loading knows. */
+    PyObject *size_list = PySequence_List(size);
+    PyObject *stride_list = size_list == NULL ? NULL : PySequence_List(stride);
+    if (stride_list != NULL) {
+        sizes = PyList_AsTuple(size_list);
+        strides = PyList_AsTuple(stride_list);
+    }
+    if (sizes != NULL && strides != NULL) {
+        meta = PyTuple_Pack(5, packing, reorder, order, sizes, strides);
+    }
+    Py_XDECREF(size_list);
+    Py_XDECREF(stride_list);
+    Py_XDECREF(sizes);
+    Py_XDECREF(strides);
+    return meta;
 }
 
 PyObject *awqpack_packing_number(PyObject *packing)
@@ -164,4 +188,46 @@ PyObject *awqpack_dense_strides(const int64_t *sizes, Py_ssize_t ndim, PyObject 
         }
     }
     return result;
+}
+
+/* Strides of symbolic sizes in a dimension order; NULL order is contiguous. */
+static PyObject *multiply_strides(PyObject *size, const Py_ssize_t *order, Py_ssize_t ndim)
+{
+    PyObject *result = PyTuple_New(ndim);
+    PyObject *stride = PyLong_FromLong(1);
+    for (Py_ssize_t i = ndim - 1; result != NULL && i >= 0; i--) {
+        const Py_ssize_t d = order == NULL ? i : order[i];
+        PyObject *item = PySequence_GetItem(size, d);
+        PyObject *next = item == NULL || stride == NULL ? NULL : PyNumber_Multiply(stride, item);
+        Py_XDECREF(item);
+        if (next == NULL) {
+            Py_CLEAR(result);
+        } else {
+            PyTuple_SetItem(result, d, stride);
+            stride = next;
+        }
+    }
+    Py_XDECREF(stride);
+    return result;
+}
+
+int awqpack_symbolic_strides(PyObject *size, PyObject *stride, PyObject **order, PyObject **dense)
+{
+    static const Py_ssize_t mirrored[] = {1, 0};
+    const Py_ssize_t ndim = PySequence_Size(size);
+    PyObject *given = PySequence_Tuple(stride);
+    PyObject *contiguous = given == NULL ? NULL : multiply_strides(size, NULL, ndim);
+    PyObject *columns = contiguous == NULL || ndim != 2 ? NULL : multiply_strides(size, mirrored, ndim);
+    const int is_contiguous = contiguous == NULL ? -1 : PyObject_RichCompareBool(given, contiguous, Py_EQ);
+    const int is_mirrored = is_contiguous == 0 && columns != NULL ? PyObject_RichCompareBool(given, columns, Py_EQ) : 0;
+    *order = *dense = NULL;
+    if (is_contiguous >= 0 && is_mirrored >= 0 && !PyErr_Occurred()) {
+        *order = is_mirrored ? Py_BuildValue("(ii)", 1, 0) : Py_BuildValue("");
+        *dense = is_mirrored ? columns : contiguous;
+        Py_INCREF(*dense);
+    }
+    Py_XDECREF(given);
+    Py_XDECREF(contiguous);
+    Py_XDECREF(columns);
+    return *order == NULL ? -1 : 0;
 }

@@ -21,32 +21,6 @@ PyObject *packed_unpack(PyObject *self, PyObject *Py_UNUSED(unused))
     return codes;
 }
 
-/* True when object.method() returns True; -1 with an exception. */
-static int is_true_method(PyObject *object, const char *method)
-{
-    PyObject *answer = PyObject_CallMethod(object, method, NULL);
-    const int result = answer == NULL ? -1 : PyObject_IsTrue(answer);
-    Py_XDECREF(answer);
-    return result;
-}
-
-/* Strides of a contiguous tensor whose sizes are symbolic. */
-static PyObject *contiguous_strides(PyObject *shape)
-{
-    const Py_ssize_t ndim = PyTuple_Size(shape);
-    PyObject *result = PyTuple_New(ndim);
-    PyObject *stride = PyLong_FromLong(1);
-    for (Py_ssize_t d = ndim - 1; result != NULL && d >= 0; d--) {
-        PyObject *next = stride == NULL ? NULL : PyNumber_Multiply(stride, PyTuple_GetItem(shape, d));
-        if (next == NULL || PyTuple_SetItem(result, d, stride) < 0) {
-            Py_CLEAR(result);
-        }
-        stride = next;
-    }
-    Py_XDECREF(stride);
-    return result;
-}
-
 /* The order and strides that unpack() of a packed t will have; new references. */
 static int record_strides(PyObject *t, PyObject *shape, PyObject **order, PyObject **dense)
 {
@@ -56,29 +30,16 @@ static int record_strides(PyObject *t, PyObject *shape, PyObject **order, PyObje
     PyObject *stride = PyObject_CallMethodObjArgs(t, awqpack.names.stride, NULL);
     const int plain_sizes = stride == NULL ? -1 : awqpack_read_ints(shape, "pack", sizes, &ndim);
     const int plain = plain_sizes <= 0 ? plain_sizes : awqpack_read_ints(stride, "pack", strides, &count);
-    if (plain < 0) {
-        goto done;
-    }
-    if (plain) {
+    if (plain == 0) {
+        awqpack_symbolic_strides(shape, stride, order, dense);
+    } else if (plain > 0) {
         *order = awqpack_stride_order(sizes, strides, ndim);
         if (*order == NULL && !PyErr_Occurred()) {
             Py_INCREF(Py_None);
             *order = Py_None;
         }
         *dense = *order == NULL ? NULL : awqpack_dense_strides(sizes, ndim, *order);
-        goto done;
     }
-    /* Symbolic: tell the two common cases apart, and record contiguous strides for the others. */
-    const int is_contiguous = is_true_method(t, "is_contiguous");
-    PyObject *mirrored = is_contiguous == 0 && PyTuple_Size(shape) == 2 ? PyObject_CallMethod(t, "t", NULL) : NULL;
-    const int is_mirrored = mirrored == NULL ? 0 : is_true_method(mirrored, "is_contiguous");
-    Py_XDECREF(mirrored);
-    if (is_contiguous < 0 || is_mirrored < 0 || PyErr_Occurred()) {
-        goto done;
-    }
-    *order = is_mirrored ? Py_BuildValue("(ii)", 1, 0) : Py_BuildValue("");
-    *dense = is_mirrored ? PySequence_Tuple(stride) : contiguous_strides(shape);
-done:
     Py_XDECREF(stride);
     if (*dense == NULL) {
         Py_CLEAR(*order);
@@ -87,13 +48,11 @@ done:
     return 0;
 }
 
-PyObject *packed_pack(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
+PyObject *packed_pack(PyObject *Py_UNUSED(module), PyObject *args)
 {
-    static char *keywords[] = {"", "t", "packing", "reorder", "validate", NULL};
-    PyObject *cls, *t, *packing = awqpack.packing_v1, *reorder = Py_False, *validate = Py_True;
+    PyObject *cls, *t, *packing, *reorder, *validate;
     PyObject *payload = NULL, *shape = NULL, *order = NULL, *dense = NULL, *result = NULL;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO|OO!$O!:pack", keywords, &cls, &t, &packing, &PyBool_Type,
-                                     &reorder, &PyBool_Type, &validate)) {
+    if (!PyArg_ParseTuple(args, "OOOO!O!:pack", &cls, &t, &packing, &PyBool_Type, &reorder, &PyBool_Type, &validate)) {
         return NULL;
     }
     if (!PyObject_TypeCheck(t, (PyTypeObject *)awqpack.tensor_type)) {
@@ -105,8 +64,9 @@ PyObject *packed_pack(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwa
     payload = PyObject_CallFunctionObjArgs(awqpack.op_pack, t, awqpack_packing_number(packing), reorder, validate, NULL);
     shape = payload == NULL ? NULL : PyObject_GetAttr(t, awqpack.names.shape);
     if (shape != NULL && record_strides(t, shape, &order, &dense) == 0) {
-        const packed_fields fields = {payload, packing, reorder, order};
-        result = packed_new(cls, shape, dense, &fields);
+        PyObject *meta = packed_meta_new(packing, reorder, order, shape, dense);
+        result = meta == NULL ? NULL : packed_new(cls, payload, meta);
+        Py_XDECREF(meta);
     }
     Py_XDECREF(payload);
     Py_XDECREF(shape);
@@ -231,7 +191,7 @@ static PyObject *packed_offload(PyObject *self, PyObject *args, PyObject *kwargs
         Py_INCREF(self);
         result = self;
     } else if (payload != NULL) {
-        result = packed_like(self, &fields, payload);
+        result = packed_new((PyObject *)Py_TYPE(self), payload, fields.meta);
     }
     Py_XDECREF(target);
     Py_XDECREF(payload);
@@ -242,7 +202,7 @@ static PyObject *packed_offload(PyObject *self, PyObject *args, PyObject *kwargs
 /* Attributes that users or torch (_is_param) put on `self`, deep-copied when there is a memo; our own fields are not theirs. */
 static int copy_attributes(PyObject *self, PyObject *result, PyObject *memo)
 {
-    PyObject *own[] = {awqpack.names._data, awqpack.names._packing, awqpack.names._reorder, awqpack.names._order};
+    PyObject *own[] = {awqpack.names._data, awqpack.names._meta};
     int status = -1;
     PyObject *attributes = PyObject_GetAttrString(self, "__dict__");
     PyObject *extra = attributes == NULL ? NULL : PyDict_Copy(attributes);
@@ -277,7 +237,7 @@ static PyObject *copy_packed(PyObject *self, PyObject *memo)
         return NULL;
     }
     PyObject *payload = PyObject_CallMethodObjArgs(fields.payload, awqpack.names.clone, NULL);
-    PyObject *result = payload == NULL ? NULL : packed_like(self, &fields, payload);
+    PyObject *result = payload == NULL ? NULL : packed_new((PyObject *)Py_TYPE(self), payload, fields.meta);
     if (result != NULL && copy_attributes(self, result, memo) < 0) {
         Py_CLEAR(result);
     }
@@ -312,32 +272,17 @@ static PyObject *packed_deepcopy(PyObject *self, PyObject *memo)
 static PyObject *packed_reduce_ex(PyObject *self, PyObject *Py_UNUSED(protocol))
 {
     packed_fields fields;
-    PyObject *size = NULL, *stride = NULL, *result = NULL;
     if (packed_fields_get(self, &fields) < 0) {
         return NULL;
     }
-    PyObject *shape = PyObject_GetAttr(self, awqpack.names.shape);
-    size = shape == NULL ? NULL : PySequence_Tuple(shape);
-    Py_XDECREF(shape);
-    stride = size == NULL ? NULL : PyObject_CallMethodObjArgs(self, awqpack.names.stride, NULL);
-    PyObject *is_param = stride == NULL ? NULL : PyObject_GetAttr(self, awqpack.names._is_param);
-    if (is_param == NULL && stride != NULL) {
+    PyObject *is_param = PyObject_GetAttr(self, awqpack.names._is_param);
+    if (is_param == NULL) {
         PyErr_Clear();
     }
-    if (stride != NULL) {
-        /* size is a torch.Size at heart: a plain tuple loads with weights_only=True. */
-        PyObject *plain = PySequence_List(size);
-        PyObject *sizes = plain == NULL ? NULL : PyList_AsTuple(plain);
-        result = sizes == NULL ? NULL
-                               : Py_BuildValue("O(OOOOOO)", awqpack.rebuild, fields.payload,
-                                               awqpack_packing_number(fields.packing), fields.reorder, sizes, stride,
-                                               is_param == Py_True ? Py_True : Py_False);
-        Py_XDECREF(plain);
-        Py_XDECREF(sizes);
-    }
+    PyObject *result = Py_BuildValue("O(OOOOOO)", awqpack.rebuild, fields.payload, awqpack_packing_number(fields.packing),
+                                     fields.reorder, fields.size, fields.stride,
+                                     is_param == Py_True ? Py_True : Py_False);
     Py_XDECREF(is_param);
-    Py_XDECREF(size);
-    Py_XDECREF(stride);
     packed_fields_clear(&fields);
     return result;
 }

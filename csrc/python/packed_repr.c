@@ -57,32 +57,26 @@ done:
 PyObject *packed_repr(PyObject *self, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwargs))
 {
     packed_fields fields;
-    PyObject *shape = NULL, *dims = NULL, *device = NULL, *name = NULL, *codes = NULL, *result = NULL;
+    PyObject *device = NULL, *name = NULL, *codes = NULL, *result = NULL;
     if (packed_fields_get(self, &fields) < 0) {
         return NULL;
     }
-    shape = PyObject_GetAttr(self, awqpack.names.shape);
-    dims = shape == NULL ? NULL : PySequence_Tuple(shape);
-    device = dims == NULL ? NULL : PyObject_GetAttr(self, awqpack.names.device);
+    device = PyObject_GetAttr(fields.payload, awqpack.names.device);
     name = device == NULL ? NULL : PyObject_GetAttr(fields.packing, awqpack.names.name);
     if (name == NULL) {
         goto done;
     }
     codes = has_readable_values(fields.payload) ? first_codes(&fields) : NULL;
-    if (PyErr_Occurred()) {
-        PyErr_Clear();
-    }
+    PyErr_Clear();
     if (codes == NULL) {
-        result = PyUnicode_FromFormat("AWQPackedTensor(shape=%R, packing=%U, reorder=%R, device='%S')", dims, name,
+        result = PyUnicode_FromFormat("AWQPackedTensor(shape=%R, packing=%U, reorder=%R, device='%S')", fields.size, name,
                                       fields.reorder, device);
     } else {
         result = PyUnicode_FromFormat("AWQPackedTensor(shape=%R, packing=%U, reorder=%R, device='%S', codes=[%U, ...])",
-                                      dims, name, fields.reorder, device, codes);
+                                      fields.size, name, fields.reorder, device, codes);
     }
 done:
     packed_fields_clear(&fields);
-    Py_XDECREF(shape);
-    Py_XDECREF(dims);
     Py_XDECREF(device);
     Py_XDECREF(name);
     Py_XDECREF(codes);

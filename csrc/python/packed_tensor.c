@@ -1,11 +1,12 @@
 /* AWQPackedTensor: the class, its construction, and what tracing and copying take apart and put together again. */
 #include "awqpackmodule.h"
 
-PyObject *packed_new(PyObject *cls, PyObject *size, PyObject *stride, const packed_fields *fields)
+PyObject *packed_new(PyObject *cls, PyObject *payload, PyObject *meta)
 {
-    PyObject *device = NULL, *args = NULL, *kwargs = NULL, *self = NULL;
-    device = PyObject_GetAttr(fields->payload, awqpack.names.device);
-    if (device == NULL) {
+    PyObject *args = NULL, *kwargs = NULL, *self = NULL;
+    PyObject *device = PyObject_GetAttr(payload, awqpack.names.device);
+    PyObject *size = PyTuple_GetItem(meta, 3), *stride = PyTuple_GetItem(meta, 4);
+    if (device == NULL || size == NULL || stride == NULL) {
         goto done;
     }
     args = PyTuple_Pack(2, cls, size);
@@ -16,13 +17,8 @@ PyObject *packed_new(PyObject *cls, PyObject *size, PyObject *stride, const pack
         goto done;
     }
     self = PyObject_Call(awqpack.make_wrapper, args, kwargs);
-    if (self == NULL) {
-        goto done;
-    }
-    if (PyObject_SetAttr(self, awqpack.names._data, fields->payload) < 0 ||
-        PyObject_SetAttr(self, awqpack.names._packing, fields->packing) < 0 ||
-        PyObject_SetAttr(self, awqpack.names._reorder, fields->reorder) < 0 ||
-        PyObject_SetAttr(self, awqpack.names._order, fields->order) < 0) {
+    if (self != NULL && (PyObject_SetAttr(self, awqpack.names._data, payload) < 0 ||
+                         PyObject_SetAttr(self, awqpack.names._meta, meta) < 0)) {
         Py_CLEAR(self);
     }
 done:
@@ -32,18 +28,14 @@ done:
     return self;
 }
 
-PyObject *packed_like(PyObject *self, const packed_fields *fields, PyObject *payload)
+/* packed_new around metadata that is not a tuple yet. */
+static PyObject *new_with_meta(PyObject *cls, PyObject *payload, PyObject *packing, PyObject *reorder, PyObject *order,
+                               PyObject *size, PyObject *stride)
 {
-    PyObject *result = NULL;
-    PyObject *size = PyObject_GetAttr(self, awqpack.names.shape);
-    PyObject *stride = size == NULL ? NULL : PyObject_CallMethodObjArgs(self, awqpack.names.stride, NULL);
-    if (stride != NULL) {
-        const packed_fields moved = {payload, fields->packing, fields->reorder, fields->order};
-        result = packed_new((PyObject *)Py_TYPE(self), size, stride, &moved);
-    }
-    Py_XDECREF(size);
-    Py_XDECREF(stride);
-    return result;
+    PyObject *meta = packed_meta_new(packing, reorder, order, size, stride);
+    PyObject *self = meta == NULL ? NULL : packed_new(cls, payload, meta);
+    Py_XDECREF(meta);
+    return self;
 }
 
 /* True when data.dtype is the packing's and data is strided; an exception otherwise. */
@@ -91,11 +83,7 @@ static int read_geometry(PyObject *data, PyObject *packing, PyObject *size, PyOb
         return -1;
     }
     if (!is_plain_payload || !is_plain_size || !is_plain_stride) {
-        Py_INCREF(Py_None);
-        *order = Py_None;
-        Py_INCREF(stride);
-        *dense = stride;
-        return 0;
+        return awqpack_symbolic_strides(size, stride, order, dense);
     }
     const awq_layout layout = packing == awqpack.packing_v2 ? AWQ_LAYOUT_V2 : AWQ_LAYOUT_V1;
     const awq_view payload = {NULL, payload_sizes, NULL, payload_ndim, awq_payload_dtype(layout), ""};
@@ -152,8 +140,7 @@ static PyObject *packed_construct(PyObject *Py_UNUSED(module), PyObject *args, P
     if (read_geometry(data, packing, size, stride, &order, &dense) < 0) {
         return NULL;
     }
-    const packed_fields fields = {data, packing, reorder, order};
-    self = packed_new(cls, size, dense, &fields);
+    self = new_with_meta(cls, data, packing, reorder, order, size, dense);
     Py_DECREF(order);
     Py_DECREF(dense);
     return self;
@@ -244,8 +231,7 @@ static PyObject *packed_unflatten(PyObject *Py_UNUSED(module), PyObject *args, P
     PyObject *member = number == 2 ? awqpack.packing_v2 : awqpack.packing_v1;
     PyObject *order = order_from_text(text);
     if (order != NULL) {
-        const packed_fields fields = {payload, member, reorder, order};
-        result = packed_new(awqpack.packed_type, size, stride, &fields);
+        result = new_with_meta(awqpack.packed_type, payload, member, reorder, order, size, stride);
     }
     Py_XDECREF(order);
     return result;
@@ -256,20 +242,22 @@ static PyObject *get_payload(PyObject *self, void *Py_UNUSED(closure))
     return PyObject_GetAttr(self, awqpack.names._data);
 }
 
-static PyObject *get_packing(PyObject *self, void *Py_UNUSED(closure))
+/* The getters below say which field of the metadata they are through their closure. */
+static PyObject *get_meta(PyObject *self, void *closure)
 {
-    return PyObject_GetAttr(self, awqpack.names._packing);
-}
-
-static PyObject *get_reorder(PyObject *self, void *Py_UNUSED(closure))
-{
-    return PyObject_GetAttr(self, awqpack.names._reorder);
+    PyObject *meta = PyObject_GetAttr(self, awqpack.names._meta);
+    PyObject *value = meta == NULL ? NULL : PyTuple_GetItem(meta, (Py_ssize_t)(intptr_t)closure);
+    Py_XINCREF(value);
+    Py_XDECREF(meta);
+    return value;
 }
 
 static PyGetSetDef packed_getters[] = {
     {"payload", get_payload, NULL, "The int32 (V1) or int16 (V2) tensor that AWQ kernels read.", NULL},
-    {"packing", get_packing, NULL, "AWQPacking.V1 or AWQPacking.V2.", NULL},
-    {"reorder", get_reorder, NULL, "Whether V1 words hold their columns in AutoAWQ's gemm order.", NULL},
+    {"packing", get_meta, NULL, "AWQPacking.V1 or AWQPacking.V2.", (void *)0},
+    {"reorder", get_meta, NULL, "Whether V1 words hold their columns in AutoAWQ's gemm order.", (void *)1},
+    {"_packing", get_meta, NULL, "packing, under the name that optimum-quanto uses.", (void *)0},
+    {"_reorder", get_meta, NULL, "reorder, under the name that optimum-quanto uses.", (void *)1},
     {NULL, NULL, NULL, NULL, NULL},
 };
 
@@ -279,11 +267,8 @@ static PyMethodDef construct_function = {"__new__", (PyCFunction)(void (*)(void)
                                          METH_VARARGS | METH_KEYWORDS, NULL};
 static PyMethodDef unflatten_function = {"__tensor_unflatten__", (PyCFunction)(void (*)(void))packed_unflatten,
                                          METH_VARARGS | METH_KEYWORDS, "The inverse of __tensor_flatten__."};
-static PyMethodDef pack_function = {"pack", (PyCFunction)(void (*)(void))packed_pack, METH_VARARGS | METH_KEYWORDS,
-                                    "pack(t, packing=AWQPacking.V1, reorder=False, *, validate=True)\n--\n\n"
-                                    "A packed tensor of the uint8 codes t, on t's device."};
 static PyMethodDef dispatch_function = {"__torch_dispatch__", (PyCFunction)(void (*)(void))packed_torch_dispatch,
-                                        METH_VARARGS | METH_KEYWORDS, NULL};
+                                        METH_FASTCALL | METH_KEYWORDS, NULL};
 
 /* Puts decorator(function) into the namespace, decorator being staticmethod or classmethod. */
 static int add_wrapped(PyObject *namespace, const char *decorator, PyMethodDef *function)
@@ -319,7 +304,6 @@ static PyObject *create_type(PyObject *doc)
                                                                     "__torch_function__", no_function);
     if (namespace != NULL && add_wrapped(namespace, "staticmethod", &construct_function) == 0 &&
         add_wrapped(namespace, "staticmethod", &unflatten_function) == 0 &&
-        add_wrapped(namespace, "classmethod", &pack_function) == 0 &&
         add_wrapped(namespace, "classmethod", &dispatch_function) == 0) {
         type = PyObject_CallFunction(meta, "s(O)O", "AWQPackedTensor", awqpack.tensor_type, namespace);
     }

@@ -294,7 +294,7 @@ static int has_same_payload_layout(PyObject *target, const packed_fields *fields
 /* copy_ itself is payload.copy_(...): AOTAutograd forbids a copy_ into the unpacked intermediate. */
 static PyObject *copy_into(PyObject *packed, PyObject *source)
 {
-    packed_fields fields, other = {NULL, NULL, NULL, NULL};
+    packed_fields fields, other = {0};
     PyObject *payload = NULL, *copied = NULL;
     if (packed_fields_get(packed, &fields) < 0) {
         return NULL;
