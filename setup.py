@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
+import subprocess
 import sysconfig
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -42,6 +44,58 @@ def c_sources() -> dict[str, list[str]]:
     chosen |= {str(path): [] for path in (ROOT / "csrc" / "python").glob("*.c")}
     return {str(Path(path).relative_to(ROOT)): flags for path, flags in sorted(chosen.items())}
 
+# Real code for every architecture that CUDA 13 compiles for up to consumer Blackwell, and PTX for what comes after.
+CUDA_ARCHS = ["75", "80", "86", "89", "90", "100", "120"]
+NVCC_FLAGS = ["-std=c++17", "-O3", "-Werror=all-warnings", "-Xcompiler=-fPIC,-fvisibility=hidden,-Wall,-Wextra,-Werror"]
+
+
+def find_nvcc() -> Path | None:
+    """nvcc of CUDA_HOME, else of PATH; None without one or with AWQPACK_CUDA=0."""
+    wish = os.environ.get("AWQPACK_CUDA", "auto")
+    if wish not in ("0", "1", "auto"):
+        raise SystemExit(f"AWQPACK_CUDA expects 0, 1 or auto; got {wish!r}")
+    if wish == "0":
+        return None
+    home = os.environ.get("CUDA_HOME")
+    found = str(Path(home) / "bin" / "nvcc") if home else shutil.which("nvcc")
+    if found is not None and Path(found).exists():
+        return Path(found)
+    if wish == "1":
+        raise SystemExit("AWQPACK_CUDA=1 expects nvcc; it is neither in CUDA_HOME/bin nor on PATH")
+    return None
+
+
+def cuda_root(nvcc: Path) -> Path:
+    """The toolkit nvcc belongs to: where nvcc itself says it is, as nvcc may be a link or a wrapper."""
+    lines = subprocess.run([nvcc, "--dryrun", "-c", "-x", "cu", "/dev/null"], capture_output=True, text=True).stderr
+    for line in lines.splitlines():
+        if line.startswith("#$ TOP="):
+            return Path(line.removeprefix("#$ TOP=")).resolve()
+    return nvcc.resolve().parent.parent
+
+
+def compile_cuda(nvcc: Path) -> tuple[list[str], list[str]]:
+    """Objects of cuda/*.cu, and the directories that hold the static CUDA runtime."""
+    archs = os.environ.get("AWQPACK_CUDA_ARCHS", " ".join(CUDA_ARCHS)).replace(";", " ").split()
+    codes = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in archs]
+    codes.append(f"-gencode=arch=compute_{archs[-1]},code=compute_{archs[-1]}")
+    names = " ".join([*(f"sm_{arch}" for arch in archs), f"compute_{archs[-1]}"])
+    # Kept between builds, unlike build_temp: eight architectures take a minute.
+    build_dir = ROOT / "build" / "cuda" / names.replace(" ", "-")
+    build_dir.mkdir(parents=True, exist_ok=True)
+    objects = []
+    for source in sorted((ROOT / "cuda").glob("*.cu")):
+        target = build_dir / f"{source.stem}.cu.o"
+        newest = max(path.stat().st_mtime for path in [*(ROOT / "cuda").iterdir(), ROOT / "setup.py"])
+        if not target.exists() or target.stat().st_mtime < newest:
+            define = f'-DAWQPACK_CUDA_ARCHS="{names}"'
+            command = [nvcc, *NVCC_FLAGS, *codes, "--threads", "0", define, "-Icsrc/include", "-c", source, "-o", target]
+            subprocess.run(command, check=True, cwd=ROOT)
+        objects.append(str(target))
+    root = cuda_root(nvcc)
+    libraries = [path for path in (root / "lib64", root / "lib", *root.glob("targets/*/lib")) if path.is_dir()]
+    return objects, [str(path) for path in libraries]
+
 
 class BuildExtension(build_ext):
     """Compiles every source with its own flags, in parallel, and links with the C++ driver."""
@@ -66,6 +120,16 @@ class BuildExtension(build_ext):
             ("AWQPACK_BUILT_WITH_TORCH", f'"{torch.__version__}"'),
         ]
 
+        nvcc = find_nvcc()
+        cuda_objects: list[str] = []
+        libraries, library_dirs = ["torch_cpu"], [str(torch_root / "lib")]
+        if nvcc is not None:
+            cuda_objects, cuda_dirs = compile_cuda(nvcc)
+            libraries += ["cudart_static", "rt", "dl", "pthread"]
+            library_dirs += cuda_dirs
+            includes.append("cuda")
+            macros.append(("AWQPACK_WITH_CUDA", "1"))
+
         def compile_one(item: tuple[str, list[str]]) -> list[str]:
             source, own_flags = item
             language = CXX_FLAGS if source.endswith(".cpp") else C_FLAGS
@@ -79,23 +143,24 @@ class BuildExtension(build_ext):
                 depends=ext.depends,
             )
 
-        items = [*c_sources().items(), *((path, []) for path in ext.sources if path.endswith(".cpp"))]
+        shims = ["csrc/torch/shim.cpp", *(["csrc/torch/shim_cuda.cpp"] if nvcc is not None else [])]
+        items = [*c_sources().items(), *((path, []) for path in shims)]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             objects = [path for paths in pool.map(compile_one, items) for path in paths]
         self.compiler.link_shared_object(
-            objects,
+            [*objects, *cuda_objects],
             self.get_ext_fullpath(ext.name),
-            libraries=["torch_cpu"],
-            library_dirs=[str(torch_root / "lib")],
-            extra_postargs=[*sanitizer, "-Wl,--as-needed"],
+            libraries=libraries,
+            library_dirs=library_dirs,
+            extra_postargs=[*sanitizer, "-Wl,--as-needed", "-Wl,--exclude-libs,ALL"],
             target_lang="c++",
         )
 
 
 extension = Extension(
     "awqpack._C",
-    sources=[*c_sources(), "csrc/torch/shim.cpp"],
-    depends=[str(path.relative_to(ROOT)) for path in sorted((ROOT / "csrc").rglob("*.h"))],
+    sources=[*c_sources(), "csrc/torch/shim.cpp", "csrc/torch/shim_cuda.cpp"],
+    depends=[str(path.relative_to(ROOT)) for path in sorted([*(ROOT / "csrc").rglob("*.h*"), *(ROOT / "cuda").iterdir()])],
     py_limited_api=True,
 )
 

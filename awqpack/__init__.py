@@ -7,10 +7,12 @@ import torch  # noqa: F401  (loads libtorch, which the extension is linked again
 
 from . import fake as _fake  # noqa: F401  (registers the fake kernels)
 from . import portable as _portable  # noqa: F401  (registers the kernels of every other device)
-from . import _C
+from . import _C, cuda as _cuda
 from .functional import pack, unpack
 from .packing import AWQPacking
 from .tensor import AWQPackedTensor, rebuild_packed_tensor
+
+_cuda.enable()
 
 __version__ = _version("awqpack")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import statistics
 import sys
 import tempfile
 import time
@@ -67,8 +66,10 @@ class Layer:
     mismatches: dict[str, str] = field(default_factory=dict)  # layout -> where it differed first
 
 
-def quantize(weight: torch.Tensor, group_size: int = GROUP_SIZE) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Round-to-nearest, asymmetric, 4 bits, one scale and zero per group of columns; the last group may be shorter.
+def quantize(
+    weight: torch.Tensor, group_size: int = GROUP_SIZE
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Round-to-nearest, asymmetric, 4 bits, a scale and a zero per group of columns; the last may be shorter.
 
     Returns codes uint8 (N, K), scales float16 (N, G) and zeros uint8 (N, G).
     """
@@ -77,7 +78,7 @@ def quantize(weight: torch.Tensor, group_size: int = GROUP_SIZE) -> tuple[torch.
     for part in (weight[:, :whole], weight[:, whole:]):
         if part.shape[1] == 0:
             continue
-        groups = part.float().unflatten(1, (-1, min(group_size, part.shape[1])))
+        groups = part.float().reshape(len(part), -1, min(group_size, part.shape[1]))
         low, high = groups.aminmax(dim=-1, keepdim=True)
         scale = (high - low).clamp(min=1e-5) / 15
         zero = (-low / scale).round().clamp(0, 15)
@@ -113,11 +114,10 @@ def _installed_model() -> Path:
 
 def _reason_to_skip(name: str, shape: Sequence[int], dtype: str) -> str | None:
     """Why a tensor of the file is no linear weight, or one that no layout holds; None when it is one."""
-    parts = name.split(".")
-    if any("embed" in part or part in _EMBEDDINGS for part in parts):
-        return "embedding"
     if len(shape) != 2:
         return "not 2-D"
+    if any("embed" in part or part in _EMBEDDINGS for part in name.split(".")):
+        return "embedding"
     if not name.endswith("weight"):
         return "not a weight"
     if dtype not in _FLOATS:
@@ -135,14 +135,17 @@ def _reason_not_packed(shape: Sequence[int], packing: AWQPacking) -> str | None:
     return None
 
 
-def _median_seconds(call: Callable[[], object]) -> float:
-    """Median of up to five calls; fewer where they are long."""
+def _best_seconds(call: Callable[[], object]) -> float:
+    """The fastest of up to twenty calls, fewer where they are long.
+
+    Small layers take microseconds, and whatever else the machine does takes more.
+    """
     times: list[float] = []
-    while len(times) < 5 and sum(times) < 0.1:
+    while len(times) < 20 and sum(times) < 0.1:
         start = time.perf_counter()
         call()
         times.append(time.perf_counter() - start)
-    return statistics.median(times)
+    return min(times)
 
 
 def _pack_layer(layer: Layer, layout: Layout) -> torch.Tensor:
@@ -155,8 +158,8 @@ def _pack_layer(layer: Layer, layout: Layout) -> torch.Tensor:
     # Timed into the memory touched above: fresh memory would cost page faults, several times the packing.
     layer.timings[layout.title] = Timing(
         moved=codes.nbytes + payload.nbytes,
-        pack=_median_seconds(lambda: pack(codes, packing, reorder, out=payload)),
-        unpack=_median_seconds(lambda: unpack(payload, packing, reorder, out=unpacked)),
+        pack=_best_seconds(lambda: pack(codes, packing, reorder, out=payload)),
+        unpack=_best_seconds(lambda: unpack(payload, packing, reorder, out=unpacked)),
     )
     if not exact or not torch.equal(unpacked, codes):
         layer.mismatches[layout.title] = "unpacked"
@@ -169,7 +172,9 @@ def _check_saved(layer: Layer, saved: Any) -> None:
         if layout.title not in layer.timings:
             continue
         payload = saved.get_tensor(f"{layer.name}.{layout.key}")
-        packed = AWQPackedTensor(payload, layout.packing, layout.reorder, layer.codes.shape, layer.codes.stride())
+        packed = AWQPackedTensor(
+            payload, layout.packing, layout.reorder, layer.codes.shape, layer.codes.stride()
+        )
         if not torch.equal(packed.unpack(), layer.codes):
             layer.mismatches.setdefault(layout.title, "read back")
 
@@ -177,10 +182,10 @@ def _check_saved(layer: Layer, saved: Any) -> None:
 def _size(count: int) -> str:
     value = float(count)
     for unit in ("B", "kB", "MB"):
-        if value < 1000:
-            return f"{count} B" if unit == "B" else f"{value:.2f} {unit}"
+        if value < 999.5:
+            return f"{value:.3g} {unit}"
         value /= 1000
-    return f"{value:.2f} GB"
+    return f"{value:.3g} GB"
 
 
 def _speeds(timings: Iterable[Timing]) -> tuple[str, str]:
@@ -189,7 +194,7 @@ def _speeds(timings: Iterable[Timing]) -> tuple[str, str]:
     moved = sum(t.moved for t in timings)
     pack_seconds = sum(t.pack for t in timings)
     unpack_seconds = sum(t.unpack for t in timings)
-    return f"{moved / pack_seconds / 1e9:.1f}", f"{moved / unpack_seconds / 1e9:.1f}"
+    return f"{moved / pack_seconds / 1e9:.3g}", f"{moved / unpack_seconds / 1e9:.3g}"
 
 
 def _shorten(name: str, width: int) -> str:
@@ -237,7 +242,7 @@ def _print_report(layers: list[Layer]) -> None:
         for layer in layers
     ]
     print()
-    _print_table(("layer", "shape", "before", "after", "pack GB/s", "unpack GB/s", "exact"), rows)
+    _print_table(("layer", "shape", "before", "after", "pack", "unpack", "exact"), rows)
     print()
     totals = []
     for layout in LAYOUTS:
@@ -254,10 +259,11 @@ def _print_report(layers: list[Layer]) -> None:
                     "all" if exact == len(held) else f"{exact} of {len(held)}",
                 )
             )
-    _print_table(("layout", "layers", "before", "after", "pack GB/s", "unpack GB/s", "exact"), totals)
+    _print_table(("layout", "layers", "before", "after", "pack", "unpack", "exact"), totals)
     print(
-        "\nbefore: the weight as the model stores it; after: payload, scales and zeros.\n"
-        "GB/s: codes and payload, to and from memory already touched, best kernels, all layouts of the layer."
+        "\nbefore: the weight as the model stores it. after: one payload, the scales and the zeros.\n"
+        "pack and unpack: GB/s of codes and payload together, over all layouts of the layer; memory already\n"
+        "touched, the fastest of a few calls."
     )
 
 
@@ -305,7 +311,9 @@ def _pack_model(
             bar.update(2)
             continue
         codes, scales, zeros = quantize(weight)
-        layer = Layer(key.removesuffix(".weight"), weight.nbytes, codes, packed_bytes=scales.nbytes + zeros.nbytes)
+        layer = Layer(
+            key.removesuffix(".weight"), weight.nbytes, codes, packed_bytes=scales.nbytes + zeros.nbytes
+        )
         tensors[f"{layer.name}.scales"], tensors[f"{layer.name}.zeros"] = scales, zeros
         for layout in LAYOUTS:
             if _reason_not_packed(codes.shape, layout.packing) is None:
@@ -317,7 +325,12 @@ def _pack_model(
 
 
 def _save_and_check(
-    safetensors: Any, torch_io: Any, path: Path, layers: list[Layer], tensors: dict[str, torch.Tensor], bar: Any
+    safetensors: Any,
+    torch_io: Any,
+    path: Path,
+    layers: list[Layer],
+    tensors: dict[str, torch.Tensor],
+    bar: Any,
 ) -> None:
     try:
         torch_io.save_file(tensors, path, metadata={"format": "pt", "group_size": str(GROUP_SIZE)})
@@ -342,7 +355,7 @@ def run(model: Path | None = None, output: Path | None = None) -> int:
         names, skipped = _choose(file)
         if not names:
             _print_skipped(skipped)
-            raise DemoError(f"{path}: no linear weights among its {len(skipped)} tensors")
+            raise DemoError(f"{path}: no linear weights that can be packed among its {len(skipped)} tensors")
         if output is not None:
             _require_writable(output, path)
         saved = Path(scratch) / "packed.safetensors" if output is None else output
@@ -356,11 +369,16 @@ def run(model: Path | None = None, output: Path | None = None) -> int:
             bar.set_description("checking the file")
             _save_and_check(safetensors, torch_io, saved, layers, tensors, bar)
         _print_skipped(skipped)
+        if not layers:
+            raise DemoError(f"{path}: no linear weights that can be packed among its {len(skipped)} tensors")
         for layer in layers:
             if "V2" not in layer.timings:
                 print(f"no V2 for {layer.name}: {_reason_not_packed(layer.codes.shape, AWQPacking.V2)}")
         _print_report(layers)
-        print(f"saved {_size(saved.stat().st_size)} " + ("to a temporary file" if output is None else f"to {output}"))
+        print(
+            f"saved {_size(saved.stat().st_size)} "
+            + ("to a temporary file" if output is None else f"to {output}")
+        )
     wrong = [layer.name for layer in layers if layer.mismatches]
     if wrong:
         print(f"\nMISMATCH in {len(wrong)} of {len(layers)} layers: {', '.join(wrong)}")

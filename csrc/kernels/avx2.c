@@ -368,38 +368,43 @@ static uint8_t pack_tile(awq_layout layout, const uint8_t *restrict codes, int64
     __m256i seen = _mm256_setzero_si256();
     alignas(VECTOR) uint8_t parts[2][GROUPS][HALVES][GROUP][VECTOR]; /* rows j and j + 16 of a half, 16 bytes of each */
     for (int g = 0; g < GROUPS * blocks; g++) {
-        __m256i v[HALVES][GROUP];
-        for (int i = 0; i < GROUP; i++) {
-            const int byte = g % GROUPS * GROUP + i;
-            const uint8_t *block = codes + g / GROUPS * AWQ_BLOCK_CODES * col_stride;
-            prefetch_columns(codes, col_stride, AWQ_BLOCK_CODES * blocks, GROUP * g + i);
-            for (int h = 0; h < HALVES; h++) {
-                const __m256i low = load(block + columns.low[byte] * col_stride + VECTOR * h);
-                const __m256i high = load(block + columns.high[byte] * col_stride + VECTOR * h);
-                seen = _mm256_or_si256(seen, _mm256_or_si256(low, high));
-                v[h][i] = _mm256_or_si256(_mm256_and_si256(low, mask),
-                                          _mm256_slli_epi16(_mm256_and_si256(high, mask), 4));
-            }
-        }
+        const uint8_t *block = codes + g / GROUPS * AWQ_BLOCK_CODES * col_stride;
+        const uint8_t *lows = columns.low + g % GROUPS * GROUP;
+        const uint8_t *highs = columns.high + g % GROUPS * GROUP;
         for (int h = 0; h < HALVES; h++) {
-            transpose_lanes(v[h]);
-            memcpy(parts[g / GROUPS][g % GROUPS][h], v[h], sizeof v[h]);
+            __m256i v[GROUP];
+#pragma GCC unroll 16
+            for (int i = 0; i < GROUP; i++) {
+                const __m256i low = load(block + lows[i] * col_stride + VECTOR * h);
+                const __m256i high = load(block + highs[i] * col_stride + VECTOR * h);
+                seen = _mm256_or_si256(seen, _mm256_or_si256(low, high));
+                v[i] = _mm256_or_si256(_mm256_and_si256(low, mask),
+                                       _mm256_slli_epi16(_mm256_and_si256(high, mask), 4));
+                if (h == 0) {
+                    prefetch_columns(codes, col_stride, AWQ_BLOCK_CODES * blocks, GROUP * g + i);
+                }
+            }
+            transpose_lanes(v);
+            memcpy(parts[g / GROUPS][g % GROUPS][h], v, sizeof v);
         }
     }
     const store_mode mode =
         mode_for((uintptr_t)payload | (uintptr_t)row_stride | (uintptr_t)quad_stride | (uintptr_t)block_stride, stream);
-    for (int r = 0; r < AWQ_TILE_ROWS; r++) {
-        const int half = r / VECTOR, lane = r % VECTOR / GROUP, j = r % GROUP;
-        uint8_t *row = payload + r / AWQ_QUAD_ROWS * quad_stride + r % AWQ_QUAD_ROWS * row_stride;
+    const store_mode whole = mode == STORE_STREAM_32 ? mode : STORE_PLAIN;
+    for (int i = 0; i < HALVES * GROUP; i++) {
+        const int half = i / GROUP, j = i % GROUP, r = VECTOR * half + j;
+        uint8_t *upper = payload + r / AWQ_QUAD_ROWS * quad_stride + r % AWQ_QUAD_ROWS * row_stride;
+        uint8_t *lower = upper + GROUP / AWQ_QUAD_ROWS * quad_stride;
+        __m256i low_rows[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
         for (int b = 0; b < blocks; b++) {
-            /* The other half of them, while the memory is busy with nothing but stores. */
-            if (r % 2 == 0) {
-                prefetch_columns(codes, col_stride, AWQ_BLOCK_CODES * blocks,
-                                 AWQ_BLOCK_BYTES * blocks + r / 2 * blocks + b);
-            }
-            const __m128i left = _mm_load_si128((const void *)(parts[b][0][half][j] + GROUP * lane));
-            const __m128i right = _mm_load_si128((const void *)(parts[b][1][half][j] + GROUP * lane));
-            store(row + b * block_stride, _mm256_set_m128i(right, left), mode == STORE_STREAM_32 ? mode : STORE_PLAIN);
+            prefetch_columns(codes, col_stride, AWQ_BLOCK_CODES * blocks, AWQ_BLOCK_BYTES * blocks + i * blocks + b);
+            const __m256i left = load(parts[b][0][half][j]);
+            const __m256i right = load(parts[b][1][half][j]);
+            store(upper + b * block_stride, _mm256_permute2x128_si256(left, right, 0x20), whole);
+            low_rows[b] = _mm256_permute2x128_si256(left, right, 0x31);
+        }
+        for (int b = 0; b < blocks; b++) {
+            store(lower + b * block_stride, low_rows[b], whole);
         }
     }
     if (mode == STORE_STREAM_32) {

@@ -31,11 +31,38 @@ static PyObject *module_build_info(PyObject *module, PyObject *unused)
         return awqpack_raise(&error);
     }
     PyObject *variants = module_variants(module, unused);
-    PyObject *info = variants == NULL ? NULL
-                                      : Py_BuildValue("{sssOsss[]}", "torch", AWQPACK_BUILT_WITH_TORCH, "cpu_variants",
-                                                      variants, "cpu_active", awq_cpu_name(active), "cuda_archs");
+    PyObject *names = PyUnicode_FromString(awq_cuda_arch_list());
+    PyObject *archs = names == NULL ? NULL : PyObject_CallMethod(names, "split", NULL);
+    Py_XDECREF(names);
+    PyObject *info = variants == NULL || archs == NULL
+                         ? NULL
+                         : Py_BuildValue("{sssOsssO}", "torch", AWQPACK_BUILT_WITH_TORCH, "cpu_variants", variants,
+                                         "cpu_active", awq_cpu_name(active), "cuda_archs", archs);
     Py_XDECREF(variants);
+    Py_XDECREF(archs);
     return info;
+}
+
+static PyObject *module_register_cuda(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(unused))
+{
+    return PyBool_FromLong(awq_cuda_register());
+}
+
+static PyObject *module_unregister_cuda(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(unused))
+{
+    awq_cuda_unregister();
+    Py_RETURN_NONE;
+}
+
+/* None when the kernels run on the device, else the sentence that says why not. */
+static PyObject *module_probe_cuda(PyObject *Py_UNUSED(module), PyObject *index)
+{
+    awq_error error = {AWQ_OK, "this build has no CUDA kernels"};
+    const long device = PyLong_AsLong(index);
+    if (device == -1 && PyErr_Occurred()) {
+        return NULL;
+    }
+    return awq_cuda_can_run((int)device, &error) ? Py_BuildValue("") : PyUnicode_FromString(error.text);
 }
 
 static PyMethodDef module_functions[] = {
@@ -47,6 +74,12 @@ static PyMethodDef module_functions[] = {
      "pack_tensor(cls, t, packing, reorder, validate, /)\n--\n\nWhat AWQPackedTensor.pack calls."},
     {"variants", module_variants, METH_NOARGS, "variants()\n--\n\nNames of the kernels this CPU can run, slowest first."},
     {"build_info", module_build_info, METH_NOARGS, "build_info()\n--\n\nWhat the module was built with and what it uses."},
+    {"register_cuda", module_register_cuda, METH_NOARGS,
+     "register_cuda()\n--\n\nSends CUDA tensors to the CUDA kernels; false when this build has none."},
+    {"unregister_cuda", module_unregister_cuda, METH_NOARGS,
+     "unregister_cuda()\n--\n\nSends CUDA tensors to the portable kernels."},
+    {"probe_cuda", module_probe_cuda, METH_O,
+     "probe_cuda(device, /)\n--\n\nNone when the CUDA kernels run on this device, else why they do not."},
     {"create_class", awqpack_create_class, METH_VARARGS,
      "create_class(packing_enum, rebuild, doc, /)\n--\n\nMakes AWQPackedTensor, once."},
     {NULL, NULL, 0, NULL},

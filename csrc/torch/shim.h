@@ -17,6 +17,16 @@ bool awq_parallel_run(const awq_job *job, uint8_t *seen, awq_error *error);
    when that names none that this CPU can run. */
 const awq_kernels *awq_active_kernels(awq_error *error);
 
+/* Sends CUDA tensors to the kernels of cuda/, and back to the portable ones. False when this build has none. */
+bool awq_cuda_register(void);
+void awq_cuda_unregister(void);
+
+/* Whether the kernels of cuda/ run on this device; if not, `error` says why. */
+bool awq_cuda_can_run(int device, awq_error *error);
+
+/* The architectures that cuda/ was compiled for, separated by spaces or semicolons; "" without CUDA. */
+const char *awq_cuda_arch_list(void);
+
 #ifdef __cplusplus
 }
 #endif

@@ -1,0 +1,211 @@
+/* The ops over any backend: checks, allocation and errors, which the CPU and CUDA registrations share. */
+#ifndef AWQPACK_OPS_HPP
+#define AWQPACK_OPS_HPP
+
+#include <new>
+#include <optional>
+#include <stdexcept>
+#include <vector>
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include "awqpack/view.h"
+
+namespace awqpack {
+
+using torch::stable::Tensor;
+using Order = std::optional<std::vector<int64_t>>;
+
+/* pybind turns these into Python's own: ValueError, MemoryError and RuntimeError. */
+[[noreturn]] inline void raise(const awq_error &error)
+{
+    switch (error.kind) {
+    case AWQ_ERROR_VALUE:
+        throw std::invalid_argument(error.text);
+    case AWQ_ERROR_MEMORY:
+        throw std::bad_alloc();
+    default:
+        throw std::runtime_error(error.text);
+    }
+}
+
+inline void require(bool ok, const awq_error &error)
+{
+    if (!ok) {
+        raise(error);
+    }
+}
+
+struct Dtype {
+    awq_dtype dtype;
+    const char *name;
+};
+
+inline Dtype dtype_of(const Tensor &tensor)
+{
+    using torch::headeronly::ScalarType;
+    switch (tensor.scalar_type()) {
+    case ScalarType::Byte: return {AWQ_DTYPE_UINT8, "torch.uint8"};
+    case ScalarType::Short: return {AWQ_DTYPE_INT16, "torch.int16"};
+    case ScalarType::Int: return {AWQ_DTYPE_INT32, "torch.int32"};
+    case ScalarType::Char: return {AWQ_DTYPE_OTHER, "torch.int8"};
+    case ScalarType::Long: return {AWQ_DTYPE_OTHER, "torch.int64"};
+    case ScalarType::Bool: return {AWQ_DTYPE_OTHER, "torch.bool"};
+    case ScalarType::Half: return {AWQ_DTYPE_OTHER, "torch.float16"};
+    case ScalarType::BFloat16: return {AWQ_DTYPE_OTHER, "torch.bfloat16"};
+    case ScalarType::Float: return {AWQ_DTYPE_OTHER, "torch.float32"};
+    case ScalarType::Double: return {AWQ_DTYPE_OTHER, "torch.float64"};
+    case ScalarType::ComplexHalf: return {AWQ_DTYPE_OTHER, "torch.complex32"};
+    case ScalarType::ComplexFloat: return {AWQ_DTYPE_OTHER, "torch.complex64"};
+    case ScalarType::ComplexDouble: return {AWQ_DTYPE_OTHER, "torch.complex128"};
+    case ScalarType::UInt16: return {AWQ_DTYPE_OTHER, "torch.uint16"};
+    case ScalarType::UInt32: return {AWQ_DTYPE_OTHER, "torch.uint32"};
+    case ScalarType::UInt64: return {AWQ_DTYPE_OTHER, "torch.uint64"};
+    default: return {AWQ_DTYPE_OTHER, "another dtype"};
+    }
+}
+
+inline awq_view view_of(const Tensor &tensor, void *data)
+{
+    const Dtype dtype = dtype_of(tensor);
+    return {data, tensor.sizes().data(), tensor.strides().data(), tensor.dim(), dtype.dtype, dtype.name};
+}
+
+/* Reading through the const pointer keeps copy-on-write storage shared. */
+inline awq_view input_view(const Tensor &tensor)
+{
+    return view_of(tensor, const_cast<void *>(tensor.const_data_ptr()));
+}
+
+inline awq_view output_view(const Tensor &tensor)
+{
+    return view_of(tensor, tensor.mutable_data_ptr());
+}
+
+inline int32_t torch_dtype(awq_dtype dtype)
+{
+    switch (dtype) {
+    case AWQ_DTYPE_INT16: return aoti_torch_dtype_int16();
+    case AWQ_DTYPE_INT32: return aoti_torch_dtype_int32();
+    default: return aoti_torch_dtype_uint8();
+    }
+}
+
+inline awq_layout layout_of(int64_t packing, bool reorder)
+{
+    awq_error error;
+    awq_layout layout;
+    require(awq_layout_from_packing(packing, reorder, &layout, &error), error);
+    return layout;
+}
+
+inline Tensor empty_beside(const Tensor &input, const int64_t *sizes, const int64_t *order, awq_dtype dtype)
+{
+    awq_error error;
+    int64_t strides[AWQ_MAX_DIMS];
+    require(awq_dense_strides(input.dim(), sizes, order, strides, &error), error);
+    int32_t device_type, device_index;
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(input.get(), &device_type));
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(input.get(), &device_index));
+    AtenTensorHandle handle;
+    if (aoti_torch_empty_strided(input.dim(), sizes, strides, torch_dtype(dtype), device_type, device_index, &handle) !=
+        TORCH_SUCCESS) {
+        char shape[128];
+        awq_format_shape(sizes, input.dim(), shape, sizeof shape);
+        awq_fail(&error, AWQ_ERROR_RUNTIME, "awqpack could not allocate a result of shape %s and dtype %s: out of memory?",
+                 shape, dtype == AWQ_DTYPE_UINT8 ? "torch.uint8" : dtype == AWQ_DTYPE_INT16 ? "torch.int16" : "torch.int32");
+        raise(error);
+    }
+    return Tensor(handle);
+}
+
+inline void require_same_device(const Tensor &input, const Tensor &out)
+{
+    awq_error error;
+    int32_t types[2], indices[2];
+    const AtenTensorHandle handles[2] = {input.get(), out.get()};
+    for (int i = 0; i < 2; i++) {
+        TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(handles[i], &types[i]));
+        TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(handles[i], &indices[i]));
+    }
+    if (types[0] != types[1] || indices[0] != indices[1]) {
+        awq_fail(&error, AWQ_ERROR_VALUE, "out expects the device of the input; the two are on different devices");
+        raise(error);
+    }
+}
+
+/* The ops, for a Backend that offers
+ *     static void pack(const Tensor &input, const awq_view &codes, const awq_view &payload, awq_layout layout, bool validate);
+ *     static void unpack(const Tensor &input, const awq_view &payload, const awq_view &codes, awq_layout layout);
+ */
+template <class Backend>
+Tensor pack(const Tensor codes, int64_t packing, bool reorder, bool validate)
+{
+    awq_error error;
+    const awq_layout layout = layout_of(packing, reorder);
+    const awq_view input = input_view(codes);
+    int64_t sizes[AWQ_MAX_DIMS];
+    require(awq_check_codes(&input, layout, sizes, &error), error);
+    Tensor payload = empty_beside(codes, sizes, nullptr, awq_payload_dtype(layout));
+    Backend::pack(codes, input, output_view(payload), layout, validate);
+    return payload;
+}
+
+template <class Backend>
+void pack_out(const Tensor codes, int64_t packing, bool reorder, bool validate, Tensor out)
+{
+    awq_error error;
+    const awq_layout layout = layout_of(packing, reorder);
+    const awq_view input = input_view(codes), payload = output_view(out);
+    int64_t sizes[AWQ_MAX_DIMS];
+    require(awq_check_codes(&input, layout, sizes, &error), error);
+    require_same_device(codes, out);
+    require(awq_check_out(&payload, awq_payload_dtype(layout), sizes, &input, &error), error);
+    Backend::pack(codes, input, payload, layout, validate);
+}
+
+template <class Backend>
+Tensor unpack(const Tensor payload, int64_t packing, bool reorder, Order stride_order)
+{
+    awq_error error;
+    const awq_layout layout = layout_of(packing, reorder);
+    const awq_view input = input_view(payload);
+    int64_t sizes[AWQ_MAX_DIMS];
+    require(awq_check_payload(&input, layout, sizes, &error), error);
+    if (stride_order && static_cast<int64_t>(stride_order->size()) != input.ndim) {
+        awq_fail(&error, AWQ_ERROR_VALUE, "stride_order expects one entry for each of the %lld dimensions; got %zu",
+                 static_cast<long long>(input.ndim), stride_order->size());
+        raise(error);
+    }
+    Tensor codes = empty_beside(payload, sizes, stride_order ? stride_order->data() : nullptr, AWQ_DTYPE_UINT8);
+    Backend::unpack(payload, input, output_view(codes), layout);
+    return codes;
+}
+
+template <class Backend>
+void unpack_out(const Tensor payload, int64_t packing, bool reorder, Tensor out)
+{
+    awq_error error;
+    const awq_layout layout = layout_of(packing, reorder);
+    const awq_view input = input_view(payload), codes = output_view(out);
+    int64_t sizes[AWQ_MAX_DIMS];
+    require(awq_check_payload(&input, layout, sizes, &error), error);
+    require_same_device(payload, out);
+    require(awq_check_out(&codes, AWQ_DTYPE_UINT8, sizes, &input, &error), error);
+    Backend::unpack(payload, input, codes, layout);
+}
+
+template <class Backend>
+void implement(torch::stable::detail::StableLibrary &library)
+{
+    library.impl("pack", TORCH_BOX(&pack<Backend>));
+    library.impl("unpack", TORCH_BOX(&unpack<Backend>));
+    library.impl("pack_out", TORCH_BOX(&pack_out<Backend>));
+    library.impl("unpack_out", TORCH_BOX(&unpack_out<Backend>));
+}
+
+} // namespace awqpack
+
+#endif
