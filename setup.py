@@ -21,7 +21,11 @@ TORCH_TARGET_VERSION = "0x020A000000000000"  # libtorch's stable ABI of 2.10
 C_FLAGS = ["-std=c11", "-Wall", "-Wextra", "-Werror"]
 CXX_FLAGS = ["-std=c++17", "-Wall", "-Wextra", "-Werror"]
 COMMON_FLAGS = ["-O3", "-g1", "-fPIC", "-fvisibility=hidden"]
-SANITIZER_FLAGS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer"]
+SANITIZER_FLAGS = [
+    "-fsanitize=address,undefined",
+    "-fno-sanitize-recover=undefined",
+    "-fno-omit-frame-pointer",
+]
 
 # A kernel file is compiled only where it can run, with its own flags; every other file gets none.
 INSTRUCTION_SETS = {
@@ -44,9 +48,15 @@ def c_sources() -> dict[str, list[str]]:
     chosen |= {str(path): [] for path in (ROOT / "csrc" / "python").glob("*.c")}
     return {str(Path(path).relative_to(ROOT)): flags for path, flags in sorted(chosen.items())}
 
+
 # Real code for every architecture that CUDA 13 compiles for up to consumer Blackwell, and PTX for what comes after.
 CUDA_ARCHS = ["75", "80", "86", "89", "90", "100", "120"]
-NVCC_FLAGS = ["-std=c++17", "-O3", "-Werror=all-warnings", "-Xcompiler=-fPIC,-fvisibility=hidden,-Wall,-Wextra,-Werror"]
+NVCC_FLAGS = [
+    "-std=c++17",
+    "-O3",
+    "-Werror=all-warnings",
+    "-Xcompiler=-fPIC,-fvisibility=hidden,-Wall,-Wextra,-Werror",
+]
 
 
 def find_nvcc() -> Path | None:
@@ -89,7 +99,19 @@ def compile_cuda(nvcc: Path) -> tuple[list[str], list[str]]:
         newest = max(path.stat().st_mtime for path in [*(ROOT / "cuda").iterdir(), ROOT / "setup.py"])
         if not target.exists() or target.stat().st_mtime < newest:
             define = f'-DAWQPACK_CUDA_ARCHS="{names}"'
-            command = [nvcc, *NVCC_FLAGS, *codes, "--threads", "0", define, "-Icsrc/include", "-c", source, "-o", target]
+            command = [
+                nvcc,
+                *NVCC_FLAGS,
+                *codes,
+                "--threads",
+                "0",
+                define,
+                "-Icsrc/include",
+                "-c",
+                source,
+                "-o",
+                target,
+            ]
             subprocess.run(command, check=True, cwd=ROOT)
         objects.append(str(target))
     root = cuda_root(nvcc)
@@ -160,7 +182,9 @@ class BuildExtension(build_ext):
 extension = Extension(
     "awqpack._C",
     sources=[*c_sources(), "csrc/torch/shim.cpp", "csrc/torch/shim_cuda.cpp"],
-    depends=[str(path.relative_to(ROOT)) for path in sorted([*(ROOT / "csrc").rglob("*.h*"), *(ROOT / "cuda").iterdir()])],
+    depends=[
+        str(path.relative_to(ROOT)) for path in sorted([*(ROOT / "csrc").rglob("*.h*"), *(ROOT / "cuda").iterdir()])
+    ],
     py_limited_api=True,
 )
 

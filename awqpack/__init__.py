@@ -5,18 +5,26 @@ from typing import Any
 
 import torch  # noqa: F401  (loads libtorch, which the extension is linked against)
 
-from . import fake as _fake  # noqa: F401  (registers the fake kernels)
-from . import portable as _portable  # noqa: F401  (registers the kernels of every other device)
-from . import _C, cuda as _cuda
+from . import _C, cuda, fake, portable
 from .functional import pack, unpack
 from .packing import AWQPacking
 from .tensor import AWQPackedTensor, rebuild_packed_tensor
 
-_cuda.enable()
+portable.register()
+fake.register()
+cuda.register()
 
 __version__ = _version("awqpack")
 
-__all__ = ["AWQPackedTensor", "AWQPacking", "__version__", "build_info", "pack", "rebuild_packed_tensor", "unpack"]
+__all__ = [
+    "AWQPackedTensor",
+    "AWQPacking",
+    "__version__",
+    "build_info",
+    "pack",
+    "rebuild_packed_tensor",
+    "unpack",
+]
 
 
 def build_info() -> dict[str, Any]:

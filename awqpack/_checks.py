@@ -101,5 +101,5 @@ def ordered_strides(shape: Sequence[int], order: Sequence[int] | None) -> tuple[
     stride = 1
     for dim in reversed(order):
         strides[dim] = stride
-        stride = stride * torch.sym_max(shape[dim], 1)
+        stride = stride * torch.sym_max(shape[dim], 1)  # type: ignore[no-untyped-call]
     return tuple(strides)

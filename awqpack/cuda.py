@@ -24,7 +24,7 @@ def _check_devices() -> None:
             return
 
 
-def enable() -> None:
+def register() -> None:
     """Registers the CUDA kernels if this build has them and this torch is a CUDA build.
 
     The check of the devices waits until the program itself starts CUDA: importing awqpack never does.

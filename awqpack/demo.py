@@ -66,9 +66,7 @@ class Layer:
     mismatches: dict[str, str] = field(default_factory=dict)  # layout -> where it differed first
 
 
-def quantize(
-    weight: torch.Tensor, group_size: int = GROUP_SIZE
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def quantize(weight: torch.Tensor, group_size: int = GROUP_SIZE) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Round-to-nearest, asymmetric, 4 bits, a scale and a zero per group of columns; the last may be shorter.
 
     Returns codes uint8 (N, K), scales float16 (N, G) and zeros uint8 (N, G).
@@ -172,9 +170,7 @@ def _check_saved(layer: Layer, saved: Any) -> None:
         if layout.title not in layer.timings:
             continue
         payload = saved.get_tensor(f"{layer.name}.{layout.key}")
-        packed = AWQPackedTensor(
-            payload, layout.packing, layout.reorder, layer.codes.shape, layer.codes.stride()
-        )
+        packed = AWQPackedTensor(payload, layout.packing, layout.reorder, layer.codes.shape, layer.codes.stride())
         if not torch.equal(packed.unpack(), layer.codes):
             layer.mismatches.setdefault(layout.title, "read back")
 
@@ -311,9 +307,7 @@ def _pack_model(
             bar.update(2)
             continue
         codes, scales, zeros = quantize(weight)
-        layer = Layer(
-            key.removesuffix(".weight"), weight.nbytes, codes, packed_bytes=scales.nbytes + zeros.nbytes
-        )
+        layer = Layer(key.removesuffix(".weight"), weight.nbytes, codes, packed_bytes=scales.nbytes + zeros.nbytes)
         tensors[f"{layer.name}.scales"], tensors[f"{layer.name}.zeros"] = scales, zeros
         for layout in LAYOUTS:
             if _reason_not_packed(codes.shape, layout.packing) is None:
@@ -375,10 +369,7 @@ def run(model: Path | None = None, output: Path | None = None) -> int:
             if "V2" not in layer.timings:
                 print(f"no V2 for {layer.name}: {_reason_not_packed(layer.codes.shape, AWQPacking.V2)}")
         _print_report(layers)
-        print(
-            f"saved {_size(saved.stat().st_size)} "
-            + ("to a temporary file" if output is None else f"to {output}")
-        )
+        print(f"saved {_size(saved.stat().st_size)} " + ("to a temporary file" if output is None else f"to {output}"))
     wrong = [layer.name for layer in layers if layer.mismatches]
     if wrong:
         print(f"\nMISMATCH in {len(wrong)} of {len(layers)} layers: {', '.join(wrong)}")

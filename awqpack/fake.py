@@ -6,15 +6,13 @@ from collections.abc import Sequence
 
 import torch
 
-from . import _C, _checks  # noqa: F401  (_C defines the ops)
+from . import _checks
 
 
-@torch.library.register_fake("awqpack::pack")
 def _pack(codes: torch.Tensor, packing: int, reorder: bool, validate: bool = True) -> torch.Tensor:
     return codes.new_empty(_checks.payload_shape(codes, packing), dtype=_checks.payload_dtype(packing))
 
 
-@torch.library.register_fake("awqpack::unpack")
 def _unpack(
     payload: torch.Tensor, packing: int, reorder: bool, stride_order: Sequence[int] | None = None
 ) -> torch.Tensor:
@@ -23,13 +21,17 @@ def _unpack(
     return payload.new_empty_strided(shape, strides, dtype=torch.uint8)
 
 
-@torch.library.register_fake("awqpack::pack_out")
-def _pack_out(
-    codes: torch.Tensor, packing: int, reorder: bool, validate: bool = True, *, out: torch.Tensor
-) -> None:
+def _pack_out(codes: torch.Tensor, packing: int, reorder: bool, validate: bool = True, *, out: torch.Tensor) -> None:
     _checks.require_out(out, _checks.payload_dtype(packing), _checks.payload_shape(codes, packing))
 
 
-@torch.library.register_fake("awqpack::unpack_out")
 def _unpack_out(payload: torch.Tensor, packing: int, reorder: bool, *, out: torch.Tensor) -> None:
     _checks.require_out(out, torch.uint8, _checks.codes_shape(payload, packing))
+
+
+def register() -> None:
+    """Registers the fake kernels; awqpack does so when it is imported."""
+    torch.library.register_fake("awqpack::pack", _pack)
+    torch.library.register_fake("awqpack::unpack", _unpack)
+    torch.library.register_fake("awqpack::pack_out", _pack_out)
+    torch.library.register_fake("awqpack::unpack_out", _unpack_out)

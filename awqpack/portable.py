@@ -5,11 +5,11 @@ They are bit-equal to the kernels and several times slower; tests run them on th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
-from . import _C, _checks  # noqa: F401  (_C defines the ops)
+from . import _checks
 
 _REORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 
@@ -60,9 +60,7 @@ def unpack(
     return codes.copy_(nibbles.transpose(-5, -4).reshape(shape))
 
 
-def pack_out(
-    codes: torch.Tensor, packing: int, reorder: bool, validate: bool = True, *, out: torch.Tensor
-) -> None:
+def pack_out(codes: torch.Tensor, packing: int, reorder: bool, validate: bool = True, *, out: torch.Tensor) -> None:
     _checks.require_out(out, _checks.payload_dtype(packing), _checks.payload_shape(codes, packing))
     out.copy_(pack(codes, packing, reorder, validate))
 
@@ -72,6 +70,13 @@ def unpack_out(payload: torch.Tensor, packing: int, reorder: bool, *, out: torch
     out.copy_(unpack(payload, packing, reorder))
 
 
-# Every backend without a kernel of its own comes here; sparse and quantized tensors do too, and are refused by name.
-for _name, _kernel in {"pack": pack, "unpack": unpack, "pack_out": pack_out, "unpack_out": unpack_out}.items():
-    torch.library.impl(f"awqpack::{_name}", "CompositeExplicitAutograd", _kernel)
+def register() -> None:
+    """Sends every backend without a kernel of its own here; sparse and quantized tensors too, to be refused by name."""
+    kernels: dict[str, Callable[..., object]] = {
+        "pack": pack,
+        "unpack": unpack,
+        "pack_out": pack_out,
+        "unpack_out": unpack_out,
+    }
+    for name, kernel in kernels.items():
+        torch.library.impl(f"awqpack::{name}", "CompositeExplicitAutograd", kernel)

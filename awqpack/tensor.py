@@ -31,7 +31,12 @@ Raises:
 
 
 def rebuild_packed_tensor(
-    payload: torch.Tensor, packing: int, reorder: bool, size: Sequence[int], stride: Sequence[int], is_param: bool
+    payload: torch.Tensor,
+    packing: int,
+    reorder: bool,
+    size: Sequence[int],
+    stride: Sequence[int],
+    is_param: bool,
 ) -> torch.Tensor:
     """What copy and pickle call. Checks everything: the arguments may come from a file."""
     tensor = AWQPackedTensor(payload, AWQPacking(packing), reorder, size, stride)
