@@ -253,8 +253,8 @@ static inline void pack_quads(const uint8_t *restrict codes, int64_t row_stride,
             const uint8_t *odd = even + row_stride;
             prefetch(even, PREFETCH);
             prefetch(odd, PREFETCH);
-            store(payload + b * AWQ_QUAD_BLOCK_BYTES + r * AWQ_BLOCK_BYTES, pack_line(load(even), load(odd), pairs, seen),
-                  mode);
+            uint8_t *to = payload + b * AWQ_QUAD_BLOCK_BYTES + r * AWQ_BLOCK_BYTES;
+            store(to, pack_line(load(even), load(odd), pairs, seen), mode);
         }
     }
 }
@@ -400,7 +400,7 @@ static uint8_t pack_tile(awq_layout layout, const uint8_t *restrict codes, int64
             parts[i][g] = v[i];
         }
     }
-    /* Four lanes that follow each other in the payload make a line: a V1 row's two blocks, or two rows of a V2 block. */
+    /* Four neighbouring lanes of the payload make a line: two blocks of a V1 row, or two rows of a V2 block. */
     const bool by_rows = blocks == 2 && block_stride == AWQ_BLOCK_BYTES;
     const bool by_blocks = !by_rows && row_stride == AWQ_BLOCK_BYTES;
     const uintptr_t addresses = (uintptr_t)payload | (uintptr_t)quad_stride |
@@ -451,6 +451,7 @@ static void unpack_tile(awq_layout layout, const uint8_t *restrict payload, int6
 #pragma GCC unroll 16
         for (int j = 0; j < GROUP; j++) {
             for (int l = 0; l < 4 && g % BLOCK_GROUPS == 0; l++) {
+                /* The next tile down the rows. */
                 prefetch(part + tile_offset(&from, GROUP * l + j), AWQ_TILE_ROWS / AWQ_QUAD_ROWS * quad_stride);
             }
             v[j] = _mm512_castsi128_si512(_mm_loadu_si128((const void *)(part + tile_offset(&from, j))));

@@ -1,4 +1,4 @@
-/* The kernels for AArch64 NEON: de-interleaving loads and interleaving stores bring the codes of a payload byte together. */
+/* The kernels for AArch64 NEON: zips and unzips bring the codes of a payload byte together. */
 #include "kernels.h"
 
 #if defined(__aarch64__)

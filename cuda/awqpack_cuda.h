@@ -1,0 +1,65 @@
+/* The CUDA kernels behind plain C: device pointers, strides, a stream. No CUDA type crosses this line. */
+#ifndef AWQPACK_CUDA_H
+#define AWQPACK_CUDA_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "awqpack/layout.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/*
+ * Conventions:
+ *  - a returned int is a cudaError_t, 0 being success; the error a call causes is cleared from the runtime's
+ *    last-error state, one that others left there is neither reported nor cleared;
+ *  - `stream` is a cudaStream_t; work runs on the current device, which the caller has made the stream's;
+ *  - pointers are those of element (0, ..., 0); codes may have any alignment, payloads that of their element
+ *    (int32 for V1, int16 for V2); strides may be negative;
+ *  - source and destination do not overlap, and distinct destination elements are distinct bytes;
+ *  - nothing synchronises but awq_cuda_read_fault.
+ */
+
+/* Fault word of a pack without an invalid code. */
+#define AWQ_CUDA_NO_FAULT UINT64_MAX
+
+/*
+ * Packs codes into payload. Only the low nibble of a code is ever packed.
+ * `fault`, where not NULL, is an 8-byte aligned device word that receives AWQ_CUDA_NO_FAULT or
+ * (linear index << 8 | code) of the first code above 15, in row-major order of (batch..., row, column).
+ */
+int awq_cuda_pack(const awq_geometry *geometry, const void *codes, void *payload, uint64_t *fault, void *stream);
+
+/* Unpacks payload into codes. */
+int awq_cuda_unpack(const awq_geometry *geometry, const void *payload, void *codes, void *stream);
+
+/* Waits for the stream and fetches the fault word of a pack before it; not allowed while the stream is capturing. */
+int awq_cuda_read_fault(const uint64_t *fault, void *stream, uint64_t *host);
+
+/* Success when the kernels run on `device`; else why they do not, such as no code for its architecture. */
+int awq_cuda_probe(int device);
+
+/* Tells whether the stream is being captured into a graph, when nothing may wait for it. */
+int awq_cuda_is_capturing(void *stream, bool *is_capturing);
+
+/* Makes `device` current and tells which one was, for awq_cuda_leave_device. */
+int awq_cuda_enter_device(int device, int *previous);
+int awq_cuda_leave_device(int previous);
+
+/* Writes CUDA's own "name: description" of an error into text, cut to size bytes; returns text. */
+const char *awq_cuda_error_text(int code, char *text, size_t size);
+
+/* The architectures this was compiled for, as the build named them; "" if it did not. */
+const char *awq_cuda_archs(void);
+
+/* CUDART_VERSION of the runtime linked in: 13000 for 13.0. */
+int awq_cuda_runtime_version(void);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

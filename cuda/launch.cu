@@ -1,0 +1,240 @@
+/* The C entry points: which kernel takes a geometry, its launches over the batch, fault word, devices, error text. */
+#include "awqpack_cuda.h"
+
+#include <stdio.h>
+
+#include "common.cuh"
+#include "generic.cuh"
+#include "rowmajor.cuh"
+#include "tile.cuh"
+
+#ifndef AWQPACK_CUDA_ARCHS
+#define AWQPACK_CUDA_ARCHS ""
+#endif
+
+using namespace awq_cuda;
+
+namespace {
+
+/* Chosen by the --tune run of tests/c/check_cuda.cu. */
+constexpr int pack_unroll = 4;
+constexpr int unpack_unroll = 4;
+constexpr int row_hint = stream_loads | stream_stores;
+using PackTile = TileConfig<16, 256, true, stream_loads | stream_stores>;
+using UnpackTile = TileConfig<16, 256, true, stream_loads | stream_stores>;
+
+constexpr int64_t max_grid_x = INT32_MAX;
+constexpr int64_t max_grid_y = 65535;
+
+/* Takes an error this library caused out of the runtime's last-error state. */
+int finish(cudaError_t error)
+{
+    if (error != cudaSuccess) {
+        (void)cudaGetLastError();
+    }
+    return static_cast<int>(error);
+}
+
+/* The kernel of a geometry, and the alignment its vector accesses need. */
+struct Choice {
+    Kernel kernel;
+    Shape shape;
+    int64_t codes_vector, payload_vector;
+};
+
+Choice choose(const awq_geometry &g, const Job &job, bool pack)
+{
+    if (g.payload_col_stride == 1 && g.codes_col_stride == 1) {
+        return {pack ? row_packers<pack_unroll, row_hint>[g.layout] : row_unpackers<unpack_unroll, row_hint>[g.layout],
+                rows_shape(job, g.layout, pack ? pack_unroll : unpack_unroll), unit_codes, unit_bytes};
+    }
+    if (g.payload_col_stride == 1 && g.codes_row_stride == 1) {
+        if (pack) {
+            return {tile_packers<PackTile>[g.layout], tile_shape<PackTile>(job), PackTile::rows, 16};
+        }
+        return {tile_unpackers<UnpackTile>[g.layout], tile_shape<UnpackTile>(job), UnpackTile::rows, 16};
+    }
+    return {(pack ? generic_packers : generic_unpackers)[g.layout], generic_shape(job, g.layout), 1, 1};
+}
+
+/* Whether a pointer and every step that is taken from it are multiples of `vector` bytes. */
+bool is_aligned(const void *pointer, int64_t step, const int64_t *batch_strides, int64_t element, const awq_geometry &g,
+                int64_t vector)
+{
+    bool aligned = reinterpret_cast<uintptr_t>(pointer) % static_cast<uintptr_t>(vector) == 0 && step % vector == 0;
+    for (int i = 0; i < g.batch_dims; i++) {
+        aligned = aligned && (g.batch_sizes[i] == 1 || batch_strides[i] * element % vector == 0);
+    }
+    return aligned;
+}
+
+/* Launches over `count` matrices, as many at a time as a grid holds. */
+cudaError_t launch_batch(const Choice &choice, Job job, int64_t count, cudaStream_t stream)
+{
+    if (choice.shape.blocks > static_cast<uint64_t>(max_grid_x)) {
+        return cudaErrorInvalidConfiguration;
+    }
+    while (count > 0) {
+        const int64_t now = count < max_grid_y ? count : max_grid_y;
+        const dim3 grid(static_cast<unsigned>(choice.shape.blocks), static_cast<unsigned>(now));
+        uint32_t split = choice.shape.split;
+        void *arguments[] = {&job, &split};
+        const cudaError_t error = cudaLaunchKernel(choice.kernel, grid, choice.shape.threads, arguments, 0, stream);
+        if (error != cudaSuccess) {
+            return error;
+        }
+        job.codes += now * job.codes_batch;
+        job.payload += now * job.payload_batch;
+        job.first += static_cast<uint64_t>(now) * job.batch_step;
+        count -= now;
+    }
+    return cudaSuccess;
+}
+
+/* Runs one direction over the whole geometry: the largest batch dimension in the grid, the others in a loop. */
+cudaError_t run(const awq_geometry &g, uint8_t *codes, uint8_t *payload, uint64_t *fault, bool pack,
+                cudaStream_t stream)
+{
+    uint64_t index_steps[AWQ_MAX_DIMS];
+    uint64_t step = static_cast<uint64_t>(g.rows) * static_cast<uint64_t>(g.cols);
+    int inner = -1;
+    for (int i = g.batch_dims - 1; i >= 0; i--) {
+        index_steps[i] = step;
+        step *= static_cast<uint64_t>(g.batch_sizes[i]);
+        if (inner < 0 || g.batch_sizes[i] > g.batch_sizes[inner]) {
+            inner = i;
+        }
+    }
+    if (step == 0) {
+        return cudaSuccess;
+    }
+
+    const int64_t element = element_bytes(g.layout);
+    Job job = {};
+    job.fault = reinterpret_cast<unsigned long long *>(fault);
+    job.rows = g.rows;
+    job.cols = g.cols;
+    job.codes_row = g.codes_row_stride;
+    job.codes_col = g.codes_col_stride;
+    job.payload_row = g.payload_row_stride * element;
+    job.payload_col = g.payload_col_stride * element;
+    if (inner >= 0) {
+        job.codes_batch = g.codes_batch_strides[inner];
+        job.payload_batch = g.payload_batch_strides[inner] * element;
+        job.batch_step = index_steps[inner];
+    }
+    const Choice choice = choose(g, job, pack);
+    /* the stride that vectors do not run along; a single row or payload row never takes it */
+    const int64_t codes_step = g.codes_col_stride != 1 ? job.codes_col : g.rows > 1 ? job.codes_row : 0;
+    const int64_t payload_step = payload_lines(g.layout, g.rows) > 1 ? job.payload_row : 0;
+    job.codes_aligned = is_aligned(codes, codes_step, g.codes_batch_strides, 1, g, choice.codes_vector);
+    job.payload_aligned = is_aligned(payload, payload_step, g.payload_batch_strides, element, g, choice.payload_vector);
+
+    int64_t at[AWQ_MAX_DIMS] = {0};
+    for (;;) {
+        job.codes = codes;
+        job.payload = payload;
+        job.first = 0;
+        for (int i = 0; i < g.batch_dims; i++) {
+            job.codes += at[i] * g.codes_batch_strides[i];
+            job.payload += at[i] * g.payload_batch_strides[i] * element;
+            job.first += static_cast<uint64_t>(at[i]) * index_steps[i];
+        }
+        const cudaError_t error = launch_batch(choice, job, inner < 0 ? 1 : g.batch_sizes[inner], stream);
+        if (error != cudaSuccess) {
+            return error;
+        }
+        int i = g.batch_dims - 1;
+        while (i >= 0 && (i == inner || ++at[i] == g.batch_sizes[i])) {
+            at[i--] = 0;
+        }
+        if (i < 0) {
+            return cudaSuccess;
+        }
+    }
+}
+
+} // namespace
+
+extern "C" int awq_cuda_pack(const awq_geometry *geometry, const void *codes, void *payload, uint64_t *fault,
+                             void *stream)
+{
+    const cudaStream_t s = static_cast<cudaStream_t>(stream);
+    if (fault != nullptr) {
+        const cudaError_t error = cudaMemsetAsync(fault, 0xff, sizeof *fault, s);
+        if (error != cudaSuccess) {
+            return finish(error);
+        }
+    }
+    /* one job type serves both directions; the packing kernels only read codes */
+    return finish(run(*geometry, static_cast<uint8_t *>(const_cast<void *>(codes)), static_cast<uint8_t *>(payload),
+                      fault, true, s));
+}
+
+extern "C" int awq_cuda_unpack(const awq_geometry *geometry, const void *payload, void *codes, void *stream)
+{
+    return finish(run(*geometry, static_cast<uint8_t *>(codes), static_cast<uint8_t *>(const_cast<void *>(payload)),
+                      nullptr, false, static_cast<cudaStream_t>(stream)));
+}
+
+extern "C" int awq_cuda_read_fault(const uint64_t *fault, void *stream, uint64_t *host)
+{
+    const cudaStream_t s = static_cast<cudaStream_t>(stream);
+    cudaError_t error = cudaMemcpyAsync(host, fault, sizeof *host, cudaMemcpyDeviceToHost, s);
+    if (error == cudaSuccess) {
+        error = cudaStreamSynchronize(s);
+    }
+    return finish(error);
+}
+
+extern "C" int awq_cuda_is_capturing(void *stream, bool *is_capturing)
+{
+    cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+    const cudaError_t error = cudaStreamIsCapturing(static_cast<cudaStream_t>(stream), &status);
+    *is_capturing = status != cudaStreamCaptureStatusNone;
+    return finish(error);
+}
+
+extern "C" int awq_cuda_enter_device(int device, int *previous)
+{
+    cudaError_t error = cudaGetDevice(previous);
+    if (error == cudaSuccess && *previous != device) {
+        error = cudaSetDevice(device);
+    }
+    return finish(error);
+}
+
+extern "C" int awq_cuda_leave_device(int previous)
+{
+    int current;
+    return awq_cuda_enter_device(previous, &current);
+}
+
+extern "C" int awq_cuda_probe(int device)
+{
+    int previous;
+    int code = awq_cuda_enter_device(device, &previous);
+    if (code == 0) {
+        cudaFuncAttributes attributes;
+        code = finish(cudaFuncGetAttributes(&attributes, generic_packers[AWQ_LAYOUT_V1]));
+        (void)awq_cuda_leave_device(previous);
+    }
+    return code;
+}
+
+extern "C" const char *awq_cuda_error_text(int code, char *text, size_t size)
+{
+    const cudaError_t error = static_cast<cudaError_t>(code);
+    (void)snprintf(text, size, "%s: %s", cudaGetErrorName(error), cudaGetErrorString(error));
+    return text;
+}
+
+extern "C" const char *awq_cuda_archs(void)
+{
+    return AWQPACK_CUDA_ARCHS;
+}
+
+extern "C" int awq_cuda_runtime_version(void)
+{
+    return CUDART_VERSION;
+}

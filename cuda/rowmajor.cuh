@@ -1,0 +1,233 @@
+/* Row-major codes beside a row-major payload: rows of contiguous codes, any distance between rows. */
+#ifndef AWQPACK_CUDA_ROWMAJOR_CUH
+#define AWQPACK_CUDA_ROWMAJOR_CUH
+
+#include "common.cuh"
+
+namespace awq_cuda {
+
+/*
+ * A unit is 16 contiguous codes of a row and 8 contiguous payload bytes. Threads take units in payload order, so that
+ * a warp moves whole lines on both sides; of V2, which spreads 32 codes over 16 bytes, neighbouring lanes swap halves.
+ */
+constexpr int unit_codes = 16;
+constexpr int unit_bytes = 8;
+constexpr int row_threads = 256;
+constexpr int min_row_threads = 4; /* lanes that swap halves lie in one row */
+
+constexpr __host__ __device__ int64_t line_units(awq_layout layout, int64_t cols)
+{
+    return interleaves_rows(layout) ? cols * AWQ_QUAD_ROWS / unit_codes : (cols + unit_codes - 1) / unit_codes;
+}
+
+/* Blocks of (threads along a row) x (rows); split = blocks along a row. */
+inline Shape rows_shape(const Job &job, awq_layout layout, int unroll)
+{
+    const int64_t units = line_units(layout, job.cols);
+    int width = min_row_threads;
+    while (width < row_threads && static_cast<int64_t>(width) * unroll < units) {
+        width *= 2;
+    }
+    const int height = row_threads / width;
+    const int64_t across = ceil_div(units, static_cast<int64_t>(width) * unroll);
+    const int64_t down = ceil_div(payload_lines(layout, job.rows), height);
+    return {static_cast<uint64_t>(across) * static_cast<uint64_t>(down), dim3(width, height),
+            static_cast<uint32_t>(across)};
+}
+
+/* Where a thread works: its payload row and its first unit there; units are blockDim.x apart. */
+struct RowPlace {
+    int64_t line, unit, units;
+    bool full; /* every unit of the thread that exists has 16 codes */
+};
+
+template <awq_layout L, int Unroll>
+__device__ __forceinline__ RowPlace row_place(const Job &job, uint32_t split)
+{
+    const uint32_t down = blockIdx.x / split;
+    const uint32_t across = blockIdx.x - down * split;
+    RowPlace place;
+    place.line = static_cast<int64_t>(down) * blockDim.y + threadIdx.y;
+    place.unit = static_cast<int64_t>(across) * (blockDim.x * Unroll) + threadIdx.x;
+    /* a thread below the last row has no units, but stays to swap with its neighbour */
+    place.units = place.line < payload_lines(L, job.rows) ? line_units(L, job.cols) : 0;
+    place.full = interleaves_rows(L) || job.cols % unit_codes == 0 ||
+                 place.unit + (Unroll - 1) * static_cast<int64_t>(blockDim.x) + 1 < place.units;
+    return place;
+}
+
+template <awq_layout L>
+__device__ __forceinline__ int64_t unit_row(int64_t line, int64_t unit)
+{
+    return interleaves_rows(L) ? AWQ_QUAD_ROWS * line + (unit >> 2 & 3) : line;
+}
+
+template <awq_layout L>
+__device__ __forceinline__ int64_t unit_col(int64_t unit)
+{
+    return interleaves_rows(L) ? AWQ_BLOCK_CODES * (unit >> 4) + unit_codes * (unit & 3) : unit_codes * unit;
+}
+
+/* 16, or 8 in the last unit of a V1 row. */
+__device__ __forceinline__ int unit_count(const Job &job, int64_t col)
+{
+    return job.cols - col < unit_codes ? AWQ_WORD_CODES : unit_codes;
+}
+
+template <awq_layout L>
+__device__ __forceinline__ Words<2> pack_unit(const Words<4> &codes, bool odd)
+{
+    if constexpr (interleaves_rows(L)) {
+        const uint32_t low = join_nibbles(codes.w[0], codes.w[2]);
+        const uint32_t high = join_nibbles(codes.w[1], codes.w[3]);
+        const uint32_t other = __shfl_xor_sync(0xffffffff, odd ? low : high, 1);
+        const uint32_t even_bytes = odd ? other : low;
+        const uint32_t odd_bytes = odd ? high : other;
+        return {{__byte_perm(even_bytes, odd_bytes, 0x5140), __byte_perm(even_bytes, odd_bytes, 0x7362)}};
+    } else {
+        return {{pack_word<L>(codes.w[0], codes.w[1]), pack_word<L>(codes.w[2], codes.w[3])}};
+    }
+}
+
+template <awq_layout L>
+__device__ __forceinline__ Words<4> unpack_unit(const Words<2> &payload, bool odd)
+{
+    Words<4> codes;
+    if constexpr (interleaves_rows(L)) {
+        const uint32_t even_bytes = __byte_perm(payload.w[0], payload.w[1], 0x6420);
+        const uint32_t odd_bytes = __byte_perm(payload.w[0], payload.w[1], 0x7531);
+        const uint32_t other = __shfl_xor_sync(0xffffffff, odd ? even_bytes : odd_bytes, 1);
+        const uint32_t low = odd ? other : even_bytes;
+        const uint32_t high = odd ? odd_bytes : other;
+        codes.w[0] = low & low_nibbles;
+        codes.w[1] = high & low_nibbles;
+        codes.w[2] = low >> 4 & low_nibbles;
+        codes.w[3] = high >> 4 & low_nibbles;
+    } else {
+        unpack_word<L>(payload.w[0], &codes.w[0], &codes.w[1]);
+        unpack_word<L>(payload.w[1], &codes.w[2], &codes.w[3]);
+    }
+    return codes;
+}
+
+/* Reports the first invalid of `count` contiguous codes; reads them again, since this is the rare case. */
+__device__ __forceinline__ void report_row(const Job &job, const uint8_t *codes, int count, uint64_t index)
+{
+#pragma unroll 1
+    for (int i = 0; i < count; i++) {
+        if (codes[i] > AWQ_CODE_MAX) {
+            report_fault(job.fault, fault_key(index + i, codes[i]));
+            return;
+        }
+    }
+}
+
+template <awq_layout L, int Unroll, int Hint>
+__global__ void __launch_bounds__(row_threads) pack_rows(const Job job, const uint32_t split)
+{
+    const RowPlace place = row_place<L, Unroll>(job, split);
+    const uint8_t *source = job.codes + blockIdx.y * job.codes_batch;
+    uint8_t *target = job.payload + blockIdx.y * job.payload_batch + place.line * job.payload_row;
+
+    Words<4> codes[Unroll] = {}; /* all loads are under way before the first store */
+    if (job.codes_aligned && place.full) {
+#pragma unroll
+        for (int i = 0; i < Unroll; i++) {
+            const int64_t unit = place.unit + i * blockDim.x;
+            if (unit < place.units) {
+                codes[i] = load_vector<4, Hint>(source + unit_row<L>(place.line, unit) * job.codes_row +
+                                                unit_col<L>(unit));
+            }
+        }
+    } else {
+#pragma unroll
+        for (int i = 0; i < Unroll; i++) {
+            const int64_t unit = place.unit + i * blockDim.x;
+            if (unit < place.units) {
+                const int64_t col = unit_col<L>(unit);
+                codes[i] = load_codes<4>(source + unit_row<L>(place.line, unit) * job.codes_row + col,
+                                         unit_count(job, col), col > 0 && col + unit_codes + 3 <= job.cols);
+            }
+        }
+    }
+#pragma unroll
+    for (int i = 0; i < Unroll; i++) {
+        const int64_t unit = place.unit + i * blockDim.x;
+        const Words<2> packed = pack_unit<L>(codes[i], threadIdx.x % 2 != 0);
+        if (unit < place.units) {
+            const int64_t col = unit_col<L>(unit);
+            const int count = unit_count(job, col);
+            if (job.payload_aligned && place.full) {
+                store_vector<2, Hint>(target + unit * unit_bytes, packed);
+            } else {
+                store_payload<L, 2>(target + unit * unit_bytes, packed, count / AWQ_WORD_CODES);
+            }
+            if (any_invalid(codes[i]) && job.fault != nullptr) {
+                const int64_t row = unit_row<L>(place.line, unit);
+                report_row(job, source + row * job.codes_row + col, count,
+                           matrix_index(job) + static_cast<uint64_t>(row * job.cols + col));
+            }
+        }
+    }
+}
+
+template <awq_layout L, int Unroll, int Hint>
+__global__ void __launch_bounds__(row_threads) unpack_rows(const Job job, const uint32_t split)
+{
+    const RowPlace place = row_place<L, Unroll>(job, split);
+    const uint8_t *source = job.payload + blockIdx.y * job.payload_batch + place.line * job.payload_row;
+    uint8_t *target = job.codes + blockIdx.y * job.codes_batch;
+
+    Words<2> packed[Unroll] = {};
+    if (job.payload_aligned && place.full) {
+#pragma unroll
+        for (int i = 0; i < Unroll; i++) {
+            const int64_t unit = place.unit + i * blockDim.x;
+            if (unit < place.units) {
+                packed[i] = load_vector<2, Hint>(source + unit * unit_bytes);
+            }
+        }
+    } else {
+#pragma unroll
+        for (int i = 0; i < Unroll; i++) {
+            const int64_t unit = place.unit + i * blockDim.x;
+            if (unit < place.units) {
+                packed[i] = load_payload<L, 2>(source + unit * unit_bytes,
+                                               unit_count(job, unit_col<L>(unit)) / AWQ_WORD_CODES);
+            }
+        }
+    }
+#pragma unroll
+    for (int i = 0; i < Unroll; i++) {
+        const int64_t unit = place.unit + i * blockDim.x;
+        const Words<4> codes = unpack_unit<L>(packed[i], threadIdx.x % 2 != 0);
+        if (unit < place.units) {
+            const int64_t col = unit_col<L>(unit);
+            uint8_t *p = target + unit_row<L>(place.line, unit) * job.codes_row + col;
+            if (job.codes_aligned && place.full) {
+                store_vector<4, Hint>(p, codes);
+            } else {
+                store_codes<4>(p, codes, unit_count(job, col));
+            }
+        }
+    }
+}
+
+/* The kernels by layout. */
+template <int Unroll, int Hint>
+constexpr Kernel row_packers[AWQ_LAYOUT_COUNT] = {
+    pack_rows<AWQ_LAYOUT_V1, Unroll, Hint>,
+    pack_rows<AWQ_LAYOUT_V1_REORDER, Unroll, Hint>,
+    pack_rows<AWQ_LAYOUT_V2, Unroll, Hint>,
+};
+
+template <int Unroll, int Hint>
+constexpr Kernel row_unpackers[AWQ_LAYOUT_COUNT] = {
+    unpack_rows<AWQ_LAYOUT_V1, Unroll, Hint>,
+    unpack_rows<AWQ_LAYOUT_V1_REORDER, Unroll, Hint>,
+    unpack_rows<AWQ_LAYOUT_V2, Unroll, Hint>,
+};
+
+} // namespace awq_cuda
+
+#endif

@@ -1,0 +1,192 @@
+/* Times the kernels beside memcpy moving the same number of bytes, turn by turn, with one thread and with all. */
+#define _GNU_SOURCE
+#include "checkkernels.h"
+
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <time.h>
+
+enum { MAX_THREADS = 256, MAX_REPEATS = 101, GROUP_COLS = AWQ_TILE_COLS };
+
+typedef struct work {
+    const awq_kernels *kernels; /* NULL: memcpy */
+    uint8_t *codes, *payload, *copy_from, *copy_to;
+    int64_t rows, cols;
+    awq_layout layout;
+    bool is_pack, is_tile, stream;
+    int panel, threads, thread;
+} work;
+
+static void run_tiles(const work *w, int64_t begin, int64_t end)
+{
+    const awq_kernels *k = w->kernels;
+    const bool is_v2 = w->layout == AWQ_LAYOUT_V2;
+    const int64_t line = w->cols / 2 * (is_v2 ? AWQ_QUAD_ROWS : 1);
+    const int64_t row_stride = is_v2 ? AWQ_BLOCK_BYTES : line;
+    const int64_t quad_stride = is_v2 ? line : AWQ_QUAD_ROWS * line;
+    const int64_t block_stride = is_v2 ? AWQ_QUAD_BLOCK_BYTES : AWQ_BLOCK_BYTES;
+    /* Down the rows of `panel` column groups at once. */
+    for (int64_t first = begin; first < end; first += w->panel) {
+        const int64_t last = first + w->panel < end ? first + w->panel : end;
+        for (int64_t r = 0; r < w->rows; r += AWQ_TILE_ROWS) {
+            for (int64_t group = first; group < last; group++) {
+                uint8_t *codes = w->codes + group * GROUP_COLS * w->rows + r;
+                uint8_t *payload = w->payload + r / AWQ_QUAD_ROWS * quad_stride + 2 * group * block_stride;
+                if (w->is_pack) {
+                    k->pack_tile(w->layout, codes, w->rows, payload, row_stride, quad_stride, block_stride, 2,
+                                 w->stream);
+                } else {
+                    k->unpack_tile(w->layout, payload, row_stride, quad_stride, block_stride, codes, w->rows, 2,
+                                   w->stream);
+                }
+            }
+        }
+    }
+}
+
+static void run_rows(const work *w, int64_t begin, int64_t end)
+{
+    const awq_kernels *k = w->kernels;
+    uint8_t *codes = w->codes + begin * w->cols;
+    uint8_t *payload = w->payload + begin * w->cols / 2;
+    if (w->layout != AWQ_LAYOUT_V2) {
+        const int64_t words = (end - begin) * w->cols / AWQ_WORD_CODES;
+        const bool reorder = w->layout == AWQ_LAYOUT_V1_REORDER;
+        if (w->is_pack) {
+            k->pack_v1(codes, payload, words, reorder, w->stream);
+        } else {
+            k->unpack_v1(payload, codes, words, reorder, w->stream);
+        }
+        return;
+    }
+    for (int64_t row = 0; row < end - begin; row += AWQ_QUAD_ROWS) {
+        if (w->is_pack) {
+            k->pack_v2(codes + row * w->cols, w->cols, payload + row * w->cols / 2, w->cols / AWQ_BLOCK_CODES,
+                       w->stream);
+        } else {
+            k->unpack_v2(payload + row * w->cols / 2, codes + row * w->cols, w->cols, w->cols / AWQ_BLOCK_CODES,
+                         w->stream);
+        }
+    }
+}
+
+static void *run_share(void *arg)
+{
+    const work *w = arg;
+    const int64_t step = w->is_tile ? GROUP_COLS : AWQ_TILE_ROWS;
+    const int64_t units = (w->is_tile ? w->cols : w->rows) / step;
+    const int64_t begin = units * w->thread / w->threads, end = units * (w->thread + 1) / w->threads;
+    if (w->kernels == NULL) {
+        const int64_t bytes = w->rows * w->cols / 4 * 3;
+        const int64_t at = bytes / w->threads * w->thread;
+        memcpy(w->copy_to + at, w->copy_from + at, (size_t)(bytes / w->threads));
+    } else if (w->is_tile) {
+        run_tiles(w, begin, end);
+    } else {
+        run_rows(w, begin * step, end * step);
+    }
+    return NULL;
+}
+
+static double seconds(work w, int threads)
+{
+    work shares[MAX_THREADS];
+    pthread_t ids[MAX_THREADS];
+    struct timespec start, stop;
+    clock_gettime(CLOCK_MONOTONIC, &start);
+    for (int t = 0; t < threads; t++) {
+        shares[t] = w;
+        shares[t].threads = threads;
+        shares[t].thread = t;
+        if (t > 0 && pthread_create(&ids[t], NULL, run_share, &shares[t]) != 0) {
+            perror("pthread_create");
+            exit(2);
+        }
+    }
+    run_share(&shares[0]);
+    for (int t = 1; t < threads; t++) {
+        pthread_join(ids[t], NULL);
+    }
+    clock_gettime(CLOCK_MONOTONIC, &stop);
+    return (double)(stop.tv_sec - start.tv_sec) + (double)(stop.tv_nsec - start.tv_nsec) * 1e-9;
+}
+
+static int compare(const void *a, const void *b)
+{
+    const double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static void bench_one(work w, const char *what, int repeats, int threads)
+{
+    static const char *const layouts[AWQ_LAYOUT_COUNT] = {"v1", "v1_reorder", "v2"};
+    double kernel[MAX_REPEATS], copy[MAX_REPEATS];
+    work memcpy_work = w;
+    memcpy_work.kernels = NULL;
+    for (int i = 0; i < repeats; i++) {
+        copy[i] = seconds(memcpy_work, threads);
+        kernel[i] = seconds(w, threads);
+    }
+    qsort(kernel, (size_t)repeats, sizeof kernel[0], compare);
+    qsort(copy, (size_t)repeats, sizeof copy[0], compare);
+    const double bytes = 1.5 * (double)(w.rows * w.cols);
+    const double mine = kernel[repeats / 2], theirs = copy[repeats / 2];
+    printf("%-7s %-11s %-10s stream %d threads %d: %7.2f GB/s, memcpy %7.2f GB/s, ratio %.3f\n", w.kernels->name, what,
+           layouts[w.layout], w.stream, threads, bytes / mine * 1e-9, bytes / theirs * 1e-9, theirs / mine);
+    fflush(stdout);
+}
+
+/* Page-aligned as large allocations of tensors are, and touched. */
+static uint8_t *touched(int64_t bytes)
+{
+    uint8_t *p = mmap(NULL, (size_t)bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (p == MAP_FAILED) {
+        perror("mmap");
+        exit(2);
+    }
+    memset(p, 3, (size_t)bytes);
+    return p;
+}
+
+int bench(const bench_options *o)
+{
+    work w = {.cols = 16384, .panel = o->panel};
+    while (w.cols * w.cols > o->mebibytes << 20 && w.cols > 256) {
+        w.cols /= 2;
+    }
+    w.rows = (o->mebibytes << 20) / w.cols / AWQ_TILE_ROWS * AWQ_TILE_ROWS;
+    if (w.rows == 0 || o->repeats < 1 || o->repeats > MAX_REPEATS || o->threads < 1 ||
+        o->threads > MAX_THREADS || o->panel < 1) {
+        fprintf(stderr, "--mib, --repeats, --threads or --panel is out of range\n");
+        return 2;
+    }
+    const int64_t bytes = w.rows * w.cols;
+    w.codes = touched(bytes);
+    w.payload = touched(bytes / 2);
+    w.copy_from = touched(bytes / 4 * 3);
+    w.copy_to = touched(bytes / 4 * 3);
+    printf("%lld x %lld codes\n", (long long)w.rows, (long long)w.cols);
+    for (size_t v = 0; variant_at(v) != NULL; v++) {
+        w.kernels = variant_at(v);
+        if (o->variant == NULL ? v == 0 : strcmp(o->variant, w.kernels->name) != 0) {
+            continue; /* scalar takes minutes and is measured only when named */
+        }
+        for (int threads = 1; threads <= o->threads; threads += threads < o->threads ? o->threads - threads : 1) {
+            for (int i = 0; i < 8 * AWQ_LAYOUT_COUNT; i++) {
+                w.stream = i % 2 == 0;
+                w.is_pack = i / 2 % 2 == 0;
+                w.layout = i / 4 % AWQ_LAYOUT_COUNT;
+                w.is_tile = i / 4 >= AWQ_LAYOUT_COUNT;
+                static const char *const names[2][2] = {{"unpack", "pack"}, {"unpack_tile", "pack_tile"}};
+                const char *what = names[w.is_tile][w.is_pack];
+                if (o->kernel == NULL || strcmp(o->kernel, what) == 0) {
+                    bench_one(w, what, o->repeats, threads);
+                }
+            }
+        }
+    }
+    return 0;
+}

@@ -1,0 +1,693 @@
+/*
+ * Compares the CUDA kernels with the formulas of the layouts, over layouts, strides, batches, sizes, alignments and
+ * invalid codes; every byte of every buffer is compared, so that a write outside the tensor fails too.
+ *   check_cuda [--quick]   checks; --quick is small enough for compute-sanitizer
+ *   check_cuda --bench     times beside device-to-device copies that move the same bytes
+ *   check_cuda --tune      times the kernel configurations that launch.cu chooses from
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <algorithm>
+#include <random>
+#include <vector>
+
+#include "awqpack_cuda.h"
+#include "common.cuh"
+#include "generic.cuh"
+#include "rowmajor.cuh"
+#include "tile.cuh"
+
+static long passed, failed;
+static std::mt19937_64 rng(20240607);
+static const char *const layout_names[] = {"V1", "V1_REORDER", "V2"};
+
+#define CUDA(call) must(static_cast<int>(call), #call)
+
+static void must(int code, const char *what)
+{
+    if (code != 0) {
+        char text[256];
+        fprintf(stderr, "%s: %s\n", what, awq_cuda_error_text(code, text, sizeof text));
+        exit(2);
+    }
+}
+
+static bool expect(bool ok, const char *what)
+{
+    ok ? passed++ : failed++;
+    if (!ok && failed <= 40) {
+        printf("FAILED %s\n", what);
+    }
+    return ok;
+}
+
+static int64_t random_below(int64_t n)
+{
+    return static_cast<int64_t>(rng() % static_cast<uint64_t>(n));
+}
+
+/* ---- the slow, obvious implementation ---- */
+
+/* Codes and payload offsets, in elements, of every matrix of a batch, with the linear index of its first code. */
+struct Matrix {
+    int64_t codes, payload;
+    uint64_t first;
+};
+
+static std::vector<Matrix> matrices(const awq_geometry &g)
+{
+    std::vector<Matrix> all = {{0, 0, 0}};
+    for (int i = 0; i < g.batch_dims; i++) {
+        std::vector<Matrix> next;
+        for (const Matrix &m : all) {
+            for (int64_t k = 0; k < g.batch_sizes[i]; k++) {
+                next.push_back({m.codes + k * g.codes_batch_strides[i], m.payload + k * g.payload_batch_strides[i],
+                                m.first * static_cast<uint64_t>(g.batch_sizes[i]) + static_cast<uint64_t>(k)});
+            }
+        }
+        all = next;
+    }
+    for (Matrix &m : all) {
+        m.first *= static_cast<uint64_t>(g.rows * g.cols);
+    }
+    return all;
+}
+
+/* Where the code of (row, col) lies: payload row, element, nibble. */
+static void locate(awq_layout layout, int64_t n, int64_t k, int64_t *line, int64_t *element, int *nibble)
+{
+    static const int order[8] = {0, 2, 4, 6, 1, 3, 5, 7};
+    if (layout == AWQ_LAYOUT_V2) {
+        const int64_t B = k / 64, h = k % 64 / 32, a = k % 32 / 8, m = k % 8;
+        *line = n / 4;
+        *element = 64 * B + 16 * (n % 4) + 8 * h + m;
+        *nibble = static_cast<int>(a);
+        return;
+    }
+    *line = n;
+    *element = k / 8;
+    for (int i = 0; i < 8; i++) {
+        if ((layout == AWQ_LAYOUT_V1_REORDER ? order[i] : i) == k % 8) {
+            *nibble = i;
+        }
+    }
+}
+
+/* Packs or unpacks; returns the fault word of the codes. `codes` and `payload` point at element (0, ..., 0). */
+static uint64_t reference(const awq_geometry &g, uint8_t *codes, uint8_t *payload, bool pack)
+{
+    const int64_t bytes = g.layout == AWQ_LAYOUT_V2 ? 2 : 4;
+    uint64_t fault = AWQ_CUDA_NO_FAULT;
+    for (const Matrix &m : matrices(g)) {
+        for (int64_t n = 0; n < g.rows; n++) {
+            for (int64_t k = 0; k < g.cols; k++) {
+                int64_t line, element;
+                int nibble = 0;
+                locate(g.layout, n, k, &line, &element, &nibble);
+                uint8_t *code = codes + m.codes + n * g.codes_row_stride + k * g.codes_col_stride;
+                uint8_t *byte = payload +
+                                (m.payload + line * g.payload_row_stride + element * g.payload_col_stride) * bytes +
+                                nibble / 2;
+                const int shift = 4 * (nibble % 2);
+                if (!pack) {
+                    *code = *byte >> shift & 15;
+                    continue;
+                }
+                *byte = static_cast<uint8_t>((*byte & ~(15 << shift)) | (*code & 15) << shift);
+                if (*code > 15 && fault == AWQ_CUDA_NO_FAULT) {
+                    fault = (m.first + static_cast<uint64_t>(n * g.cols + k)) << 8 | *code;
+                }
+            }
+        }
+    }
+    return fault;
+}
+
+/* ---- buffers ---- */
+
+/* Host bytes around element (0, ..., 0) at `origin`, and their copy on the device. */
+struct Buffer {
+    std::vector<uint8_t> host;
+    int64_t origin = 0;
+    uint8_t *device = nullptr;
+
+    Buffer(int64_t lowest, int64_t highest, int64_t misaligned)
+    {
+        const int64_t guard = 64;
+        origin = (guard - lowest + 31) / 32 * 32 + misaligned;
+        host.resize(static_cast<size_t>(origin + highest + guard));
+        for (uint8_t &b : host) {
+            b = static_cast<uint8_t>(rng());
+        }
+        CUDA(cudaMalloc(&device, host.size()));
+    }
+    ~Buffer() { CUDA(cudaFree(device)); }
+    Buffer(const Buffer &) = delete;
+    Buffer &operator=(const Buffer &) = delete;
+
+    void upload() { CUDA(cudaMemcpy(device, host.data(), host.size(), cudaMemcpyHostToDevice)); }
+    bool same_on_device() const
+    {
+        std::vector<uint8_t> now(host.size());
+        CUDA(cudaMemcpy(now.data(), device, now.size(), cudaMemcpyDeviceToHost));
+        return now == host;
+    }
+};
+
+struct Span {
+    int64_t lowest = 0, highest = 0;
+    void step(int64_t size, int64_t stride)
+    {
+        (stride < 0 ? lowest : highest) += size > 0 ? (size - 1) * stride : 0;
+    }
+};
+
+/* ---- geometries ---- */
+
+enum CodesKind { ROWS, ROWS_MERGED, ROWS_PITCH16, ROWS_PITCH5, ROWS_UP, COLUMNS, COLUMNS_PITCH16, COLUMNS_PITCH5,
+                 COLUMNS_BACK, EVERY_THIRD, ROWS_BACK, CODES_KINDS };
+enum PayloadKind { DENSE, PITCH, EVERY_SECOND, UPWARDS, PAYLOAD_KINDS };
+
+static const char *const codes_names[] = {"rows", "rows merged", "rows pitch 16", "rows pitch 5", "rows upwards",
+                                          "columns", "columns pitch 16", "columns pitch 5", "columns backwards",
+                                          "every third", "rows backwards"};
+static const char *const payload_names[] = {"dense", "pitch", "every second", "upwards"};
+
+/* The geometry of a case; merged rows are only made beside a dense payload. */
+static awq_geometry make_geometry(awq_layout layout, int64_t rows, int64_t cols, const std::vector<int64_t> &batch,
+                                  CodesKind codes, PayloadKind payload)
+{
+    awq_geometry g = {};
+    g.layout = layout;
+    const int64_t lines = layout == AWQ_LAYOUT_V2 ? rows / 4 : rows;
+    const int64_t elements = layout == AWQ_LAYOUT_V2 ? cols : cols / 8;
+    if (codes == ROWS_MERGED) {
+        int64_t count = 1;
+        for (const int64_t size : batch) {
+            count *= size;
+        }
+        g.rows = layout == AWQ_LAYOUT_V2 ? rows * count : 1;
+        g.cols = layout == AWQ_LAYOUT_V2 ? cols : cols * rows * count;
+        g.codes_row_stride = g.cols;
+        g.codes_col_stride = 1;
+        g.payload_row_stride = layout == AWQ_LAYOUT_V2 ? elements : g.cols / 8;
+        g.payload_col_stride = 1;
+        return g;
+    }
+    const int64_t codes_strides[CODES_KINDS][2] = {
+        {cols, 1},       {0, 0},           {cols + 16, 1},      {cols + 5, 1}, {-(cols + 16), 1}, {1, rows},
+        {1, rows + 16},  {1, rows + 5},    {1, -(rows + 16)},   {3, 3 * rows + 1}, {cols + 1, -1},
+    };
+    const int64_t payload_strides[PAYLOAD_KINDS][2] = {
+        {elements, 1}, {elements + (layout == AWQ_LAYOUT_V2 ? 8 : 4), 1}, {2 * elements + 1, 2}, {-(elements + 1), 1}};
+    g.rows = rows;
+    g.cols = cols;
+    g.codes_row_stride = codes_strides[codes][0];
+    g.codes_col_stride = codes_strides[codes][1];
+    g.payload_row_stride = payload_strides[payload][0];
+    g.payload_col_stride = payload_strides[payload][1];
+    /* the first batch dimension is the innermost in memory, and there are gaps between matrices: nothing merges */
+    int64_t codes_step = std::max(std::abs(g.codes_row_stride) * rows, std::abs(g.codes_col_stride) * cols) + 48;
+    int64_t payload_step = std::abs(g.payload_row_stride) * lines + 24;
+    g.batch_dims = static_cast<int32_t>(batch.size());
+    for (size_t i = 0; i < batch.size(); i++) {
+        g.batch_sizes[i] = batch[i];
+        g.codes_batch_strides[i] = codes_step;
+        g.payload_batch_strides[i] = payload_step;
+        codes_step *= std::max<int64_t>(batch[i], 1);
+        payload_step *= std::max<int64_t>(batch[i], 1);
+    }
+    return g;
+}
+
+/* ---- checks ---- */
+
+/* Packs valid codes, then with invalid ones, checked and not; unpacks. */
+static void check_geometry(const awq_geometry &g, int64_t codes_offset, int64_t payload_offset, const char *what)
+{
+    const int64_t bytes = g.layout == AWQ_LAYOUT_V2 ? 2 : 4;
+    Span codes_span, payload_span;
+    codes_span.step(g.rows, g.codes_row_stride);
+    codes_span.step(g.cols, g.codes_col_stride);
+    payload_span.step(g.layout == AWQ_LAYOUT_V2 ? g.rows / 4 : g.rows, g.payload_row_stride * bytes);
+    payload_span.step(g.layout == AWQ_LAYOUT_V2 ? g.cols : g.cols / 8, g.payload_col_stride * bytes);
+    int64_t count = g.rows * g.cols;
+    for (int i = 0; i < g.batch_dims; i++) {
+        codes_span.step(g.batch_sizes[i], g.codes_batch_strides[i]);
+        payload_span.step(g.batch_sizes[i], g.payload_batch_strides[i] * bytes);
+        count *= g.batch_sizes[i];
+    }
+    Buffer codes(codes_span.lowest, codes_span.highest + 1, codes_offset);
+    Buffer payload(payload_span.lowest, payload_span.highest + bytes, payload_offset * bytes);
+    uint8_t *const device_codes = codes.device + codes.origin;
+    uint8_t *const device_payload = payload.device + payload.origin;
+    const std::vector<Matrix> all = matrices(g);
+    for (const Matrix &m : all) {
+        for (int64_t n = 0; n < g.rows; n++) {
+            for (int64_t k = 0; k < g.cols; k++) {
+                codes.host[static_cast<size_t>(codes.origin + m.codes + n * g.codes_row_stride +
+                                               k * g.codes_col_stride)] &= 15;
+            }
+        }
+    }
+    Buffer fault(0, 8, 0);
+    uint64_t *const device_fault = reinterpret_cast<uint64_t *>(fault.device + fault.origin);
+    uint64_t found;
+    char name[200];
+
+    codes.upload();
+    payload.upload();
+    fault.upload();
+    CUDA(awq_cuda_pack(&g, device_codes, device_payload, device_fault, nullptr));
+    CUDA(awq_cuda_read_fault(device_fault, nullptr, &found));
+    uint64_t expected = reference(g, codes.host.data() + codes.origin, payload.host.data() + payload.origin, true);
+    snprintf(name, sizeof name, "%s: pack", what);
+    expect(payload.same_on_device() && codes.same_on_device() && found == expected && found == AWQ_CUDA_NO_FAULT, name);
+    memset(fault.host.data() + fault.origin, 0xff, 8);
+    snprintf(name, sizeof name, "%s: bytes around the fault word", what);
+    expect(fault.same_on_device(), name);
+
+    for (int bad = 1; count > 0 && bad <= 64; bad *= 8) {
+        for (int i = 0; i < bad; i++) {
+            const Matrix &m = all[static_cast<size_t>(random_below(static_cast<int64_t>(all.size())))];
+            codes.host[static_cast<size_t>(codes.origin + m.codes + random_below(g.rows) * g.codes_row_stride +
+                                           random_below(g.cols) * g.codes_col_stride)] =
+                static_cast<uint8_t>(16 + random_below(240));
+        }
+        codes.upload();
+        CUDA(awq_cuda_pack(&g, device_codes, device_payload, device_fault, nullptr));
+        CUDA(awq_cuda_read_fault(device_fault, nullptr, &found));
+        expected = reference(g, codes.host.data() + codes.origin, payload.host.data() + payload.origin, true);
+        snprintf(name, sizeof name, "%s: %d invalid, found %llx, not %llx", what, bad,
+                 static_cast<unsigned long long>(found), static_cast<unsigned long long>(expected));
+        expect(found == expected && payload.same_on_device(), name);
+    }
+    payload.upload();
+    CUDA(awq_cuda_pack(&g, device_codes, device_payload, nullptr, nullptr));
+    CUDA(cudaDeviceSynchronize());
+    snprintf(name, sizeof name, "%s: unchecked pack", what);
+    expect(payload.same_on_device(), name);
+
+    for (uint8_t &b : payload.host) {
+        b = static_cast<uint8_t>(rng());
+    }
+    payload.upload();
+    CUDA(awq_cuda_unpack(&g, device_payload, device_codes, nullptr));
+    CUDA(cudaDeviceSynchronize());
+    reference(g, codes.host.data() + codes.origin, payload.host.data() + payload.origin, false);
+    snprintf(name, sizeof name, "%s: unpack", what);
+    expect(codes.same_on_device() && payload.same_on_device(), name);
+}
+
+static void check_case(awq_layout layout, int64_t rows, int64_t cols, const std::vector<int64_t> &batch, int codes,
+                       int payload, int64_t codes_offset, int64_t payload_offset)
+{
+    if (codes == ROWS_MERGED && payload != DENSE) {
+        return;
+    }
+    char what[160];
+    snprintf(what, sizeof what, "%s %lldx%lld, %d batch dims, codes %s + %lld, payload %s + %lld", layout_names[layout],
+             static_cast<long long>(rows), static_cast<long long>(cols), static_cast<int>(batch.size()),
+             codes_names[codes], static_cast<long long>(codes_offset), payload_names[payload],
+             static_cast<long long>(payload_offset));
+    const awq_geometry g = make_geometry(layout, rows, cols, batch, static_cast<CodesKind>(codes),
+                                         static_cast<PayloadKind>(payload));
+    check_geometry(g, codes_offset, payload_offset, what);
+}
+
+static void check_all(bool quick)
+{
+    using Shapes = std::vector<std::pair<int64_t, int64_t>>;
+    const Shapes v1 = {{1, 8}, {3, 24}, {17, 264}, {128, 256}, {37, 1032}, {261, 520}, {1, 40008}, {600, 2056}};
+    const Shapes v2 = {{4, 64}, {20, 192}, {128, 256}, {132, 320}, {4, 4160}, {260, 576}, {600, 2112}};
+    const std::vector<std::vector<int64_t>> batches = {{}, {3}, {2, 3}, {3, 1, 2}};
+    for (int layout = 0; layout < AWQ_LAYOUT_COUNT; layout++) {
+        const Shapes &shapes = layout == AWQ_LAYOUT_V2 ? v2 : v1;
+        for (size_t s = 0; s < (quick ? 3 : shapes.size()); s++) {
+            const bool large = shapes[s].first * shapes[s].second > 200000;
+            for (size_t b = 0; b < (quick || large ? 2 : batches.size()); b++) {
+                for (int codes = 0; codes < CODES_KINDS; codes++) {
+                    for (int payload = 0; payload < PAYLOAD_KINDS; payload++) {
+                        if ((quick || large) && payload > 1 && (codes + payload) % 3 != 0) {
+                            continue;
+                        }
+                        check_case(static_cast<awq_layout>(layout), shapes[s].first, shapes[s].second, batches[b],
+                                   codes, payload, 0, 0);
+                        check_case(static_cast<awq_layout>(layout), shapes[s].first, shapes[s].second, batches[b],
+                                   codes, payload, 1 + random_below(31), random_below(8));
+                    }
+                }
+            }
+        }
+        /* every misalignment, row-major and column-major, and every row tail of a column */
+        const int64_t cols = layout == AWQ_LAYOUT_V2 ? 192 : 184;
+        for (int64_t offset = 0; offset < 32; offset += quick ? 7 : 1) {
+            for (const int codes : {ROWS, ROWS_PITCH5, COLUMNS, COLUMNS_PITCH16}) {
+                check_case(static_cast<awq_layout>(layout), 32, cols, {2}, codes, DENSE, offset, 0);
+                check_case(static_cast<awq_layout>(layout), 4 + 4 * offset, cols, {}, codes, PITCH, 0, offset % 8);
+                if (layout != AWQ_LAYOUT_V2) {
+                    check_case(static_cast<awq_layout>(layout), 1 + offset, cols, {}, codes, DENSE, offset, 0);
+                }
+            }
+        }
+        for (const int codes : {ROWS, COLUMNS, EVERY_THIRD}) {
+            check_case(static_cast<awq_layout>(layout), 0, 64, {}, codes, DENSE, 0, 0);
+            check_case(static_cast<awq_layout>(layout), 4, 0, {}, codes, DENSE, 0, 0);
+            check_case(static_cast<awq_layout>(layout), 4, 64, {2, 0}, codes, DENSE, 0, 0);
+            if (!quick) { /* more matrices than one grid holds */
+                check_case(static_cast<awq_layout>(layout), 4, 64, {66000}, codes, DENSE, 0, 0);
+            }
+        }
+    }
+}
+
+/* A captured pack runs when its graph does. */
+static void check_capture()
+{
+    const awq_geometry g = make_geometry(AWQ_LAYOUT_V1, 64, 256, {}, ROWS, DENSE);
+    Buffer codes(0, 64 * 256, 0), payload(0, 64 * 128, 0);
+    codes.upload();
+    payload.upload();
+    cudaStream_t stream;
+    cudaGraph_t graph;
+    cudaGraphExec_t run;
+    bool before, during;
+    CUDA(cudaStreamCreate(&stream));
+    CUDA(awq_cuda_is_capturing(stream, &before));
+    CUDA(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
+    CUDA(awq_cuda_is_capturing(stream, &during));
+    CUDA(awq_cuda_pack(&g, codes.device + codes.origin, payload.device + payload.origin, nullptr, stream));
+    CUDA(cudaStreamEndCapture(stream, &graph));
+    CUDA(cudaGraphInstantiate(&run, graph, 0));
+    CUDA(cudaGraphLaunch(run, stream));
+    CUDA(cudaStreamSynchronize(stream));
+    reference(g, codes.host.data() + codes.origin, payload.host.data() + payload.origin, true);
+    expect(!before && during && payload.same_on_device(), "pack under stream capture");
+    CUDA(cudaGraphExecDestroy(run));
+    CUDA(cudaGraphDestroy(graph));
+    CUDA(cudaStreamDestroy(stream));
+}
+
+static void check_errors()
+{
+    char text[128];
+    int previous, code = awq_cuda_enter_device(1 << 20, &previous);
+    expect(code != 0 && strstr(awq_cuda_error_text(code, text, sizeof text), "cudaError") != nullptr, "bad device");
+    expect(cudaGetLastError() == cudaSuccess, "the error of a bad device is cleared");
+    expect(awq_cuda_enter_device(0, &previous) == 0 && awq_cuda_leave_device(previous) == 0, "device guard");
+}
+
+static bool is_periodic(const uint8_t *device, int64_t bytes, const std::vector<uint8_t> &period)
+{
+    std::vector<uint8_t> chunk(period.size());
+    for (int64_t at = 0; at < bytes; at += static_cast<int64_t>(chunk.size())) {
+        const size_t n = std::min(chunk.size(), static_cast<size_t>(bytes - at));
+        CUDA(cudaMemcpy(chunk.data(), device + at, n, cudaMemcpyDeviceToHost));
+        if (memcmp(chunk.data(), period.data(), n) != 0) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Fills device memory with copies of a period of random codes; returns that period. */
+static std::vector<uint8_t> fill_codes(uint8_t *device, int64_t bytes, int64_t period)
+{
+    std::vector<uint8_t> codes(static_cast<size_t>(period));
+    for (size_t i = 0; i < codes.size(); i += 8) {
+        const uint64_t r = rng() & 0x0f0f0f0f0f0f0f0fu;
+        memcpy(&codes[i], &r, 8);
+    }
+    for (int64_t at = 0; at < bytes; at += period) {
+        CUDA(cudaMemcpy(device + at, codes.data(), static_cast<size_t>(std::min(period, bytes - at)),
+                        cudaMemcpyHostToDevice));
+    }
+    return codes;
+}
+
+/* More than 2^32 codes: 64-bit offsets, row-major and column-major, and the index of an invalid code near the end. */
+static void check_huge()
+{
+    const int64_t rows = 65536, cols = 81920, count = rows * cols, period_cols = 256, period = rows * period_cols;
+    uint8_t *codes, *payload;
+    uint64_t *fault, found;
+    CUDA(cudaMalloc(&codes, static_cast<size_t>(count)));
+    CUDA(cudaMalloc(&payload, static_cast<size_t>(count / 2)));
+    CUDA(cudaMalloc(&fault, sizeof *fault));
+    const std::vector<uint8_t> sample = fill_codes(codes, count, period);
+    for (int layout = 0; layout < AWQ_LAYOUT_COUNT; layout++) {
+        for (const CodesKind kind : {ROWS_MERGED, COLUMNS}) {
+            char name[80];
+            snprintf(name, sizeof name, "huge %s %s", layout_names[layout], codes_names[kind]);
+            const awq_layout l = static_cast<awq_layout>(layout);
+            const awq_geometry g = make_geometry(l, rows, cols, {}, kind, DENSE);
+            /* a column-major period is 256 columns of every row; a row-major one is 16777216 codes of whole rows */
+            const awq_geometry small = kind == COLUMNS ? make_geometry(l, rows, period_cols, {}, COLUMNS, DENSE)
+                                                       : make_geometry(l, 4096, 4096, {}, ROWS, DENSE);
+            std::vector<uint8_t> packed(static_cast<size_t>(period / 2));
+            std::vector<uint8_t> copy = sample;
+            reference(small, copy.data(), packed.data(), true);
+            CUDA(awq_cuda_pack(&g, codes, payload, fault, nullptr));
+            CUDA(awq_cuda_read_fault(fault, nullptr, &found));
+            bool same = found == AWQ_CUDA_NO_FAULT;
+            if (kind == COLUMNS) { /* payload rows repeat every 256 columns: spread the period over one row at a time */
+                const int64_t lines = l == AWQ_LAYOUT_V2 ? rows / 4 : rows;
+                const size_t line = static_cast<size_t>(count / 2 / lines), part = static_cast<size_t>(period / 2 / lines);
+                std::vector<uint8_t> rows_now(line * 1024);
+                for (int64_t first = 0; first < lines; first += 1024) {
+                    CUDA(cudaMemcpy(rows_now.data(), payload + static_cast<size_t>(first) * line, rows_now.size(),
+                                    cudaMemcpyDeviceToHost));
+                    for (size_t at = 0; at < rows_now.size(); at += part) {
+                        same = same && memcmp(&rows_now[at],
+                                              &packed[(static_cast<size_t>(first) + at / line) * part], part) == 0;
+                    }
+                }
+            } else if (l != AWQ_LAYOUT_V2) {
+                same = same && is_periodic(payload, count / 2, packed);
+            }
+            expect(same, name);
+            CUDA(cudaMemset(codes, 0xee, static_cast<size_t>(count)));
+            CUDA(awq_cuda_unpack(&g, payload, codes, nullptr));
+            expect(is_periodic(codes, count, sample), name);
+            const uint8_t bad = 16;
+            CUDA(cudaMemcpy(codes + count - 3, &bad, 1, cudaMemcpyHostToDevice));
+            CUDA(awq_cuda_pack(&g, codes, payload, fault, nullptr));
+            CUDA(awq_cuda_read_fault(fault, nullptr, &found));
+            const int64_t index = kind == COLUMNS ? (rows - 3) * cols + cols - 1 : count - 3;
+            expect(found == (static_cast<uint64_t>(index) << 8 | bad), name);
+            CUDA(cudaMemcpy(codes + count - 3, &sample[static_cast<size_t>((count - 3) % period)], 1,
+                            cudaMemcpyHostToDevice));
+        }
+    }
+    CUDA(cudaFree(codes));
+    CUDA(cudaFree(payload));
+    CUDA(cudaFree(fault));
+}
+
+/* ---- times ---- */
+
+constexpr int repeats = 25;
+
+struct Times {
+    double copy_ms, ours_ms;
+};
+
+/* Medians of a copy of `bytes` and of `work`, taken in turn. */
+template <class Work>
+static Times measure(uint8_t *to, const uint8_t *from, int64_t bytes, Work work)
+{
+    cudaEvent_t events[3];
+    for (cudaEvent_t &e : events) {
+        CUDA(cudaEventCreate(&e));
+    }
+    std::vector<float> copies, ours;
+    for (int i = -3; i < repeats; i++) {
+        CUDA(cudaEventRecord(events[0], nullptr));
+        CUDA(cudaMemcpyAsync(to, from, static_cast<size_t>(bytes), cudaMemcpyDeviceToDevice, nullptr));
+        CUDA(cudaEventRecord(events[1], nullptr));
+        work();
+        CUDA(cudaEventRecord(events[2], nullptr));
+        CUDA(cudaEventSynchronize(events[2]));
+        float copy, our;
+        CUDA(cudaEventElapsedTime(&copy, events[0], events[1]));
+        CUDA(cudaEventElapsedTime(&our, events[1], events[2]));
+        if (i >= 0) {
+            copies.push_back(copy);
+            ours.push_back(our);
+        }
+    }
+    for (cudaEvent_t &e : events) {
+        CUDA(cudaEventDestroy(e));
+    }
+    std::nth_element(copies.begin(), copies.begin() + repeats / 2, copies.end());
+    std::nth_element(ours.begin(), ours.begin() + repeats / 2, ours.end());
+    return {copies[repeats / 2], ours[repeats / 2]};
+}
+
+/* Square-ish matrices of codes, a payload, and two buffers for copies. */
+struct Bench {
+    int64_t rows, cols, codes_bytes;
+    uint8_t *codes, *payload, *from, *to;
+    uint64_t *fault;
+
+    Bench(int64_t rows_, int64_t cols_) : rows(rows_), cols(cols_), codes_bytes(rows_ * cols_)
+    {
+        CUDA(cudaMalloc(&codes, static_cast<size_t>(codes_bytes)));
+        CUDA(cudaMalloc(&payload, static_cast<size_t>(codes_bytes / 2)));
+        CUDA(cudaMalloc(&from, static_cast<size_t>(codes_bytes / 4 * 3)));
+        CUDA(cudaMalloc(&to, static_cast<size_t>(codes_bytes / 4 * 3)));
+        CUDA(cudaMalloc(&fault, sizeof *fault));
+        fill_codes(codes, codes_bytes, 1 << 26);
+        fill_codes(from, codes_bytes / 4 * 3, 1 << 26);
+        const awq_geometry g = make_geometry(AWQ_LAYOUT_V1, rows, cols, {}, ROWS_MERGED, DENSE);
+        CUDA(awq_cuda_pack(&g, codes, payload, nullptr, nullptr));
+    }
+    ~Bench()
+    {
+        for (void *p : {static_cast<void *>(codes), static_cast<void *>(payload), static_cast<void *>(from),
+                        static_cast<void *>(to), static_cast<void *>(fault)}) {
+            CUDA(cudaFree(p));
+        }
+    }
+    Bench(const Bench &) = delete;
+    Bench &operator=(const Bench &) = delete;
+
+    template <class Work>
+    void report(const char *what, Work work)
+    {
+        const Times t = measure(to, from, codes_bytes / 4 * 3, work);
+        printf("%5lld MiB  %-44s %8.4f ms  copy %8.4f ms %6.0f GB/s  ratio %.3f\n",
+               static_cast<long long>(codes_bytes >> 20), what, t.ours_ms, t.copy_ms,
+               1.5e-6 * static_cast<double>(codes_bytes) / t.copy_ms, t.copy_ms / t.ours_ms);
+    }
+};
+
+static void bench(int64_t rows, int64_t cols)
+{
+    Bench b(rows, cols);
+    for (const CodesKind kind : {ROWS_MERGED, ROWS, COLUMNS}) {
+        for (int layout = 0; layout < AWQ_LAYOUT_COUNT; layout++) {
+            const awq_geometry g = make_geometry(static_cast<awq_layout>(layout), rows, cols, {}, kind, DENSE);
+            char what[80];
+            snprintf(what, sizeof what, "%s %s pack", layout_names[layout], codes_names[kind]);
+            b.report(what, [&] { CUDA(awq_cuda_pack(&g, b.codes, b.payload, nullptr, nullptr)); });
+            snprintf(what, sizeof what, "%s %s pack, checked", layout_names[layout], codes_names[kind]);
+            b.report(what, [&] { CUDA(awq_cuda_pack(&g, b.codes, b.payload, b.fault, nullptr)); });
+            snprintf(what, sizeof what, "%s %s unpack", layout_names[layout], codes_names[kind]);
+            b.report(what, [&] { CUDA(awq_cuda_unpack(&g, b.payload, b.codes, nullptr)); });
+        }
+    }
+}
+
+static awq_cuda::Job tune_job(const Bench &b, awq_layout layout, bool columns)
+{
+    awq_cuda::Job job = {};
+    job.codes = b.codes;
+    job.payload = b.payload;
+    job.rows = b.rows;
+    job.cols = b.cols;
+    job.codes_row = columns ? 1 : b.cols;
+    job.codes_col = columns ? b.rows : 1;
+    job.payload_row = layout == AWQ_LAYOUT_V2 ? 2 * b.cols : b.cols / 2;
+    job.payload_col = awq_cuda::element_bytes(layout);
+    job.codes_aligned = job.payload_aligned = true;
+    return job;
+}
+
+static void tune_kernel(Bench &b, const char *what, int layout, awq_cuda::Kernel kernel, awq_cuda::Job job,
+                        awq_cuda::Shape shape)
+{
+    char name[100];
+    snprintf(name, sizeof name, "%s %s", what, layout_names[layout]);
+    void *arguments[] = {&job, &shape.split};
+    b.report(name, [&] {
+        CUDA(cudaLaunchKernel(kernel, dim3(static_cast<unsigned>(shape.blocks)), shape.threads, arguments, 0, nullptr));
+    });
+}
+
+template <int Unroll, int Hint>
+static void tune_rows(Bench &b)
+{
+    char what[64];
+    for (int layout = 0; layout < AWQ_LAYOUT_COUNT; layout++) {
+        const awq_cuda::Job job = tune_job(b, static_cast<awq_layout>(layout), false);
+        const awq_cuda::Shape shape = awq_cuda::rows_shape(job, static_cast<awq_layout>(layout), Unroll);
+        snprintf(what, sizeof what, "rows unroll %d hint %d pack", Unroll, Hint);
+        tune_kernel(b, what, layout, awq_cuda::row_packers<Unroll, Hint>[layout], job, shape);
+        snprintf(what, sizeof what, "rows unroll %d hint %d unpack", Unroll, Hint);
+        tune_kernel(b, what, layout, awq_cuda::row_unpackers<Unroll, Hint>[layout], job, shape);
+    }
+}
+
+template <int Rows, int Threads, bool RowsFirst, int Hint>
+static void tune_tile(Bench &b)
+{
+    using Config = awq_cuda::TileConfig<Rows, Threads, RowsFirst, Hint>;
+    char what[64];
+    for (int layout = 0; layout < AWQ_LAYOUT_COUNT; layout++) {
+        const awq_cuda::Job job = tune_job(b, static_cast<awq_layout>(layout), true);
+        const awq_cuda::Shape shape = awq_cuda::tile_shape<Config>(job);
+        snprintf(what, sizeof what, "tile %d/%d %s hint %d pack", Rows, Threads, RowsFirst ? "down" : "across", Hint);
+        tune_kernel(b, what, layout, awq_cuda::tile_packers<Config>[layout], job, shape);
+        snprintf(what, sizeof what, "tile %d/%d %s hint %d unpack", Rows, Threads, RowsFirst ? "down" : "across", Hint);
+        tune_kernel(b, what, layout, awq_cuda::tile_unpackers<Config>[layout], job, shape);
+    }
+}
+
+template <int Hint>
+static void tune_hint(Bench &b)
+{
+    tune_rows<1, Hint>(b);
+    tune_rows<2, Hint>(b);
+    tune_rows<4, Hint>(b);
+    tune_rows<8, Hint>(b);
+    tune_tile<8, 128, true, Hint>(b);
+    tune_tile<8, 256, true, Hint>(b);
+    tune_tile<16, 128, true, Hint>(b);
+    tune_tile<16, 256, true, Hint>(b);
+    tune_tile<8, 256, false, Hint>(b);
+    tune_tile<16, 256, false, Hint>(b);
+}
+
+static void tune(int64_t rows, int64_t cols)
+{
+    Bench b(rows, cols);
+    tune_hint<0>(b);
+    tune_hint<awq_cuda::stream_loads>(b);
+    tune_hint<awq_cuda::stream_stores>(b);
+    tune_hint<awq_cuda::stream_loads | awq_cuda::stream_stores>(b);
+}
+
+int main(int argc, char **argv)
+{
+    const char *mode = argc > 1 ? argv[1] : "";
+    cudaDeviceProp device;
+    CUDA(cudaGetDeviceProperties(&device, 0));
+    printf("%s, compute capability %d.%d, runtime %d, built for %s\n", device.name, device.major, device.minor,
+           awq_cuda_runtime_version(), awq_cuda_archs());
+    if (strcmp(mode, "--bench") == 0) {
+        bench(16384, 16384);
+        bench(65536, 32768);
+        return 0;
+    }
+    if (strcmp(mode, "--tune") == 0) {
+        tune(16384, 16384);
+        tune(65536, 32768);
+        return 0;
+    }
+    const bool quick = strcmp(mode, "--quick") == 0;
+    if (!quick && *mode != '\0') {
+        fprintf(stderr, "usage: check_cuda [--quick | --bench | --tune]\n");
+        return 2;
+    }
+    check_all(quick);
+    check_capture();
+    check_errors();
+    if (!quick) {
+        check_huge();
+    }
+    printf("%ld passed, %ld failed\n", passed, failed);
+    return failed != 0;
+}

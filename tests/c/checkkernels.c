@@ -1,0 +1,538 @@
+/*
+ * Compares every variant of the kernels with the scalar one, and the scalar one with the nibble formulas.
+ *
+ * Buffers end and start at inaccessible pages, or lie at every alignment with a margin that must stay as it was; under
+ * AddressSanitizer every byte that a call has no business with is poisoned as well.
+ */
+#define _GNU_SOURCE
+#include "checkkernels.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#else
+#define ASAN_POISON_MEMORY_REGION(p, n) ((void)(p), (void)(n))
+#define ASAN_UNPOISON_MEMORY_REGION(p, n) ((void)(p), (void)(n))
+#endif
+
+enum { MARGIN = 64, ALIGNMENTS = 64, ARENA_BYTES = 8 << 20 };
+
+const awq_kernels *variant_at(size_t index)
+{
+    const awq_kernels *found[4] = {&awq_kernels_scalar};
+    size_t count = 1;
+#if defined(__x86_64__)
+    if (__builtin_cpu_supports("avx2")) {
+        found[count++] = &awq_kernels_avx2;
+    }
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+        __builtin_cpu_supports("avx512vbmi")) {
+        found[count++] = &awq_kernels_avx512;
+    }
+#elif defined(__aarch64__)
+    found[count++] = &awq_kernels_neon;
+#endif
+    return index < count ? found[index] : NULL;
+}
+
+/* The formulas of the layouts, one nibble at a time; nothing here comes from awq_low_column. */
+static const int v1_order[2][8] = {{0, 1, 2, 3, 4, 5, 6, 7}, {0, 2, 4, 6, 1, 3, 5, 7}};
+
+static int formula_column(awq_layout layout, int nibble)
+{
+    if (layout == AWQ_LAYOUT_V2) {
+        const int item = nibble / 4, h = item / 8, m = item % 8, a = nibble % 4;
+        return 32 * h + 8 * a + m;
+    }
+    return 8 * (nibble / 8) + v1_order[layout == AWQ_LAYOUT_V1_REORDER][nibble % 8];
+}
+
+static uint8_t formula_pack(awq_layout layout, const uint8_t *codes, int64_t col_stride, uint8_t *payload, int count)
+{
+    uint8_t seen = 0;
+    for (int i = 0; i < count; i++) {
+        const uint8_t code = codes[formula_column(layout, i) * col_stride];
+        seen |= code;
+        payload[i / 2] = (uint8_t)(i % 2 == 0 ? code & 15 : payload[i / 2] | (code & 15) << 4);
+    }
+    return seen;
+}
+
+static void formula_unpack(awq_layout layout, const uint8_t *payload, uint8_t *codes, int64_t col_stride, int count)
+{
+    for (int i = 0; i < count; i++) {
+        codes[formula_column(layout, i) * col_stride] = payload[i / 2] >> 4 * (i % 2) & 15;
+    }
+}
+
+static uint8_t formula_pack_v1(const uint8_t *restrict codes, uint8_t *restrict payload, int64_t words, bool reorder,
+                               bool stream)
+{
+    (void)stream;
+    uint8_t seen = 0;
+    for (int64_t j = 0; j < words; j++) {
+        seen |= formula_pack(reorder ? AWQ_LAYOUT_V1_REORDER : AWQ_LAYOUT_V1, codes + 8 * j, 1, payload + 4 * j, 8);
+    }
+    return seen;
+}
+
+static void formula_unpack_v1(const uint8_t *restrict payload, uint8_t *restrict codes, int64_t words, bool reorder,
+                              bool stream)
+{
+    (void)stream;
+    for (int64_t j = 0; j < words; j++) {
+        formula_unpack(reorder ? AWQ_LAYOUT_V1_REORDER : AWQ_LAYOUT_V1, payload + 4 * j, codes + 8 * j, 1, 8);
+    }
+}
+
+static uint8_t formula_pack_v2(const uint8_t *restrict codes, int64_t row_stride, uint8_t *restrict payload,
+                               int64_t blocks, bool stream)
+{
+    (void)stream;
+    uint8_t seen = 0;
+    for (int64_t b = 0; b < blocks; b++) {
+        for (int n = 0; n < 4; n++) {
+            uint8_t *to = payload + 2 * (64 * b + 16 * n);
+            seen |= formula_pack(AWQ_LAYOUT_V2, codes + n * row_stride + 64 * b, 1, to, 64);
+        }
+    }
+    return seen;
+}
+
+static void formula_unpack_v2(const uint8_t *restrict payload, uint8_t *restrict codes, int64_t row_stride,
+                              int64_t blocks, bool stream)
+{
+    (void)stream;
+    for (int64_t b = 0; b < blocks; b++) {
+        for (int n = 0; n < 4; n++) {
+            formula_unpack(AWQ_LAYOUT_V2, payload + 2 * (64 * b + 16 * n), codes + n * row_stride + 64 * b, 1, 64);
+        }
+    }
+}
+
+static uint8_t formula_pack_tile(awq_layout layout, const uint8_t *restrict codes, int64_t col_stride,
+                                 uint8_t *restrict payload, int64_t row_stride, int64_t quad_stride,
+                                 int64_t block_stride, int blocks, bool stream)
+{
+    (void)stream;
+    uint8_t seen = 0;
+    for (int i = 0; i < 64 * blocks; i++) {
+        const int r = i % 64, b = i / 64;
+        seen |= formula_pack(layout, codes + 64 * b * col_stride + r, col_stride,
+                             payload + r / 4 * quad_stride + r % 4 * row_stride + b * block_stride, 64);
+    }
+    return seen;
+}
+
+static void formula_unpack_tile(awq_layout layout, const uint8_t *restrict payload, int64_t row_stride,
+                                int64_t quad_stride, int64_t block_stride, uint8_t *restrict codes, int64_t col_stride,
+                                int blocks, bool stream)
+{
+    (void)stream;
+    for (int i = 0; i < 64 * blocks; i++) {
+        const int r = i % 64, b = i / 64;
+        formula_unpack(layout, payload + r / 4 * quad_stride + r % 4 * row_stride + b * block_stride,
+                       codes + 64 * b * col_stride + r, col_stride, 64);
+    }
+}
+
+static const awq_kernels formulas = {
+    .name = "formulas",
+    .pack_v1 = formula_pack_v1,
+    .unpack_v1 = formula_unpack_v1,
+    .pack_v2 = formula_pack_v2,
+    .unpack_v2 = formula_unpack_v2,
+    .pack_tile = formula_pack_tile,
+    .unpack_tile = formula_unpack_tile,
+};
+
+/* The bytes a call may touch: `length` bytes at every sum of count[i] multiples of stride[i]. */
+typedef struct footprint {
+    int64_t count[3], stride[3], length;
+} footprint;
+
+static int64_t lowest(const footprint *f)
+{
+    int64_t low = 0;
+    for (int i = 0; i < 3; i++) {
+        low += f->stride[i] < 0 ? (f->count[i] - 1) * f->stride[i] : 0;
+    }
+    return low;
+}
+
+static int64_t highest(const footprint *f)
+{
+    int64_t high = f->length;
+    for (int i = 0; i < 3; i++) {
+        high += f->stride[i] > 0 ? (f->count[i] - 1) * f->stride[i] : 0;
+    }
+    return high;
+}
+
+static int64_t segments(const footprint *f)
+{
+    return f->length == 0 ? 0 : f->count[0] * f->count[1] * f->count[2];
+}
+
+static uint8_t *segment_at(const footprint *f, uint8_t *origin, int64_t index)
+{
+    for (int i = 0; i < 3; i++) {
+        origin += index % f->count[i] * f->stride[i];
+        index /= f->count[i];
+    }
+    return origin;
+}
+
+/* ARENA_BYTES between two inaccessible pages. */
+static uint8_t *arena_new(void)
+{
+    const size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    uint8_t *p = mmap(NULL, ARENA_BYTES + 2 * page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (p == MAP_FAILED || mprotect(p + page, ARENA_BYTES, PROT_READ | PROT_WRITE) != 0) {
+        perror("mmap");
+        exit(2);
+    }
+    return p + page;
+}
+
+typedef struct checker {
+    uint8_t *source, *got, *want; /* arenas */
+    uint64_t random;
+    int64_t passed, failed;
+    bool quick;
+} checker;
+
+static uint64_t next_random(checker *c)
+{
+    c->random ^= c->random << 13;
+    c->random ^= c->random >> 7;
+    c->random ^= c->random << 17;
+    return c->random;
+}
+
+static int64_t below(checker *c, int64_t n)
+{
+    return (int64_t)(next_random(c) % (uint64_t)n);
+}
+
+/* Where a buffer lies: at an alignment, or with its first or last byte beside the inaccessible page. */
+enum { AT_START = -1, AT_END = -2 };
+
+static int64_t offset_of(const footprint *f, int place)
+{
+    switch (place) {
+    case AT_START:
+        return -lowest(f);
+    case AT_END:
+        return ARENA_BYTES - highest(f);
+    default:
+        return (MARGIN - lowest(f)) / 64 * 64 + 64 + place;
+    }
+}
+
+typedef enum operation { PACK_V1, UNPACK_V1, PACK_V2, UNPACK_V2, PACK_TILE, UNPACK_TILE, OPERATIONS } operation;
+
+static const char *const operation_names[OPERATIONS] = {"pack_v1",   "unpack_v1", "pack_v2",
+                                                        "unpack_v2", "pack_tile", "unpack_tile"};
+
+typedef struct call {
+    operation op;
+    awq_layout layout;
+    int64_t size; /* words, or blocks */
+    int64_t codes_stride, row_stride, quad_stride, block_stride;
+    int source_place, target_place;
+    bool stream;
+} call;
+
+static bool is_pack(const call *k)
+{
+    return k->op == PACK_V1 || k->op == PACK_V2 || k->op == PACK_TILE;
+}
+
+static footprint codes_footprint(const call *k)
+{
+    switch (k->op) {
+    case PACK_V1:
+    case UNPACK_V1:
+        return (footprint){{1, 1, 1}, {0}, 8 * k->size};
+    case PACK_V2:
+    case UNPACK_V2:
+        return (footprint){{4, 1, 1}, {k->codes_stride}, k->size > 0 ? 64 * k->size : 0};
+    default:
+        return (footprint){{64 * k->size, 1, 1}, {k->codes_stride}, 64};
+    }
+}
+
+static footprint payload_footprint(const call *k)
+{
+    switch (k->op) {
+    case PACK_V1:
+    case UNPACK_V1:
+        return (footprint){{1, 1, 1}, {0}, 4 * k->size};
+    case PACK_V2:
+    case UNPACK_V2:
+        return (footprint){{1, 1, 1}, {0}, 128 * k->size};
+    default:
+        return (footprint){{4, 16, k->size}, {k->row_stride, k->quad_stride, k->block_stride}, 32};
+    }
+}
+
+static uint8_t run(const awq_kernels *kernels, const call *k, const uint8_t *source, uint8_t *target)
+{
+    const bool reorder = k->layout == AWQ_LAYOUT_V1_REORDER;
+    switch (k->op) {
+    case PACK_V1:
+        return kernels->pack_v1(source, target, k->size, reorder, k->stream);
+    case UNPACK_V1:
+        kernels->unpack_v1(source, target, k->size, reorder, k->stream);
+        return 0;
+    case PACK_V2:
+        return kernels->pack_v2(source, k->codes_stride, target, k->size, k->stream);
+    case UNPACK_V2:
+        kernels->unpack_v2(source, target, k->codes_stride, k->size, k->stream);
+        return 0;
+    case PACK_TILE:
+        return kernels->pack_tile(k->layout, source, k->codes_stride, target, k->row_stride, k->quad_stride,
+                                  k->block_stride, (int)k->size, k->stream);
+    default:
+        kernels->unpack_tile(k->layout, source, k->row_stride, k->quad_stride, k->block_stride, target,
+                             k->codes_stride, (int)k->size, k->stream);
+        return 0;
+    }
+}
+
+/* Valid codes, or now and then one or some with high bits. */
+static uint8_t fill_source(checker *c, const call *k, const footprint *f, uint8_t *origin)
+{
+    uint8_t seen = 0;
+    const int64_t kind = below(c, 4);
+    const int64_t count = segments(f);
+    for (int64_t s = 0; s < count; s++) {
+        uint8_t *p = segment_at(f, origin, s);
+        for (int64_t i = 0; i < f->length; i++) {
+            const uint64_t r = next_random(c);
+            const bool any = !is_pack(k) || (kind == 1 && r >> 32 & 1);
+            p[i] = (uint8_t)(any ? r : r & 15 & (kind == 2 ? 8 : 15));
+        }
+    }
+    if (is_pack(k) && kind == 3 && count > 0) {
+        segment_at(f, origin, below(c, count))[below(c, f->length)] |= (uint8_t)(16 << below(c, 4));
+    }
+    for (int64_t s = 0; s < count && is_pack(k); s++) {
+        const uint8_t *p = segment_at(f, origin, s);
+        for (int64_t i = 0; i < f->length; i++) {
+            seen |= p[i];
+        }
+    }
+    return seen;
+}
+
+static void forbid_all_but(const footprint *f, uint8_t *arena, uint8_t *origin)
+{
+    ASAN_POISON_MEMORY_REGION(arena, ARENA_BYTES);
+    for (int64_t s = 0; s < segments(f); s++) {
+        ASAN_UNPOISON_MEMORY_REGION(segment_at(f, origin, s), (size_t)f->length);
+    }
+}
+
+static void report(const awq_kernels *kernels, const call *k, const char *what, int64_t where)
+{
+    printf("FAIL %s %s layout %d size %lld strides %lld %lld %lld %lld places %d %d stream %d: %s (%lld)\n",
+           kernels->name, operation_names[k->op], (int)k->layout, (long long)k->size, (long long)k->codes_stride,
+           (long long)k->row_stride, (long long)k->quad_stride, (long long)k->block_stride, k->source_place,
+           k->target_place, k->stream, what, (long long)where);
+}
+
+static void check_call(checker *c, const awq_kernels *kernels, const awq_kernels *reference, const call *k)
+{
+    const footprint codes = codes_footprint(k), payload = payload_footprint(k);
+    const footprint *from = is_pack(k) ? &codes : &payload;
+    const footprint *to = is_pack(k) ? &payload : &codes;
+    const int64_t from_at = offset_of(from, k->source_place), to_at = offset_of(to, k->target_place);
+    const int64_t from_low = from_at + lowest(from), from_high = from_at + highest(from);
+    const int64_t low = to_at + lowest(to) < MARGIN ? 0 : to_at + lowest(to) - MARGIN;
+    const int64_t high = to_at + highest(to) + MARGIN > ARENA_BYTES ? ARENA_BYTES : to_at + highest(to) + MARGIN;
+
+    /* What a kernel must not read looks like bad codes, and the target starts as anything but the answer. */
+    const int64_t before = from_low < MARGIN ? 0 : from_low - MARGIN;
+    const int64_t after = from_high + MARGIN > ARENA_BYTES ? ARENA_BYTES : from_high + MARGIN;
+    memset(c->source + before, 0xff, (size_t)(after - before));
+    const uint8_t seen = fill_source(c, k, from, c->source + from_at);
+    memset(c->got + low, (int)below(c, 256), (size_t)(high - low));
+    memcpy(c->want + low, c->got + low, (size_t)(high - low));
+
+    const uint8_t expected = run(reference, k, c->source + from_at, c->want + to_at);
+    forbid_all_but(from, c->source, c->source + from_at);
+    forbid_all_but(to, c->got, c->got + to_at);
+    const uint8_t result = run(kernels, k, c->source + from_at, c->got + to_at);
+    ASAN_UNPOISON_MEMORY_REGION(c->source, ARENA_BYTES);
+    ASAN_UNPOISON_MEMORY_REGION(c->got, ARENA_BYTES);
+
+    bool is_right = true;
+    if (result != expected || result != seen) {
+        report(kernels, k, "the OR of the codes is wrong", result);
+        is_right = false;
+    }
+    if (memcmp(c->got + low, c->want + low, (size_t)(high - low)) != 0) {
+        int64_t at = low;
+        while (c->got[at] == c->want[at]) {
+            at++;
+        }
+        report(kernels, k, "first wrong byte", at - to_at);
+        is_right = false;
+    }
+    c->passed += is_right;
+    c->failed += !is_right;
+    if (c->failed > 20) {
+        printf("%lld passed, %lld failed, stopped\n", (long long)c->passed, (long long)c->failed);
+        exit(1);
+    }
+}
+
+/* At least `least`, sometimes aligned to lines or words, sometimes odd, sometimes negative. */
+static int64_t random_stride(checker *c, int64_t least)
+{
+    static const int64_t steps[] = {64, 64, 32, 16, 4, 1};
+    const int64_t step = steps[below(c, 6)];
+    const int64_t stride = (least + step - 1) / step * step + step * below(c, 8);
+    return below(c, 2) ? stride : -stride;
+}
+
+static void random_strides(checker *c, call *k)
+{
+    if (k->op == PACK_V2 || k->op == UNPACK_V2) {
+        k->codes_stride = random_stride(c, 64 * k->size);
+    } else if (k->op == PACK_TILE || k->op == UNPACK_TILE) {
+        k->codes_stride = random_stride(c, 64);
+        if (k->layout == AWQ_LAYOUT_V2) {
+            k->row_stride = 32;
+            k->block_stride = 128;
+            k->quad_stride = random_stride(c, 128 * k->size);
+        } else {
+            k->row_stride = random_stride(c, 32 * k->size);
+            k->block_stride = 32;
+            k->quad_stride = 4 * k->row_stride;
+        }
+    }
+}
+
+static int64_t random_size(checker *c, operation op, int64_t scale)
+{
+    switch (op) {
+    case PACK_V1:
+    case UNPACK_V1:
+        return below(c, 64 * scale);
+    case PACK_V2:
+    case UNPACK_V2:
+        return below(c, 4 * scale);
+    default:
+        return 1 + below(c, 2);
+    }
+}
+
+static void check_operation(checker *c, const awq_kernels *kernels, const awq_kernels *reference, operation op,
+                            awq_layout layout)
+{
+    call k = {.op = op, .layout = layout};
+    const int step = c->quick ? 5 : 1;
+    for (int pair = 0; pair < ALIGNMENTS * ALIGNMENTS; pair += step) {
+        k.source_place = pair % ALIGNMENTS;
+        k.target_place = pair / ALIGNMENTS;
+        k.size = random_size(c, op, 1 + below(c, 4));
+        random_strides(c, &k);
+        for (int stream = 0; stream < 2; stream++) {
+            k.stream = stream;
+            check_call(c, kernels, reference, &k);
+        }
+    }
+    for (int i = 0; i < (c->quick ? 100 : 1000); i++) {
+        k.source_place = below(c, 2) ? AT_START : AT_END;
+        k.target_place = below(c, 2) ? AT_START : AT_END;
+        k.size = op == PACK_V1 || op == UNPACK_V1 ? i % 500 : random_size(c, op, 8);
+        random_strides(c, &k);
+        k.stream = below(c, 2);
+        check_call(c, kernels, reference, &k);
+    }
+    for (int i = 0; i < (c->quick ? 4 : 16); i++) {
+        k.source_place = (int)below(c, ALIGNMENTS);
+        k.target_place = i % 2 ? 8 * (int)below(c, ALIGNMENTS / 8) : (int)below(c, ALIGNMENTS);
+        k.size = random_size(c, op, 4000);
+        random_strides(c, &k);
+        k.stream = true;
+        check_call(c, kernels, reference, &k);
+    }
+}
+
+static void check_variant(checker *c, const awq_kernels *kernels, const awq_kernels *reference)
+{
+    const int64_t passed = c->passed, failed = c->failed;
+    for (operation op = 0; op < OPERATIONS; op++) {
+        for (awq_layout layout = 0; layout < AWQ_LAYOUT_COUNT; layout++) {
+            const bool is_v2 = op == PACK_V2 || op == UNPACK_V2;
+            const bool is_tile = op == PACK_TILE || op == UNPACK_TILE;
+            if (is_tile || is_v2 == (layout == AWQ_LAYOUT_V2)) {
+                check_operation(c, kernels, reference, op, layout);
+            }
+        }
+    }
+    printf("%-8s against %-8s: %lld passed, %lld failed\n", kernels->name, reference->name,
+           (long long)(c->passed - passed), (long long)(c->failed - failed));
+    fflush(stdout);
+}
+
+static const char *text_option(int argc, char **argv, const char *name)
+{
+    for (int i = 1; i + 1 < argc; i++) {
+        if (strcmp(argv[i], name) == 0) {
+            return argv[i + 1];
+        }
+    }
+    return NULL;
+}
+
+static int64_t option(int argc, char **argv, const char *name, int64_t otherwise)
+{
+    const char *text = text_option(argc, argv, name);
+    return text == NULL ? otherwise : atoll(text);
+}
+
+static bool flag(int argc, char **argv, const char *name)
+{
+    for (int i = 1; i < argc; i++) {
+        if (strcmp(argv[i], name) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+int main(int argc, char **argv)
+{
+    const char *only = text_option(argc, argv, "--variant");
+    if (flag(argc, argv, "--bench")) {
+        const bench_options options = {
+            .variant = only,
+            .kernel = text_option(argc, argv, "--kernel"),
+            .mebibytes = option(argc, argv, "--mib", 256),
+            .repeats = (int)option(argc, argv, "--repeats", 7),
+            .threads = (int)option(argc, argv, "--threads", sysconf(_SC_NPROCESSORS_ONLN)),
+            .panel = (int)option(argc, argv, "--panel", 1),
+        };
+        return bench(&options);
+    }
+    const uint64_t seed = (uint64_t)option(argc, argv, "--seed", 1);
+    checker c = {.source = arena_new(), .got = arena_new(), .want = arena_new(), .quick = flag(argc, argv, "--quick"),
+                 .random = seed * UINT64_C(0x9e3779b97f4a7c15) | 1};
+    for (size_t i = 0; variant_at(i) != NULL; i++) {
+        if (only == NULL || strcmp(only, variant_at(i)->name) == 0) {
+            check_variant(&c, variant_at(i), i == 0 ? &formulas : &awq_kernels_scalar);
+        }
+    }
+    printf("%lld passed, %lld failed\n", (long long)c.passed, (long long)c.failed);
+    return c.failed > 0;
+}

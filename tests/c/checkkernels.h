@@ -1,0 +1,22 @@
+/* What the checks and the benchmark of the kernels share. */
+#ifndef AWQPACK_TESTS_CHECKKERNELS_H
+#define AWQPACK_TESTS_CHECKKERNELS_H
+
+#include "kernels.h"
+
+#include <stddef.h>
+
+/* The variant number `index` that this CPU can run, scalar first; NULL past the last one. */
+const awq_kernels *variant_at(size_t index);
+
+typedef struct bench_options {
+    const char *variant, *kernel; /* NULL: all of them */
+    int64_t mebibytes;            /* of codes */
+    int repeats, threads;
+    int panel; /* column groups of tiles that are walked side by side */
+} bench_options;
+
+/* Times the kernels beside memcpy; returns the exit status. */
+int bench(const bench_options *options);
+
+#endif
