@@ -5,14 +5,16 @@ from typing import Any
 
 import torch  # noqa: F401  (loads libtorch, which the extension is linked against)
 
-from . import _C, cuda, fake, portable
+from . import _C, cuda, fake, portable, serialization
 from .functional import pack, unpack
 from .packing import AWQPacking
+from .serialization import load_file, save_file
 from .tensor import AWQPackedTensor, rebuild_packed_tensor
 
 portable.register()
 fake.register()
 cuda.register()
+serialization.register()
 
 __version__ = _version("awqpack")
 
@@ -21,8 +23,10 @@ __all__ = [
     "AWQPacking",
     "__version__",
     "build_info",
+    "load_file",
     "pack",
     "rebuild_packed_tensor",
+    "save_file",
     "unpack",
 ]
 

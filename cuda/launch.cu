@@ -17,11 +17,11 @@ using namespace awq_cuda;
 namespace {
 
 /* Chosen by the --tune run of tests/c/check_cuda.cu. */
-constexpr int pack_unroll = 4;
-constexpr int unpack_unroll = 4;
-constexpr int row_hint = stream_loads | stream_stores;
-using PackTile = TileConfig<16, 256, true, stream_loads | stream_stores>;
-using UnpackTile = TileConfig<16, 256, true, stream_loads | stream_stores>;
+constexpr int pack_unroll = 2;
+constexpr int unpack_unroll = 2;
+constexpr int row_hint = 0;
+using PackTile = TileConfig<16, 256, true, 0>;
+using UnpackTile = TileConfig<16, 256, true, 0>;
 
 constexpr int64_t max_grid_x = INT32_MAX;
 constexpr int64_t max_grid_y = 65535;

@@ -314,6 +314,27 @@ static PyObject *packed_tolist(PyObject *self, PyObject *Py_UNUSED(unused))
     return list;
 }
 
+static PyObject *packed_share_memory(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    PyObject *payload = PyObject_GetAttr(self, awqpack.names._data);
+    PyObject *shared = payload == NULL ? NULL : PyObject_CallMethod(payload, "share_memory_", NULL);
+    Py_XDECREF(payload);
+    if (shared == NULL) {
+        return NULL;
+    }
+    Py_DECREF(shared);
+    Py_INCREF(self);
+    return self;
+}
+
+static PyObject *packed_is_shared(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    PyObject *payload = PyObject_GetAttr(self, awqpack.names._data);
+    PyObject *answer = payload == NULL ? NULL : PyObject_CallMethod(payload, "is_shared", NULL);
+    Py_XDECREF(payload);
+    return answer;
+}
+
 #define KEYWORDS(function) (PyCFunction)(void (*)(void))(function), METH_VARARGS | METH_KEYWORDS
 
 PyMethodDef packed_methods[] = {
@@ -325,6 +346,9 @@ PyMethodDef packed_methods[] = {
      "offload($self, device='cpu', *, pin_memory=False, non_blocking=False)\n--\n\n"
      "Still packed, with the payload on `device`: how a packed weight rests in host memory."},
     {"tolist", packed_tolist, METH_NOARGS, "tolist($self)\n--\n\nThe codes as nested lists of ints."},
+    {"share_memory_", packed_share_memory, METH_NOARGS,
+     "share_memory_($self)\n--\n\nMoves the payload into memory that other processes can map; returns self."},
+    {"is_shared", packed_is_shared, METH_NOARGS, "is_shared($self)\n--\n\nWhether the payload is in shared memory."},
     {"__deepcopy__", packed_deepcopy, METH_O, NULL},
     {"__copy__", packed_copy, METH_NOARGS, NULL},
     {"__reduce_ex__", packed_reduce_ex, METH_O, NULL},
