@@ -130,6 +130,8 @@ static int import_torch_objects(void)
         {&awqpack.preserve_format, "preserve_format"},
         {&awqpack.inplace_view, "Tag.inplace_view"},
         {&awqpack.dispatch_depth, "_C._len_torch_dispatch_stack"},
+        {&awqpack.is_inference_on, "is_inference_mode_enabled"},
+        {&awqpack.inference_mode, "inference_mode"},
         {&awqpack.op_pack, "ops.awqpack.pack.default"},
         {&awqpack.op_unpack, "ops.awqpack.unpack.default"},
         {&awqpack.aten_detach, "ops.aten.detach.default"},

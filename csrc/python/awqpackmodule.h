@@ -59,6 +59,8 @@
     X(preserve_format)                                                 \
     X(inplace_view)     /* torch.Tag.inplace_view */                   \
     X(dispatch_depth)   /* torch._C._len_torch_dispatch_stack */       \
+    X(is_inference_on)  /* torch.is_inference_mode_enabled */          \
+    X(inference_mode)   /* torch.inference_mode */                     \
     X(op_pack)          /* torch.ops.awqpack.pack.default */           \
     X(op_unpack)                                                       \
     X(aten_detach)                                                     \
@@ -150,6 +152,7 @@ typedef enum awqpack_plan_kind {
     AWQPACK_PLAN_ON_PAYLOAD,    /* the question is about memory: ask the payload */
     AWQPACK_PLAN_PIN,           /* a packed tensor around a payload moved by the op */
     AWQPACK_PLAN_INCOMPATIBLE,  /* a packed tensor is never a shallow copy of another kind: False */
+    AWQPACK_PLAN_VIEW,          /* reads only, and torch takes the result for a view of its argument */
 } awqpack_plan_kind;
 PyObject *awqpack_plan_of(PyObject *func);
 

@@ -104,6 +104,23 @@ static PyObject *return_sources(PyObject *schema, PyObject *written)
     return sources;
 }
 
+/* 1 when a return aliases an argument: torch then treats the op as a view. */
+static int returns_alias(PyObject *schema)
+{
+    PyObject *returns = PyObject_GetAttr(schema, awqpack.names.returns);
+    const Py_ssize_t count = returns == NULL ? -1 : PySequence_Size(returns);
+    int result = count < 0 ? -1 : 0;
+    for (Py_ssize_t i = 0; result == 0 && i < count; i++) {
+        PyObject *value = PySequence_GetItem(returns, i);
+        PyObject *info = value == NULL ? NULL : PyObject_GetAttr(value, awqpack.names.alias_info);
+        result = info == NULL ? -1 : info != Py_None;
+        Py_XDECREF(value);
+        Py_XDECREF(info);
+    }
+    Py_XDECREF(returns);
+    return result;
+}
+
 /* 1 when the op is tagged as changing its argument's size or strides in place. */
 static int changes_metadata(PyObject *func)
 {
@@ -133,8 +150,8 @@ static PyObject *make_plan(PyObject *func)
         goto done;
     }
     if (PyList_Size(written) == 0) {
-        Py_INCREF(Py_None);
-        plan = Py_None;
+        const int is_view = returns_alias(schema);
+        plan = is_view < 0 ? NULL : is_view ? PyLong_FromLong(AWQPACK_PLAN_VIEW) : Py_BuildValue("");
         goto done;
     }
     sources = return_sources(schema, written);

@@ -1,0 +1,146 @@
+"""Files: safetensors with packed tensors in them, and torch.load with weights_only=True.
+
+Format 1 of a safetensors file with packed tensors:
+
+- the payload of tensor ``name`` is stored as ``name.awq_v1``, ``name.awq_v1_reorder`` or ``name.awq_v2``: an ordinary
+  int32 or int16 tensor to any reader;
+- the file's metadata has the key ``awqpack``: JSON of
+  ``{"version": 1, "tensors": {name: {"key", "packing", "reorder", "size", "stride"}}}``. Names that share one payload
+  (tied weights) share its key.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from .packing import AWQPacking
+from .tensor import AWQPackedTensor, rebuild_packed_tensor
+
+FORMAT_VERSION = 1
+_METADATA_KEY = "awqpack"
+
+
+def register() -> None:
+    """Lets torch.load(weights_only=True) rebuild packed tensors; awqpack does so when it is imported."""
+    torch.serialization.add_safe_globals([rebuild_packed_tensor])
+
+
+def _suffix(tensor: AWQPackedTensor) -> str:
+    if tensor.packing is AWQPacking.V2:
+        return "awq_v2"
+    return "awq_v1_reorder" if tensor.reorder else "awq_v1"
+
+
+def _payload_identity(payload: torch.Tensor) -> tuple[Any, ...]:
+    return (payload.device, payload.data_ptr(), payload.dtype, tuple(payload.shape), payload.stride())
+
+
+def _require_safetensors() -> Any:
+    try:
+        import safetensors
+        import safetensors.torch
+    except ImportError as error:
+        raise ImportError("awqpack's files need safetensors: pip install safetensors") from error
+    return safetensors
+
+
+def save_file(
+    tensors: Mapping[str, torch.Tensor], path: str | os.PathLike[str], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Writes tensors, packed and plain, to a safetensors file that any safetensors reader can open.
+
+    Args:
+        tensors: by name. Packed tensors keep their payload, packing, reorder, size and stride.
+        path: the file to write.
+        metadata: more strings for the file's header; the key ``awqpack`` is taken.
+
+    Raises:
+        ValueError: two tensors would get the same name, or metadata uses the key ``awqpack``.
+    """
+    safetensors = _require_safetensors()
+    if metadata is not None and _METADATA_KEY in metadata:
+        raise ValueError(f"metadata expects keys other than {_METADATA_KEY!r}, which save_file writes itself")
+    stored: dict[str, torch.Tensor] = {}
+    entries: dict[str, dict[str, Any]] = {}
+    keys: dict[tuple[Any, ...], str] = {}
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, AWQPackedTensor):
+            key = name
+            value = tensor
+        else:
+            identity = (_suffix(tensor), *_payload_identity(tensor.payload))
+            key = keys.setdefault(identity, f"{name}.{_suffix(tensor)}")
+            value = tensor.payload.contiguous()
+            entries[name] = {
+                "key": key,
+                "packing": tensor.packing.value,
+                "reorder": tensor.reorder,
+                "size": list(tensor.shape),
+                "stride": list(tensor.stride()),
+            }
+            if key in stored and key != f"{name}.{_suffix(tensor)}":
+                continue
+        if key in stored:
+            raise ValueError(f"two tensors would be stored as {key!r}; rename one of them")
+        stored[key] = value
+    header = dict(metadata or {})
+    if entries:
+        header[_METADATA_KEY] = json.dumps({"version": FORMAT_VERSION, "tensors": entries})
+    safetensors.torch.save_file(stored, path, metadata=header or None)
+
+
+def _read_entries(text: str | None, path: str | os.PathLike[str]) -> dict[str, Any]:
+    if text is None:
+        return {}
+    try:
+        header = json.loads(text)
+        version = header["version"]
+        entries = header["tensors"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{path}: the awqpack metadata is damaged ({error!r})") from error
+    if not isinstance(version, int) or version > FORMAT_VERSION:
+        raise ValueError(
+            f"{path} is in awqpack format {version!r}; this awqpack reads up to {FORMAT_VERSION}: install a newer one"
+        )
+    if not isinstance(entries, dict):
+        raise ValueError(f"{path}: the awqpack metadata is damaged (tensors is no object)")
+    return entries
+
+
+def load_file(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> dict[str, torch.Tensor]:
+    """Reads what :func:`save_file` wrote, or any other safetensors file.
+
+    Args:
+        path: the file to read.
+        device: where the tensors, and the payloads of packed ones, go.
+
+    Returns:
+        The tensors by name, in the file's order; packed ones as ``AWQPackedTensor``, on the CPU too.
+
+    Raises:
+        ValueError: the file was written by a newer format, or its awqpack metadata does not fit its tensors.
+        safetensors.SafetensorError: the file is no safetensors file, or is cut short.
+    """
+    safetensors = _require_safetensors()
+    with safetensors.safe_open(path, framework="pt", device=str(device)) as file:
+        entries = _read_entries((file.metadata() or {}).get(_METADATA_KEY), path)
+        stored = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (not a mapping)
+    packed_keys = set()
+    result: dict[str, torch.Tensor] = {}
+    for name, entry in entries.items():
+        try:
+            payload = stored[entry["key"]]
+            packing, reorder = AWQPacking(entry["packing"]), entry["reorder"]
+            result[name] = AWQPackedTensor(payload, packing, reorder, entry["size"], entry["stride"])
+            packed_keys.add(entry["key"])
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise ValueError(f"{path}: the awqpack metadata of {name!r} does not fit the file: {error}") from error
+    for key, tensor in stored.items():
+        if key not in packed_keys:
+            result[key] = tensor
+    return result
