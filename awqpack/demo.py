@@ -213,7 +213,7 @@ def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 def _print_skipped(skipped: dict[str, tuple[str, list[int]]]) -> None:
     other = sum(reason == "not 2-D" for reason, _ in skipped.values())
     if other:
-        print(f"skipped {other} tensors that are not 2-D (biases, norms)")
+        print(f"skipped {other} tensor{'s' if other > 1 else ''} not 2-D (biases, norms)")
     for name, (reason, shape) in skipped.items():
         if reason != "not 2-D":
             print(f"skipped {name} {'x'.join(map(str, shape))}: {reason}")

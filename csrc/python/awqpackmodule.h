@@ -27,6 +27,7 @@
     X(device)            \
     X(dtype)             \
     X(expand_as)         \
+    X(is_inference)      \
     X(is_write)          \
     X(layout)            \
     X(memory_format)     \
@@ -61,6 +62,9 @@
     X(dispatch_depth)   /* torch._C._len_torch_dispatch_stack */       \
     X(is_inference_on)  /* torch.is_inference_mode_enabled */          \
     X(inference_mode)   /* torch.inference_mode */                     \
+    X(increment_version) /* torch.autograd.graph.increment_version */  \
+    X(device_type)      /* torch.device */                             \
+    X(data_descriptor)  /* torch.Tensor.data, before the class hides it */ \
     X(op_pack)          /* torch.ops.awqpack.pack.default */           \
     X(op_unpack)                                                       \
     X(aten_detach)                                                     \

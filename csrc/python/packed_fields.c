@@ -69,41 +69,40 @@ int awqpack_check_packing(PyObject *packing)
     return 0;
 }
 
-int awqpack_read_ints(PyObject *sequence, const char *what, int64_t *values, Py_ssize_t *count)
+/* 1 and the value of a plain int, 0 for a torch.SymInt, -1 with an exception. */
+static int read_int(PyObject *item, int64_t *value)
 {
-    int result = -1;
-    PyObject *items = PySequence_Tuple(sequence);
-    if (items == NULL) {
-        PyErr_Format(PyExc_TypeError, "%s expects a sequence of ints; got %R", what, sequence);
+    if (!PyLong_Check(item) && PyObject_HasAttrString(item, "node")) {
+        return 0;
+    }
+    PyObject *index = PyNumber_Index(item);
+    if (index == NULL) {
         return -1;
     }
-    *count = PyTuple_Size(items);
+    *value = PyLong_AsLongLong(index);
+    Py_DECREF(index);
+    return *value == -1 && PyErr_Occurred() ? -1 : 1;
+}
+
+int awqpack_read_ints(PyObject *sequence, const char *what, int64_t *values, Py_ssize_t *count)
+{
+    PyObject *items = PySequence_Tuple(sequence);
+    int result = items == NULL ? -1 : 1;
+    *count = items == NULL ? 0 : PyTuple_Size(items);
     if (*count > AWQ_MAX_DIMS) {
         PyErr_Format(PyExc_ValueError, "%s expects at most %d dimensions; got %zd", what, AWQ_MAX_DIMS, *count);
-        goto done;
+        Py_DECREF(items);
+        return -1;
     }
-    for (Py_ssize_t i = 0; i < *count; i++) {
-        PyObject *item = PyTuple_GetItem(items, i);
-        if (!PyLong_Check(item)) {
-            PyObject *index = PyObject_HasAttrString(item, "node") ? NULL : PyNumber_Index(item);
-            if (index == NULL) {
-                if (!PyErr_Occurred()) {
-                    result = 0; /* a torch.SymInt */
-                }
-                goto done;
-            }
-            values[i] = PyLong_AsLongLong(index);
-            Py_DECREF(index);
-        } else {
-            values[i] = PyLong_AsLongLong(item);
-        }
-        if (values[i] == -1 && PyErr_Occurred()) {
-            goto done;
-        }
+    for (Py_ssize_t i = 0; result == 1 && i < *count; i++) {
+        result = read_int(PyTuple_GetItem(items, i), &values[i]);
     }
-    result = 1;
-done:
-    Py_DECREF(items);
+    if (result < 0) {
+        const int is_overflow = PyErr_ExceptionMatches(PyExc_OverflowError);
+        PyErr_Format(is_overflow ? PyExc_ValueError : PyExc_TypeError, "%s expects a sequence of ints%s; got %R", what,
+                     is_overflow ? " below 2^63" : "", sequence);
+    }
+    Py_XDECREF(items);
     return result;
 }
 

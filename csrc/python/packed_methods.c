@@ -182,10 +182,8 @@ static PyObject *packed_offload(PyObject *self, PyObject *args, PyObject *kwargs
         packed_fields_get(self, &fields) < 0) {
         return NULL;
     }
-    PyObject *target = device == NULL ? PyUnicode_FromString("cpu") : device;
-    if (device != NULL) {
-        Py_INCREF(target);
-    }
+    PyObject *target = device == NULL ? PyObject_CallFunction(awqpack.device_type, "s", "cpu")
+                                      : PyObject_CallFunctionObjArgs(awqpack.device_type, device, NULL);
     PyObject *payload = target == NULL ? NULL : move_payload(fields.payload, target, pin_memory, non_blocking);
     if (payload == fields.payload) {
         Py_INCREF(self);

@@ -252,7 +252,35 @@ static PyObject *get_meta(PyObject *self, void *closure)
     return value;
 }
 
+static PyObject *get_data(PyObject *self, void *Py_UNUSED(closure))
+{
+    return PyObject_CallMethod(awqpack.data_descriptor, "__get__", "OO", self, (PyObject *)Py_TYPE(self));
+}
+
+/* torch would exchange size, stride and device, which it keeps, and lose the payload, which it does not know. */
+static int set_data(PyObject *self, PyObject *value, void *Py_UNUSED(closure))
+{
+    packed_fields fields;
+    if (value == NULL || !awqpack_is_packed(value)) {
+        PyErr_Format(PyExc_TypeError, "the data of an AWQPackedTensor expects an AWQPackedTensor; got %R (copy_ packs codes)",
+                     value == NULL ? Py_None : (PyObject *)Py_TYPE(value));
+        return -1;
+    }
+    if (packed_fields_get(value, &fields) < 0) {
+        return -1;
+    }
+    PyObject *done = PyObject_CallMethod(awqpack.data_descriptor, "__set__", "OO", self, value);
+    const int status = done == NULL || PyObject_SetAttr(self, awqpack.names._data, fields.payload) < 0 ||
+                               PyObject_SetAttr(self, awqpack.names._meta, fields.meta) < 0
+                           ? -1
+                           : 0;
+    Py_XDECREF(done);
+    packed_fields_clear(&fields);
+    return status;
+}
+
 static PyGetSetDef packed_getters[] = {
+    {"data", get_data, set_data, "As torch.Tensor.data; what is assigned must be packed too.", NULL},
     {"payload", get_payload, NULL, "The int32 (V1) or int16 (V2) tensor that AWQ kernels read.", NULL},
     {"packing", get_meta, NULL, "AWQPacking.V1 or AWQPacking.V2.", (void *)0},
     {"reorder", get_meta, NULL, "Whether V1 words hold their columns in AutoAWQ's gemm order.", (void *)1},

@@ -160,6 +160,34 @@ static PyObject *repack(PyObject *func, PyObject *packed, PyObject *codes)
     return payload;
 }
 
+/* Moves the version counter of a tensor that was written below autograd. Traced tensors and inference tensors have none. */
+static int mark_written(PyObject *tensor, PyObject *payload)
+{
+    if (Py_TYPE(payload) != (PyTypeObject *)awqpack.tensor_type) {
+        return 0;
+    }
+    PyObject *is_inference = PyObject_CallMethodObjArgs(tensor, awqpack.names.is_inference, NULL);
+    if (is_inference == Py_False) {
+        PyObject *marked = PyObject_CallFunctionObjArgs(awqpack.increment_version, tensor, NULL);
+        Py_DECREF(is_inference);
+        is_inference = marked;
+    }
+    Py_XDECREF(is_inference);
+    return is_inference == NULL ? -1 : 0;
+}
+
+/* Stores a new payload into a packed tensor, whose views and saved tensors must notice. */
+static int store_payload(PyObject *packed, PyObject *source, PyObject *non_blocking)
+{
+    PyObject *payload = PyObject_GetAttr(packed, awqpack.names._data);
+    PyObject *copied = payload == NULL ? NULL
+                                       : PyObject_CallMethodObjArgs(payload, awqpack.names.copy_, source, non_blocking, NULL);
+    const int status = copied == NULL || mark_written(payload, payload) < 0 || mark_written(packed, payload) < 0 ? -1 : 0;
+    Py_XDECREF(payload);
+    Py_XDECREF(copied);
+    return status;
+}
+
 /* target.copy_(source), resizing a plain out= tensor first where the op resized its stand-in. */
 static int store(PyObject *target, PyObject *source)
 {
@@ -197,12 +225,8 @@ static int commit(PyObject *func, PyObject *pairs)
     }
     for (Py_ssize_t i = 0; results != NULL && i < count; i++) {
         PyObject *tensor = PyTuple_GetItem(PyList_GetItem(pairs, i), 0);
-        PyObject *target = awqpack_is_packed(tensor) ? PyObject_GetAttr(tensor, awqpack.names._data) : tensor;
-        const int stored = target == NULL ? -1 : store(target, PyList_GetItem(results, i));
-        if (target != tensor) {
-            Py_XDECREF(target);
-        }
-        if (stored < 0) {
+        PyObject *result = PyList_GetItem(results, i);
+        if ((awqpack_is_packed(tensor) ? store_payload(tensor, result, Py_False) : store(tensor, result)) < 0) {
             goto done;
         }
     }
@@ -292,10 +316,11 @@ static int has_same_payload_layout(PyObject *target, const packed_fields *fields
 }
 
 /* copy_ itself is payload.copy_(...): AOTAutograd forbids a copy_ into the unpacked intermediate. */
-static PyObject *copy_into(PyObject *packed, PyObject *source)
+static PyObject *copy_into(PyObject *packed, PyObject *source, PyObject *non_blocking)
 {
     packed_fields fields, other = {0};
-    PyObject *payload = NULL, *copied = NULL;
+    PyObject *payload = NULL;
+    int status = -1;
     if (packed_fields_get(packed, &fields) < 0) {
         return NULL;
     }
@@ -315,15 +340,14 @@ static PyObject *copy_into(PyObject *packed, PyObject *source)
                                                                Py_True, NULL);
         Py_XDECREF(codes);
     }
-    copied = payload == NULL ? NULL : PyObject_CallMethodObjArgs(fields.payload, awqpack.names.copy_, payload, NULL);
+    status = payload == NULL ? -1 : store_payload(packed, payload, non_blocking);
 done:
     packed_fields_clear(&fields);
     packed_fields_clear(&other);
     Py_XDECREF(payload);
-    if (copied == NULL) {
+    if (status < 0) {
         return NULL;
     }
-    Py_DECREF(copied);
     Py_INCREF(packed);
     return packed;
 }
@@ -346,7 +370,9 @@ PyObject *packed_run_writing(PyObject *func, PyObject *plan, PyObject *args, PyO
                             func);
     }
     if (func == awqpack.aten_copy_ && PyTuple_Size(args) >= 2) {
-        return copy_into(PyTuple_GetItem(args, 0), PyTuple_GetItem(args, 1));
+        PyObject *given = kwargs == NULL ? NULL : PyDict_GetItem(kwargs, awqpack.names.non_blocking);
+        PyObject *non_blocking = PyTuple_Size(args) > 2 ? PyTuple_GetItem(args, 2) : given == NULL ? Py_False : given;
+        return copy_into(PyTuple_GetItem(args, 0), PyTuple_GetItem(args, 1), non_blocking);
     }
     stand_ins state = {PyDict_New(), PyList_New(0)};
     if (state.memo != NULL && state.pairs != NULL) {

@@ -1,0 +1,349 @@
+"""The contract of AWQPackedTensor (design.md section 5): what it looks like, where it stays packed, what it shows."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import HAS_CUDA, LAYOUTS, Memory, assert_same, packed_tensor, random_codes, torch_codes
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+import awqpack
+from awqpack import AWQPackedTensor
+
+SHAPE = (64, 128)
+
+
+@pytest.fixture
+def packed(layout, device):
+    return packed_tensor(layout, SHAPE, device)
+
+
+def is_plain(result, expected):
+    """A plain tensor equal to expected, not a packed one."""
+    assert type(result) is torch.Tensor
+    assert_same(result, expected)
+    return True
+
+
+# --- what it looks like ---
+
+
+def test_it_looks_like_its_codes(packed, layout, device):
+    assert isinstance(packed, torch.Tensor)
+    assert packed.dtype is torch.uint8
+    assert packed.shape == SHAPE
+    assert packed.stride() == (128, 1)
+    assert packed.device.type == device
+    assert packed.layout is torch.strided
+    assert packed.dim() == 2
+    assert packed.numel() == 64 * 128
+    assert packed.is_contiguous()
+    assert not packed.requires_grad
+    assert (packed.packing, packed.reorder) == (layout.packing, layout.reorder)
+    assert (packed._packing, packed._reorder) == (layout.packing, layout.reorder)
+    assert packed.payload is packed._data
+    assert packed.payload.dtype is layout.payload_dtype
+    assert packed.payload.shape == layout.payload_shape(SHAPE)
+
+
+@pytest.mark.parametrize("name", ["payload", "packing", "reorder"])
+def test_public_attributes_are_read_only(name):
+    packed = packed_tensor(LAYOUTS["v1"])
+    with pytest.raises(AttributeError):
+        setattr(packed, name, None)
+
+
+@pytest.mark.parametrize(
+    ("order", "shape"),
+    [
+        ((0, 1), SHAPE),
+        ((1, 0), SHAPE),
+        ((0, 2, 1), (3, 8, 64)),
+        ((2, 0, 1), (3, 8, 64)),
+        ((1, 3, 0, 2), (2, 3, 4, 64)),
+    ],
+)
+def test_dense_codes_keep_their_strides(order, shape, layout, device):
+    dense = torch_codes(tuple(shape[d] for d in order), device).permute(tuple(np.argsort(order).tolist()))
+    assert dense.shape == shape
+    packed = AWQPackedTensor.pack(dense, layout.packing, layout.reorder)
+    assert packed.stride() == dense.stride() == packed.unpack().stride() == packed.detach().stride()
+    assert_same(packed.unpack(), dense)
+    assert_same(packed.numpy(), dense.cpu().numpy())
+    assert packed.numpy().strides == dense.stride()
+
+
+@pytest.mark.parametrize("memory", [m for m in Memory if m.is_for_torch and m.value.endswith(("strided", "step"))])
+def test_other_codes_record_contiguous_strides(memory, layout):
+    codes = torch.from_numpy(memory.copy(random_codes(SHAPE)))
+    packed = AWQPackedTensor.pack(codes, layout.packing, layout.reorder)
+    assert packed.stride() == packed.unpack().stride() == (128, 1)
+    assert_same(packed.unpack(), codes)
+
+
+def test_expanded_codes(layout):
+    packed = AWQPackedTensor.pack(torch_codes((1, 64)).expand(8, 64), layout.packing, layout.reorder)
+    assert packed.stride() == packed.unpack().stride() == (64, 1)
+    assert_same(packed.unpack(), torch_codes((1, 64)).expand(8, 64))
+
+
+def test_construction_from_a_payload(packed, layout):
+    again = AWQPackedTensor(packed.payload, layout.packing, layout.reorder, packed.size(), packed.stride())
+    assert again.payload is packed.payload
+    assert_same(again, packed)
+    by_name = AWQPackedTensor(
+        data=packed.payload,
+        packing=layout.packing,
+        reorder=layout.reorder,
+        size=list(SHAPE),
+        stride=[1, 64],
+        requires_grad=False,
+    )
+    assert by_name.stride() == by_name.unpack().stride() == (1, 64)
+    assert_same(by_name.unpack(), packed.unpack())
+
+
+def test_pack_skips_the_check_when_asked(layout):
+    packed = AWQPackedTensor.pack(torch_codes() | 0xF0, layout.packing, layout.reorder, validate=False)
+    assert_same(packed, packed_tensor(layout))
+
+
+# --- detach, to, offload ---
+
+
+def test_detach(packed):
+    detached = packed.detach()
+    assert detached is not packed
+    assert_same(detached, packed)
+    assert detached.payload.data_ptr() == packed.payload.data_ptr()
+
+
+@pytest.mark.parametrize(
+    "move",
+    [
+        lambda p: p.to(p.device),
+        lambda p: p.to(torch.uint8),
+        lambda p: p.to(p),
+        lambda p: p.byte(),
+        lambda p: p.type(torch.uint8),
+    ],
+)
+def test_to_where_it_is_changes_nothing(packed, move):
+    assert move(packed) is packed
+
+
+def test_a_copy_on_its_device_stays_packed(packed):
+    moved = packed.to(packed.device, copy=True)
+    assert_same(moved, packed)
+    assert moved.payload.data_ptr() != packed.payload.data_ptr()
+
+
+def test_a_copy_with_contiguous_format_has_contiguous_strides(layout, device):
+    packed = AWQPackedTensor.pack(torch_codes((128, 64), device).t(), layout.packing, layout.reorder)
+    moved = packed.to(device, copy=True, memory_format=torch.contiguous_format)
+    assert isinstance(moved, AWQPackedTensor)
+    assert moved.stride() == moved.unpack().stride() == (128, 1)
+    assert_same(moved.unpack(), packed.unpack())
+    assert packed.to(device, copy=True).stride() == (1, 64)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.int8, torch.int32, torch.bool])
+@pytest.mark.parametrize(
+    "convert",
+    [
+        lambda p, dtype: p.to(dtype),
+        lambda p, dtype: p.to(p.device, dtype),
+        lambda p, dtype: p.to(dtype=dtype, copy=True),
+        lambda p, dtype: p.type(dtype),
+        lambda p, dtype: torch.ops.aten._to_copy.default(p, dtype=dtype),
+    ],
+    ids=["to", "to device", "to copy", "type", "_to_copy"],
+)
+def test_another_dtype_is_refused(packed, dtype, convert):
+    before = packed.payload.clone()
+    with pytest.raises(ValueError, match=f"torch.uint8.*{dtype}"):
+        convert(packed, dtype)
+    assert_same(packed.payload, before)
+
+
+@pytest.mark.parametrize("name", ["half", "float", "double", "bfloat16", "int", "long", "bool"])
+def test_dtype_methods_are_refused(name):
+    with pytest.raises(ValueError, match=r"torch\.uint8 .*cannot become torch\."):
+        getattr(packed_tensor(LAYOUTS["v1"]), name)()
+
+
+def test_offload_on_the_cpu_is_the_same_tensor(layout):
+    packed = packed_tensor(layout)
+    assert packed.offload() is packed
+    assert packed.offload("cpu") is packed
+    assert packed.offload(device=torch.device("cpu"), non_blocking=True) is packed
+
+
+@pytest.mark.parametrize("device", [1.5, torch.float16, torch.zeros(1), "nope"], ids=repr)
+def test_offload_takes_devices_only(layout, device):
+    packed = packed_tensor(layout)
+    with pytest.raises((TypeError, ValueError, RuntimeError)):
+        packed.offload(device)
+
+
+def test_offload_to_meta_keeps_metadata_and_drops_values(layout):
+    packed = packed_tensor(layout)
+    meta = packed.offload("meta")
+    assert isinstance(meta, AWQPackedTensor)
+    assert meta.payload.is_meta
+    assert (meta.device.type, meta.shape, meta.packing) == ("meta", packed.shape, packed.packing)
+    assert meta.unpack().is_meta
+
+
+def test_a_move_to_meta_gives_plain_codes(layout):
+    moved = packed_tensor(layout).to("meta")
+    assert type(moved) is torch.Tensor
+    assert (moved.device.type, moved.shape, moved.dtype) == ("meta", SHAPE, torch.uint8)
+
+
+# The device rules on devices this machine may not have: fake payloads stand in.
+# from, to, is the result packed
+MOVES = [
+    ("cpu", "cuda", True),
+    ("cpu", "xpu", True),
+    ("cuda", "xpu", True),
+    ("xpu", "cuda", True),
+    ("cuda", "cuda", True),
+    ("cuda", "cpu", False),
+    ("xpu", "cpu", False),
+    ("cpu", "cpu", True),
+    ("cpu", "meta", False),
+    ("cuda", "meta", False),
+]
+
+
+def fake_packed(layout, device, order=None):
+    payload = torch.empty(layout.payload_shape(SHAPE), dtype=layout.payload_dtype, device=device)
+    stride = (128, 1) if order is None else order
+    return AWQPackedTensor(payload, layout.packing, layout.reorder, SHAPE, stride)
+
+
+@pytest.mark.parametrize(("source", "target", "stays_packed"), MOVES)
+@pytest.mark.parametrize("non_blocking", [False, True])
+def test_where_moves_stay_packed(source, target, stays_packed, non_blocking, layout):
+    with FakeTensorMode():
+        packed = fake_packed(layout, source, (1, 64))
+        # What `to` becomes; `to` itself asks for a CUDA build of torch, even under the fake mode.
+        to_copy = torch.ops.aten._to_copy.default
+        moved = to_copy(packed, device=torch.device(target), non_blocking=non_blocking)
+        assert isinstance(moved, AWQPackedTensor) is stays_packed
+        assert (moved.device.type, moved.dtype) == (target, torch.uint8)
+        assert (moved.shape, moved.stride()) == (SHAPE, (1, 64))
+        if stays_packed:
+            assert moved.payload.device.type == target
+            assert (moved.packing, moved.reorder) == (layout.packing, layout.reorder)
+
+
+@pytest.mark.parametrize("source", ["cuda", "xpu"])
+def test_cpu_method_unpacks_and_offload_does_not(source, layout):
+    with FakeTensorMode():
+        packed = fake_packed(layout, source)
+        assert not isinstance(packed.cpu(), AWQPackedTensor)
+        offloaded = packed.offload()
+        assert isinstance(offloaded, AWQPackedTensor)
+        assert offloaded.device.type == offloaded.payload.device.type == "cpu"
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not HAS_CUDA, reason="needs an NVIDIA GPU and a build with CUDA kernels")
+@pytest.mark.parametrize("non_blocking", [False, True])
+def test_cuda_round_trip(layout, non_blocking):
+    host = packed_tensor(layout)
+    packed = host.to("cuda", non_blocking=non_blocking)
+    assert isinstance(packed, AWQPackedTensor)
+    assert_same(packed.payload.cpu(), host.payload)
+    back = packed.to("cpu", non_blocking=non_blocking)
+    torch.cuda.synchronize()
+    assert is_plain(back, host.unpack())
+    assert is_plain(packed.cpu(), host.unpack())
+    assert_same(packed.offload(), host)
+    pinned = packed.offload(pin_memory=True, non_blocking=non_blocking)
+    torch.cuda.synchronize()
+    assert pinned.payload.is_pinned()
+    assert_same(pinned, host)
+
+
+# --- repr, numpy, tolist ---
+
+
+def test_repr_shows_what_it_is(packed, layout, device):
+    text = repr(packed)
+    for word in ("AWQPackedTensor", str(SHAPE), layout.packing.name, f"reorder={layout.reorder}", device):
+        assert word in text
+    first = ", ".join(str(code) for code in packed.unpack()[0, :8].tolist())
+    assert first in text
+    assert str(packed) == text == f"{packed}"
+
+
+def test_repr_of_a_parameter():
+    parameter = torch.nn.Parameter(packed_tensor(LAYOUTS["v1"]), requires_grad=False)
+    assert "AWQPackedTensor(shape=(64, 128), packing=V1" in repr(parameter)
+
+
+def test_repr_reads_no_values_that_are_not_there(layout):
+    meta = packed_tensor(layout).offload("meta")
+    assert "device='meta'" in repr(meta)
+    assert "codes" not in repr(meta)
+    real = packed_tensor(layout)
+    with FakeTensorMode():
+        fake = fake_packed(layout, "cpu")
+        assert str(SHAPE) in repr(fake)
+        assert "codes" not in repr(fake)
+        assert str(SHAPE) in repr(real)
+    assert "codes" not in repr(fake)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 8, 64), (3, 5, 4, 64, 64)], ids=str)
+def test_repr_of_a_batch(shape, layout):
+    packed = packed_tensor(layout, shape)
+    assert str(shape) in repr(packed)
+    assert ", ".join(str(code) for code in packed.unpack().flatten()[:8].tolist()) in repr(packed)
+
+
+def test_numpy_is_a_new_writable_array(packed):
+    array = packed.numpy()
+    assert_same(array, packed.unpack().cpu().numpy())
+    assert array.flags.c_contiguous
+    assert array.flags.owndata
+    assert array.flags.writeable
+    before = packed.payload.clone()
+    array[:] = 0
+    assert_same(packed.payload, before)
+    assert_same(packed.numpy(force=True), packed.unpack().cpu().numpy())
+
+
+def test_numpy_of_a_payload_with_strides(layout):
+    codes = random_codes(SHAPE)
+    payload = awqpack.pack(codes, *layout)
+    strided = torch.from_numpy(Memory.COLUMN_MAJOR_STRIDED.copy(payload))
+    packed = AWQPackedTensor(strided, layout.packing, layout.reorder, SHAPE, (1, 64))
+    assert_same(packed.numpy(), codes)
+    assert packed.numpy().strides == (1, 64)
+    assert_same(packed.unpack(), torch.from_numpy(codes))
+
+
+def test_np_asarray(packed):
+    if packed.device.type == "cpu":
+        assert_same(np.asarray(packed), packed.numpy())
+    else:
+        with pytest.raises(TypeError, match="cuda"):
+            torch.Tensor.__array__(packed.unpack())
+
+
+def test_tolist(packed):
+    assert packed.tolist() == packed.unpack().tolist()
+
+
+def test_length_iteration_and_items(packed):
+    codes = packed.unpack()
+    assert len(packed) == 64
+    assert is_plain(packed[3], codes[3])
+    assert is_plain(packed[..., 5:9], codes[..., 5:9])
+    assert all(is_plain(row, codes[i]) for i, row in enumerate(packed))
+    assert packed[2, 3].item() == codes[2, 3].item()
+    assert packed.max().item() == codes.max().item()
+    assert bool((packed == codes).all())

@@ -1,0 +1,92 @@
+"""The reference implementation's own payloads, bit for bit, both ways, through every door."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import LAYOUTS, REFERENCE, assert_same, pack_array, unpack_array
+
+import awqpack
+from awqpack import AWQPackedTensor
+
+CASES = [
+    pytest.param(name.split("/")[0], LAYOUTS[name.split("/")[1]], name, id=name.replace("/", "-"))
+    for name in REFERENCE.files
+    if not name.endswith("/codes")
+]
+vectors = pytest.mark.parametrize(("shape_name", "layout", "payload_name"), CASES)
+
+
+@pytest.fixture
+def codes(shape_name):
+    return REFERENCE[f"{shape_name}/codes"]
+
+
+@pytest.fixture
+def payload(payload_name):
+    return REFERENCE[payload_name]
+
+
+def test_the_vectors_cover_every_layout():
+    counts = {name: sum(key.endswith(f"/{name}") for key in REFERENCE.files) for name in ("codes", *LAYOUTS)}
+    assert counts == {"codes": 15, "v1": 15, "v1_reorder": 15, "v2": 10}
+
+
+@vectors
+def test_every_variant_on_arrays(codes, layout, payload, variant):
+    assert_same(pack_array(codes, layout, variant=variant), payload)
+    assert_same(unpack_array(payload, layout, variant=variant), codes)
+
+
+@vectors
+def test_every_variant_on_column_major_arrays(codes, layout, payload, variant):
+    assert_same(pack_array(np.asfortranarray(codes), layout, variant=variant), payload)
+    out = np.empty_like(codes, order="F")
+    assert unpack_array(payload, layout, out=out, variant=variant) is out
+    assert_same(out, codes)
+
+
+@vectors
+def test_the_torch_ops(codes, layout, payload, device):
+    codes, payload = torch.from_numpy(codes).to(device), torch.from_numpy(payload).to(device)
+    column_major = codes.t().contiguous().t()
+    assert_same(torch.ops.awqpack.pack(codes, layout.number, layout.reorder), payload)
+    assert_same(torch.ops.awqpack.pack(column_major, layout.number, layout.reorder), payload)
+    assert_same(torch.ops.awqpack.unpack(payload, layout.number, layout.reorder), codes)
+    unpacked = torch.ops.awqpack.unpack(payload, layout.number, layout.reorder, (1, 0))
+    assert_same(unpacked, codes)
+    assert unpacked.t().is_contiguous()
+
+
+@vectors
+def test_the_portable_kernels(codes, layout, payload):
+    codes, payload = torch.from_numpy(codes), torch.from_numpy(payload)
+    assert_same(awqpack.portable.pack(codes, layout.number, layout.reorder), payload)
+    assert_same(awqpack.portable.unpack(payload, layout.number, layout.reorder), codes)
+
+
+@vectors
+def test_pack_and_unpack(codes, layout, payload):
+    assert_same(awqpack.pack(codes, layout.packing, layout.reorder), payload)
+    assert_same(awqpack.unpack(payload, layout.packing, layout.reorder), codes)
+    tensor = awqpack.pack(torch.from_numpy(codes), layout.packing, layout.reorder)
+    assert_same(tensor, torch.from_numpy(payload))
+    assert_same(awqpack.unpack(tensor, layout.packing, layout.reorder), torch.from_numpy(codes))
+
+
+@vectors
+def test_the_class(codes, layout, payload, device):
+    tensor = torch.from_numpy(codes).to(device)
+    packed = AWQPackedTensor.pack(tensor, layout.packing, layout.reorder)
+    assert_same(packed.payload, torch.from_numpy(payload).to(device))
+    assert_same(packed.unpack(), tensor)
+    assert_same(packed.numpy(), codes)
+
+
+@vectors
+def test_the_class_on_column_major_codes(codes, layout, payload, device):
+    column_major = torch.from_numpy(codes).to(device).t().contiguous().t()
+    packed = AWQPackedTensor.pack(column_major, layout.packing, layout.reorder)
+    assert_same(packed.payload, torch.from_numpy(payload).to(device))
+    assert packed.unpack().stride() == packed.stride()
+    assert_same(packed.unpack(), column_major)
+    assert_same(packed.numpy(), codes)

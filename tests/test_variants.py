@@ -1,0 +1,319 @@
+"""Every CPU variant gives scalar's result on the same inputs, whatever the shapes, strides and offsets."""
+
+import functools
+import json
+import subprocess
+import sys
+
+import hypothesis
+import numpy as np
+import pytest
+import torch
+import twin
+from conftest import (
+    LAYOUTS,
+    VARIANTS,
+    Memory,
+    assert_guards_untouched,
+    assert_same,
+    pack_array,
+    random_codes,
+    random_payload,
+    unpack_array,
+)
+from hypothesis import strategies
+
+import awqpack
+from awqpack import AWQPacking
+
+# Around every edge of the kernels: one word, one block, one tile of 64 x 64, long runs, and tails of each.
+V1_SHAPES = [
+    (1, 8),
+    (1, 56),
+    (3, 64),
+    (7, 72),
+    (64, 64),
+    (65, 136),
+    (70, 200),
+    (1, 4104),
+    (130, 520),
+    (33, 32776),
+]
+V2_SHAPES = [(4, 64), (8, 128), (12, 192), (64, 64), (68, 320), (132, 576), (4, 33024), (260, 128)]
+BATCHES = [(5, 3, 64), (2, 3, 4, 64), (1, 1, 8, 64), (3, 1, 2, 4, 128), (2, 2, 2, 4, 64)]
+
+
+@functools.cache
+def samples(shape, layout):
+    """(codes, their payload, another payload, its codes), the results by scalar; none of them to be written."""
+    codes, payload = random_codes(shape), random_payload(shape, layout)
+    packed = pack_array(codes, layout, variant="scalar")
+    return codes, packed, payload, unpack_array(payload, layout, variant="scalar")
+
+
+def shapes_of(layout):
+    batches = [s for s in BATCHES if layout.packing is AWQPacking.V1 or s[-2] % 4 == 0]
+    return (V1_SHAPES if layout.packing is AWQPacking.V1 else V2_SHAPES) + batches
+
+
+@pytest.fixture(params=list(Memory), ids=lambda memory: memory.value)
+def memory(request):
+    return request.param
+
+
+def test_scalar_is_the_twin(layout):
+    for shape in shapes_of(layout):
+        if np.prod(shape) <= 20000:
+            codes, payload = random_codes(shape), random_payload(shape, layout)
+            assert_same(pack_array(codes, layout, variant="scalar"), twin.pack(codes, *layout))
+            assert_same(unpack_array(payload, layout, variant="scalar"), twin.unpack(payload, *layout))
+
+
+def test_the_memory_kinds_are_what_they_say():
+    array = random_codes((2, 3, 8, 64))
+    strides = {memory: memory.copy(array).strides for memory in Memory}
+    assert strides[Memory.CONTIGUOUS] == strides[Memory.UNALIGNED] == (1536, 512, 64, 1)
+    assert strides[Memory.COLUMN_MAJOR][-2:] == (1, 8)
+    assert strides[Memory.COLUMN_MAJOR_STRIDED][-2:] == (1, 11)
+    assert strides[Memory.COLUMN_STEP][-1] == 3
+    assert strides[Memory.NEGATIVE_ROWS][-2:] == (-64, 1)
+    assert strides[Memory.NEGATIVE_COLUMNS][-1] == -1
+    assert strides[Memory.BATCH_INNERMOST] == (3, 1, 384, 6)
+    assert strides[Memory.UNMERGEABLE_BATCH] == (2048, 512, 64, 1)
+    for memory in Memory:
+        assert_same(memory.copy(array), array)
+
+
+def test_input_of_any_memory(layout, variant, memory):
+    for shape in shapes_of(layout):
+        codes, packed, payload, unpacked = samples(shape, layout)
+        assert_same(pack_array(memory.copy(codes), layout, variant=variant), packed)
+        assert_same(unpack_array(memory.copy(payload), layout, variant=variant), unpacked)
+
+
+def test_output_of_any_memory(layout, variant, memory):
+    for shape in shapes_of(layout):
+        codes, packed, payload, unpacked = samples(shape, layout)
+        buffer, out = memory.empty(payload.shape, payload.dtype)
+        assert pack_array(codes, layout, out=out, variant=variant) is out
+        assert_same(out, packed)
+        assert_guards_untouched(buffer, out)
+        buffer, out = memory.empty(shape, np.uint8)
+        assert unpack_array(payload, layout, out=out, variant=variant) is out
+        assert_same(out, unpacked)
+        assert_guards_untouched(buffer, out)
+
+
+def test_inputs_are_not_written(layout, variant, memory):
+    for shape in shapes_of(layout)[:6]:
+        for make, run in ((random_codes(shape), pack_array), (random_payload(shape, layout), unpack_array)):
+            view = memory.copy(make)
+            view.flags.writeable = False
+            run(view, layout, variant=variant)
+            assert_same(view, make)
+
+
+@pytest.mark.parametrize("offset", range(1, 17))
+def test_every_alignment(offset, layout, variant):
+    shape = (8, 192)
+    codes, payload = random_codes(shape), random_payload(shape, layout)
+
+    def shifted(array):
+        memory = np.zeros(array.nbytes + offset, np.uint8)
+        view = memory[offset:].view(array.dtype).reshape(array.shape)
+        view[...] = array
+        return view
+
+    assert_same(pack_array(shifted(codes), layout, out=shifted(payload), variant=variant), pack_array(codes, layout))
+    assert_same(
+        unpack_array(shifted(payload), layout, out=shifted(codes), variant=variant),
+        unpack_array(payload, layout),
+    )
+
+
+@functools.cache
+def streamed(layout, order):
+    """Codes whose payload is just over 8 MiB, and that payload by scalar."""
+    codes = np.asarray(random_codes((4096, 4160)), order=order)
+    return codes, pack_array(codes, layout, variant="scalar")
+
+
+# From 8 MiB on the kernels write past the cache: other code, same bits, at any alignment.
+@pytest.mark.parametrize(("order", "offset"), [("C", 0), ("C", 20), ("F", 20)])
+def test_outputs_large_enough_to_stream(layout, variant, order, offset):
+    codes, expected = streamed(layout, order)
+    out = np.empty(expected.nbytes + offset, np.uint8)[offset:].view(expected.dtype).reshape(expected.shape)
+    assert np.array_equal(pack_array(codes, layout, out=out, variant=variant), expected)
+    back = np.empty(codes.size + offset, np.uint8)[offset:].reshape(codes.shape, order=order)
+    assert np.array_equal(unpack_array(expected, layout, out=back, variant=variant), codes)
+
+
+def test_expanded_input(layout, variant):
+    row, column = random_codes((1, 64)), random_codes((64, 1))
+    for codes in (
+        np.broadcast_to(row, (72, 64)),
+        np.broadcast_to(column, (64, 128)),
+        np.broadcast_to(row[:, :1], (68, 64)),
+    ):
+        expected = pack_array(np.ascontiguousarray(codes), layout, variant="scalar")
+        assert_same(pack_array(codes, layout, variant=variant), expected)
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_without_the_check_only_the_low_nibble_is_packed(layout, variant, order):
+    for shape in shapes_of(layout):
+        codes = np.random.default_rng(1).integers(0, 256, shape, dtype=np.uint8)
+        expected = pack_array(codes & 15, layout, variant="scalar")
+        unchecked = pack_array(np.asarray(codes, order=order), layout, validate=False, variant=variant)
+        assert_same(unchecked, expected)
+
+
+def test_without_the_check_a_large_code_changes_its_own_nibble_alone(layout, variant):
+    for column in range(64):
+        codes = np.full((4, 64), 5, np.uint8)
+        codes[2, column] = 0xF9
+        back = unpack_array(pack_array(codes, layout, validate=False, variant=variant), layout, variant=variant)
+        codes[2, column] = 9
+        assert_same(back, codes)
+
+
+# --- any shape, any strides ---
+
+
+@strategies.composite
+def views(draw, shape, dtype):
+    """A writable view of `shape` with permuted dimensions, gaps, steps and negative strides, and its guarded buffer."""
+    order = draw(strategies.permutations(range(len(shape))))
+    steps = [draw(strategies.sampled_from([1, 1, 1, 2, 3, -1, -2])) for _ in shape]
+    pads = [draw(strategies.sampled_from([0, 0, 0, 1, 5])) for _ in shape]
+    offset = draw(strategies.integers(0, 40))
+    sizes = [shape[d] * abs(steps[d]) + pads[d] for d in order]
+    count = int(np.prod(sizes)) * np.dtype(dtype).itemsize
+    buffer = np.full(count + 64 + offset, 0xA5, np.uint8)
+    base = buffer[offset : offset + count].view(dtype).reshape(sizes)
+    view = base.transpose(np.argsort(order))
+    return buffer, view[tuple(slice(None, shape[d] * abs(steps[d]), abs(steps[d])) for d in range(len(shape)))][
+        tuple(slice(None, None, -1 if step < 0 else 1) for step in steps)
+    ]
+
+
+@strategies.composite
+def cases(draw):
+    layout = LAYOUTS[draw(strategies.sampled_from(sorted(LAYOUTS)))]
+    is_v2 = layout.packing is AWQPacking.V2
+    rows = draw(strategies.integers(0, 70)) * (4 if is_v2 else 1)
+    cols = draw(strategies.integers(0, 5)) * 64 if is_v2 else draw(strategies.integers(0, 40)) * 8
+    batch = draw(strategies.lists(strategies.integers(1, 3), max_size=3))
+    shape = (*batch, rows, cols)
+    payload_dtype = np.int16 if is_v2 else np.int32
+    return (
+        layout,
+        shape,
+        draw(views(shape, np.uint8)),
+        draw(views(layout.payload_shape(shape), payload_dtype)),
+        draw(strategies.sampled_from(VARIANTS)),
+        draw(strategies.integers(0, 2**32 - 1)),
+    )
+
+
+@hypothesis.given(cases())
+def test_any_shape_and_strides(case):
+    layout, shape, (codes_buffer, codes), (payload_buffer, payload), variant, seed = case
+    codes[...] = random_codes(shape, seed)
+    expected = pack_array(np.ascontiguousarray(codes), layout, variant="scalar")
+    assert pack_array(codes, layout, out=payload, variant=variant) is payload
+    assert_same(payload, expected)
+    codes[...] = 0
+    assert unpack_array(payload, layout, out=codes, variant=variant) is codes
+    assert_same(codes, random_codes(shape, seed))
+    assert_guards_untouched(codes_buffer, codes)
+    assert_guards_untouched(payload_buffer, payload)
+
+
+@hypothesis.given(
+    strategies.sampled_from(sorted(LAYOUTS)),
+    strategies.integers(1, 20),
+    strategies.integers(1, 3),
+    strategies.data(),
+)
+def test_an_invalid_code_is_found_in_any_view(name, quads, blocks, data):
+    layout, shape = LAYOUTS[name], (4 * quads, 64 * blocks)
+    _, codes = data.draw(views(shape, np.uint8))
+    codes[...] = random_codes(shape)
+    index = tuple(data.draw(strategies.integers(0, size - 1)) for size in shape)
+    codes[index] = data.draw(strategies.integers(16, 255))
+    with pytest.raises(ValueError, match=rf"codes\[{index[0]}, {index[1]}\] is {codes[index]}$"):
+        pack_array(codes, layout, variant=data.draw(strategies.sampled_from(VARIANTS)))
+
+
+@hypothesis.given(cases())
+def test_torch_agrees_with_numpy(case):
+    layout, shape, (_, codes), _, _, seed = case
+    codes[...] = random_codes(shape, seed)
+    hypothesis.assume(min(codes.strides) >= 0)
+    payload = awqpack.pack(torch.from_numpy(codes), *layout)
+    assert_same(payload.numpy(), pack_array(codes, layout))
+    assert_same(awqpack.unpack(payload, *layout).numpy(), np.ascontiguousarray(codes))
+    packed = awqpack.AWQPackedTensor.pack(torch.from_numpy(codes), *layout)
+    assert packed.stride() == packed.unpack().stride()
+    assert_same(packed.unpack(), torch.from_numpy(codes))
+    assert_same(packed.numpy(), np.ascontiguousarray(codes))
+
+
+# --- the choice at import ---
+
+# Imports torch once; each child then imports awqpack under its own AWQPACK_CPU. Prints one JSON object.
+IMPORT_UNDER_EACH = """
+import json, os, sys
+import torch
+
+def report():
+    try:
+        import awqpack
+        codes = torch.arange(4096, dtype=torch.uint8).reshape(8, 512) % 16
+        assert (awqpack.unpack(awqpack.pack(codes)) == codes).all()
+        return [awqpack.build_info()["cpu_active"], ""]
+    except Exception as error:
+        return ["", f"{type(error).__name__}: {error}"]
+
+reports = {}
+for name in sys.argv[1:]:
+    read_end, write_end = os.pipe()
+    if os.fork() == 0:
+        os.environ["AWQPACK_CPU"] = name
+        os.write(write_end, json.dumps(report()).encode())
+        os._exit(0)
+    os.close(write_end)
+    with os.fdopen(read_end) as pipe:
+        reports[name] = json.loads(pipe.read())
+    os.wait()
+print(json.dumps(reports))
+"""
+UNSUPPORTED = next(name for name in ("neon", "avx512") if name not in VARIANTS)
+NOT_VARIANTS = ["sse9", UNSUPPORTED, "AVX2", "scalar "]
+
+
+@pytest.fixture(scope="module")
+def imported():
+    """What importing under each AWQPACK_CPU gives: [active variant, error]."""
+    command = [sys.executable, "-c", IMPORT_UNDER_EACH, "", *VARIANTS, *NOT_VARIANTS]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("variant", [*VARIANTS, ""])
+def test_a_variant_can_be_forced(imported, variant):
+    assert imported[variant] == [variant or VARIANTS[-1], ""]
+
+
+@pytest.mark.parametrize("name", NOT_VARIANTS)
+def test_another_variant_is_an_error_at_import(imported, name):
+    variants = ", ".join(VARIANTS)
+    expected = f'AWQPACK_CPU expects one of the variants this CPU has ({variants}); got "{name}"'
+    assert imported[name] == ["", f"ValueError: {expected}"]
+
+
+@pytest.mark.parametrize("name", ["sse9", UNSUPPORTED])
+def test_another_variant_is_an_error_in_a_call(name):
+    with pytest.raises(ValueError, match=f'{VARIANTS[0]}.*got "{name}"'):
+        pack_array(random_codes((8, 64)), LAYOUTS["v1"], variant=name)
