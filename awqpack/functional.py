@@ -15,9 +15,12 @@ if TYPE_CHECKING:
 ArrayOrTensor = TypeVar("ArrayOrTensor", torch.Tensor, "npt.NDArray[Any]")
 
 
-def _number(packing: AWQPacking) -> int:
+def _number(packing: AWQPacking, reorder: bool) -> int:
+    """Packing as the ops number it, once both arguments are known to be what they should be."""
     if not isinstance(packing, AWQPacking):
         raise TypeError(f"packing expects AWQPacking.V1 or AWQPacking.V2; got {packing!r}")
+    if not isinstance(reorder, bool):
+        raise TypeError(f"reorder expects True or False; got {reorder!r}")
     return 1 if packing is AWQPacking.V1 else 2
 
 
@@ -62,7 +65,7 @@ def pack(
         ValueError: dtype, shape or strides do not fit, or a code is above 15 (the first one is named).
         TypeError: an argument is of another type.
     """
-    number = _number(packing)
+    number = _number(packing, reorder)
     if not isinstance(codes, torch.Tensor):
         return _C.pack_array(codes, number, reorder, validate, out, None)
     if out is None:
@@ -96,7 +99,7 @@ def unpack(
         ValueError: dtype, shape or strides do not fit.
         TypeError: an argument is of another type.
     """
-    number = _number(packing)
+    number = _number(packing, reorder)
     if not isinstance(payload, torch.Tensor):
         return _C.unpack_array(payload, number, reorder, out, None)
     if out is None:

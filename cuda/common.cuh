@@ -33,9 +33,11 @@ struct Shape {
     uint32_t split;
 };
 
-/* Cache hints of a kernel, as bits. */
-constexpr int stream_loads = 1;  /* loaded lines need not stay in L1 */
-constexpr int stream_stores = 2; /* stored lines are the first to leave L2 */
+/* How vectors are loaded. */
+constexpr int load_plain = 0;
+constexpr int load_once = 1;  /* the first lines to leave the caches */
+constexpr int load_128 = 2;   /* L2 fetches 128 bytes at a time, */
+constexpr int load_256 = 3;   /* or 256 */
 
 constexpr uint32_t low_nibbles = 0x0f0f0f0f;
 constexpr uint32_t high_nibbles = 0xf0f0f0f0;
@@ -137,53 +139,51 @@ __device__ __forceinline__ void transpose_bytes(uint32_t w[4])
 /* ---- memory ---- */
 
 /* Loads N words from an address aligned to all of them. */
-template <int N, int Hint>
+template <int N, int Load>
 __device__ __forceinline__ Words<N> load_vector(const uint8_t *p)
 {
     static_assert(N == 2 || N == 4, "8 or 16 bytes");
     Words<N> v;
-#ifdef __CUDA_ARCH__
-    if constexpr ((Hint & stream_loads) != 0) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    if constexpr (Load == load_128 || Load == load_256) {
         const size_t address = __cvta_generic_to_global(p);
-        if constexpr (N == 4) {
-            asm("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+        if constexpr (N == 4 && Load == load_128) {
+            asm("ld.global.nc.L2::128B.v4.u32 {%0, %1, %2, %3}, [%4];"
                 : "=r"(v.w[0]), "=r"(v.w[1]), "=r"(v.w[2]), "=r"(v.w[3])
                 : "l"(address));
+        } else if constexpr (N == 4) {
+            asm("ld.global.nc.L2::256B.v4.u32 {%0, %1, %2, %3}, [%4];"
+                : "=r"(v.w[0]), "=r"(v.w[1]), "=r"(v.w[2]), "=r"(v.w[3])
+                : "l"(address));
+        } else if constexpr (Load == load_128) {
+            asm("ld.global.nc.L2::128B.v2.u32 {%0, %1}, [%2];" : "=r"(v.w[0]), "=r"(v.w[1]) : "l"(address));
         } else {
-            asm("ld.global.nc.L1::no_allocate.v2.u32 {%0, %1}, [%2];" : "=r"(v.w[0]), "=r"(v.w[1]) : "l"(address));
+            asm("ld.global.nc.L2::256B.v2.u32 {%0, %1}, [%2];" : "=r"(v.w[0]), "=r"(v.w[1]) : "l"(address));
         }
         return v;
     }
 #endif
     if constexpr (N == 4) {
-        const uint4 u = __ldg(reinterpret_cast<const uint4 *>(p));
+        const uint4 *vector = reinterpret_cast<const uint4 *>(p);
+        const uint4 u = Load == load_once ? __ldcs(vector) : __ldg(vector);
         v.w[0] = u.x, v.w[1] = u.y, v.w[2] = u.z, v.w[3] = u.w;
     } else {
-        const uint2 u = __ldg(reinterpret_cast<const uint2 *>(p));
+        const uint2 *vector = reinterpret_cast<const uint2 *>(p);
+        const uint2 u = Load == load_once ? __ldcs(vector) : __ldg(vector);
         v.w[0] = u.x, v.w[1] = u.y;
     }
     return v;
 }
 
 /* Stores N words to an address aligned to all of them. */
-template <int N, int Hint>
+template <int N>
 __device__ __forceinline__ void store_vector(uint8_t *p, const Words<N> &v)
 {
     static_assert(N == 2 || N == 4, "8 or 16 bytes");
     if constexpr (N == 4) {
-        const uint4 u = make_uint4(v.w[0], v.w[1], v.w[2], v.w[3]);
-        if constexpr ((Hint & stream_stores) != 0) {
-            __stcs(reinterpret_cast<uint4 *>(p), u);
-        } else {
-            *reinterpret_cast<uint4 *>(p) = u;
-        }
+        *reinterpret_cast<uint4 *>(p) = make_uint4(v.w[0], v.w[1], v.w[2], v.w[3]);
     } else {
-        const uint2 u = make_uint2(v.w[0], v.w[1]);
-        if constexpr ((Hint & stream_stores) != 0) {
-            __stcs(reinterpret_cast<uint2 *>(p), u);
-        } else {
-            *reinterpret_cast<uint2 *>(p) = u;
-        }
+        *reinterpret_cast<uint2 *>(p) = make_uint2(v.w[0], v.w[1]);
     }
 }
 

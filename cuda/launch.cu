@@ -17,11 +17,10 @@ using namespace awq_cuda;
 namespace {
 
 /* Chosen by the --tune run of tests/c/check_cuda.cu. */
-constexpr int pack_unroll = 2;
-constexpr int unpack_unroll = 2;
-constexpr int row_hint = 0;
-using PackTile = TileConfig<16, 256, true, 0>;
-using UnpackTile = TileConfig<16, 256, true, 0>;
+using PackRows = RowConfig<2, 256, true, load_plain>;
+using UnpackRows = RowConfig<2, 256, true, load_plain>;
+using PackTile = TileConfig<16, 512, true, 16, 2, 1, load_plain>;
+using UnpackTile = TileConfig<16, 512, true, INT32_MAX, 2, 1, load_plain>;
 
 constexpr int64_t max_grid_x = INT32_MAX;
 constexpr int64_t max_grid_y = 65535;
@@ -45,8 +44,10 @@ struct Choice {
 Choice choose(const awq_geometry &g, const Job &job, bool pack)
 {
     if (g.payload_col_stride == 1 && g.codes_col_stride == 1) {
-        return {pack ? row_packers<pack_unroll, row_hint>[g.layout] : row_unpackers<unpack_unroll, row_hint>[g.layout],
-                rows_shape(job, g.layout, pack ? pack_unroll : unpack_unroll), unit_codes, unit_bytes};
+        if (pack) {
+            return {row_packers<PackRows>[g.layout], rows_shape<PackRows>(job, g.layout), unit_codes, unit_bytes};
+        }
+        return {row_unpackers<UnpackRows>[g.layout], rows_shape<UnpackRows>(job, g.layout), unit_codes, unit_bytes};
     }
     if (g.payload_col_stride == 1 && g.codes_row_stride == 1) {
         if (pack) {

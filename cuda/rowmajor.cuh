@@ -12,8 +12,16 @@ namespace awq_cuda {
  */
 constexpr int unit_codes = 16;
 constexpr int unit_bytes = 8;
-constexpr int row_threads = 256;
 constexpr int min_row_threads = 4; /* lanes that swap halves lie in one row */
+
+/* Near: the units of a thread are a warp apart, not a block. */
+template <int UnitsPerThread, int ThreadsPerBlock, bool Near, int LoadKind>
+struct RowConfig {
+    static constexpr int unroll = UnitsPerThread;
+    static constexpr int threads = ThreadsPerBlock;
+    static constexpr bool near = Near;
+    static constexpr int load = LoadKind;
+};
 
 constexpr __host__ __device__ int64_t line_units(awq_layout layout, int64_t cols)
 {
@@ -21,38 +29,45 @@ constexpr __host__ __device__ int64_t line_units(awq_layout layout, int64_t cols
 }
 
 /* Blocks of (threads along a row) x (rows); split = blocks along a row. */
-inline Shape rows_shape(const Job &job, awq_layout layout, int unroll)
+template <class Config>
+Shape rows_shape(const Job &job, awq_layout layout)
 {
+    constexpr int unroll = Config::unroll;
     const int64_t units = line_units(layout, job.cols);
     int width = min_row_threads;
-    while (width < row_threads && static_cast<int64_t>(width) * unroll < units) {
+    while (width < Config::threads && static_cast<int64_t>(width) * unroll < units) {
         width *= 2;
     }
-    const int height = row_threads / width;
+    const int height = Config::threads / width;
     const int64_t across = ceil_div(units, static_cast<int64_t>(width) * unroll);
     const int64_t down = ceil_div(payload_lines(layout, job.rows), height);
     return {static_cast<uint64_t>(across) * static_cast<uint64_t>(down), dim3(width, height),
             static_cast<uint32_t>(across)};
 }
 
-/* Where a thread works: its payload row and its first unit there; units are blockDim.x apart. */
+/* Where a thread works: its payload row, its first unit there and how far apart its units are. */
 struct RowPlace {
     int64_t line, unit, units;
+    uint32_t step;
     bool full; /* every unit of the thread that exists has 16 codes */
 };
 
-template <awq_layout L, int Unroll>
+template <awq_layout L, class Config>
 __device__ __forceinline__ RowPlace row_place(const Job &job, uint32_t split)
 {
     const uint32_t down = blockIdx.x / split;
     const uint32_t across = blockIdx.x - down * split;
     RowPlace place;
     place.line = static_cast<int64_t>(down) * blockDim.y + threadIdx.y;
-    place.unit = static_cast<int64_t>(across) * (blockDim.x * Unroll) + threadIdx.x;
+    place.step = Config::near && blockDim.x > 32 ? 32 : blockDim.x;
+    place.unit = static_cast<int64_t>(across) * (blockDim.x * Config::unroll) + threadIdx.x;
+    if constexpr (Config::near) {
+        place.unit += (threadIdx.x / place.step) * place.step * (Config::unroll - 1);
+    }
     /* a thread below the last row has no units, but stays to swap with its neighbour */
     place.units = place.line < payload_lines(L, job.rows) ? line_units(L, job.cols) : 0;
     place.full = interleaves_rows(L) || job.cols % unit_codes == 0 ||
-                 place.unit + (Unroll - 1) * static_cast<int64_t>(blockDim.x) + 1 < place.units;
+                 place.unit + (Config::unroll - 1) * static_cast<int64_t>(place.step) + 1 < place.units;
     return place;
 }
 
@@ -122,27 +137,27 @@ __device__ __forceinline__ void report_row(const Job &job, const uint8_t *codes,
     }
 }
 
-template <awq_layout L, int Unroll, int Hint>
-__global__ void __launch_bounds__(row_threads) pack_rows(const Job job, const uint32_t split)
+template <awq_layout L, class Config>
+__global__ void __launch_bounds__(Config::threads) pack_rows(const Job job, const uint32_t split)
 {
-    const RowPlace place = row_place<L, Unroll>(job, split);
+    const RowPlace place = row_place<L, Config>(job, split);
     const uint8_t *source = job.codes + blockIdx.y * job.codes_batch;
     uint8_t *target = job.payload + blockIdx.y * job.payload_batch + place.line * job.payload_row;
 
-    Words<4> codes[Unroll] = {}; /* all loads are under way before the first store */
+    Words<4> codes[Config::unroll] = {}; /* all loads are under way before the first store */
     if (job.codes_aligned && place.full) {
 #pragma unroll
-        for (int i = 0; i < Unroll; i++) {
-            const int64_t unit = place.unit + i * blockDim.x;
+        for (int i = 0; i < Config::unroll; i++) {
+            const int64_t unit = place.unit + i * place.step;
             if (unit < place.units) {
-                codes[i] = load_vector<4, Hint>(source + unit_row<L>(place.line, unit) * job.codes_row +
+                codes[i] = load_vector<4, Config::load>(source + unit_row<L>(place.line, unit) * job.codes_row +
                                                 unit_col<L>(unit));
             }
         }
     } else {
 #pragma unroll
-        for (int i = 0; i < Unroll; i++) {
-            const int64_t unit = place.unit + i * blockDim.x;
+        for (int i = 0; i < Config::unroll; i++) {
+            const int64_t unit = place.unit + i * place.step;
             if (unit < place.units) {
                 const int64_t col = unit_col<L>(unit);
                 codes[i] = load_codes<4>(source + unit_row<L>(place.line, unit) * job.codes_row + col,
@@ -151,14 +166,14 @@ __global__ void __launch_bounds__(row_threads) pack_rows(const Job job, const ui
         }
     }
 #pragma unroll
-    for (int i = 0; i < Unroll; i++) {
-        const int64_t unit = place.unit + i * blockDim.x;
+    for (int i = 0; i < Config::unroll; i++) {
+        const int64_t unit = place.unit + i * place.step;
         const Words<2> packed = pack_unit<L>(codes[i], threadIdx.x % 2 != 0);
         if (unit < place.units) {
             const int64_t col = unit_col<L>(unit);
             const int count = unit_count(job, col);
             if (job.payload_aligned && place.full) {
-                store_vector<2, Hint>(target + unit * unit_bytes, packed);
+                store_vector<2>(target + unit * unit_bytes, packed);
             } else {
                 store_payload<L, 2>(target + unit * unit_bytes, packed, count / AWQ_WORD_CODES);
             }
@@ -171,26 +186,26 @@ __global__ void __launch_bounds__(row_threads) pack_rows(const Job job, const ui
     }
 }
 
-template <awq_layout L, int Unroll, int Hint>
-__global__ void __launch_bounds__(row_threads) unpack_rows(const Job job, const uint32_t split)
+template <awq_layout L, class Config>
+__global__ void __launch_bounds__(Config::threads) unpack_rows(const Job job, const uint32_t split)
 {
-    const RowPlace place = row_place<L, Unroll>(job, split);
+    const RowPlace place = row_place<L, Config>(job, split);
     const uint8_t *source = job.payload + blockIdx.y * job.payload_batch + place.line * job.payload_row;
     uint8_t *target = job.codes + blockIdx.y * job.codes_batch;
 
-    Words<2> packed[Unroll] = {};
+    Words<2> packed[Config::unroll] = {};
     if (job.payload_aligned && place.full) {
 #pragma unroll
-        for (int i = 0; i < Unroll; i++) {
-            const int64_t unit = place.unit + i * blockDim.x;
+        for (int i = 0; i < Config::unroll; i++) {
+            const int64_t unit = place.unit + i * place.step;
             if (unit < place.units) {
-                packed[i] = load_vector<2, Hint>(source + unit * unit_bytes);
+                packed[i] = load_vector<2, Config::load>(source + unit * unit_bytes);
             }
         }
     } else {
 #pragma unroll
-        for (int i = 0; i < Unroll; i++) {
-            const int64_t unit = place.unit + i * blockDim.x;
+        for (int i = 0; i < Config::unroll; i++) {
+            const int64_t unit = place.unit + i * place.step;
             if (unit < place.units) {
                 packed[i] = load_payload<L, 2>(source + unit * unit_bytes,
                                                unit_count(job, unit_col<L>(unit)) / AWQ_WORD_CODES);
@@ -198,14 +213,14 @@ __global__ void __launch_bounds__(row_threads) unpack_rows(const Job job, const 
         }
     }
 #pragma unroll
-    for (int i = 0; i < Unroll; i++) {
-        const int64_t unit = place.unit + i * blockDim.x;
+    for (int i = 0; i < Config::unroll; i++) {
+        const int64_t unit = place.unit + i * place.step;
         const Words<4> codes = unpack_unit<L>(packed[i], threadIdx.x % 2 != 0);
         if (unit < place.units) {
             const int64_t col = unit_col<L>(unit);
             uint8_t *p = target + unit_row<L>(place.line, unit) * job.codes_row + col;
             if (job.codes_aligned && place.full) {
-                store_vector<4, Hint>(p, codes);
+                store_vector<4>(p, codes);
             } else {
                 store_codes<4>(p, codes, unit_count(job, col));
             }
@@ -214,18 +229,18 @@ __global__ void __launch_bounds__(row_threads) unpack_rows(const Job job, const 
 }
 
 /* The kernels by layout. */
-template <int Unroll, int Hint>
+template <class Config>
 constexpr Kernel row_packers[AWQ_LAYOUT_COUNT] = {
-    pack_rows<AWQ_LAYOUT_V1, Unroll, Hint>,
-    pack_rows<AWQ_LAYOUT_V1_REORDER, Unroll, Hint>,
-    pack_rows<AWQ_LAYOUT_V2, Unroll, Hint>,
+    pack_rows<AWQ_LAYOUT_V1, Config>,
+    pack_rows<AWQ_LAYOUT_V1_REORDER, Config>,
+    pack_rows<AWQ_LAYOUT_V2, Config>,
 };
 
-template <int Unroll, int Hint>
+template <class Config>
 constexpr Kernel row_unpackers[AWQ_LAYOUT_COUNT] = {
-    unpack_rows<AWQ_LAYOUT_V1, Unroll, Hint>,
-    unpack_rows<AWQ_LAYOUT_V1_REORDER, Unroll, Hint>,
-    unpack_rows<AWQ_LAYOUT_V2, Unroll, Hint>,
+    unpack_rows<AWQ_LAYOUT_V1, Config>,
+    unpack_rows<AWQ_LAYOUT_V1_REORDER, Config>,
+    unpack_rows<AWQ_LAYOUT_V2, Config>,
 };
 
 } // namespace awq_cuda

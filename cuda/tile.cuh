@@ -18,57 +18,97 @@ namespace awq_cuda {
 constexpr int tile_slots_down = 8;
 constexpr int tile_words = 32;
 constexpr int tile_cols = tile_words * AWQ_WORD_CODES;
-constexpr int tile_slots = tile_slots_down * tile_words;
+constexpr int tile_slots = tile_slots_down * tile_words; /* of one tile */
 constexpr int tile_line_bytes = 128;
 constexpr int tile_line_vectors = 8;
 
-/* Rows: codes of one column in a slot, 8 or 16. */
-template <int RowsPerSlot, int ThreadsPerBlock, bool RowsFirst, int CacheHint>
+/*
+ * A block takes Down x Across tiles. Neighbouring blocks are neighbours down where RowsFirst, else across; after Band
+ * of them the next ones follow beside these, so that the blocks at work share lines of memory on both sides.
+ */
+template <int RowsPerSlot, int ThreadsPerBlock, bool RowsFirst, int Band, int Down, int Across, int LoadKind>
 struct TileConfig {
-    static constexpr int rows = RowsPerSlot;
+    static constexpr int rows = RowsPerSlot; /* codes of one column in a slot, 8 or 16 */
     static constexpr int threads = ThreadsPerBlock;
-    static constexpr bool rows_first = RowsFirst; /* neighbouring blocks are neighbours down, not across */
-    static constexpr int hint = CacheHint;
-    static constexpr int lines = tile_slots_down * RowsPerSlot;
+    static constexpr bool rows_first = RowsFirst;
+    static constexpr int band = Band;
+    static constexpr int down = Down;
+    static constexpr int tiles = Down * Across;
+    static constexpr int load = LoadKind;
+    static constexpr int lines = tile_slots_down * RowsPerSlot; /* of one tile */
+    static constexpr int vectors = lines * tile_line_vectors;
+    static constexpr int block_rows = Down * lines;
+    static constexpr int block_cols = Across * tile_cols;
 };
 
-/* split = tiles in the direction that neighbouring blocks run. */
+struct TileGrid {
+    uint32_t down, across; /* blocks */
+};
+
+template <class Config>
+__host__ __device__ __forceinline__ TileGrid tile_grid(const Job &job)
+{
+    return {static_cast<uint32_t>(ceil_div(job.rows, Config::block_rows)),
+            static_cast<uint32_t>(ceil_div(job.cols, Config::block_cols))};
+}
+
+/* split = the width of a band: no wider than the grid, so that the blocks of a band are no more than those of it. */
 template <class Config>
 Shape tile_shape(const Job &job)
 {
-    const int64_t down = ceil_div(job.rows, Config::lines);
-    const int64_t across = ceil_div(job.cols, tile_cols);
-    return {static_cast<uint64_t>(down) * static_cast<uint64_t>(across), dim3(Config::threads),
-            static_cast<uint32_t>(Config::rows_first ? down : across)};
+    const uint64_t down = static_cast<uint64_t>(ceil_div(job.rows, Config::block_rows));
+    const uint64_t across = static_cast<uint64_t>(ceil_div(job.cols, Config::block_cols));
+    const uint64_t fast = Config::rows_first ? down : across;
+    return {down * across, dim3(Config::threads),
+            static_cast<uint32_t>(fast < static_cast<uint64_t>(Config::band) ? fast : Config::band)};
 }
 
 struct TilePlace {
     int64_t row, col; /* of the first code */
 };
 
+/* Where the first tile of a block lies. */
 template <class Config>
-__device__ __forceinline__ TilePlace tile_place(uint32_t split)
+__device__ __forceinline__ TilePlace block_place(const Job &job, uint32_t split)
 {
-    const uint32_t slow = blockIdx.x / split;
-    const uint32_t fast = blockIdx.x - slow * split;
-    return {static_cast<int64_t>(Config::rows_first ? fast : slow) * Config::lines,
-            static_cast<int64_t>(Config::rows_first ? slow : fast) * tile_cols};
+    const TileGrid grid = tile_grid<Config>(job);
+    const uint32_t fast_blocks = Config::rows_first ? grid.down : grid.across;
+    const uint32_t slow_blocks = Config::rows_first ? grid.across : grid.down;
+    const uint32_t band = blockIdx.x / (split * slow_blocks);
+    const uint32_t rest = blockIdx.x - band * (split * slow_blocks);
+    const uint32_t left = fast_blocks - band * split;
+    const uint32_t width = left < split ? left : split;
+    const uint32_t slow = rest / width;
+    const uint32_t fast = band * split + rest - slow * width;
+    return {static_cast<int64_t>(Config::rows_first ? fast : slow) * Config::block_rows,
+            static_cast<int64_t>(Config::rows_first ? slow : fast) * Config::block_cols};
 }
 
-/* What a thread does with slot 0..255: its first row, the first column of its word, and how many of its rows exist. */
+template <class Config>
+__device__ __forceinline__ TilePlace tile_place(const TilePlace &block, int tile)
+{
+    if constexpr (Config::tiles == 1) {
+        return block;
+    }
+    return {block.row + tile % Config::down * Config::lines, block.col + tile / Config::down * tile_cols};
+}
+
+/* What a thread does with a slot: its first row, the first column of its word, and how many of its rows exist. */
 struct Slot {
-    int down, word;
+    int tile, down, word;
     int64_t row, col;
     int count;
     bool inside; /* of a column, for load_codes */
 };
 
 template <awq_layout L, class Config>
-__device__ __forceinline__ Slot tile_slot(const Job &job, const TilePlace &place, int number)
+__device__ __forceinline__ Slot tile_slot(const Job &job, const TilePlace &block, int number)
 {
     Slot slot;
+    slot.tile = Config::tiles == 1 ? 0 : number / tile_slots;
     slot.down = number % tile_slots_down;
-    slot.word = number / tile_slots_down;
+    slot.word = (Config::tiles == 1 ? number : number % tile_slots) / tile_slots_down;
+    const TilePlace place = tile_place<Config>(block, slot.tile);
     slot.row = place.row + slot.down * Config::rows;
     slot.col = place.col + AWQ_BLOCK_CODES * (slot.word / 8) + word_column(L, slot.word % 8);
     /* V2 mixes the words of a block, but has whole blocks only, so that word order decides for both */
@@ -89,20 +129,25 @@ __device__ __forceinline__ int slot_word(const Slot &slot, int row)
         word = 8 * (row % AWQ_QUAD_ROWS) + slot.word % 8;
         line = line / AWQ_QUAD_ROWS * AWQ_QUAD_ROWS + slot.word / 8;
     }
-    return line * tile_words + (word ^ slot.down * 4);
+    return (slot.tile * Config::lines + line) * tile_words + (word ^ slot.down * 4);
 }
 
-/* Byte index in shared memory of vector 0..7 of a line. */
+/* Byte index in shared memory of a vector; eight of them are a line. */
 template <class Config>
-__device__ __forceinline__ int line_vector(int line, int vector)
+__device__ __forceinline__ int vector_byte(int number)
 {
-    return line * tile_line_bytes + (vector ^ line / Config::rows) * 16;
+    const int line = number / tile_line_vectors;
+    const int down = Config::tiles == 1 ? line / Config::rows : line / Config::rows % tile_slots_down;
+    return line * tile_line_bytes + (number % tile_line_vectors ^ down) * 16;
 }
 
-/* Offset in the payload of a vector of a line, and how many of its four words exist. */
-template <awq_layout L>
-__device__ __forceinline__ int64_t line_offset(const Job &job, const TilePlace &place, int line, int vector, int *count)
+/* Offset of a vector in the payload, and how many of its four words exist. */
+template <awq_layout L, class Config>
+__device__ __forceinline__ int64_t vector_offset(const Job &job, const TilePlace &block, int number, int *count)
 {
+    const TilePlace place = tile_place<Config>(block, number / Config::vectors);
+    const int line = (Config::tiles == 1 ? number : number % Config::vectors) / tile_line_vectors;
+    const int vector = number % tile_line_vectors;
     if constexpr (interleaves_rows(L)) {
         const int64_t quad = place.row / AWQ_QUAD_ROWS + line / AWQ_QUAD_ROWS;
         const int64_t block = place.col / AWQ_BLOCK_CODES + line % AWQ_QUAD_ROWS;
@@ -143,21 +188,21 @@ template <awq_layout L, class Config>
 __global__ void __launch_bounds__(Config::threads) pack_tiles(const Job job, const uint32_t split)
 {
     constexpr int N = Config::rows / 4;
-    alignas(16) __shared__ uint32_t tile[Config::lines * tile_words];
-    const TilePlace place = tile_place<Config>(split);
+    alignas(16) __shared__ uint32_t tile[Config::tiles * Config::lines * tile_words];
+    const TilePlace block = block_place<Config>(job, split);
     const uint8_t *source = job.codes + blockIdx.y * job.codes_batch;
     uint8_t *target = job.payload + blockIdx.y * job.payload_batch;
 
 #pragma unroll
-    for (int number = 0; number < tile_slots; number += Config::threads) {
-        const Slot slot = tile_slot<L, Config>(job, place, number + static_cast<int>(threadIdx.x));
+    for (int number = 0; number < Config::tiles * tile_slots; number += Config::threads) {
+        const Slot slot = tile_slot<L, Config>(job, block, number + static_cast<int>(threadIdx.x));
         const uint8_t *p = source + slot.col * job.codes_col + slot.row;
         Words<N> low[4], high[4]; /* of byte 0..3 of the word */
         if (job.codes_aligned && slot.count == Config::rows) {
 #pragma unroll
             for (int k = 0; k < 4; k++) {
-                low[k] = load_vector<N, Config::hint>(p + low_column(L, k) * job.codes_col);
-                high[k] = load_vector<N, Config::hint>(p + (low_column(L, k) + high_step(L)) * job.codes_col);
+                low[k] = load_vector<N, Config::load>(p + low_column(L, k) * job.codes_col);
+                high[k] = load_vector<N, Config::load>(p + (low_column(L, k) + high_step(L)) * job.codes_col);
             }
         } else {
 #pragma unroll
@@ -190,16 +235,15 @@ __global__ void __launch_bounds__(Config::threads) pack_tiles(const Job job, con
     }
     __syncthreads();
 #pragma unroll
-    for (int number = 0; number < Config::lines * tile_line_vectors; number += Config::threads) {
-        const int line = (number + static_cast<int>(threadIdx.x)) / tile_line_vectors;
-        const int vector = static_cast<int>(threadIdx.x) % tile_line_vectors;
+    for (int first = 0; first < Config::tiles * Config::vectors; first += Config::threads) {
+        const int number = first + static_cast<int>(threadIdx.x);
         const uint4 u = *reinterpret_cast<const uint4 *>(reinterpret_cast<const uint8_t *>(tile) +
-                                                         line_vector<Config>(line, vector));
+                                                         vector_byte<Config>(number));
         const Words<4> packed = {{u.x, u.y, u.z, u.w}};
         int count;
-        uint8_t *p = target + line_offset<L>(job, place, line, vector, &count);
+        uint8_t *p = target + vector_offset<L, Config>(job, block, number, &count);
         if (job.payload_aligned && count == 4) {
-            store_vector<4, Config::hint>(p, packed);
+            store_vector<4>(p, packed);
         } else {
             store_payload<L, 4>(p, packed, count);
         }
@@ -210,29 +254,29 @@ template <awq_layout L, class Config>
 __global__ void __launch_bounds__(Config::threads) unpack_tiles(const Job job, const uint32_t split)
 {
     constexpr int N = Config::rows / 4;
-    constexpr int passes = Config::lines * tile_line_vectors / Config::threads;
-    alignas(16) __shared__ uint32_t tile[Config::lines * tile_words];
-    const TilePlace place = tile_place<Config>(split);
+    constexpr int passes = Config::tiles * Config::vectors / Config::threads;
+    alignas(16) __shared__ uint32_t tile[Config::tiles * Config::lines * tile_words];
+    const TilePlace block = block_place<Config>(job, split);
     const uint8_t *source = job.payload + blockIdx.y * job.payload_batch;
     uint8_t *target = job.codes + blockIdx.y * job.codes_batch;
-    const int vector = static_cast<int>(threadIdx.x) % tile_line_vectors;
 
     Words<4> packed[passes]; /* all loads are under way before the first store */
-    if (job.payload_aligned && place.row + Config::lines <= job.rows && place.col + tile_cols <= job.cols) {
+    if (job.payload_aligned && block.row + Config::block_rows <= job.rows &&
+        block.col + Config::block_cols <= job.cols) {
 #pragma unroll
         for (int i = 0; i < passes; i++) {
-            const int line = (i * Config::threads + static_cast<int>(threadIdx.x)) / tile_line_vectors;
+            const int number = i * Config::threads + static_cast<int>(threadIdx.x);
             int count;
-            packed[i] = load_vector<4, Config::hint>(source + line_offset<L>(job, place, line, vector, &count));
+            packed[i] = load_vector<4, Config::load>(source + vector_offset<L, Config>(job, block, number, &count));
         }
     } else {
 #pragma unroll
         for (int i = 0; i < passes; i++) {
-            const int line = (i * Config::threads + static_cast<int>(threadIdx.x)) / tile_line_vectors;
+            const int number = i * Config::threads + static_cast<int>(threadIdx.x);
             int count;
-            const uint8_t *p = source + line_offset<L>(job, place, line, vector, &count);
+            const uint8_t *p = source + vector_offset<L, Config>(job, block, number, &count);
             if (job.payload_aligned && count == 4) {
-                packed[i] = load_vector<4, Config::hint>(p);
+                packed[i] = load_vector<4, Config::load>(p);
             } else {
                 packed[i] = load_payload<L, 4>(p, count);
             }
@@ -240,14 +284,14 @@ __global__ void __launch_bounds__(Config::threads) unpack_tiles(const Job job, c
     }
 #pragma unroll
     for (int i = 0; i < passes; i++) {
-        const int line = (i * Config::threads + static_cast<int>(threadIdx.x)) / tile_line_vectors;
-        *reinterpret_cast<uint4 *>(reinterpret_cast<uint8_t *>(tile) + line_vector<Config>(line, vector)) =
+        const int number = i * Config::threads + static_cast<int>(threadIdx.x);
+        *reinterpret_cast<uint4 *>(reinterpret_cast<uint8_t *>(tile) + vector_byte<Config>(number)) =
             make_uint4(packed[i].w[0], packed[i].w[1], packed[i].w[2], packed[i].w[3]);
     }
     __syncthreads();
 #pragma unroll
-    for (int number = 0; number < tile_slots; number += Config::threads) {
-        const Slot slot = tile_slot<L, Config>(job, place, number + static_cast<int>(threadIdx.x));
+    for (int number = 0; number < Config::tiles * tile_slots; number += Config::threads) {
+        const Slot slot = tile_slot<L, Config>(job, block, number + static_cast<int>(threadIdx.x));
         uint8_t *p = target + slot.col * job.codes_col + slot.row;
         Words<N> bytes[4]; /* byte 0..3 of the word, of all rows */
 #pragma unroll
@@ -274,8 +318,8 @@ __global__ void __launch_bounds__(Config::threads) unpack_tiles(const Job job, c
             uint8_t *to_low = p + low_column(L, k) * job.codes_col;
             uint8_t *to_high = p + (low_column(L, k) + high_step(L)) * job.codes_col;
             if (job.codes_aligned && slot.count == Config::rows) {
-                store_vector<N, Config::hint>(to_low, low);
-                store_vector<N, Config::hint>(to_high, high);
+                store_vector<N>(to_low, low);
+                store_vector<N>(to_high, high);
             } else {
                 store_codes<N>(to_low, low, slot.count);
                 store_codes<N>(to_high, high, slot.count);

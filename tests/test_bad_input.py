@@ -17,7 +17,8 @@ def pack_op(codes, packing):
 
 def pack_out_op(codes, packing):
     # The output does not fit: the input is checked first.
-    return torch.ops.awqpack.pack_out(codes, packing.value, False, out=torch.zeros(1, 1, dtype=torch.int32))
+    out = torch.zeros(1, 1, dtype=torch.int32, device=codes.device)
+    return torch.ops.awqpack.pack_out(codes, packing.value, False, out=out)
 
 
 TORCH_PACKERS = {
@@ -30,7 +31,7 @@ TORCH_PACKERS = {
 TORCH_UNPACKERS = {
     "op": lambda payload, packing: torch.ops.awqpack.unpack(payload, packing.value, False),
     "out_op": lambda payload, packing: torch.ops.awqpack.unpack_out(
-        payload, packing.value, False, out=torch.zeros(1, 1, dtype=torch.uint8)
+        payload, packing.value, False, out=torch.zeros(1, 1, dtype=torch.uint8, device=payload.device)
     ),
     "function": awqpack.unpack,
     "portable": lambda payload, packing: awqpack.portable.unpack(payload, packing.value, False),

@@ -11,7 +11,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from awqpack import AWQPackedTensor, AWQPacking
 
 SHAPE = (64, 128)
-pytestmark = pytest.mark.usefixtures("fresh_dynamo")
+pytestmark = [
+    pytest.mark.usefixtures("fresh_dynamo"),
+    pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning"),  # inductor's own
+]
 dynamic = pytest.mark.parametrize("dynamic", [False, True])
 # Compiling takes a tenth of a second: each layout once, static and dynamic shapes both, not every combination.
 once = pytest.mark.parametrize(

@@ -380,9 +380,9 @@ def test_more_than_2_31_codes(name, shape):
         codes[row, col] = 5
     payload = awqpack.pack(codes, *layout)
     check_spots(payload, codes, layout, spots)
-    total = codes.sum(dtype=torch.int64)
+    total = np.count_nonzero(codes.numpy())
     awqpack.unpack(payload, *layout, out=codes)
-    assert codes.sum(dtype=torch.int64) == total
+    assert np.count_nonzero(codes.numpy()) == total
     check_spots(payload, codes, layout, spots)
     codes[-1, -1] = 200
     with pytest.raises(ValueError, match=rf"codes\[{shape[0] - 1}, {shape[1] - 1}\] is 200"):
@@ -413,4 +413,4 @@ def test_column_major_codes_beyond_2_31():
     check_spots(payload, codes, layout, spots)
     assert awqpack.unpack(payload, *layout, out=codes) is codes
     assert [int(codes[spot]) for spot in spots] == [13, 13, 13]
-    assert codes.sum(dtype=torch.int64) == 39
+    assert np.count_nonzero(codes.numpy()) == 3

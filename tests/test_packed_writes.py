@@ -339,6 +339,7 @@ COLLECTIVES = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:.*all_gather_into_tensor:FutureWarning")
 @pytest.mark.parametrize("name", COLLECTIVES)
 def test_collectives_write_into_the_payload(gloo, layout, name):
     packed = packed_tensor(layout)

