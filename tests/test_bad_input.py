@@ -214,6 +214,17 @@ def test_packing_that_is_no_awqpacking(packing):
     )
 
 
+@pytest.mark.parametrize("reorder", ["yes", 1, None], ids=repr)
+def test_reorder_that_is_no_bool(reorder):
+    payload = torch.zeros(8, 8, dtype=torch.int32)
+    words = ["reorder expects True or False", repr(reorder)]
+    refused(awqpack.pack, torch_zeros(), V1, reorder, error=TypeError, words=words)
+    refused(awqpack.pack, np.zeros((8, 64), np.uint8), V1, reorder, error=TypeError, words=words)
+    refused(awqpack.unpack, payload, V1, reorder, error=TypeError, words=words)
+    refused(AWQPackedTensor.pack, torch_zeros(), V1, reorder, error=TypeError, words=["bool"])
+    refused(AWQPackedTensor, payload, V1, reorder, (8, 64), (64, 1), error=TypeError, words=["bool"])
+
+
 @pytest.mark.parametrize("number", [0, 3, -1, 2**40])
 @pytest.mark.parametrize("where", ["cpu", "meta"])
 def test_packing_number_of_the_ops(number, where):
