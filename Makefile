@@ -14,7 +14,7 @@ TORCH_STAMP := $(VENV)/.torch-$(TORCH)
 BUILD_STAMP := $(VENV)/.awqpack
 SOURCES := setup.py $(shell find csrc cuda -name '*.[ch]' -o -name '*.[ch]pp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: help demo test asan check-c check-neon lint bench-cpu wheel clean
+.PHONY: help demo test asan check-c check-neon lint bench-cpu bench-gpu bench-host wheel clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -44,6 +44,12 @@ lint: $(VENV)/.test ## ruff and mypy
 
 bench-cpu: $(VENV)/.bench ## pack and unpack beside memcpy, and the packers of others
 	$(BIN)/python benchmarks/bench_cpu.py $(ARGS)
+
+bench-gpu: $(VENV)/.bench ## pack and unpack beside copies on a GPU, the packers of others, whole models
+	$(BIN)/python benchmarks/bench_gpu.py $(ARGS)
+
+bench-host: $(VENV)/.bench ## what a call on a packed tensor costs the host, beside optimum-quanto's class
+	$(BIN)/python benchmarks/bench_host.py $(ARGS)
 
 wheel: $(BUILD_STAMP) ## one wheel for every Python from 3.10, in dist/
 	$(BIN)/python -m pip --disable-pip-version-check wheel --quiet --no-build-isolation --no-deps -w dist .
