@@ -27,26 +27,27 @@ SANITIZER_FLAGS = [
     "-fno-omit-frame-pointer",
 ]
 
-# A kernel file is compiled only where it can run, with its own flags; every other file gets none.
+# A kernel file is named after its instruction set (avx2.c, avx2_panel.c) and is compiled only where that can run, with
+# flags of its own; every other file gets none.
 INSTRUCTION_SETS = {
     "x86_64": {
-        "avx2.c": ["-mavx2"],
-        "avx512.c": ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512vbmi"],
+        "avx2": ["-mavx2"],
+        "avx512": ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512vbmi"],
     },
-    "aarch64": {"neon.c": []},
+    "aarch64": {"neon": []},
 }
 
 
 def c_sources() -> dict[str, list[str]]:
     """Each C source with the flags that only it gets."""
     here = INSTRUCTION_SETS.get(platform.machine(), {})
-    everywhere = {name for files in INSTRUCTION_SETS.values() for name in files}
-    kernels = (ROOT / "csrc" / "kernels").glob("*.c")
-    chosen = {
-        str(path): here.get(path.name, []) for path in kernels if path.name in here or path.name not in everywhere
-    }
-    chosen |= {str(path): [] for path in (ROOT / "csrc" / "python").glob("*.c")}
-    return {str(Path(path).relative_to(ROOT)): flags for path, flags in sorted(chosen.items())}
+    everywhere = {name for sets in INSTRUCTION_SETS.values() for name in sets}
+    chosen = {}
+    for path in sorted((ROOT / "csrc" / "kernels").glob("*.c")):
+        instruction_set = path.stem.split("_")[0]
+        if instruction_set in here or instruction_set not in everywhere:
+            chosen[str(path.relative_to(ROOT))] = here.get(instruction_set, [])
+    return chosen | {str(path.relative_to(ROOT)): [] for path in sorted((ROOT / "csrc" / "python").glob("*.c"))}
 
 
 # Real code for every architecture that CUDA 13 compiles for up to consumer Blackwell, and PTX for what comes after.

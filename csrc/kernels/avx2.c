@@ -3,18 +3,14 @@
 
 #if defined(__x86_64__)
 
-#include <immintrin.h>
-#include <stdalign.h>
-#include <stddef.h>
+#include "avx2.h"
+
 #include <string.h>
 
 enum {
-    VECTOR = 32,
-    LINE = 64,              /* bytes of a cache line */
     PREFETCH = 1024,        /* bytes of source ahead: a quarter of a page measured best */
     STREAMS = 4,            /* runs read side by side, as one run alone leaves DRAM banks and line buffers idle ... */
     STREAM_STEPS = 1 << 10, /* ... each this many steps long */
-    BURST = 4,              /* lines of a column that a tile asks for at once */
 };
 
 /* A step is one cache line of whichever side is written, so that streaming stores fill lines one by one. */
@@ -24,11 +20,6 @@ enum {
     PACK_STEP_CODES = PACK_STEP_WORDS * AWQ_WORD_CODES,
     UNPACK_STEP_PAYLOAD = UNPACK_STEP_WORDS * AWQ_WORD_BYTES,
 };
-
-static inline __m256i load(const uint8_t *p)
-{
-    return _mm256_loadu_si256((const void *)p);
-}
 
 /* Stores of 16 bytes still fill whole lines one after another, which is all that NumPy's alignment allows. */
 typedef enum store_mode { STORE_PLAIN, STORE_STREAM_16, STORE_STREAM_32 } store_mode;
@@ -52,21 +43,6 @@ static inline void store(uint8_t *p, __m256i v, store_mode mode)
 static inline store_mode mode_for(uintptr_t address, bool stream)
 {
     return !stream || address % 16 ? STORE_PLAIN : address % VECTOR ? STORE_STREAM_16 : STORE_STREAM_32;
-}
-
-/* The address is a number here, since it may lie past the end of the source. */
-static inline void prefetch(const uint8_t *p, ptrdiff_t ahead)
-{
-    _mm_prefetch((const void *)((uintptr_t)p + (uintptr_t)ahead), _MM_HINT_T0);
-}
-
-static inline uint8_t or_bytes(__m256i seen)
-{
-    const __m128i pair = _mm_or_si128(_mm256_castsi256_si128(seen), _mm256_extracti128_si256(seen, 1));
-    uint64_t bits = (uint64_t)_mm_cvtsi128_si64(_mm_or_si128(pair, _mm_unpackhi_epi64(pair, pair)));
-    bits |= bits >> 32;
-    bits |= bits >> 16;
-    return (uint8_t)(bits | bits >> 8);
 }
 
 /* Within eight codes: the order that brings the low and high column of each V1 byte together, ... */
@@ -307,156 +283,14 @@ static void unpack_v2(const uint8_t *restrict payload, uint8_t *restrict codes, 
     }
 }
 
-/* Transposes the 16 x 16 bytes of each 128-bit lane: four perfect shuffles of sixteen vectors. */
-static inline void transpose_lanes(__m256i v[16])
-{
-    __m256i t[16];
-#pragma GCC unroll 2
-    for (int pass = 0; pass < 2; pass++) {
-#pragma GCC unroll 8
-        for (int i = 0; i < 8; i++) {
-            t[2 * i] = _mm256_unpacklo_epi8(v[i], v[i + 8]);
-            t[2 * i + 1] = _mm256_unpackhi_epi8(v[i], v[i + 8]);
-        }
-#pragma GCC unroll 8
-        for (int i = 0; i < 8; i++) {
-            v[2 * i] = _mm256_unpacklo_epi8(t[i], t[i + 8]);
-            v[2 * i + 1] = _mm256_unpackhi_epi8(t[i], t[i + 8]);
-        }
-    }
-}
-
-/* Columns that share each payload byte of a block. */
-typedef struct byte_columns {
-    uint8_t low[AWQ_BLOCK_BYTES], high[AWQ_BLOCK_BYTES];
-} byte_columns;
-
-static inline byte_columns columns_of(awq_layout layout)
-{
-    byte_columns c;
-    for (int i = 0; i < AWQ_BLOCK_BYTES; i++) {
-        c.low[i] = (uint8_t)awq_low_column(layout, i);
-        c.high[i] = (uint8_t)awq_high_column(layout, i);
-    }
-    return c;
-}
-
-/*
- * A tile reads one line of each of many columns, too many streams for the hardware to follow and too few lines of each
- * for DRAM. So a tile asks for BURST lines of a share of the columns: what the next tiles down the rows will read.
- */
-static inline void prefetch_columns(const uint8_t *codes, int64_t col_stride, int columns, int step)
-{
-    const uintptr_t phase = (uintptr_t)codes / LINE % BURST;
-    const uintptr_t column = phase * (uintptr_t)(columns / BURST) + (uintptr_t)(step / BURST);
-    const uintptr_t line = BURST - phase + (uintptr_t)(step % BURST);
-    _mm_prefetch((const void *)((uintptr_t)codes + line * LINE + column * (uintptr_t)col_stride), _MM_HINT_T1);
-}
-
-enum {
-    GROUP = 16, /* payload bytes of a row that are transposed together */
-    GROUPS = AWQ_BLOCK_BYTES / GROUP,
-    HALVES = AWQ_TILE_ROWS / VECTOR,
-};
-
-static uint8_t pack_tile(awq_layout layout, const uint8_t *restrict codes, int64_t col_stride,
-                         uint8_t *restrict payload, int64_t row_stride, int64_t quad_stride, int64_t block_stride,
-                         int blocks, bool stream)
-{
-    const byte_columns columns = columns_of(layout);
-    const __m256i mask = _mm256_set1_epi8(AWQ_CODE_MAX);
-    __m256i seen = _mm256_setzero_si256();
-    alignas(VECTOR) uint8_t parts[2][GROUPS][HALVES][GROUP][VECTOR]; /* rows j and j + 16 of a half, 16 bytes of each */
-    for (int g = 0; g < GROUPS * blocks; g++) {
-        const uint8_t *block = codes + g / GROUPS * AWQ_BLOCK_CODES * col_stride;
-        const uint8_t *lows = columns.low + g % GROUPS * GROUP;
-        const uint8_t *highs = columns.high + g % GROUPS * GROUP;
-        for (int h = 0; h < HALVES; h++) {
-            __m256i v[GROUP];
-#pragma GCC unroll 16
-            for (int i = 0; i < GROUP; i++) {
-                const __m256i low = load(block + lows[i] * col_stride + VECTOR * h);
-                const __m256i high = load(block + highs[i] * col_stride + VECTOR * h);
-                seen = _mm256_or_si256(seen, _mm256_or_si256(low, high));
-                v[i] = _mm256_or_si256(_mm256_and_si256(low, mask),
-                                       _mm256_slli_epi16(_mm256_and_si256(high, mask), 4));
-                if (h == 0) {
-                    prefetch_columns(codes, col_stride, AWQ_BLOCK_CODES * blocks, GROUP * g + i);
-                }
-            }
-            transpose_lanes(v);
-            memcpy(parts[g / GROUPS][g % GROUPS][h], v, sizeof v);
-        }
-    }
-    const store_mode mode =
-        mode_for((uintptr_t)payload | (uintptr_t)row_stride | (uintptr_t)quad_stride | (uintptr_t)block_stride, stream);
-    const store_mode whole = mode == STORE_STREAM_32 ? mode : STORE_PLAIN;
-    for (int i = 0; i < HALVES * GROUP; i++) {
-        const int half = i / GROUP, j = i % GROUP, r = VECTOR * half + j;
-        uint8_t *upper = payload + r / AWQ_QUAD_ROWS * quad_stride + r % AWQ_QUAD_ROWS * row_stride;
-        uint8_t *lower = upper + GROUP / AWQ_QUAD_ROWS * quad_stride;
-        __m256i low_rows[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
-        for (int b = 0; b < blocks; b++) {
-            prefetch_columns(codes, col_stride, AWQ_BLOCK_CODES * blocks, AWQ_BLOCK_BYTES * blocks + i * blocks + b);
-            const __m256i left = load(parts[b][0][half][j]);
-            const __m256i right = load(parts[b][1][half][j]);
-            store(upper + b * block_stride, _mm256_permute2x128_si256(left, right, 0x20), whole);
-            low_rows[b] = _mm256_permute2x128_si256(left, right, 0x31);
-        }
-        for (int b = 0; b < blocks; b++) {
-            store(lower + b * block_stride, low_rows[b], whole);
-        }
-    }
-    if (mode == STORE_STREAM_32) {
-        _mm_sfence();
-    }
-    return or_bytes(seen);
-}
-
-static void unpack_tile(awq_layout layout, const uint8_t *restrict payload, int64_t row_stride, int64_t quad_stride,
-                        int64_t block_stride, uint8_t *restrict codes, int64_t col_stride, int blocks, bool stream)
-{
-    const byte_columns columns = columns_of(layout);
-    const __m256i mask = _mm256_set1_epi8(AWQ_CODE_MAX);
-    const bool streamed = mode_for((uintptr_t)codes | (uintptr_t)col_stride, stream) == STORE_STREAM_32;
-    const store_mode mode = streamed ? STORE_STREAM_32 : STORE_PLAIN;
-    for (int g = 0; g < GROUPS * blocks; g++) {
-        const uint8_t *part = payload + g / GROUPS * block_stride + g % GROUPS * GROUP;
-        uint8_t *block = codes + g / GROUPS * AWQ_BLOCK_CODES * col_stride;
-        __m256i v[HALVES][GROUP];
-        for (int h = 0; h < HALVES; h++) {
-            for (int j = 0; j < GROUP; j++) {
-                const int r = VECTOR * h + j;
-                const uint8_t *upper = part + r / AWQ_QUAD_ROWS * quad_stride + r % AWQ_QUAD_ROWS * row_stride;
-                const uint8_t *lower = upper + GROUP / AWQ_QUAD_ROWS * quad_stride;
-                v[h][j] = _mm256_loadu2_m128i((const void *)lower, (const void *)upper);
-            }
-            transpose_lanes(v[h]);
-        }
-        for (int i = 0; i < GROUP; i++) {
-            const int byte = g % GROUPS * GROUP + i;
-            for (int h = 0; h < HALVES; h++) {
-                store(block + columns.low[byte] * col_stride + VECTOR * h, _mm256_and_si256(v[h][i], mask), mode);
-            }
-            for (int h = 0; h < HALVES; h++) {
-                store(block + columns.high[byte] * col_stride + VECTOR * h,
-                      _mm256_and_si256(_mm256_srli_epi16(v[h][i], 4), mask), mode);
-            }
-        }
-    }
-    if (streamed) {
-        _mm_sfence();
-    }
-}
-
 const awq_kernels awq_kernels_avx2 = {
     .name = "avx2",
     .pack_v1 = pack_v1,
     .unpack_v1 = unpack_v1,
     .pack_v2 = pack_v2,
     .unpack_v2 = unpack_v2,
-    .pack_tile = pack_tile,
-    .unpack_tile = unpack_tile,
+    .pack_panel = awq_avx2_pack_panel,
+    .unpack_panel = awq_avx2_unpack_panel,
 };
 
 #endif

@@ -3,17 +3,15 @@
 
 #if defined(__x86_64__)
 
-#include <immintrin.h>
+#include "avx512.h"
+
 #include <stdalign.h>
-#include <stddef.h>
 
 enum {
-    LINE = 64,              /* bytes of a vector and of a cache line */
     LINE_CODES = 2 * LINE,  /* codes that make one line of payload */
     PREFETCH = 1024,        /* bytes of source ahead: a quarter of a page measured best */
     STREAMS = 4,            /* runs read side by side, as one run alone leaves DRAM banks and line buffers idle ... */
     STREAM_LINES = 1 << 10, /* ... each this many payload lines long */
-    BURST = 4,              /* lines of a column that a tile asks for at once */
 };
 
 #define TIMES_8(f, i) f(i), f((i) + 1), f((i) + 2), f((i) + 3), f((i) + 4), f((i) + 5), f((i) + 6), f((i) + 7)
@@ -52,11 +50,6 @@ static const alignas(LINE) uint8_t spread_shift[AWQ_LAYOUT_COUNT][LINE] = {
     [AWQ_LAYOUT_V2] = {TIMES_64(SHIFT_V2)},
 };
 
-static inline __m512i load(const uint8_t *p)
-{
-    return _mm512_loadu_si512(p);
-}
-
 /* Stores of 16 bytes still fill whole lines one after another, which is all that NumPy's alignment allows. */
 typedef enum store_mode { STORE_PLAIN, STORE_STREAM_16, STORE_STREAM_64 } store_mode;
 
@@ -81,25 +74,6 @@ static inline void store(uint8_t *p, __m512i v, store_mode mode)
 static inline store_mode mode_for(uintptr_t address, bool stream)
 {
     return !stream || address % 16 ? STORE_PLAIN : address % LINE ? STORE_STREAM_16 : STORE_STREAM_64;
-}
-
-/* The address is a number here, since it may lie past the end of the source. */
-static inline void prefetch(const uint8_t *p, ptrdiff_t ahead)
-{
-    _mm_prefetch((const void *)((uintptr_t)p + (uintptr_t)ahead), _MM_HINT_T0);
-}
-
-static inline uint64_t first_bytes(int64_t n)
-{
-    return n <= 0 ? 0 : n >= LINE ? UINT64_MAX : (UINT64_C(1) << n) - 1;
-}
-
-static inline uint8_t or_bytes(__m512i seen)
-{
-    uint64_t bits = (uint64_t)_mm512_reduce_or_epi64(seen);
-    bits |= bits >> 32;
-    bits |= bits >> 16;
-    return (uint8_t)(bits | bits >> 8);
 }
 
 /* Two blocks of codes, in any layout, to their 64 payload bytes. */
@@ -312,175 +286,14 @@ static void unpack_v2(const uint8_t *restrict payload, uint8_t *restrict codes, 
     }
 }
 
-/* Transposes the 16 x 16 bytes of each 128-bit lane: four perfect shuffles of sixteen vectors. */
-static inline void transpose_lanes(__m512i v[16])
-{
-    __m512i t[16];
-#pragma GCC unroll 2
-    for (int pass = 0; pass < 2; pass++) {
-#pragma GCC unroll 8
-        for (int i = 0; i < 8; i++) {
-            t[2 * i] = _mm512_unpacklo_epi8(v[i], v[i + 8]);
-            t[2 * i + 1] = _mm512_unpackhi_epi8(v[i], v[i + 8]);
-        }
-#pragma GCC unroll 8
-        for (int i = 0; i < 8; i++) {
-            v[2 * i] = _mm512_unpacklo_epi8(t[i], t[i + 8]);
-            v[2 * i + 1] = _mm512_unpackhi_epi8(t[i], t[i + 8]);
-        }
-    }
-}
-
-/* Transposes 4 x 4 lanes. */
-static inline void transpose_four(__m512i v[4])
-{
-    const __m512i a = _mm512_shuffle_i32x4(v[0], v[1], 0x44);
-    const __m512i b = _mm512_shuffle_i32x4(v[2], v[3], 0x44);
-    const __m512i c = _mm512_shuffle_i32x4(v[0], v[1], 0xee);
-    const __m512i d = _mm512_shuffle_i32x4(v[2], v[3], 0xee);
-    v[0] = _mm512_shuffle_i32x4(a, b, 0x88);
-    v[1] = _mm512_shuffle_i32x4(a, b, 0xdd);
-    v[2] = _mm512_shuffle_i32x4(c, d, 0x88);
-    v[3] = _mm512_shuffle_i32x4(c, d, 0xdd);
-}
-
-/* Where a tile's payload lies: see pack_tile in kernels.h. */
-typedef struct tile_payload {
-    int64_t row_stride;
-    int64_t quad_stride;
-    int64_t block_stride;
-} tile_payload;
-
-static inline int64_t tile_offset(const tile_payload *t, int row)
-{
-    return row / AWQ_QUAD_ROWS * t->quad_stride + row % AWQ_QUAD_ROWS * t->row_stride;
-}
-
-/*
- * A tile reads one line of each of many columns, too many streams for the hardware to follow and too few lines of each
- * for DRAM. So a tile asks for BURST lines of a share of the columns: what the next tiles down the rows will read.
- */
-static inline void prefetch_columns(const uint8_t *codes, int64_t col_stride, int columns, int step)
-{
-    const uintptr_t phase = (uintptr_t)codes / LINE % BURST;
-    const uintptr_t column = phase * (uintptr_t)(columns / BURST) + (uintptr_t)(step / BURST);
-    const uintptr_t line = BURST - phase + (uintptr_t)(step % BURST);
-    _mm_prefetch((const void *)((uintptr_t)codes + line * LINE + column * (uintptr_t)col_stride), _MM_HINT_T1);
-}
-
-enum { GROUP = 16, BLOCK_GROUPS = AWQ_BLOCK_BYTES / GROUP, MAX_GROUPS = 2 * BLOCK_GROUPS };
-
-static uint8_t pack_tile(awq_layout layout, const uint8_t *restrict codes, int64_t col_stride,
-                         uint8_t *restrict payload, int64_t row_stride, int64_t quad_stride, int64_t block_stride,
-                         int blocks, bool stream)
-{
-    const tile_payload to = {row_stride, quad_stride, block_stride};
-    const int columns = AWQ_BLOCK_CODES * blocks;
-    const uint8_t *pairs = pair_order[layout];
-    const __m512i mask = _mm512_set1_epi8(AWQ_CODE_MAX);
-    __m512i seen = _mm512_setzero_si512();
-    __m512i parts[GROUP][MAX_GROUPS]; /* [j][g], lane l: bytes 16g..16g+15 of row 16l + j */
-    for (int g = 0; g < BLOCK_GROUPS * blocks; g++) {
-        const uint8_t *block = codes + g / BLOCK_GROUPS * AWQ_BLOCK_CODES * col_stride;
-        const uint8_t *pair = pairs + 2 * GROUP * (g % BLOCK_GROUPS);
-        __m512i v[GROUP];
-#pragma GCC unroll 16
-        for (int i = 0; i < GROUP; i++) {
-            const uint8_t *low = block + pair[2 * i] * col_stride;
-            const uint8_t *high = block + pair[2 * i + 1] * col_stride;
-            prefetch_columns(codes, col_stride, columns, GROUP * g + i);
-            const __m512i l = load(low);
-            const __m512i h = load(high);
-            seen = _mm512_ternarylogic_epi64(seen, l, h, 0xfe);
-            v[i] = _mm512_ternarylogic_epi64(mask, l, _mm512_slli_epi16(h, 4), 0xca);
-        }
-        transpose_lanes(v);
-#pragma GCC unroll 16
-        for (int i = 0; i < GROUP; i++) {
-            parts[i][g] = v[i];
-        }
-    }
-    /* Four neighbouring lanes of the payload make a line: two blocks of a V1 row, or two rows of a V2 block. */
-    const bool by_rows = blocks == 2 && block_stride == AWQ_BLOCK_BYTES;
-    const bool by_blocks = !by_rows && row_stride == AWQ_BLOCK_BYTES;
-    const uintptr_t addresses = (uintptr_t)payload | (uintptr_t)quad_stride |
-                                (uintptr_t)(by_rows ? row_stride : by_blocks && blocks == 2 ? block_stride : 0);
-    const bool aligned = stream && (by_rows || by_blocks) && addresses % LINE == 0;
-    const store_mode mode = aligned ? STORE_STREAM_64 : STORE_PLAIN;
-    for (int j = 0; j < GROUP && by_rows; j++) {
-        transpose_four(parts[j]);
-        for (int l = 0; l < 4; l++) {
-            prefetch_columns(codes, col_stride, columns, columns / 2 + 4 * j + l);
-            store(payload + tile_offset(&to, GROUP * l + j), parts[j][l], mode);
-        }
-    }
-    for (int i = 0; i < GROUP * blocks && !by_rows; i += 2) {
-        const int j = i % GROUP, b = i / GROUP;
-        __m512i v[4] = {parts[j][2 * b], parts[j][2 * b + 1], parts[j + 1][2 * b], parts[j + 1][2 * b + 1]};
-        transpose_four(v);
-        for (int l = 0; l < 4; l++) {
-            prefetch_columns(codes, col_stride, columns, columns / 2 + 2 * i + l);
-            uint8_t *even = payload + tile_offset(&to, GROUP * l + j) + b * block_stride;
-            if (by_blocks) {
-                store(even, v[l], mode);
-                continue;
-            }
-            _mm256_storeu_si256((void *)even, _mm512_castsi512_si256(v[l]));
-            _mm256_storeu_si256((void *)(even + row_stride), _mm512_extracti64x4_epi64(v[l], 1));
-        }
-    }
-    if (aligned) {
-        _mm_sfence();
-    }
-    return or_bytes(seen);
-}
-
-static void unpack_tile(awq_layout layout, const uint8_t *restrict payload, int64_t row_stride, int64_t quad_stride,
-                        int64_t block_stride, uint8_t *restrict codes, int64_t col_stride, int blocks, bool stream)
-{
-    const tile_payload from = {row_stride, quad_stride, block_stride};
-    const uint8_t *pairs = pair_order[layout];
-    const __m512i mask = _mm512_set1_epi8(AWQ_CODE_MAX);
-    const bool aligned = stream && (((uintptr_t)codes | (uintptr_t)col_stride) % LINE) == 0;
-    const store_mode mode = aligned ? STORE_STREAM_64 : STORE_PLAIN;
-    for (int g = 0; g < BLOCK_GROUPS * blocks; g++) {
-        const uint8_t *part = payload + g / BLOCK_GROUPS * block_stride + g % BLOCK_GROUPS * GROUP;
-        uint8_t *block = codes + g / BLOCK_GROUPS * AWQ_BLOCK_CODES * col_stride;
-        const uint8_t *pair = pairs + 2 * GROUP * (g % BLOCK_GROUPS);
-        __m512i v[GROUP];
-#pragma GCC unroll 16
-        for (int j = 0; j < GROUP; j++) {
-            for (int l = 0; l < 4 && g % BLOCK_GROUPS == 0; l++) {
-                /* The next tile down the rows. */
-                prefetch(part + tile_offset(&from, GROUP * l + j), AWQ_TILE_ROWS / AWQ_QUAD_ROWS * quad_stride);
-            }
-            v[j] = _mm512_castsi128_si512(_mm_loadu_si128((const void *)(part + tile_offset(&from, j))));
-            for (int l = 1; l < 4; l++) {
-                const __m512i lane =
-                    _mm512_broadcast_i32x4(_mm_loadu_si128((const void *)(part + tile_offset(&from, GROUP * l + j))));
-                v[j] = _mm512_mask_mov_epi32(v[j], (__mmask16)(15 << 4 * l), lane);
-            }
-        }
-        transpose_lanes(v);
-#pragma GCC unroll 16
-        for (int i = 0; i < GROUP; i++) {
-            store(block + pair[2 * i] * col_stride, _mm512_and_si512(v[i], mask), mode);
-            store(block + pair[2 * i + 1] * col_stride, _mm512_and_si512(_mm512_srli_epi16(v[i], 4), mask), mode);
-        }
-    }
-    if (aligned) {
-        _mm_sfence();
-    }
-}
-
 const awq_kernels awq_kernels_avx512 = {
     .name = "avx512",
     .pack_v1 = pack_v1,
     .unpack_v1 = unpack_v1,
     .pack_v2 = pack_v2,
     .unpack_v2 = unpack_v2,
-    .pack_tile = pack_tile,
-    .unpack_tile = unpack_tile,
+    .pack_panel = awq_avx512_pack_panel,
+    .unpack_panel = awq_avx512_unpack_panel,
 };
 
 #endif

@@ -1,11 +1,18 @@
-/* Walks a tensor of any strides and hands the kernels the runs and tiles they know. */
+/* Walks a tensor of any strides and hands the kernels the runs and panels they know. */
 #include "job.h"
 #include "kernels.h"
 
 enum {
     RUN_CODES = 1 << 15,           /* codes of one unit of a row-major walk: long runs, yet enough units to share */
     TASK_CODES = 1 << 16,          /* fewer codes than this are not worth waking a thread */
-    STREAM_BYTES = 8 << 20,        /* outputs from this size leave no room for themselves in the cache */
+    MIN_UNITS = 128,               /* panels shrink until there are this many, so that every thread gets some */
+    STAGE_ROWS = 64,               /* what passes through dense copies at once */
+    STAGE_COLS = 128,
+    /* Outputs from these sizes are streamed past the cache: measured, as they leave no room there for themselves. */
+    STREAM_PACKED_ROWS = 8 << 20,
+    STREAM_UNPACKED_ROWS = 32 << 20,
+    STREAM_PACKED_PANELS = 1 << 20,
+    STREAM_UNPACKED_PANELS = 4 << 20,
 };
 
 static int64_t ceil_div(int64_t a, int64_t b)
@@ -28,7 +35,7 @@ static bool has_row_runs(const awq_geometry *g)
     return g->codes_col_stride == 1 && g->payload_col_stride == 1;
 }
 
-static bool has_tiles(const awq_geometry *g)
+static bool has_panels(const awq_geometry *g)
 {
     return g->codes_row_stride == 1 && g->payload_col_stride == 1;
 }
@@ -39,23 +46,36 @@ void awq_job_init(awq_job *job, awq_direction direction, awq_layout layout, cons
     *job = (awq_job){.kernels = kernels, .codes = codes->data, .payload = payload->data, .direction = direction};
     awq_geometry *g = &job->geometry;
     awq_geometry_init(g, layout, codes, payload);
+    int64_t batch = 1;
+    for (int32_t d = 0; d < g->batch_dims; d++) {
+        batch *= g->batch_sizes[d];
+    }
+    const int64_t total = batch * g->rows * g->cols;
     if (has_row_runs(g)) {
         job->unit_rows = layout == AWQ_LAYOUT_V2 ? AWQ_QUAD_ROWS : 1;
         job->unit_cols = RUN_CODES / job->unit_rows;
     } else {
-        job->unit_rows = AWQ_TILE_ROWS;
-        job->unit_cols = AWQ_TILE_COLS;
+        job->unit_rows = AWQ_PANEL_ROWS;
+        job->unit_cols = AWQ_PANEL_COLS;
     }
     job->row_units = ceil_div(g->rows, job->unit_rows);
     job->col_units = ceil_div(g->cols, job->unit_cols);
-    job->units = job->row_units * job->col_units;
-    int64_t total = g->rows * g->cols;
-    for (int32_t d = 0; d < g->batch_dims; d++) {
-        job->units *= g->batch_sizes[d];
-        total *= g->batch_sizes[d];
+    while (!has_row_runs(g) && batch * job->row_units * job->col_units < MIN_UNITS && job->unit_cols > STAGE_COLS) {
+        if (job->unit_rows >= job->unit_cols) {
+            job->unit_rows /= 2;
+        } else {
+            job->unit_cols /= 2;
+        }
+        job->row_units = ceil_div(g->rows, job->unit_rows);
+        job->col_units = ceil_div(g->cols, job->unit_cols);
     }
+    job->units = batch * job->row_units * job->col_units;
     job->units_per_task = job->units > 0 ? ceil_div(TASK_CODES, ceil_div(total, job->units)) : 1;
-    job->stream = (direction == AWQ_PACK ? total / 2 : total) >= STREAM_BYTES;
+    if (direction == AWQ_PACK) {
+        job->stream = total / 2 >= (has_row_runs(g) ? STREAM_PACKED_ROWS : STREAM_PACKED_PANELS);
+    } else {
+        job->stream = total >= (has_row_runs(g) ? STREAM_UNPACKED_ROWS : STREAM_UNPACKED_PANELS);
+    }
 }
 
 /* Where one unit lies. */
@@ -114,22 +134,16 @@ static uint8_t run_rows(const awq_job *job, const span *s)
     return 0;
 }
 
-static uint8_t run_tile(const awq_job *job, const span *s)
+static uint8_t run_panel(const awq_job *job, const span *s)
 {
     const awq_geometry *g = &job->geometry;
     const awq_kernels *k = job->kernels;
-    const int64_t line = g->payload_row_stride * payload_item_bytes(g->layout);
-    const bool is_v2 = g->layout == AWQ_LAYOUT_V2;
-    const int64_t row_stride = is_v2 ? AWQ_BLOCK_BYTES : line;
-    const int64_t quad_stride = is_v2 ? line : AWQ_QUAD_ROWS * line;
-    const int64_t block_stride = is_v2 ? AWQ_QUAD_BLOCK_BYTES : AWQ_BLOCK_BYTES;
-    const int blocks = (int)(s->cols / AWQ_BLOCK_CODES);
+    const int64_t stride = g->payload_row_stride * payload_item_bytes(g->layout);
     if (job->direction == AWQ_PACK) {
-        return k->pack_tile(g->layout, s->codes, g->codes_col_stride, s->payload, row_stride, quad_stride,
-                            block_stride, blocks, job->stream);
+        return k->pack_panel(g->layout, s->codes, g->codes_col_stride, s->payload, stride, s->rows, s->cols,
+                             job->stream);
     }
-    k->unpack_tile(g->layout, s->payload, row_stride, quad_stride, block_stride, s->codes, g->codes_col_stride,
-                   blocks, job->stream);
+    k->unpack_panel(g->layout, s->payload, stride, s->codes, g->codes_col_stride, s->rows, s->cols, job->stream);
     return 0;
 }
 
@@ -149,8 +163,8 @@ static void copy_strided(uint8_t *to, int64_t to_row, int64_t to_col, const uint
 static uint8_t run_staged(const awq_job *job, const span *s)
 {
     const awq_geometry *g = &job->geometry;
-    uint8_t codes[AWQ_TILE_ROWS * AWQ_TILE_COLS];
-    uint8_t payload[AWQ_TILE_ROWS * AWQ_TILE_COLS / 2];
+    uint8_t codes[STAGE_ROWS * STAGE_COLS];
+    uint8_t payload[STAGE_ROWS * STAGE_COLS / 2];
     const int64_t item = payload_item_bytes(g->layout);
     const int64_t quad = g->layout == AWQ_LAYOUT_V2 ? AWQ_QUAD_ROWS : 1;
     const int64_t lines = s->rows / quad;
@@ -196,22 +210,60 @@ static uint8_t walk_rows(const awq_job *job, int64_t begin, int64_t end)
     return seen;
 }
 
-/* Down the rows of one group of columns, then on to the next: a column's cache lines are read in order. */
-static uint8_t walk_tiles(const awq_job *job, int64_t begin, int64_t end)
+/* The part of a span that starts at `row`, `col` of it; both are whole blocks (V1: words) and fours of rows. */
+static span part_of(const awq_job *job, const span *s, int64_t row, int64_t col, int64_t rows, int64_t cols)
 {
-    const bool is_tiled = has_tiles(&job->geometry);
+    const awq_geometry *g = &job->geometry;
+    return (span){
+        .codes = s->codes + row * g->codes_row_stride + col * g->codes_col_stride,
+        .payload = payload_at(job, s->payload, row, col),
+        .rows = rows,
+        .cols = cols,
+    };
+}
+
+static uint8_t run_stages(const awq_job *job, const span *s)
+{
+    uint8_t seen = 0;
+    for (int64_t row = 0; row < s->rows; row += STAGE_ROWS) {
+        for (int64_t col = 0; col < s->cols; col += STAGE_COLS) {
+            const span stage =
+                part_of(job, s, row, col, min64(STAGE_ROWS, s->rows - row), min64(STAGE_COLS, s->cols - col));
+            seen |= run_staged(job, &stage);
+        }
+    }
+    return seen;
+}
+
+/* What fills whole steps is a panel; a rim of rows below it and one of columns beside it may remain. */
+static uint8_t run_unit(const awq_job *job, const span *s)
+{
+    if (!has_panels(&job->geometry)) {
+        return run_stages(job, s);
+    }
+    const int64_t rows = s->rows - s->rows % AWQ_PANEL_STEP, cols = s->cols - s->cols % AWQ_PANEL_STEP;
+    const span panel = part_of(job, s, 0, 0, rows, cols);
+    const span below = part_of(job, s, rows, 0, s->rows - rows, s->cols);
+    const span beside = part_of(job, s, 0, cols, rows, s->cols - cols);
+    uint8_t seen = rows > 0 && cols > 0 ? run_panel(job, &panel) : 0;
+    seen |= run_stages(job, &below);
+    return seen | run_stages(job, &beside);
+}
+
+/* Down the rows of one group of columns, then on to the next, as the kernels ask for what lies below. */
+static uint8_t walk_panels(const awq_job *job, int64_t begin, int64_t end)
+{
     uint8_t seen = 0;
     for (int64_t unit = begin; unit < end; unit++) {
         const int64_t group = unit / job->row_units;
         const span s = span_of(job, group / job->col_units, unit % job->row_units * job->unit_rows,
                                group % job->col_units * job->unit_cols);
-        const bool is_whole = s.rows == AWQ_TILE_ROWS && s.cols % AWQ_BLOCK_CODES == 0;
-        seen |= is_tiled && is_whole ? run_tile(job, &s) : run_staged(job, &s);
+        seen |= run_unit(job, &s);
     }
     return seen;
 }
 
 uint8_t awq_job_run(const awq_job *job, int64_t begin, int64_t end)
 {
-    return has_row_runs(&job->geometry) ? walk_rows(job, begin, end) : walk_tiles(job, begin, end);
+    return has_row_runs(&job->geometry) ? walk_rows(job, begin, end) : walk_panels(job, begin, end);
 }

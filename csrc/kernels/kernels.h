@@ -9,8 +9,9 @@ extern "C" {
 #endif
 
 enum {
-    AWQ_TILE_ROWS = 64,  /* a column-major tile: one cache line of codes of each column ... */
-    AWQ_TILE_COLS = 128, /* ... by the columns that fill one cache line of each V1 payload row */
+    AWQ_PANEL_STEP = 64,  /* a column-major panel has a multiple of this many rows and columns ... */
+    AWQ_PANEL_ROWS = 512, /* ... and at most these: long runs on both sides, and a payload that L2 holds */
+    AWQ_PANEL_COLS = 512,
 };
 
 /*
@@ -38,18 +39,34 @@ typedef struct awq_kernels {
                       bool stream);
 
     /*
-     * Column-major: a tile of AWQ_TILE_ROWS rows by 64 * blocks columns, blocks being 1 or 2. The code of row r, column c
-     * is codes[c * col_stride + r]. The 32 bytes of block b of row r lie at
-     * payload + (r / 4) * quad_stride + (r % 4) * row_stride + b * block_stride
-     * (V1: row_stride = bytes of a payload row, quad_stride = 4 * row_stride, block_stride = 32;
-     *  V2: row_stride = 32, quad_stride = bytes of a payload row, block_stride = 128).
+     * Column-major: a panel of `rows` by `cols`. The code of row r, column c is codes[c * col_stride + r]; payload rows
+     * (V2: of four rows) are `payload_stride` bytes apart, each one contiguous as in the row-major kernels.
+     * Fastest when the next call is for the panel below, whose source this one asks for.
+     * Takes up to 200 KiB of stack.
      */
-    uint8_t (*pack_tile)(awq_layout layout, const uint8_t *restrict codes, int64_t col_stride,
-                         uint8_t *restrict payload, int64_t row_stride, int64_t quad_stride, int64_t block_stride,
-                         int blocks, bool stream);
-    void (*unpack_tile)(awq_layout layout, const uint8_t *restrict payload, int64_t row_stride, int64_t quad_stride,
-                        int64_t block_stride, uint8_t *restrict codes, int64_t col_stride, int blocks, bool stream);
+    uint8_t (*pack_panel)(awq_layout layout, const uint8_t *restrict codes, int64_t col_stride,
+                          uint8_t *restrict payload, int64_t payload_stride, int64_t rows, int64_t cols, bool stream);
+    void (*unpack_panel)(awq_layout layout, const uint8_t *restrict payload, int64_t payload_stride,
+                         uint8_t *restrict codes, int64_t col_stride, int64_t rows, int64_t cols, bool stream);
 } awq_kernels;
+
+/* Where a panel's blocks lie: block b of row r at awq_panel_row(r) + b * block. */
+typedef struct awq_panel_walk {
+    int64_t row, quad, block; /* bytes between the rows of a four, between fours of rows, between blocks of a row */
+} awq_panel_walk;
+
+static inline awq_panel_walk awq_panel_walk_of(awq_layout layout, int64_t payload_stride)
+{
+    if (layout == AWQ_LAYOUT_V2) {
+        return (awq_panel_walk){AWQ_BLOCK_BYTES, payload_stride, AWQ_QUAD_BLOCK_BYTES};
+    }
+    return (awq_panel_walk){payload_stride, AWQ_QUAD_ROWS * payload_stride, AWQ_BLOCK_BYTES};
+}
+
+static inline int64_t awq_panel_row(const awq_panel_walk *walk, int64_t row)
+{
+    return row / AWQ_QUAD_ROWS * walk->quad + row % AWQ_QUAD_ROWS * walk->row;
+}
 
 extern const awq_kernels awq_kernels_scalar;
 extern const awq_kernels awq_kernels_avx2;   /* x86-64 only */

@@ -160,23 +160,21 @@ static inline void transpose(uint8x16_t v[16])
     }
 }
 
-/* A part: 16 of the tile's rows by 16 of their payload bytes; the parts of one row follow each other. */
-enum { PARTS = AWQ_TILE_ROWS / VECTOR, HALVES = AWQ_BLOCK_BYTES / VECTOR };
+enum { HALVES = AWQ_BLOCK_BYTES / VECTOR };
 
-static uint8_t pack_tile(awq_layout layout, const uint8_t *restrict codes, int64_t col_stride,
-                         uint8_t *restrict payload, int64_t row_stride, int64_t quad_stride, int64_t block_stride,
-                         int blocks, bool stream)
+static uint8_t pack_panel(awq_layout layout, const uint8_t *restrict codes, int64_t col_stride,
+                          uint8_t *restrict payload, int64_t payload_stride, int64_t rows, int64_t cols, bool stream)
 {
     (void)stream;
+    const awq_panel_walk walk = awq_panel_walk_of(layout, payload_stride);
     uint8x16_t seen = vdupq_n_u8(0);
-    for (int part = 0; part < PARTS; part++) {
-        for (int g = 0; g < HALVES * blocks; g++) {
-            const uint8_t *from = codes + g / HALVES * AWQ_BLOCK_CODES * col_stride + VECTOR * part;
-            uint8_t *to = payload + g / HALVES * block_stride + g % HALVES * VECTOR +
-                          part * (VECTOR / AWQ_QUAD_ROWS) * quad_stride;
+    for (int64_t row = 0; row < rows; row += VECTOR) {
+        for (int64_t g = 0; g < cols / (2 * VECTOR); g++) {
+            const uint8_t *from = codes + g / HALVES * AWQ_BLOCK_CODES * col_stride + row;
+            uint8_t *to = payload + g / HALVES * walk.block + g % HALVES * VECTOR;
             uint8x16_t v[VECTOR];
             for (int i = 0; i < VECTOR; i++) {
-                const int byte = g % HALVES * VECTOR + i;
+                const int byte = (int)(g % HALVES) * VECTOR + i;
                 const uint8x16_t low = vld1q_u8(from + awq_low_column(layout, byte) * col_stride);
                 const uint8x16_t high = vld1q_u8(from + awq_high_column(layout, byte) * col_stride);
                 seen = vorrq_u8(seen, vorrq_u8(low, high));
@@ -184,29 +182,29 @@ static uint8_t pack_tile(awq_layout layout, const uint8_t *restrict codes, int64
             }
             transpose(v);
             for (int r = 0; r < VECTOR; r++) {
-                vst1q_u8(to + r / AWQ_QUAD_ROWS * quad_stride + r % AWQ_QUAD_ROWS * row_stride, v[r]);
+                vst1q_u8(to + awq_panel_row(&walk, row + r), v[r]);
             }
         }
     }
     return or_bytes(seen);
 }
 
-static void unpack_tile(awq_layout layout, const uint8_t *restrict payload, int64_t row_stride, int64_t quad_stride,
-                        int64_t block_stride, uint8_t *restrict codes, int64_t col_stride, int blocks, bool stream)
+static void unpack_panel(awq_layout layout, const uint8_t *restrict payload, int64_t payload_stride,
+                         uint8_t *restrict codes, int64_t col_stride, int64_t rows, int64_t cols, bool stream)
 {
     (void)stream;
-    for (int part = 0; part < PARTS; part++) {
-        for (int g = 0; g < HALVES * blocks; g++) {
-            const uint8_t *from = payload + g / HALVES * block_stride + g % HALVES * VECTOR +
-                                  part * (VECTOR / AWQ_QUAD_ROWS) * quad_stride;
-            uint8_t *to = codes + g / HALVES * AWQ_BLOCK_CODES * col_stride + VECTOR * part;
+    const awq_panel_walk walk = awq_panel_walk_of(layout, payload_stride);
+    for (int64_t row = 0; row < rows; row += VECTOR) {
+        for (int64_t g = 0; g < cols / (2 * VECTOR); g++) {
+            const uint8_t *from = payload + g / HALVES * walk.block + g % HALVES * VECTOR;
+            uint8_t *to = codes + g / HALVES * AWQ_BLOCK_CODES * col_stride + row;
             uint8x16_t v[VECTOR];
             for (int r = 0; r < VECTOR; r++) {
-                v[r] = vld1q_u8(from + r / AWQ_QUAD_ROWS * quad_stride + r % AWQ_QUAD_ROWS * row_stride);
+                v[r] = vld1q_u8(from + awq_panel_row(&walk, row + r));
             }
             transpose(v);
             for (int i = 0; i < VECTOR; i++) {
-                const int byte = g % HALVES * VECTOR + i;
+                const int byte = (int)(g % HALVES) * VECTOR + i;
                 vst1q_u8(to + awq_low_column(layout, byte) * col_stride, low_nibbles(v[i]));
                 vst1q_u8(to + awq_high_column(layout, byte) * col_stride, vshrq_n_u8(v[i], 4));
             }
@@ -220,8 +218,8 @@ const awq_kernels awq_kernels_neon = {
     .unpack_v1 = unpack_v1,
     .pack_v2 = pack_v2,
     .unpack_v2 = unpack_v2,
-    .pack_tile = pack_tile,
-    .unpack_tile = unpack_tile,
+    .pack_panel = pack_panel,
+    .unpack_panel = unpack_panel,
 };
 
 #endif

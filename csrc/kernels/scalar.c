@@ -77,30 +77,31 @@ static void unpack_v2(const uint8_t *restrict payload, uint8_t *restrict codes, 
     }
 }
 
-static uint8_t pack_tile(awq_layout layout, const uint8_t *restrict codes, int64_t col_stride,
-                         uint8_t *restrict payload, int64_t row_stride, int64_t quad_stride, int64_t block_stride,
-                         int blocks, bool stream)
+static uint8_t pack_panel(awq_layout layout, const uint8_t *restrict codes, int64_t col_stride,
+                          uint8_t *restrict payload, int64_t payload_stride, int64_t rows, int64_t cols, bool stream)
 {
     (void)stream;
+    const awq_panel_walk to = awq_panel_walk_of(layout, payload_stride);
     uint8_t seen = 0;
-    for (int r = 0; r < AWQ_TILE_ROWS; r++) {
-        uint8_t *row = payload + r / AWQ_QUAD_ROWS * quad_stride + r % AWQ_QUAD_ROWS * row_stride;
-        for (int b = 0; b < blocks; b++) {
-            seen |= pack_bytes(layout, codes + b * AWQ_BLOCK_CODES * col_stride + r, col_stride, row + b * block_stride,
+    for (int64_t r = 0; r < rows; r++) {
+        uint8_t *row = payload + awq_panel_row(&to, r);
+        for (int64_t b = 0; b < cols / AWQ_BLOCK_CODES; b++) {
+            seen |= pack_bytes(layout, codes + b * AWQ_BLOCK_CODES * col_stride + r, col_stride, row + b * to.block,
                                AWQ_BLOCK_BYTES);
         }
     }
     return seen;
 }
 
-static void unpack_tile(awq_layout layout, const uint8_t *restrict payload, int64_t row_stride, int64_t quad_stride,
-                        int64_t block_stride, uint8_t *restrict codes, int64_t col_stride, int blocks, bool stream)
+static void unpack_panel(awq_layout layout, const uint8_t *restrict payload, int64_t payload_stride,
+                         uint8_t *restrict codes, int64_t col_stride, int64_t rows, int64_t cols, bool stream)
 {
     (void)stream;
-    for (int r = 0; r < AWQ_TILE_ROWS; r++) {
-        const uint8_t *row = payload + r / AWQ_QUAD_ROWS * quad_stride + r % AWQ_QUAD_ROWS * row_stride;
-        for (int b = 0; b < blocks; b++) {
-            unpack_bytes(layout, row + b * block_stride, codes + b * AWQ_BLOCK_CODES * col_stride + r, col_stride,
+    const awq_panel_walk from = awq_panel_walk_of(layout, payload_stride);
+    for (int64_t r = 0; r < rows; r++) {
+        const uint8_t *row = payload + awq_panel_row(&from, r);
+        for (int64_t b = 0; b < cols / AWQ_BLOCK_CODES; b++) {
+            unpack_bytes(layout, row + b * from.block, codes + b * AWQ_BLOCK_CODES * col_stride + r, col_stride,
                          AWQ_BLOCK_BYTES);
         }
     }
@@ -112,6 +113,6 @@ const awq_kernels awq_kernels_scalar = {
     .unpack_v1 = unpack_v1,
     .pack_v2 = pack_v2,
     .unpack_v2 = unpack_v2,
-    .pack_tile = pack_tile,
-    .unpack_tile = unpack_tile,
+    .pack_panel = pack_panel,
+    .unpack_panel = unpack_panel,
 };

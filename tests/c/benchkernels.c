@@ -9,39 +9,33 @@
 #include <sys/mman.h>
 #include <time.h>
 
-enum { MAX_THREADS = 256, MAX_REPEATS = 101, GROUP_COLS = AWQ_TILE_COLS };
+enum { MAX_THREADS = 256, MAX_REPEATS = 101, SLACK = 4096 };
 
 typedef struct work {
     const awq_kernels *kernels; /* NULL: memcpy */
     uint8_t *codes, *payload, *copy_from, *copy_to;
-    int64_t rows, cols;
+    int64_t rows, cols, panel_rows, panel_cols;
     awq_layout layout;
-    bool is_pack, is_tile, stream;
-    int panel, threads, thread;
+    bool is_pack, is_panel, stream;
+    int threads, thread;
 } work;
 
-static void run_tiles(const work *w, int64_t begin, int64_t end)
+/* The panels of a run of column groups, down the rows of one group and then of the next, as job.c walks them. */
+static void run_panels(const work *w, int64_t begin, int64_t end)
 {
     const awq_kernels *k = w->kernels;
-    const bool is_v2 = w->layout == AWQ_LAYOUT_V2;
-    const int64_t line = w->cols / 2 * (is_v2 ? AWQ_QUAD_ROWS : 1);
-    const int64_t row_stride = is_v2 ? AWQ_BLOCK_BYTES : line;
-    const int64_t quad_stride = is_v2 ? line : AWQ_QUAD_ROWS * line;
-    const int64_t block_stride = is_v2 ? AWQ_QUAD_BLOCK_BYTES : AWQ_BLOCK_BYTES;
-    /* Down the rows of `panel` column groups at once. */
-    for (int64_t first = begin; first < end; first += w->panel) {
-        const int64_t last = first + w->panel < end ? first + w->panel : end;
-        for (int64_t r = 0; r < w->rows; r += AWQ_TILE_ROWS) {
-            for (int64_t group = first; group < last; group++) {
-                uint8_t *codes = w->codes + group * GROUP_COLS * w->rows + r;
-                uint8_t *payload = w->payload + r / AWQ_QUAD_ROWS * quad_stride + 2 * group * block_stride;
-                if (w->is_pack) {
-                    k->pack_tile(w->layout, codes, w->rows, payload, row_stride, quad_stride, block_stride, 2,
-                                 w->stream);
-                } else {
-                    k->unpack_tile(w->layout, payload, row_stride, quad_stride, block_stride, codes, w->rows, 2,
-                                   w->stream);
-                }
+    const int64_t quad = w->layout == AWQ_LAYOUT_V2 ? AWQ_QUAD_ROWS : 1;
+    const int64_t line = w->cols / 2 * quad;
+    for (int64_t col = begin; col < end; col += w->panel_cols) {
+        const int64_t cols = end - col < w->panel_cols ? end - col : w->panel_cols;
+        for (int64_t r = 0; r < w->rows; r += w->panel_rows) {
+            const int64_t rows = w->rows - r < w->panel_rows ? w->rows - r : w->panel_rows;
+            uint8_t *codes = w->codes + col * w->rows + r;
+            uint8_t *payload = w->payload + r / quad * line + col / 2 * quad;
+            if (w->is_pack) {
+                k->pack_panel(w->layout, codes, w->rows, payload, line, rows, cols, w->stream);
+            } else {
+                k->unpack_panel(w->layout, payload, line, codes, w->rows, rows, cols, w->stream);
             }
         }
     }
@@ -76,15 +70,15 @@ static void run_rows(const work *w, int64_t begin, int64_t end)
 static void *run_share(void *arg)
 {
     const work *w = arg;
-    const int64_t step = w->is_tile ? GROUP_COLS : AWQ_TILE_ROWS;
-    const int64_t units = (w->is_tile ? w->cols : w->rows) / step;
+    const int64_t step = w->is_panel ? w->panel_cols : AWQ_PANEL_STEP;
+    const int64_t units = ((w->is_panel ? w->cols : w->rows) + step - 1) / step;
     const int64_t begin = units * w->thread / w->threads, end = units * (w->thread + 1) / w->threads;
     if (w->kernels == NULL) {
         const int64_t bytes = w->rows * w->cols / 4 * 3;
         const int64_t at = bytes / w->threads * w->thread;
         memcpy(w->copy_to + at, w->copy_from + at, (size_t)(bytes / w->threads));
-    } else if (w->is_tile) {
-        run_tiles(w, begin, end);
+    } else if (w->is_panel) {
+        run_panels(w, begin * step, end * step < w->cols ? end * step : w->cols);
     } else {
         run_rows(w, begin * step, end * step);
     }
@@ -153,19 +147,21 @@ static uint8_t *touched(int64_t bytes)
 
 int bench(const bench_options *o)
 {
-    work w = {.cols = 16384, .panel = o->panel};
+    work w = {.cols = 16384, .panel_rows = o->panel_rows, .panel_cols = o->panel_cols};
     while (w.cols * w.cols > o->mebibytes << 20 && w.cols > 256) {
         w.cols /= 2;
     }
-    w.rows = (o->mebibytes << 20) / w.cols / AWQ_TILE_ROWS * AWQ_TILE_ROWS;
+    w.rows = (o->mebibytes << 20) / w.cols / AWQ_PANEL_STEP * AWQ_PANEL_STEP;
     if (w.rows == 0 || o->repeats < 1 || o->repeats > MAX_REPEATS || o->threads < 1 ||
-        o->threads > MAX_THREADS || o->panel < 1) {
-        fprintf(stderr, "--mib, --repeats, --threads or --panel is out of range\n");
+        o->threads > MAX_THREADS || o->panel_rows < 64 || o->panel_cols < 64 ||
+        o->panel_rows % 64 || o->panel_cols % 64 ||
+        o->panel_rows > AWQ_PANEL_ROWS || o->panel_cols > AWQ_PANEL_COLS || o->offset < 0 || o->offset > SLACK) {
+        fprintf(stderr, "--mib, --repeats, --threads, --rows, --cols or --offset is out of range\n");
         return 2;
     }
     const int64_t bytes = w.rows * w.cols;
-    w.codes = touched(bytes);
-    w.payload = touched(bytes / 2);
+    w.codes = touched(bytes + SLACK) + o->offset;
+    w.payload = touched(bytes / 2 + SLACK) + o->offset;
     w.copy_from = touched(bytes / 4 * 3);
     w.copy_to = touched(bytes / 4 * 3);
     printf("%lld x %lld codes\n", (long long)w.rows, (long long)w.cols);
@@ -179,9 +175,9 @@ int bench(const bench_options *o)
                 w.stream = i % 2 == 0;
                 w.is_pack = i / 2 % 2 == 0;
                 w.layout = i / 4 % AWQ_LAYOUT_COUNT;
-                w.is_tile = i / 4 >= AWQ_LAYOUT_COUNT;
-                static const char *const names[2][2] = {{"unpack", "pack"}, {"unpack_tile", "pack_tile"}};
-                const char *what = names[w.is_tile][w.is_pack];
+                w.is_panel = i / 4 >= AWQ_LAYOUT_COUNT;
+                static const char *const names[2][2] = {{"unpack", "pack"}, {"unpack_panel", "pack_panel"}};
+                const char *what = names[w.is_panel][w.is_pack];
                 if (o->kernel == NULL || strcmp(o->kernel, what) == 0) {
                     bench_one(w, what, o->repeats, threads);
                 }

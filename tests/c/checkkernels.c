@@ -115,29 +115,34 @@ static void formula_unpack_v2(const uint8_t *restrict payload, uint8_t *restrict
     }
 }
 
-static uint8_t formula_pack_tile(awq_layout layout, const uint8_t *restrict codes, int64_t col_stride,
-                                 uint8_t *restrict payload, int64_t row_stride, int64_t quad_stride,
-                                 int64_t block_stride, int blocks, bool stream)
+/* Byte offset of block b of row r. */
+static int64_t formula_place(awq_layout layout, int64_t payload_stride, int64_t r, int64_t b)
+{
+    return layout == AWQ_LAYOUT_V2 ? r / 4 * payload_stride + 2 * (64 * b + 16 * (r % 4)) : r * payload_stride + 32 * b;
+}
+
+static uint8_t formula_pack_panel(awq_layout layout, const uint8_t *restrict codes, int64_t col_stride,
+                                  uint8_t *restrict payload, int64_t payload_stride, int64_t rows, int64_t cols,
+                                  bool stream)
 {
     (void)stream;
     uint8_t seen = 0;
-    for (int i = 0; i < 64 * blocks; i++) {
-        const int r = i % 64, b = i / 64;
+    for (int64_t i = 0; i < rows * cols / 64; i++) {
+        const int64_t r = i % rows, b = i / rows;
         seen |= formula_pack(layout, codes + 64 * b * col_stride + r, col_stride,
-                             payload + r / 4 * quad_stride + r % 4 * row_stride + b * block_stride, 64);
+                             payload + formula_place(layout, payload_stride, r, b), 64);
     }
     return seen;
 }
 
-static void formula_unpack_tile(awq_layout layout, const uint8_t *restrict payload, int64_t row_stride,
-                                int64_t quad_stride, int64_t block_stride, uint8_t *restrict codes, int64_t col_stride,
-                                int blocks, bool stream)
+static void formula_unpack_panel(awq_layout layout, const uint8_t *restrict payload, int64_t payload_stride,
+                                 uint8_t *restrict codes, int64_t col_stride, int64_t rows, int64_t cols, bool stream)
 {
     (void)stream;
-    for (int i = 0; i < 64 * blocks; i++) {
-        const int r = i % 64, b = i / 64;
-        formula_unpack(layout, payload + r / 4 * quad_stride + r % 4 * row_stride + b * block_stride,
-                       codes + 64 * b * col_stride + r, col_stride, 64);
+    for (int64_t i = 0; i < rows * cols / 64; i++) {
+        const int64_t r = i % rows, b = i / rows;
+        formula_unpack(layout, payload + formula_place(layout, payload_stride, r, b), codes + 64 * b * col_stride + r,
+                       col_stride, 64);
     }
 }
 
@@ -147,8 +152,8 @@ static const awq_kernels formulas = {
     .unpack_v1 = formula_unpack_v1,
     .pack_v2 = formula_pack_v2,
     .unpack_v2 = formula_unpack_v2,
-    .pack_tile = formula_pack_tile,
-    .unpack_tile = formula_unpack_tile,
+    .pack_panel = formula_pack_panel,
+    .unpack_panel = formula_unpack_panel,
 };
 
 /* The bytes a call may touch: `length` bytes at every sum of count[i] multiples of stride[i]. */
@@ -235,23 +240,24 @@ static int64_t offset_of(const footprint *f, int place)
     }
 }
 
-typedef enum operation { PACK_V1, UNPACK_V1, PACK_V2, UNPACK_V2, PACK_TILE, UNPACK_TILE, OPERATIONS } operation;
+typedef enum operation { PACK_V1, UNPACK_V1, PACK_V2, UNPACK_V2, PACK_PANEL, UNPACK_PANEL, OPERATIONS } operation;
 
 static const char *const operation_names[OPERATIONS] = {"pack_v1",   "unpack_v1", "pack_v2",
-                                                        "unpack_v2", "pack_tile", "unpack_tile"};
+                                                        "unpack_v2", "pack_panel", "unpack_panel"};
 
 typedef struct call {
     operation op;
     awq_layout layout;
-    int64_t size; /* words, or blocks */
-    int64_t codes_stride, row_stride, quad_stride, block_stride;
+    int64_t size;       /* words, or blocks of a row */
+    int64_t panel_rows; /* of a panel */
+    int64_t codes_stride, payload_stride;
     int source_place, target_place;
     bool stream;
 } call;
 
 static bool is_pack(const call *k)
 {
-    return k->op == PACK_V1 || k->op == PACK_V2 || k->op == PACK_TILE;
+    return k->op == PACK_V1 || k->op == PACK_V2 || k->op == PACK_PANEL;
 }
 
 static footprint codes_footprint(const call *k)
@@ -264,7 +270,7 @@ static footprint codes_footprint(const call *k)
     case UNPACK_V2:
         return (footprint){{4, 1, 1}, {k->codes_stride}, k->size > 0 ? 64 * k->size : 0};
     default:
-        return (footprint){{64 * k->size, 1, 1}, {k->codes_stride}, 64};
+        return (footprint){{64 * k->size, 1, 1}, {k->codes_stride}, k->panel_rows};
     }
 }
 
@@ -278,7 +284,10 @@ static footprint payload_footprint(const call *k)
     case UNPACK_V2:
         return (footprint){{1, 1, 1}, {0}, 128 * k->size};
     default:
-        return (footprint){{4, 16, k->size}, {k->row_stride, k->quad_stride, k->block_stride}, 32};
+        if (k->layout == AWQ_LAYOUT_V2) {
+            return (footprint){{k->panel_rows / 4, 1, 1}, {k->payload_stride}, 128 * k->size};
+        }
+        return (footprint){{k->panel_rows, 1, 1}, {k->payload_stride}, 32 * k->size};
     }
 }
 
@@ -296,12 +305,12 @@ static uint8_t run(const awq_kernels *kernels, const call *k, const uint8_t *sou
     case UNPACK_V2:
         kernels->unpack_v2(source, target, k->codes_stride, k->size, k->stream);
         return 0;
-    case PACK_TILE:
-        return kernels->pack_tile(k->layout, source, k->codes_stride, target, k->row_stride, k->quad_stride,
-                                  k->block_stride, (int)k->size, k->stream);
+    case PACK_PANEL:
+        return kernels->pack_panel(k->layout, source, k->codes_stride, target, k->payload_stride, k->panel_rows,
+                                   64 * k->size, k->stream);
     default:
-        kernels->unpack_tile(k->layout, source, k->row_stride, k->quad_stride, k->block_stride, target,
-                             k->codes_stride, (int)k->size, k->stream);
+        kernels->unpack_panel(k->layout, source, k->payload_stride, target, k->codes_stride, k->panel_rows,
+                              64 * k->size, k->stream);
         return 0;
     }
 }
@@ -342,9 +351,9 @@ static void forbid_all_but(const footprint *f, uint8_t *arena, uint8_t *origin)
 
 static void report(const awq_kernels *kernels, const call *k, const char *what, int64_t where)
 {
-    printf("FAIL %s %s layout %d size %lld strides %lld %lld %lld %lld places %d %d stream %d: %s (%lld)\n",
-           kernels->name, operation_names[k->op], (int)k->layout, (long long)k->size, (long long)k->codes_stride,
-           (long long)k->row_stride, (long long)k->quad_stride, (long long)k->block_stride, k->source_place,
+    printf("FAIL %s %s layout %d size %lld rows %lld strides %lld %lld places %d %d stream %d: %s (%lld)\n",
+           kernels->name, operation_names[k->op], (int)k->layout, (long long)k->size,
+           (long long)k->panel_rows, (long long)k->codes_stride, (long long)k->payload_stride, k->source_place,
            k->target_place, k->stream, what, (long long)where);
 }
 
@@ -407,32 +416,28 @@ static void random_strides(checker *c, call *k)
 {
     if (k->op == PACK_V2 || k->op == UNPACK_V2) {
         k->codes_stride = random_stride(c, 64 * k->size);
-    } else if (k->op == PACK_TILE || k->op == UNPACK_TILE) {
-        k->codes_stride = random_stride(c, 64);
-        if (k->layout == AWQ_LAYOUT_V2) {
-            k->row_stride = 32;
-            k->block_stride = 128;
-            k->quad_stride = random_stride(c, 128 * k->size);
-        } else {
-            k->row_stride = random_stride(c, 32 * k->size);
-            k->block_stride = 32;
-            k->quad_stride = 4 * k->row_stride;
-        }
+    } else if (k->op == PACK_PANEL || k->op == UNPACK_PANEL) {
+        k->codes_stride = random_stride(c, k->panel_rows);
+        k->payload_stride = random_stride(c, (k->layout == AWQ_LAYOUT_V2 ? 128 : 32) * k->size);
     }
 }
 
-static int64_t random_size(checker *c, operation op, int64_t scale)
+static void random_shape(checker *c, call *k, int64_t scale)
 {
-    switch (op) {
+    switch (k->op) {
     case PACK_V1:
     case UNPACK_V1:
-        return below(c, 64 * scale);
+        k->size = below(c, 64 * scale);
+        break;
     case PACK_V2:
     case UNPACK_V2:
-        return below(c, 4 * scale);
+        k->size = below(c, 4 * scale);
+        break;
     default:
-        return 1 + below(c, 2);
+        k->size = 1 + below(c, scale < 8 ? 3 : AWQ_PANEL_COLS / 64);
+        k->panel_rows = 64 * (1 + below(c, scale < 8 ? 2 : AWQ_PANEL_ROWS / 64));
     }
+    random_strides(c, k);
 }
 
 static void check_operation(checker *c, const awq_kernels *kernels, const awq_kernels *reference, operation op,
@@ -443,8 +448,7 @@ static void check_operation(checker *c, const awq_kernels *kernels, const awq_ke
     for (int pair = 0; pair < ALIGNMENTS * ALIGNMENTS; pair += step) {
         k.source_place = pair % ALIGNMENTS;
         k.target_place = pair / ALIGNMENTS;
-        k.size = random_size(c, op, 1 + below(c, 4));
-        random_strides(c, &k);
+        random_shape(c, &k, 1 + below(c, 4));
         for (int stream = 0; stream < 2; stream++) {
             k.stream = stream;
             check_call(c, kernels, reference, &k);
@@ -453,16 +457,15 @@ static void check_operation(checker *c, const awq_kernels *kernels, const awq_ke
     for (int i = 0; i < (c->quick ? 100 : 1000); i++) {
         k.source_place = below(c, 2) ? AT_START : AT_END;
         k.target_place = below(c, 2) ? AT_START : AT_END;
-        k.size = op == PACK_V1 || op == UNPACK_V1 ? i % 500 : random_size(c, op, 8);
-        random_strides(c, &k);
+        random_shape(c, &k, 8);
+        k.size = op == PACK_V1 || op == UNPACK_V1 ? i % 500 : k.size;
         k.stream = below(c, 2);
         check_call(c, kernels, reference, &k);
     }
     for (int i = 0; i < (c->quick ? 4 : 16); i++) {
         k.source_place = (int)below(c, ALIGNMENTS);
         k.target_place = i % 2 ? 8 * (int)below(c, ALIGNMENTS / 8) : (int)below(c, ALIGNMENTS);
-        k.size = random_size(c, op, 4000);
-        random_strides(c, &k);
+        random_shape(c, &k, 4000);
         k.stream = true;
         check_call(c, kernels, reference, &k);
     }
@@ -474,8 +477,8 @@ static void check_variant(checker *c, const awq_kernels *kernels, const awq_kern
     for (operation op = 0; op < OPERATIONS; op++) {
         for (awq_layout layout = 0; layout < AWQ_LAYOUT_COUNT; layout++) {
             const bool is_v2 = op == PACK_V2 || op == UNPACK_V2;
-            const bool is_tile = op == PACK_TILE || op == UNPACK_TILE;
-            if (is_tile || is_v2 == (layout == AWQ_LAYOUT_V2)) {
+            const bool is_panel = op == PACK_PANEL || op == UNPACK_PANEL;
+            if (is_panel || is_v2 == (layout == AWQ_LAYOUT_V2)) {
                 check_operation(c, kernels, reference, op, layout);
             }
         }
@@ -521,7 +524,9 @@ int main(int argc, char **argv)
             .mebibytes = option(argc, argv, "--mib", 256),
             .repeats = (int)option(argc, argv, "--repeats", 7),
             .threads = (int)option(argc, argv, "--threads", sysconf(_SC_NPROCESSORS_ONLN)),
-            .panel = (int)option(argc, argv, "--panel", 1),
+            .panel_rows = option(argc, argv, "--rows", 512),
+            .panel_cols = option(argc, argv, "--cols", 512),
+            .offset = option(argc, argv, "--offset", 0),
         };
         return bench(&options);
     }

@@ -13,7 +13,7 @@ typedef struct bench_options {
     const char *variant, *kernel; /* NULL: all of them */
     int64_t mebibytes;            /* of codes */
     int repeats, threads;
-    int panel; /* column groups of tiles that are walked side by side */
+    int64_t panel_rows, panel_cols, offset; /* offset: bytes from a line at which every buffer starts */
 } bench_options;
 
 /* Times the kernels beside memcpy; returns the exit status. */

@@ -1,0 +1,69 @@
+/* What the column-major kernels of both x86 instruction sets share: which lines to ask for, which columns to join. */
+#ifndef AWQPACK_PANEL_H
+#define AWQPACK_PANEL_H
+
+#include "kernels.h"
+
+#include <immintrin.h>
+
+enum {
+    GROUP = 16,             /* payload bytes of a row that are transposed together ... */
+    GROUP_COLS = 2 * GROUP, /* ... and the columns they hold */
+    BLOCK_GROUPS = AWQ_BLOCK_BYTES / GROUP,
+    TILE = AWQ_PANEL_STEP, /* rows that are transposed together: a line of a column */
+    MAX_TILES = AWQ_PANEL_ROWS / TILE,
+    PANEL_LINE = 64,       /* bytes of a cache line */
+};
+
+/* Runs of cache lines to ask for, a few at a time; hints alone, so they may lie past the end of the source. */
+typedef struct ahead {
+    uintptr_t run;
+    uintptr_t stride;
+    int64_t runs;
+    int64_t line, lines;
+} ahead;
+
+static inline ahead ahead_of(const uint8_t *from, int64_t offset, int64_t stride, int64_t runs, int64_t bytes)
+{
+    const int64_t lines = (bytes + PANEL_LINE - 1) / PANEL_LINE;
+    return (ahead){(uintptr_t)from + (uintptr_t)offset, (uintptr_t)stride, runs, 0, lines};
+}
+
+/* Into the second-level cache, as the columns of a large matrix fall on the same few sets of the first. */
+static inline void ask(ahead *next, int count)
+{
+    for (int i = 0; i < count && next->runs > 0; i++) {
+        _mm_prefetch((const void *)(next->run + PANEL_LINE * (uintptr_t)next->line), _MM_HINT_T1);
+        if (++next->line == next->lines) {
+            next->line = 0;
+            next->run += next->stride;
+            next->runs--;
+        }
+    }
+}
+
+/* Bytes of a run before its first whole line. */
+static inline int64_t bytes_to_line(const uint8_t *p, int64_t bytes)
+{
+    const int64_t head = (int64_t)(-(uintptr_t)p % PANEL_LINE);
+    return head < bytes ? head : bytes;
+}
+
+/* Offsets of the columns whose codes share byte i of a group. */
+typedef struct group_columns {
+    int64_t low[GROUP], high[GROUP];
+} group_columns;
+
+static inline group_columns columns_of(awq_layout layout, int group, int64_t col_stride)
+{
+    group_columns c;
+    for (int i = 0; i < GROUP; i++) {
+        const int byte = group % BLOCK_GROUPS * GROUP + i;
+        const int64_t block = group / BLOCK_GROUPS * AWQ_BLOCK_CODES;
+        c.low[i] = (block + awq_low_column(layout, byte)) * col_stride;
+        c.high[i] = (block + awq_high_column(layout, byte)) * col_stride;
+    }
+    return c;
+}
+
+#endif
