@@ -150,7 +150,8 @@ PyObject *packed_repr(PyObject *self, PyObject *args, PyObject *kwargs);
 PyObject *packed_torch_dispatch(PyObject *module, PyObject *const *args, Py_ssize_t count, PyObject *names);
 
 /* packed_plan.c: how each op treats packed arguments, found from its schema once and cached. A borrowed object: None for an
-   op that only reads, an int of awqpack_plan_kind, or a tuple (written arguments, return sources) for one that writes. */
+   op that only reads, an int of awqpack_plan_kind, or a tuple (written arguments, return sources, awqpack_refusal,
+   whether it is a collective) for one that writes. */
 typedef enum awqpack_plan_kind {
     AWQPACK_PLAN_DECOMPOSE = 1, /* break the op up and dispatch its parts */
     AWQPACK_PLAN_ON_PAYLOAD,    /* the question is about memory: ask the payload */
@@ -159,6 +160,13 @@ typedef enum awqpack_plan_kind {
     AWQPACK_PLAN_VIEW,          /* reads only, and torch takes the result for a view of its argument */
 } awqpack_plan_kind;
 PyObject *awqpack_plan_of(PyObject *func);
+
+/* Why an op may not write into a packed tensor; the third field of its plan. */
+typedef enum awqpack_refusal {
+    AWQPACK_REFUSE_NOTHING = 0,
+    AWQPACK_REFUSE_METADATA, /* it changes size, strides or storage */
+    AWQPACK_REFUSE_RECEIVE,  /* its Work can be waited for once only, and that is the caller's to do */
+} awqpack_refusal;
 
 /* packed_writes.c: ops that write into a packed argument. */
 PyObject *packed_run_writing(PyObject *func, PyObject *plan, PyObject *args, PyObject *kwargs);

@@ -155,9 +155,12 @@ static PyObject *make_plan(PyObject *func)
         goto done;
     }
     sources = return_sources(schema, written);
-    const int is_refused = sources == NULL ? -1 : changes_metadata(func);
-    if (is_refused >= 0) {
-        plan = Py_BuildValue("(OOii)", written, sources, is_refused, is_collective);
+    const int is_metadata = sources == NULL ? -1 : changes_metadata(func);
+    if (is_metadata >= 0) {
+        const int refusal = is_metadata ? AWQPACK_REFUSE_METADATA
+                            : is_collective && strncmp(text, "c10d::recv_", 11) == 0 ? AWQPACK_REFUSE_RECEIVE
+                                                                                     : AWQPACK_REFUSE_NOTHING;
+        plan = Py_BuildValue("(OOii)", written, sources, refusal, is_collective);
     }
 done:
     Py_XDECREF(schema);

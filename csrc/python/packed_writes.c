@@ -363,11 +363,18 @@ PyObject *packed_run_writing(PyObject *func, PyObject *plan, PyObject *args, PyO
     if (!writes_packed) {
         return packed_run_plain(func, args, kwargs);
     }
-    if (PyLong_AsLong(PyTuple_GetItem(plan, 2))) {
+    switch (PyLong_AsLong(PyTuple_GetItem(plan, 2))) {
+    case AWQPACK_REFUSE_METADATA:
         return PyErr_Format(PyExc_RuntimeError,
                             "%S would change the size, strides or storage of an AWQPackedTensor in place, which its payload "
                             "cannot follow; work on p.unpack() and pack the result",
                             func);
+    case AWQPACK_REFUSE_RECEIVE:
+        return PyErr_Format(PyExc_RuntimeError,
+                            "%S cannot receive into an AWQPackedTensor; receive its p.payload, or plain codes and p.copy_ them",
+                            func);
+    default:
+        break;
     }
     if (func == awqpack.aten_copy_ && PyTuple_Size(args) >= 2) {
         PyObject *given = kwargs == NULL ? NULL : PyDict_GetItem(kwargs, awqpack.names.non_blocking);

@@ -1,0 +1,133 @@
+"""safetensors files with packed tensors: the round trip, what other readers see, and files that do not fit."""
+
+import json
+
+import pytest
+import torch
+from conftest import LAYOUTS, packed_tensor, torch_codes
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file as save_plain_file
+
+import awqpack
+from awqpack import AWQPackedTensor
+
+
+def read_header(path):
+    with safe_open(path, framework="pt") as file:
+        return file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+
+
+def write_header(path, change):
+    """Rewrites the file with its awqpack metadata changed."""
+    metadata, tensors = read_header(path)
+    header = json.loads(metadata["awqpack"])
+    header = change(header) or header
+    save_plain_file(tensors, path, {"awqpack": header if isinstance(header, str) else json.dumps(header)})
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "weights.safetensors"
+
+
+def test_round_trip(path, layout):
+    packed, plain = packed_tensor(layout), torch.rand(3, 5)
+    awqpack.save_file({"w": packed, "b": plain}, path, metadata={"format": "pt"})
+    loaded = awqpack.load_file(path)
+    assert sorted(loaded) == ["b", "w"]
+    weight = loaded["w"]
+    assert type(weight) is AWQPackedTensor
+    assert (weight.packing, weight.reorder) == (packed.packing, packed.reorder)
+    assert torch.equal(weight.payload, packed.payload)
+    assert torch.equal(weight.unpack(), packed.unpack())
+    assert torch.equal(loaded["b"], plain)
+    assert read_header(path)[0]["format"] == "pt"
+
+
+def test_strides_are_kept(path):
+    codes = torch_codes().t()
+    awqpack.save_file({"w": AWQPackedTensor.pack(codes)}, path)
+    weight = awqpack.load_file(path)["w"]
+    assert weight.stride() == codes.stride()
+    assert weight.unpack().stride() == codes.stride()
+    assert torch.equal(weight.unpack(), codes)
+
+
+@pytest.mark.parametrize(("name", "suffix"), [("v1", "awq_v1"), ("v1_reorder", "awq_v1_reorder"), ("v2", "awq_v2")])
+def test_any_reader_sees_the_payload(path, name, suffix):
+    packed = packed_tensor(LAYOUTS[name])
+    awqpack.save_file({"layer.weight": packed}, path)
+    metadata, tensors = read_header(path)
+    assert torch.equal(tensors[f"layer.weight.{suffix}"], packed.payload)
+    assert json.loads(metadata["awqpack"])["version"] == 1
+
+
+def test_tied_weights_are_stored_once(path):
+    packed = packed_tensor(LAYOUTS["v1"])
+    awqpack.save_file({"a": packed, "b": packed.detach()}, path)
+    assert len(read_header(path)[1]) == 1
+    loaded = awqpack.load_file(path)
+    assert loaded["a"].payload.data_ptr() == loaded["b"].payload.data_ptr()
+
+
+def test_files_of_others_load_as_they_are(path):
+    save_plain_file({"w": torch.arange(4)}, path)
+    loaded = awqpack.load_file(path)
+    assert type(loaded["w"]) is torch.Tensor
+    assert torch.equal(loaded["w"], torch.arange(4))
+
+
+def test_a_newer_format_is_refused(path):
+    awqpack.save_file({"w": packed_tensor(LAYOUTS["v1"])}, path)
+    write_header(path, lambda header: header.update(version=2))
+    with pytest.raises(ValueError, match=r"format 2; this awqpack reads up to 1"):
+        awqpack.load_file(path)
+
+
+DAMAGED = {
+    "no json": lambda header: "{",
+    "json of another kind": lambda header: "[1]",
+    "no version": lambda header: header.pop("version") and None,
+    "version of another kind": lambda header: header.update(version="x"),
+    "tensors of another kind": lambda header: header.update(tensors=[1, 2]),
+    "entry of another kind": lambda header: header["tensors"].update(w=3),
+    "key of no tensor": lambda header: header["tensors"]["w"].update(key="other"),
+    "packing 3": lambda header: header["tensors"]["w"].update(packing=3),
+    "packing of another layout": lambda header: header["tensors"]["w"].update(packing=2),
+    "reorder of another kind": lambda header: header["tensors"]["w"].update(reorder="no"),
+    "size too large": lambda header: header["tensors"]["w"].update(size=[64, 136]),
+    "size beyond 64 bits": lambda header: header["tensors"]["w"].update(size=[2**70, 128]),
+    "size of strings": lambda header: header["tensors"]["w"].update(size=["64", "128"]),
+    "negative size": lambda header: header["tensors"]["w"].update(size=[-64, 128]),
+    "stride of a view": lambda header: header["tensors"]["w"].update(stride=[0, 1]),
+    "no stride": lambda header: header["tensors"]["w"].pop("stride") and None,
+    "code": lambda header: header["tensors"]["w"].update(size="__import__('os').abort()"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_damaged_metadata_is_an_error(path, damage):
+    awqpack.save_file({"w": packed_tensor(LAYOUTS["v1"])}, path)
+    write_header(path, DAMAGED[damage])
+    with pytest.raises(ValueError, match=r"weights\.safetensors"):
+        awqpack.load_file(path)
+
+
+@pytest.mark.parametrize("length", [0, 4, 8, 100, -1])
+def test_a_file_cut_short_is_an_error(path, length):
+    awqpack.save_file({"w": packed_tensor(LAYOUTS["v1"])}, path)
+    path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(SafetensorError):
+        awqpack.load_file(path)
+
+
+def test_the_metadata_key_is_ours(path):
+    with pytest.raises(ValueError, match="awqpack"):
+        awqpack.save_file({"w": packed_tensor(LAYOUTS["v1"])}, path, metadata={"awqpack": "mine"})
+    assert not path.exists()
+
+
+def test_names_do_not_collide(path):
+    packed = packed_tensor(LAYOUTS["v1"])
+    with pytest.raises(ValueError, match=r"w\.awq_v1"):
+        awqpack.save_file({"w": packed, "w.awq_v1": torch.ones(2)}, path)
