@@ -19,6 +19,7 @@ ALLOWED_GROWTH = 1 << 19  # bytes: noise of the allocator; 100 rounds that each 
 LAYOUTS = [(AWQPacking.V1, False), (AWQPacking.V1, True), (AWQPacking.V2, False)]
 
 LIBC = ctypes.CDLL(None)
+HAS_ASAN = hasattr(LIBC, "__asan_init")  # it holds on to freed memory, so that growth says nothing
 
 
 def packed_tensors(shape=(64, 128)):
@@ -84,7 +85,7 @@ def check(work, packed, rounds_share=1, has_cycles=False):
     assert not moved, "reference counts moved: " + "; ".join(moved)
     assert after_objects - before_objects < 100, f"{after_objects - before_objects} more objects are alive"
     grown = after - before
-    assert grown < ALLOWED_GROWTH, f"memory grew by {grown} bytes in {rounds} rounds"
+    assert HAS_ASAN or grown < ALLOWED_GROWTH, f"memory grew by {grown} bytes in {rounds} rounds"
     print(f"{rounds} rounds: {grown} bytes, {after_objects - before_objects} objects, {cycles} in cycles")
 
 
