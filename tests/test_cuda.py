@@ -1,0 +1,228 @@
+"""What only a GPU shows: which kernel ran, streams, graphs, devices, checks on the device, moves between memories."""
+
+import pytest
+import torch
+from conftest import HAS_CUDA, LAYOUTS, assert_same, pack_array, packed_tensor, torch_codes
+
+import awqpack
+from awqpack import _C, AWQPackedTensor
+
+pytestmark = [
+    pytest.mark.cuda,
+    pytest.mark.skipif(not HAS_CUDA, reason="needs an NVIDIA GPU and a build with CUDA kernels"),
+]
+
+SHAPE = (256, 512)
+
+
+def expected_payload(codes, layout):
+    return torch.from_numpy(pack_array(codes.cpu().numpy(), layout))
+
+
+def kernels_of(call):
+    """Names of the kernels that call() launches."""
+    call()
+    torch.cuda.synchronize()
+    activities = [torch.profiler.ProfilerActivity.CUDA]
+    with torch.profiler.profile(activities=activities) as profile:
+        call()
+        torch.cuda.synchronize()
+    return [event.name for event in profile.events() if event.device_type == torch.autograd.DeviceType.CUDA]
+
+
+@pytest.fixture
+def _portable():
+    """CUDA tensors go to the portable kernels for the length of a test."""
+    _C.unregister_cuda()
+    yield
+    assert _C.register_cuda()
+
+
+def test_our_kernels_run(layout):
+    codes = torch_codes(SHAPE, "cuda")
+    payload = awqpack.pack(codes, layout.packing, layout.reorder)
+    for call in (
+        lambda: awqpack.pack(codes, layout.packing, layout.reorder, validate=False),
+        lambda: awqpack.unpack(payload, layout.packing, layout.reorder),
+    ):
+        names = kernels_of(call)
+        assert len(names) == 1, names
+        assert "awq_cuda" in names[0]
+
+
+@pytest.mark.usefixtures("_portable")
+def test_portable_kernels_agree(layout):
+    codes = torch_codes(SHAPE, "cuda")
+    payload = awqpack.pack(codes, layout.packing, layout.reorder)
+    assert_same(payload.cpu(), expected_payload(codes, layout))
+    assert_same(awqpack.unpack(payload, layout.packing, layout.reorder), codes)
+    assert not any("awq_cuda" in name for name in kernels_of(lambda: awqpack.pack(codes, layout.packing)))
+
+
+@pytest.mark.parametrize("index", range(2))
+def test_the_device_of_the_tensor_is_used(layout, index):
+    if index >= torch.cuda.device_count():
+        pytest.skip(f"needs {index + 1} GPUs; this machine has {torch.cuda.device_count()}")
+    before = torch.cuda.current_device()
+    codes = torch_codes(SHAPE, f"cuda:{index}")
+    payload = awqpack.pack(codes, layout.packing, layout.reorder)
+    assert payload.device == codes.device
+    assert_same(payload.cpu(), expected_payload(codes, layout))
+    assert_same(awqpack.unpack(payload, layout.packing, layout.reorder), codes)
+    assert torch.cuda.current_device() == before
+    assert torch.ones(1, device="cuda").device.index == before
+
+
+def test_the_current_stream_is_used(layout):
+    # The side stream is busy when the codes are made there: another stream would pack what is not there yet.
+    codes = torch_codes(SHAPE, "cuda")
+    stream = torch.cuda.Stream()
+    torch.cuda.synchronize()
+    with torch.cuda.stream(stream):
+        made = torch.zeros_like(codes)
+        torch.cuda._sleep(50_000_000)
+        made.copy_(codes)
+        payload = awqpack.pack(made, layout.packing, layout.reorder, validate=False)
+    stream.synchronize()
+    assert_same(payload.cpu(), expected_payload(codes, layout))
+
+
+def test_record_stream_reaches_the_payload():
+    packed = packed_tensor(LAYOUTS["v1"], device="cuda")
+    stream = torch.cuda.Stream()
+    torch.cuda.synchronize()
+    expected = packed.unpack().cpu()
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(50_000_000)
+        late = packed.unpack()
+        packed.record_stream(stream)
+    pointer = packed.payload.data_ptr()
+    del packed
+    reused = torch.full((64, 16), -1, dtype=torch.int32, device="cuda")
+    assert reused.data_ptr() != pointer, "the allocator gave memory away that the side stream still reads"
+    stream.synchronize()
+    assert_same(late.cpu(), expected)
+
+
+def test_graph_capture(layout):
+    codes = torch_codes(SHAPE, "cuda")
+    out = torch.zeros_like(awqpack.pack(codes, layout.packing, layout.reorder))
+    unpacked = torch.zeros_like(codes)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):  # validate=True must not synchronise here
+        awqpack.pack(codes, layout.packing, layout.reorder, out=out)
+        awqpack.unpack(out, layout.packing, layout.reorder, out=unpacked)
+    codes.copy_(15 - codes)
+    graph.replay()
+    torch.cuda.synchronize()
+    assert_same(out.cpu(), expected_payload(codes, layout))
+    assert_same(unpacked, codes)
+
+
+def test_capture_masks_what_it_cannot_check(layout):
+    codes = torch_codes(SHAPE, "cuda")
+    out = torch.zeros_like(awqpack.pack(codes, layout.packing, layout.reorder))
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        awqpack.pack(codes, layout.packing, layout.reorder, out=out)
+    expected = expected_payload(codes, layout)
+    codes |= 0xF0
+    graph.replay()
+    torch.cuda.synchronize()
+    assert_same(out.cpu(), expected)
+
+
+@pytest.mark.parametrize("order", ["row", "column", "strided"])
+def test_the_first_invalid_code_is_named(layout, order):
+    codes = torch_codes(SHAPE, "cuda")
+    codes[200, 5], codes[17, 300], codes[17, 301] = 255, 16, 200
+    given = {
+        "row": codes,
+        "column": codes.t().contiguous().t(),
+        "strided": torch.stack([codes, codes], -1)[..., 0],
+    }[order]
+    with pytest.raises(ValueError, match=r"codes\[17, 300\] is 16"):
+        awqpack.pack(given, layout.packing, layout.reorder)
+    masked = awqpack.pack(given, layout.packing, layout.reorder, validate=False)
+    assert_same(masked.cpu(), expected_payload(codes & 15, layout))
+
+
+def test_out_of_memory_changes_nothing():
+    torch.cuda.empty_cache()
+    free, _ = torch.cuda.mem_get_info()
+    cols = 1 << 16
+    payload = torch.zeros(1, cols // 8, dtype=torch.int32, device="cuda")
+    huge = torch.as_strided(payload, (2 * free // cols, cols // 8), (0, 1))  # its codes take twice what is free
+    before = torch.cuda.memory_allocated()
+    with pytest.raises(RuntimeError, match="memory"):
+        awqpack.unpack(huge)
+    assert torch.cuda.memory_allocated() == before
+    codes = torch_codes(SHAPE, "cuda")
+    assert_same(awqpack.unpack(awqpack.pack(codes)), codes)
+
+
+def test_more_than_two_to_the_31_codes():
+    rows, cols = (1 << 18) + 8, 1 << 13
+    codes = torch.zeros(rows, cols, dtype=torch.uint8, device="cuda")
+    codes[-1, -8:] = torch.arange(8, dtype=torch.uint8, device="cuda")
+    payload = awqpack.pack(codes)
+    assert int(payload[-1, -1]) == 0x76543210
+    assert int(payload.ne(0).sum()) == 1
+    assert torch.equal(awqpack.unpack(payload), codes)
+
+
+def test_moves(layout):
+    host = packed_tensor(layout)
+    device = host.cuda()
+    assert type(device) is AWQPackedTensor
+    assert type(device.cuda()) is AWQPackedTensor
+    copy = device.to("cuda", copy=True)
+    assert copy.payload.data_ptr() != device.payload.data_ptr()
+    for non_blocking in (False, True):
+        codes = device.to("cpu", non_blocking=non_blocking)
+        torch.cuda.synchronize()
+        assert type(codes) is torch.Tensor
+        assert_same(codes, host.unpack())
+    assert (device.numpy() == host.numpy()).all()
+
+
+def test_offload_to_pinned_memory_and_back(layout):
+    device = packed_tensor(layout, device="cuda")
+    rest = device.offload(pin_memory=True, non_blocking=True)
+    torch.cuda.synchronize()
+    assert rest.device.type == "cpu"
+    assert rest.payload.is_pinned()
+    assert rest.is_pinned()
+    back = rest.to("cuda", non_blocking=True)
+    torch.cuda.synchronize()
+    assert_same(back.payload, device.payload)
+
+
+def test_pin_memory_stays_packed():
+    pinned = packed_tensor(LAYOUTS["v1"]).pin_memory()
+    assert type(pinned) is AWQPackedTensor
+    assert pinned.payload.is_pinned()
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_compiled(layout, backend, fresh_dynamo):
+    packed = packed_tensor(layout, device="cuda")
+
+    def model(weight, x):
+        return x @ weight.unpack().to(x.dtype).t() + (weight + 1).sum()
+
+    x = torch.rand(3, 128, device="cuda")
+    compiled = torch.compile(model, fullgraph=True, backend=backend)
+    torch.testing.assert_close(compiled(packed, x), model(packed, x))
+
+
+def test_module_moves(layout):
+    module = torch.nn.Module()
+    module.weight = torch.nn.Parameter(packed_tensor(layout), requires_grad=False)
+    module.cuda()
+    assert type(module.weight) is AWQPackedTensor
+    assert module.weight.is_cuda
+    assert module.weight.payload.is_cuda
+    assert_same(module.weight.unpack().cpu(), torch_codes())
+    module.cpu()
+    assert_same(module.weight.detach(), torch_codes())
