@@ -78,7 +78,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--size", type=int, default=64, help="side of the matrix (default 64)")
-    parser.add_argument("--number", type=int, default=2000, help="calls in one timing (default 2000)")
+    parser.add_argument("--number", type=int, default=500, help="calls in one timing (default 500)")
     parser.add_argument("--repetitions", type=int, default=9, help="timings of each call (default 9)")
     parser.add_argument("--no-csv", action="store_true", help="print only")
     options = parser.parse_args()

@@ -38,7 +38,7 @@ def machine_name() -> str:
 
 
 def git_commit() -> str:
-    """Short commit of the tree that runs; with `-dirty` when files of it have changed since."""
+    """Short commit of the tree that runs; with `-dirty` when files of it have changed since. AWQPACK_COMMIT outside git."""
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(Path(__file__).parent), *arguments]
@@ -47,7 +47,7 @@ def git_commit() -> str:
     try:
         return git("rev-parse", "--short", "HEAD") + ("-dirty" if git("status", "--porcelain", "-uno") else "")
     except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+        return os.environ.get("AWQPACK_COMMIT", "unknown")
 
 
 def environment(machine: str | None = None) -> dict[str, str]:

@@ -1,5 +1,7 @@
 """What only a GPU shows: which kernel ran, streams, graphs, devices, checks on the device, moves between memories."""
 
+import gc
+
 import pytest
 import torch
 from conftest import HAS_CUDA, LAYOUTS, assert_same, pack_array, packed_tensor, torch_codes
@@ -148,6 +150,7 @@ def test_the_first_invalid_code_is_named(layout, order):
 
 
 def test_out_of_memory_changes_nothing():
+    gc.collect()
     torch.cuda.empty_cache()
     free, _ = torch.cuda.mem_get_info()
     cols = 1 << 16
@@ -224,5 +227,10 @@ def test_module_moves(layout):
     assert module.weight.is_cuda
     assert module.weight.payload.is_cuda
     assert_same(module.weight.unpack().cpu(), torch_codes())
+    # the tensor itself would become plain; a parameter is given its codes back and stays what it was
     module.cpu()
-    assert_same(module.weight.detach(), torch_codes())
+    assert type(module.weight) is AWQPackedTensor
+    assert module.weight.payload.device.type == "cpu"
+    assert_same(module.weight.unpack(), torch_codes())
+    module.to("cuda")
+    assert_same(module.weight.unpack().cpu(), torch_codes())

@@ -182,6 +182,14 @@ def test_data_is_assigned(layout):
     assert_same(parameter.unpack(), torch_codes(seed=4))
 
 
+def test_codes_are_assigned_as_data(layout):
+    # nn.Module.cpu() does this with a parameter that leaves the GPU, after to("cpu") has made plain codes of it.
+    parameter = torch.nn.Parameter(packed_tensor(layout), requires_grad=False)
+    parameter.data = torch_codes(seed=4)
+    assert type(parameter) is AWQPackedTensor
+    assert_same(parameter.unpack(), torch_codes(seed=4))
+
+
 def share(packed_in, packed_out):
     weight = packed_in.get(timeout=60)
     weight.fill_(9)

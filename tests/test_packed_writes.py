@@ -289,7 +289,9 @@ WRONG_KIND = {
     "copy_ of more dimensions": lambda t: t.copy_(torch.zeros(2, 64, 128, dtype=torch.uint8)),
     "add_ of another shape": lambda t: t.add_(torch.zeros(2, 64, 128, dtype=torch.uint8)),
     "add_ of float": lambda t: t.add_(0.5),
-    "data of another kind": lambda t: setattr(t, "data", torch.zeros(SHAPE, dtype=torch.uint8)),
+    "data of another kind": lambda t: setattr(t, "data", torch.zeros(SHAPE)),
+    "data that is no tensor": lambda t: setattr(t, "data", [[0]]),
+    "data of codes too large": lambda t: setattr(t, "data", torch.full(SHAPE, 16, dtype=torch.uint8)),
 }
 
 

@@ -257,30 +257,54 @@ static PyObject *get_data(PyObject *self, void *Py_UNUSED(closure))
     return PyObject_CallMethod(awqpack.data_descriptor, "__get__", "OO", self, (PyObject *)Py_TYPE(self));
 }
 
-/* torch would exchange size, stride and device, which it keeps, and lose the payload, which it does not know. */
+/* A packed tensor of plain uint8 codes, packed as `self` is. */
+static PyObject *pack_alike(PyObject *self, PyObject *codes)
+{
+    packed_fields fields;
+    if (packed_fields_get(self, &fields) < 0) {
+        return NULL;
+    }
+    PyObject *args = Py_BuildValue("(OOOOO)", (PyObject *)Py_TYPE(self), codes, fields.packing, fields.reorder, Py_True);
+    PyObject *result = args == NULL ? NULL : packed_pack(NULL, args);
+    Py_XDECREF(args);
+    packed_fields_clear(&fields);
+    return result;
+}
+
+/* torch would exchange size, stride and device, which it keeps, and lose the payload, which it does not know. Plain codes
+   come from nn.Module.cpu(), which moves a parameter by assigning the moved one: they are packed again where they are. */
 static int set_data(PyObject *self, PyObject *value, void *Py_UNUSED(closure))
 {
     packed_fields fields;
-    if (value == NULL || !awqpack_is_packed(value)) {
-        PyErr_Format(PyExc_TypeError, "the data of an AWQPackedTensor expects an AWQPackedTensor; got %R (copy_ packs codes)",
-                     value == NULL ? Py_None : (PyObject *)Py_TYPE(value));
-        return -1;
+    PyObject *dtype = NULL, *packed = NULL, *done = NULL;
+    int status = -1;
+    if (value != NULL && awqpack_is_packed(value)) {
+        Py_INCREF(value);
+        packed = value;
+    } else if (value != NULL && PyObject_TypeCheck(value, (PyTypeObject *)awqpack.tensor_type)) {
+        dtype = PyObject_GetAttr(value, awqpack.names.dtype);
+        packed = dtype == awqpack.uint8 ? pack_alike(self, value) : NULL;
     }
-    if (packed_fields_get(value, &fields) < 0) {
-        return -1;
+    if (packed == NULL) {
+        if (!PyErr_Occurred()) {
+            PyErr_Format(PyExc_TypeError, "the data of an AWQPackedTensor expects an AWQPackedTensor or uint8 codes; got %R",
+                         dtype == NULL ? (PyObject *)(value == NULL ? Py_None : (PyObject *)Py_TYPE(value)) : dtype);
+        }
+    } else if (packed_fields_get(packed, &fields) == 0) {
+        done = PyObject_CallMethod(awqpack.data_descriptor, "__set__", "OO", self, packed);
+        if (done != NULL && PyObject_SetAttr(self, awqpack.names._data, fields.payload) == 0) {
+            status = PyObject_SetAttr(self, awqpack.names._meta, fields.meta);
+        }
+        packed_fields_clear(&fields);
     }
-    PyObject *done = PyObject_CallMethod(awqpack.data_descriptor, "__set__", "OO", self, value);
-    const int status = done == NULL || PyObject_SetAttr(self, awqpack.names._data, fields.payload) < 0 ||
-                               PyObject_SetAttr(self, awqpack.names._meta, fields.meta) < 0
-                           ? -1
-                           : 0;
+    Py_XDECREF(dtype);
+    Py_XDECREF(packed);
     Py_XDECREF(done);
-    packed_fields_clear(&fields);
     return status;
 }
 
 static PyGetSetDef packed_getters[] = {
-    {"data", get_data, set_data, "As torch.Tensor.data; what is assigned must be packed too.", NULL},
+    {"data", get_data, set_data, "As torch.Tensor.data; uint8 codes that are assigned are packed.", NULL},
     {"payload", get_payload, NULL, "The int32 (V1) or int16 (V2) tensor that AWQ kernels read.", NULL},
     {"packing", get_meta, NULL, "AWQPacking.V1 or AWQPacking.V2.", (void *)0},
     {"reorder", get_meta, NULL, "Whether V1 words hold their columns in AutoAWQ's gemm order.", (void *)1},
