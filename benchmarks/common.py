@@ -38,7 +38,7 @@ def machine_name() -> str:
 
 
 def git_commit() -> str:
-    """Short commit of the tree that runs; with `-dirty` when files of it have changed since. AWQPACK_COMMIT outside git."""
+    """Short commit of the tree that runs, with `-dirty` when files have changed since; AWQPACK_COMMIT outside git."""
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(Path(__file__).parent), *arguments]

@@ -84,7 +84,7 @@ _PLACES = [0, 2, 4, 6, 1, 3, 5, 7]
 def torch_pack(codes: torch.Tensor, layout: Layout) -> torch.Tensor:
     """What one writes without a packer; V2 has no one-liner, so that awqpack's portable kernels stand in."""
     if layout.packing == 2:
-        return portable.pack(codes, 2, False)
+        return portable.pack(codes, 2, False, False)
     words = codes.view(len(codes), -1, 8)
     shifts = torch.arange(0, 32, 4, dtype=torch.int32, device=codes.device)
     return ((words[..., _PLACES] if layout.reorder else words).int() << shifts).sum(-1, dtype=torch.int32)
