@@ -85,9 +85,25 @@ def cuda_root(nvcc: Path) -> Path:
     return nvcc.resolve().parent.parent
 
 
+def cuda_archs(nvcc: Path) -> list[str]:
+    """AWQPACK_CUDA_ARCHS, or those of CUDA_ARCHS that this nvcc knows."""
+    wish = os.environ.get("AWQPACK_CUDA_ARCHS")
+    if wish is not None:
+        archs = wish.replace(";", " ").replace(",", " ").split()
+        if not archs or not all(arch.isdigit() for arch in archs):
+            raise SystemExit(f'AWQPACK_CUDA_ARCHS expects numbers such as "80 90"; got {wish!r}')
+        return archs
+    listed = subprocess.run([nvcc, "--list-gpu-arch"], capture_output=True, text=True)
+    known = {line.strip().removeprefix("compute_") for line in listed.stdout.splitlines()}
+    archs = [arch for arch in CUDA_ARCHS if arch in known]
+    if not archs:
+        raise SystemExit(f"{nvcc} knows none of sm_{', sm_'.join(CUDA_ARCHS)}; AWQPACK_CUDA=0 builds without CUDA")
+    return archs
+
+
 def compile_cuda(nvcc: Path) -> tuple[list[str], list[str]]:
     """Objects of cuda/*.cu, and the directories that hold the static CUDA runtime."""
-    archs = os.environ.get("AWQPACK_CUDA_ARCHS", " ".join(CUDA_ARCHS)).replace(";", " ").split()
+    archs = cuda_archs(nvcc)
     codes = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in archs]
     codes.append(f"-gencode=arch=compute_{archs[-1]},code=compute_{archs[-1]}")
     names = " ".join([*(f"sm_{arch}" for arch in archs), f"compute_{archs[-1]}"])
@@ -113,7 +129,8 @@ def compile_cuda(nvcc: Path) -> tuple[list[str], list[str]]:
                 "-o",
                 target,
             ]
-            subprocess.run(command, check=True, cwd=ROOT)
+            if subprocess.run(command, cwd=ROOT).returncode != 0:
+                raise SystemExit(f"{nvcc} could not compile {source}; AWQPACK_CUDA=0 builds without CUDA")
         objects.append(str(target))
     root = cuda_root(nvcc)
     libraries = [path for path in (root / "lib64", root / "lib", *root.glob("targets/*/lib")) if path.is_dir()]

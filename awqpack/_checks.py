@@ -81,8 +81,10 @@ def codes_shape(payload: torch.Tensor, packing: int) -> tuple[int, ...]:
     return (*batch, rows * 4, cols)
 
 
-def require_out(out: torch.Tensor, dtype: torch.dtype, shape: Sequence[int]) -> None:
+def require_out(out: torch.Tensor, given: torch.Tensor, dtype: torch.dtype, shape: Sequence[int]) -> None:
     require_dense(out, "out")
+    if out.device != given.device:
+        raise ValueError(f"out expects the device of the input, {given.device}; got {out.device}")
     if out.dtype != dtype:
         raise ValueError(f"out expects dtype {str(dtype).removeprefix('torch.')}; got {out.dtype}")
     if tuple(out.shape) != tuple(shape):

@@ -22,11 +22,11 @@ def _unpack(
 
 
 def _pack_out(codes: torch.Tensor, packing: int, reorder: bool, validate: bool = True, *, out: torch.Tensor) -> None:
-    _checks.require_out(out, _checks.payload_dtype(packing), _checks.payload_shape(codes, packing))
+    _checks.require_out(out, codes, _checks.payload_dtype(packing), _checks.payload_shape(codes, packing))
 
 
 def _unpack_out(payload: torch.Tensor, packing: int, reorder: bool, *, out: torch.Tensor) -> None:
-    _checks.require_out(out, torch.uint8, _checks.codes_shape(payload, packing))
+    _checks.require_out(out, payload, torch.uint8, _checks.codes_shape(payload, packing))
 
 
 def register() -> None:

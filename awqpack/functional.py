@@ -15,18 +15,29 @@ if TYPE_CHECKING:
 ArrayOrTensor = TypeVar("ArrayOrTensor", torch.Tensor, "npt.NDArray[Any]")
 
 
+def _require_bool(name: str, value: object) -> None:
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} expects True or False; got {value!r}")
+
+
 def _number(packing: AWQPacking, reorder: bool) -> int:
     """Packing as the ops number it, once both arguments are known to be what they should be."""
     if not isinstance(packing, AWQPacking):
         raise TypeError(f"packing expects AWQPacking.V1 or AWQPacking.V2; got {packing!r}")
-    if not isinstance(reorder, bool):
-        raise TypeError(f"reorder expects True or False; got {reorder!r}")
+    _require_bool("reorder", reorder)
     return 1 if packing is AWQPacking.V1 else 2
 
 
-def _require_tensor_out(out: object) -> None:
+def _require_tensor_out(out: object, given: torch.Tensor) -> None:
     if not isinstance(out, torch.Tensor):
         raise TypeError(f"out expects a torch.Tensor, as the input is one; got {type(out)}")
+    if out.device != given.device:
+        raise ValueError(f"out expects the device of the input, {given.device}; got {out.device}")
+
+
+def _require_array_out(out: object) -> None:
+    if isinstance(out, torch.Tensor):
+        raise TypeError("out expects a numpy.ndarray, as the input is no tensor; got a torch.Tensor")
 
 
 def _mark_written(out: torch.Tensor) -> None:
@@ -66,11 +77,13 @@ def pack(
         TypeError: an argument is of another type.
     """
     number = _number(packing, reorder)
+    _require_bool("validate", validate)
     if not isinstance(codes, torch.Tensor):
+        _require_array_out(out)
         return _C.pack_array(codes, number, reorder, validate, out, None)
     if out is None:
         return torch.ops.awqpack.pack(codes, number, reorder, validate)  # type: ignore[no-any-return]
-    _require_tensor_out(out)
+    _require_tensor_out(out, codes)
     torch.ops.awqpack.pack_out(codes, number, reorder, validate, out=out)
     _mark_written(out)
     return out
@@ -101,10 +114,11 @@ def unpack(
     """
     number = _number(packing, reorder)
     if not isinstance(payload, torch.Tensor):
+        _require_array_out(out)
         return _C.unpack_array(payload, number, reorder, out, None)
     if out is None:
         return torch.ops.awqpack.unpack(payload, number, reorder)  # type: ignore[no-any-return]
-    _require_tensor_out(out)
+    _require_tensor_out(out, payload)
     torch.ops.awqpack.unpack_out(payload, number, reorder, out=out)
     _mark_written(out)
     return out

@@ -63,6 +63,8 @@ def save_file(
         ValueError: two tensors would get the same name, or metadata uses the key ``awqpack``.
     """
     safetensors = _require_safetensors()
+    if not isinstance(tensors, Mapping):
+        raise TypeError(f"save_file expects tensors by name, in a mapping; got {type(tensors)}")
     if metadata is not None and _METADATA_KEY in metadata:
         raise ValueError(f"metadata expects keys other than {_METADATA_KEY!r}, which save_file writes itself")
     stored: dict[str, torch.Tensor] = {}
@@ -120,7 +122,7 @@ def load_file(path: str | os.PathLike[str], device: torch.device | str = "cpu") 
         device: where the tensors, and the payloads of packed ones, go.
 
     Returns:
-        The tensors by name, in the file's order; packed ones as ``AWQPackedTensor``, on the CPU too.
+        The tensors by name: packed ones first, as ``AWQPackedTensor``, on the CPU too, then the others.
 
     Raises:
         ValueError: the file was written by a newer format, or its awqpack metadata does not fit its tensors.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 
@@ -22,7 +23,8 @@ Args:
 
 ``AWQPackedTensor.pack(codes)`` makes one; ``unpack()`` returns the codes. ``detach``, copies and moves towards CUDA
 and XPU stay packed; every other op runs on unpacked codes and returns a plain tensor; an op that writes into a packed
-tensor repacks it.
+tensor repacks it. A view (``p[0]``, ``p.t()``, ``p.narrow(...)``) is a copy: write with ``p[0] = codes``, not
+``p[0].copy_(codes)``.
 
 Raises:
     ValueError: the payload's dtype, layout or shape, or size and stride, do not fit the packing.
@@ -94,6 +96,28 @@ def _stable_hash_for_caching(self: AWQPackedTensor) -> str:
     )
 
 
+def _written_through_codes(name: str) -> Callable[..., torch.Tensor]:
+    """Tensor.<name> for a packed tensor, of an op that writes into a view of its argument and so never reaches dispatch."""
+
+    def method(self: AWQPackedTensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        codes = self.unpack()
+        getattr(codes, name)(*args, **kwargs)
+        return self.copy_(codes)
+
+    method.__name__ = name
+    method.__qualname__ = f"AWQPackedTensor.{name}"
+    return method
+
+
+def _dlpack(self: AWQPackedTensor, **kwargs: Any) -> Any:
+    """Exports a copy of the codes; the payload can be exported as p.payload."""
+    return self.unpack().__dlpack__(**kwargs)
+
+
+def _dlpack_device(self: AWQPackedTensor) -> Any:
+    return self.payload.__dlpack_device__()
+
+
 rebuild_packed_tensor.__module__ = "awqpack"
 
 AWQPackedTensor = _C.create_class(AWQPacking, rebuild_packed_tensor, _DOC)
@@ -101,3 +125,7 @@ _pack.__name__ = "pack"
 _pack.__qualname__ = "AWQPackedTensor.pack"
 AWQPackedTensor.pack = classmethod(_pack)
 AWQPackedTensor._stable_hash_for_caching = _stable_hash_for_caching
+AWQPackedTensor.__dlpack__ = _dlpack
+AWQPackedTensor.__dlpack_device__ = _dlpack_device
+for _name in ("fill_diagonal_", "apply_", "map_"):
+    setattr(AWQPackedTensor, _name, _written_through_codes(_name))

@@ -4,7 +4,7 @@
 
 enum {
     RUN_CODES = 1 << 15,           /* codes of one unit of a row-major walk: long runs, yet enough units to share */
-    TASK_CODES = 1 << 16,          /* fewer codes than this are not worth waking a thread */
+    TASK_CODES = 1 << 19, /* fewer codes than this take less time than a thread that wakes late on a busy machine */
     MIN_UNITS = 128,               /* panels shrink until there are this many, so that every thread gets some */
     STAGE_ROWS = 64,               /* what passes through dense copies at once */
     STAGE_COLS = 128,

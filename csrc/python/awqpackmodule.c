@@ -133,6 +133,7 @@ static int import_torch_objects(void)
         {&awqpack.is_inference_on, "is_inference_mode_enabled"},
         {&awqpack.inference_mode, "inference_mode"},
         {&awqpack.increment_version, "autograd.graph.increment_version"},
+        {&awqpack.forbid_data_ptr, "_C._set_throw_on_mutable_data_ptr"},
         {&awqpack.device_type, "device"},
         {&awqpack.data_descriptor, "Tensor.data"},
         {&awqpack.op_pack, "ops.awqpack.pack.default"},

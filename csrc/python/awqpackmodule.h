@@ -63,6 +63,7 @@
     X(is_inference_on)  /* torch.is_inference_mode_enabled */          \
     X(inference_mode)   /* torch.inference_mode */                     \
     X(increment_version) /* torch.autograd.graph.increment_version */  \
+    X(forbid_data_ptr)  /* torch._C._set_throw_on_mutable_data_ptr */  \
     X(device_type)      /* torch.device */                             \
     X(data_descriptor)  /* torch.Tensor.data, before the class hides it */ \
     X(op_pack)          /* torch.ops.awqpack.pack.default */           \

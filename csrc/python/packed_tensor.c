@@ -21,6 +21,14 @@ PyObject *packed_new(PyObject *cls, PyObject *payload, PyObject *meta)
                          PyObject_SetAttr(self, awqpack.names._meta, meta) < 0)) {
         Py_CLEAR(self);
     }
+    /* The wrapper's own data pointer is null: torch code that goes past dispatch must raise there, not crash. */
+    if (self != NULL && Py_TYPE(payload) == (PyTypeObject *)awqpack.tensor_type) {
+        PyObject *done = PyObject_CallFunctionObjArgs(awqpack.forbid_data_ptr, self, NULL);
+        if (done == NULL) {
+            Py_CLEAR(self);
+        }
+        Py_XDECREF(done);
+    }
 done:
     Py_XDECREF(device);
     Py_XDECREF(args);
@@ -99,7 +107,7 @@ static int read_geometry(PyObject *data, PyObject *packing, PyObject *size, PyOb
         char shape_text[160], payload_text[160];
         awq_format_shape(expected, payload_ndim, shape_text, sizeof shape_text);
         awq_format_shape(payload_sizes, payload_ndim, payload_text, sizeof payload_text);
-        PyErr_Format(PyExc_ValueError, "AWQPackedTensor expects size %s for a %S payload of shape %s; got %R", shape_text,
+        PyErr_Format(PyExc_ValueError, "AWQPackedTensor expects size %s with an %S payload of shape %s; got %R", shape_text,
                      packing, payload_text, size);
         return -1;
     }
