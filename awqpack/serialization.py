@@ -103,9 +103,9 @@ def _read_entries(text: str | None, path: str | os.PathLike[str]) -> dict[str, A
         header = json.loads(text)
         version = header["version"]
         entries = header["tensors"]
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise ValueError(f"{path}: the awqpack metadata is damaged ({error!r})") from error
-    if not isinstance(version, int) or version > FORMAT_VERSION:
+    if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
         raise ValueError(
             f"{path} is in awqpack format {version!r}; this awqpack reads up to {FORMAT_VERSION}: install a newer one"
         )
@@ -143,6 +143,11 @@ def load_file(path: str | os.PathLike[str], device: torch.device | str = "cpu") 
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"{path}: the awqpack metadata of {name!r} does not fit the file: {error}") from error
     for key, tensor in stored.items():
-        if key not in packed_keys:
-            result[key] = tensor
+        if key in packed_keys:
+            continue
+        if key in result:
+            raise ValueError(
+                f"{path}: the awqpack metadata names a packed tensor {key!r}, which the file stores as a plain one"
+            )
+        result[key] = tensor
     return result

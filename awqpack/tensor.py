@@ -73,8 +73,9 @@ def _pack(
 
 
 def _recorded_stride(t: torch.Tensor) -> tuple[int, ...]:
-    """Strides that a packed t records, for the two cases that tracing tells apart."""
-    if t.dim() == 2 and not t.is_contiguous() and t.t().is_contiguous():
+    """Strides that a packed t records, where tracing tells dense tensors apart: contiguous, or with the last two
+    dimensions exchanged; all others record contiguous strides."""
+    if t.dim() >= 2 and not t.is_contiguous() and t.transpose(-1, -2).is_contiguous():
         return t.stride()
     return _checks.ordered_strides(t.shape, None)
 
@@ -97,7 +98,7 @@ def _stable_hash_for_caching(self: AWQPackedTensor) -> str:
 
 
 def _written_through_codes(name: str) -> Callable[..., torch.Tensor]:
-    """Tensor.<name> for a packed tensor, of an op that writes into a view of its argument and so never reaches dispatch."""
+    """Tensor.<name> for a packed tensor, where the op writes into a view of its argument and never reaches dispatch."""
 
     def method(self: AWQPackedTensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         codes = self.unpack()

@@ -225,6 +225,24 @@ def test_reorder_that_is_no_bool(reorder):
     refused(AWQPackedTensor, payload, V1, reorder, (8, 64), (64, 1), error=TypeError, words=["bool"])
 
 
+@pytest.mark.parametrize("validate", ["no", 0, None], ids=repr)
+def test_validate_that_is_no_bool(validate):
+    words = ["validate expects True or False", repr(validate)]
+    refused(awqpack.pack, torch_zeros(), validate=validate, error=TypeError, words=words)
+    refused(awqpack.pack, np.zeros((8, 64), np.uint8), validate=validate, error=TypeError, words=words)
+    refused(AWQPackedTensor.pack, torch_zeros(), validate=validate, error=TypeError, words=["bool"])
+
+
+def test_out_of_another_kind_or_device():
+    on_meta = torch.empty(8, 8, dtype=torch.int32, device="meta")
+    refused(awqpack.pack, torch_zeros(), out=on_meta, words=["out expects the device of the input, cpu", "meta"])
+    refused(
+        torch.ops.awqpack.pack_out, torch_zeros(), 1, False, out=on_meta, words=["out expects the device of the input"]
+    )
+    array = np.zeros((8, 64), np.uint8)
+    refused(awqpack.pack, array, out=torch.empty(8, 8), error=TypeError, words=["numpy.ndarray", "torch.Tensor"])
+
+
 @pytest.mark.parametrize("number", [0, 3, -1, 2**40])
 @pytest.mark.parametrize("where", ["cpu", "meta"])
 def test_packing_number_of_the_ops(number, where):

@@ -73,7 +73,14 @@ def scatter(rank, layout):
     return [(packed, codes_of(rank))]
 
 
-COLLECTIVES = [broadcast, broadcast_async, all_reduce, all_gather, send_recv, scatter]
+def functional_all_reduce(rank, layout):
+    packed = pack(codes_of(rank), layout)
+    group = dist.group.WORLD.group_name
+    torch.ops._c10d_functional.all_reduce_(packed, "sum", group)
+    return [(packed, codes_of(0) + codes_of(1))]
+
+
+COLLECTIVES = [functional_all_reduce, broadcast, broadcast_async, all_reduce, all_gather, send_recv, scatter]
 
 
 def work(rank, port, results):

@@ -246,7 +246,8 @@ bool awq_dense_strides(int64_t ndim, const int64_t *sizes, const int64_t *order,
         }
         is_placed[d] = true;
         strides[d] = stride;
-        stride *= sizes[d] > 1 ? sizes[d] : 1;
+        /* A broadcast input can have more elements than 63 bits count: its allocation fails later. */
+        stride = (int64_t)((uint64_t)stride * (uint64_t)(sizes[d] > 1 ? sizes[d] : 1));
     }
     return true;
 }

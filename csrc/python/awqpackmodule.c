@@ -136,6 +136,7 @@ static int import_torch_objects(void)
         {&awqpack.forbid_data_ptr, "_C._set_throw_on_mutable_data_ptr"},
         {&awqpack.device_type, "device"},
         {&awqpack.data_descriptor, "Tensor.data"},
+        {&awqpack.parameter_type, "nn.Parameter"},
         {&awqpack.op_pack, "ops.awqpack.pack.default"},
         {&awqpack.op_unpack, "ops.awqpack.unpack.default"},
         {&awqpack.aten_detach, "ops.aten.detach.default"},

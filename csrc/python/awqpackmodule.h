@@ -18,33 +18,26 @@
     X(arguments)         \
     X(before_set)        \
     X(clone)             \
-    X(contiguous)        \
-    X(copy)              \
     X(copy_)             \
     X(cpu)               \
     X(data_ptr)          \
     X(detach)            \
     X(device)            \
     X(dtype)             \
-    X(expand_as)         \
     X(is_inference)      \
     X(is_write)          \
     X(layout)            \
     X(memory_format)     \
     X(name)              \
     X(non_blocking)      \
-    X(numpy)             \
     X(pin_memory)        \
-    X(requires_grad)     \
     X(resize_)           \
     X(returns)           \
     X(shape)             \
-    X(size)              \
     X(stride)            \
     X(strides)           \
     X(to)                \
     X(type)              \
-    X(unpack)            \
     X(value)
 
 /* Objects of torch that the class works with; each is a strong reference. */
@@ -65,6 +58,7 @@
     X(increment_version) /* torch.autograd.graph.increment_version */  \
     X(forbid_data_ptr)  /* torch._C._set_throw_on_mutable_data_ptr */  \
     X(device_type)      /* torch.device */                             \
+    X(parameter_type)   /* torch.nn.Parameter */                       \
     X(data_descriptor)  /* torch.Tensor.data, before the class hides it */ \
     X(op_pack)          /* torch.ops.awqpack.pack.default */           \
     X(op_unpack)                                                       \
@@ -72,7 +66,6 @@
     X(aten_to_copy)                                                    \
     X(aten_copy_)                                                      \
     X(rebuild)          /* what pickle calls to make a packed tensor */ \
-    X(packing_type)     /* AWQPacking */                               \
     X(packing_v1)                                                      \
     X(packing_v2)                                                      \
     X(one)                                                             \
@@ -125,16 +118,22 @@ int awqpack_check_packing(PyObject *packing);
 int awqpack_read_ints(PyObject *sequence, const char *what, int64_t *values, Py_ssize_t *count);
 /* Stride order of a dense tensor: None when contiguous; NULL without an exception when the strides are not dense. */
 PyObject *awqpack_stride_order(const int64_t *sizes, const int64_t *strides, Py_ssize_t ndim);
-/* The ints of a stride order tuple. */
-int awqpack_read_order(PyObject *order, int64_t *values);
+/* The ints of a stride order tuple, which must have ndim of them. */
+int awqpack_read_order(PyObject *order, Py_ssize_t ndim, int64_t *values);
+/* Contiguous strides of sizes that may be symbolic, as a tuple. */
+PyObject *awqpack_contiguous_strides(PyObject *size);
+/* A tuple of ints. */
+PyObject *awqpack_int_tuple(const int64_t *values, Py_ssize_t count);
 /* Strides of sizes in that order, as a tuple. */
 PyObject *awqpack_dense_strides(const int64_t *sizes, Py_ssize_t ndim, PyObject *order);
 
-/* The order and strides to record for symbolic sizes: contiguous and transposed matrices keep theirs, all others become
-   contiguous. New references. */
+/* The order and strides to record for symbolic sizes: contiguous and transposed matrices, batches of them too, keep theirs,
+   all others become contiguous. New references. */
 int awqpack_symbolic_strides(PyObject *size, PyObject *stride, PyObject **order, PyObject **dense);
 
 /* packed_tensor.c: builds the class; packed_new makes an instance without checks. */
+/* True when data is a dense tensor of the packing's dtype; an exception otherwise. */
+int packed_check_payload(PyObject *data, PyObject *packing);
 PyObject *awqpack_create_class(PyObject *module, PyObject *args);
 PyObject *packed_new(PyObject *cls, PyObject *payload, PyObject *meta);
 
@@ -150,9 +149,9 @@ PyObject *packed_repr(PyObject *self, PyObject *args, PyObject *kwargs);
 /* packed_dispatch.c */
 PyObject *packed_torch_dispatch(PyObject *module, PyObject *const *args, Py_ssize_t count, PyObject *names);
 
-/* packed_plan.c: how each op treats packed arguments, found from its schema once and cached. A borrowed object: None for an
+/* packed_plan.c: how each op treats packed arguments, found from its schema once and cached. A new reference: None for an
    op that only reads, an int of awqpack_plan_kind, or a tuple (written arguments, return sources, awqpack_refusal,
-   whether it is a collective) for one that writes. */
+   awqpack_collective) for one that writes. */
 typedef enum awqpack_plan_kind {
     AWQPACK_PLAN_DECOMPOSE = 1, /* break the op up and dispatch its parts */
     AWQPACK_PLAN_ON_PAYLOAD,    /* the question is about memory: ask the payload */
@@ -168,6 +167,13 @@ typedef enum awqpack_refusal {
     AWQPACK_REFUSE_METADATA, /* it changes size, strides or storage */
     AWQPACK_REFUSE_RECEIVE,  /* its Work can be waited for once only, and that is the caller's to do */
 } awqpack_refusal;
+
+/* How a collective says that it has ended; the fourth field of its plan. */
+typedef enum awqpack_collective {
+    AWQPACK_NO_COLLECTIVE = 0,
+    AWQPACK_RETURNS_WORK,   /* c10d: its result has wait() */
+    AWQPACK_WAIT_TENSOR,    /* _c10d_functional: wait_tensor of what it writes */
+} awqpack_collective;
 
 /* packed_writes.c: ops that write into a packed argument. */
 PyObject *packed_run_writing(PyObject *func, PyObject *plan, PyObject *args, PyObject *kwargs);

@@ -118,14 +118,10 @@ static PyObject *move_packed(PyObject *func, PyObject *self, const packed_fields
         return NULL;
     }
     if (given(kwargs, awqpack.names.memory_format) == awqpack.contiguous_format && fields->order != Py_None) {
-        int64_t sizes[AWQ_MAX_DIMS];
-        Py_ssize_t ndim;
-        PyObject *stride = NULL, *meta = NULL;
-        if (awqpack_read_ints(fields->size, "to", sizes, &ndim) > 0) {
-            stride = awqpack_dense_strides(sizes, ndim, Py_None);
-            meta = stride == NULL ? NULL : packed_meta_new(fields->packing, fields->reorder, Py_None, fields->size, stride);
-            result = meta == NULL ? NULL : packed_new((PyObject *)Py_TYPE(self), payload, meta);
-        }
+        PyObject *stride = awqpack_contiguous_strides(fields->size);
+        PyObject *meta =
+            stride == NULL ? NULL : packed_meta_new(fields->packing, fields->reorder, Py_None, fields->size, stride);
+        result = meta == NULL ? NULL : packed_new((PyObject *)Py_TYPE(self), payload, meta);
         Py_XDECREF(stride);
         Py_XDECREF(meta);
     } else {
@@ -191,7 +187,7 @@ static PyObject *dispatch_to_copy(PyObject *func, PyObject *self, PyObject *kwar
     if ((to_compute || host_copy) && has_plain_layout && has_plain_format) {
         result = move_packed(func, self, &fields, kwargs);
     } else {
-        result = move_plain(func, &fields, kwargs, from_compute && has_plain_layout && has_plain_format);
+        result = move_plain(func, &fields, kwargs, from_compute && has_plain_layout && has_plain_format && format != awqpack.contiguous_format);
     }
 done:
     Py_XDECREF(source);
@@ -369,7 +365,8 @@ PyObject *packed_torch_dispatch(PyObject *Py_UNUSED(module), PyObject *const *ar
             return PyErr_Format(PyExc_TypeError, "__torch_dispatch__ got an unexpected argument %R", name);
         }
     }
-    if (count < 3 || count > 5 || (op_args != NULL && !PyTuple_CheckExact(op_args))) {
+    if (count < 3 || count > 5 || (op_args != NULL && !PyTuple_CheckExact(op_args)) ||
+        (op_kwargs != NULL && op_kwargs != Py_None && !PyDict_Check(op_kwargs))) {
         return PyErr_Format(PyExc_TypeError, "__torch_dispatch__ expects (func, types, args=(), kwargs=None)");
     }
     PyObject *func = args[1];
@@ -403,6 +400,7 @@ PyObject *packed_torch_dispatch(PyObject *Py_UNUSED(module), PyObject *const *ar
     } else {
         result = dispatch_special(PyLong_AsLong(plan), func, op_args, op_kwargs);
     }
+    Py_DECREF(plan);
 done:
     Py_XDECREF(empty);
     return result;

@@ -24,6 +24,11 @@ int packed_fields_get(PyObject *self, packed_fields *fields)
         packed_fields_clear(fields);
         return -1;
     }
+    if (!PyTuple_CheckExact(fields->meta)) {
+        PyErr_Format(PyExc_TypeError, "AWQPackedTensor expects a tuple as its _meta; got %R", fields->meta);
+        packed_fields_clear(fields);
+        return -1;
+    }
     PyObject **slots[] = {&fields->packing, &fields->reorder, &fields->order, &fields->size, &fields->stride};
     for (Py_ssize_t i = 0; i < 5; i++) {
         *slots[i] = PyTuple_GetItem(fields->meta, i);
@@ -97,7 +102,7 @@ int awqpack_read_ints(PyObject *sequence, const char *what, int64_t *values, Py_
     for (Py_ssize_t i = 0; result == 1 && i < *count; i++) {
         result = read_int(PyTuple_GetItem(items, i), &values[i]);
     }
-    if (result < 0) {
+    if (result < 0 && (PyErr_ExceptionMatches(PyExc_OverflowError) || PyErr_ExceptionMatches(PyExc_TypeError))) {
         const int is_overflow = PyErr_ExceptionMatches(PyExc_OverflowError);
         PyErr_Format(is_overflow ? PyExc_ValueError : PyExc_TypeError, "%s expects a sequence of ints%s; got %R", what,
                      is_overflow ? " below 2^63" : "", sequence);
@@ -147,19 +152,20 @@ PyObject *awqpack_stride_order(const int64_t *sizes, const int64_t *strides, Py_
         }
         expected *= dims[i].size;
     }
-    PyObject *order = PyTuple_New(ndim);
-    for (Py_ssize_t i = 0; order != NULL && i < ndim; i++) {
-        PyObject *index = PyLong_FromSsize_t(dims[i].index);
-        if (index == NULL || PyTuple_SetItem(order, i, index) < 0) {
-            Py_CLEAR(order);
-        }
+    int64_t order[AWQ_MAX_DIMS];
+    for (Py_ssize_t i = 0; i < ndim; i++) {
+        order[i] = dims[i].index;
     }
-    return order;
+    return awqpack_int_tuple(order, ndim);
 }
 
-int awqpack_read_order(PyObject *order, int64_t *values)
+int awqpack_read_order(PyObject *order, Py_ssize_t ndim, int64_t *values)
 {
-    for (Py_ssize_t i = 0; i < PyTuple_Size(order); i++) {
+    if (!PyTuple_Check(order) || PyTuple_Size(order) != ndim) {
+        PyErr_Format(PyExc_ValueError, "stride_order expects one entry for each of the %zd dimensions; got %R", ndim, order);
+        return -1;
+    }
+    for (Py_ssize_t i = 0; i < ndim; i++) {
         values[i] = PyLong_AsLongLong(PyTuple_GetItem(order, i));
         if (values[i] == -1 && PyErr_Occurred()) {
             return -1;
@@ -168,34 +174,39 @@ int awqpack_read_order(PyObject *order, int64_t *values)
     return 0;
 }
 
-PyObject *awqpack_dense_strides(const int64_t *sizes, Py_ssize_t ndim, PyObject *order)
+PyObject *awqpack_int_tuple(const int64_t *values, Py_ssize_t count)
 {
-    int64_t order_values[AWQ_MAX_DIMS], strides[AWQ_MAX_DIMS];
-    awq_error error;
-    const int is_contiguous = order == Py_None;
-    if (!is_contiguous && awqpack_read_order(order, order_values) < 0) {
-        return NULL;
-    }
-    if (!awq_dense_strides(ndim, sizes, is_contiguous ? NULL : order_values, strides, &error)) {
-        return awqpack_raise(&error);
-    }
-    PyObject *result = PyTuple_New(ndim);
-    for (Py_ssize_t d = 0; result != NULL && d < ndim; d++) {
-        PyObject *stride = PyLong_FromLongLong(strides[d]);
-        if (stride == NULL || PyTuple_SetItem(result, d, stride) < 0) {
+    PyObject *result = PyTuple_New(count);
+    for (Py_ssize_t i = 0; result != NULL && i < count; i++) {
+        PyObject *item = PyLong_FromLongLong(values[i]);
+        if (item == NULL || PyTuple_SetItem(result, i, item) < 0) {
             Py_CLEAR(result);
         }
     }
     return result;
 }
 
+PyObject *awqpack_dense_strides(const int64_t *sizes, Py_ssize_t ndim, PyObject *order)
+{
+    int64_t order_values[AWQ_MAX_DIMS], strides[AWQ_MAX_DIMS];
+    awq_error error;
+    const int is_contiguous = order == Py_None;
+    if (!is_contiguous && awqpack_read_order(order, ndim, order_values) < 0) {
+        return NULL;
+    }
+    if (!awq_dense_strides(ndim, sizes, is_contiguous ? NULL : order_values, strides, &error)) {
+        return awqpack_raise(&error);
+    }
+    return awqpack_int_tuple(strides, ndim);
+}
+
 /* Strides of symbolic sizes in a dimension order; NULL order is contiguous. */
-static PyObject *multiply_strides(PyObject *size, const Py_ssize_t *order, Py_ssize_t ndim)
+static PyObject *multiply_strides(PyObject *size, const int64_t *order, Py_ssize_t ndim)
 {
     PyObject *result = PyTuple_New(ndim);
     PyObject *stride = PyLong_FromLong(1);
     for (Py_ssize_t i = ndim - 1; result != NULL && i >= 0; i--) {
-        const Py_ssize_t d = order == NULL ? i : order[i];
+        const Py_ssize_t d = order == NULL ? i : (Py_ssize_t)order[i];
         PyObject *item = PySequence_GetItem(size, d);
         PyObject *next = item == NULL || stride == NULL ? NULL : PyNumber_Multiply(stride, item);
         Py_XDECREF(item);
@@ -210,19 +221,31 @@ static PyObject *multiply_strides(PyObject *size, const Py_ssize_t *order, Py_ss
     return result;
 }
 
+PyObject *awqpack_contiguous_strides(PyObject *size)
+{
+    return multiply_strides(size, NULL, PySequence_Size(size));
+}
+
 int awqpack_symbolic_strides(PyObject *size, PyObject *stride, PyObject **order, PyObject **dense)
 {
-    static const Py_ssize_t mirrored[] = {1, 0};
+    int64_t exchanged[AWQ_MAX_DIMS]; /* the last two dimensions, as a batch of transposed matrices has them */
     const Py_ssize_t ndim = PySequence_Size(size);
+    *order = *dense = NULL;
+    if (ndim < 2 || ndim > AWQ_MAX_DIMS) {
+        PyErr_Format(PyExc_ValueError, "size expects 2 to %d dimensions; got %zd", AWQ_MAX_DIMS, ndim);
+        return -1;
+    }
+    for (Py_ssize_t d = 0; d < ndim; d++) {
+        exchanged[d] = d < ndim - 2 ? d : 2 * ndim - 3 - d;
+    }
     PyObject *given = PySequence_Tuple(stride);
     PyObject *contiguous = given == NULL ? NULL : multiply_strides(size, NULL, ndim);
-    PyObject *columns = contiguous == NULL || ndim != 2 ? NULL : multiply_strides(size, mirrored, ndim);
-    const int is_contiguous = contiguous == NULL ? -1 : PyObject_RichCompareBool(given, contiguous, Py_EQ);
-    const int is_mirrored = is_contiguous == 0 && columns != NULL ? PyObject_RichCompareBool(given, columns, Py_EQ) : 0;
-    *order = *dense = NULL;
-    if (is_contiguous >= 0 && is_mirrored >= 0 && !PyErr_Occurred()) {
-        *order = is_mirrored ? Py_BuildValue("(ii)", 1, 0) : Py_BuildValue("");
-        *dense = is_mirrored ? columns : contiguous;
+    PyObject *columns = contiguous == NULL ? NULL : multiply_strides(size, exchanged, ndim);
+    const int is_contiguous = columns == NULL ? -1 : PyObject_RichCompareBool(given, contiguous, Py_EQ);
+    const int is_exchanged = is_contiguous == 0 ? PyObject_RichCompareBool(given, columns, Py_EQ) : 0;
+    if (is_contiguous >= 0 && is_exchanged >= 0) {
+        *order = is_exchanged ? awqpack_int_tuple(exchanged, ndim) : Py_BuildValue("");
+        *dense = is_exchanged ? columns : contiguous;
         Py_INCREF(*dense);
     }
     Py_XDECREF(given);

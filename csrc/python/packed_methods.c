@@ -102,8 +102,9 @@ static PyObject *host_array(const packed_fields *fields)
     const awq_layout layout = fields->packing == awqpack.packing_v2 ? AWQ_LAYOUT_V2
                               : fields->reorder == Py_True         ? AWQ_LAYOUT_V1_REORDER
                                                                    : AWQ_LAYOUT_V1;
-    if (read_view(fields->payload, layout, sizes, strides, &view) < 0 ||
-        (!is_contiguous && awqpack_read_order(fields->order, order) < 0)) {
+    if (!packed_check_payload(fields->payload, fields->packing) ||
+        read_view(fields->payload, layout, sizes, strides, &view) < 0 ||
+        (!is_contiguous && awqpack_read_order(fields->order, (Py_ssize_t)view.ndim, order) < 0)) {
         return NULL;
     }
     return awqpack_unpack_to_array(&view, layout, is_contiguous ? NULL : order);
@@ -119,7 +120,9 @@ static PyObject *packed_numpy(PyObject *self, PyObject *args, PyObject *kwargs)
         return NULL;
     }
     /* Half the bytes of the codes travel, and the kernel writes them straight into the array. */
-    PyObject *host = PyObject_CallMethodObjArgs(fields.payload, awqpack.names.cpu, NULL);
+    PyObject *copy = PyObject_CallMethodObjArgs(fields.payload, awqpack.names.cpu, NULL);
+    PyObject *host = copy == NULL ? NULL : PyObject_CallMethod(copy, "resolve_neg", NULL);
+    Py_XDECREF(copy);
     if (host != NULL && Py_TYPE(host) == (PyTypeObject *)awqpack.tensor_type) {
         PyObject *payload = fields.payload;
         fields.payload = host;
@@ -223,11 +226,19 @@ done:
 static PyObject *copy_packed(PyObject *self, PyObject *memo)
 {
     packed_fields fields;
+    PyObject *key = NULL;
     if (packed_fields_get(self, &fields) < 0) {
         return NULL;
     }
     PyObject *payload = PyObject_CallMethodObjArgs(fields.payload, awqpack.names.clone, NULL);
     PyObject *result = payload == NULL ? NULL : packed_new((PyObject *)Py_TYPE(self), payload, fields.meta);
+    if (result != NULL && memo != NULL) { /* before the attributes, which may lead back here */
+        key = PyLong_FromVoidPtr(self);
+        if (key == NULL || PyObject_SetItem(memo, key, result) < 0) {
+            Py_CLEAR(result);
+        }
+        Py_XDECREF(key);
+    }
     if (result != NULL && copy_attributes(self, result, memo) < 0) {
         Py_CLEAR(result);
     }
@@ -251,9 +262,6 @@ static PyObject *packed_deepcopy(PyObject *self, PyObject *memo)
     if (result == NULL && PyErr_ExceptionMatches(PyExc_KeyError)) {
         PyErr_Clear();
         result = copy_packed(self, memo);
-        if (result != NULL && PyObject_SetItem(memo, key, result) < 0) {
-            Py_CLEAR(result);
-        }
     }
     Py_DECREF(key);
     return result;
@@ -266,10 +274,11 @@ static PyObject *packed_reduce_ex(PyObject *self, PyObject *Py_UNUSED(protocol))
         return NULL;
     }
     PyObject *is_param = PyObject_GetAttr(self, awqpack.names._is_param);
-    if (is_param == NULL) {
+    if (is_param == NULL && PyErr_ExceptionMatches(PyExc_AttributeError)) {
         PyErr_Clear();
+        is_param = Py_BuildValue("O", Py_False);
     }
-    PyObject *result = Py_BuildValue("O(OOOOOO)", awqpack.rebuild, fields.payload, awqpack_packing_number(fields.packing),
+    PyObject *result = is_param == NULL ? NULL : Py_BuildValue("O(OOOOOO)", awqpack.rebuild, fields.payload, awqpack_packing_number(fields.packing),
                                      fields.reorder, fields.size, fields.stride,
                                      is_param == Py_True ? Py_True : Py_False);
     Py_XDECREF(is_param);

@@ -144,8 +144,10 @@ static PyObject *make_plan(PyObject *func)
         plan = PyLong_FromLong(kind);
         goto done;
     }
-    const int is_collective = strncmp(text, "c10d::", 6) == 0 && text[strlen(text) - 1] == '_';
-    written = written_arguments(schema, is_collective);
+    const awqpack_collective collective = strncmp(text, "c10d::", 6) == 0 && text[strlen(text) - 1] == '_' ? AWQPACK_RETURNS_WORK
+                                          : strncmp(text, "_c10d_functional", 16) == 0 ? AWQPACK_WAIT_TENSOR
+                                                                                       : AWQPACK_NO_COLLECTIVE;
+    written = written_arguments(schema, collective == AWQPACK_RETURNS_WORK);
     if (written == NULL) {
         goto done;
     }
@@ -158,9 +160,9 @@ static PyObject *make_plan(PyObject *func)
     const int is_metadata = sources == NULL ? -1 : changes_metadata(func);
     if (is_metadata >= 0) {
         const int refusal = is_metadata ? AWQPACK_REFUSE_METADATA
-                            : is_collective && strncmp(text, "c10d::recv_", 11) == 0 ? AWQPACK_REFUSE_RECEIVE
+                            : strncmp(text, "c10d::recv_", 11) == 0 ? AWQPACK_REFUSE_RECEIVE
                                                                                      : AWQPACK_REFUSE_NOTHING;
-        plan = Py_BuildValue("(OOii)", written, sources, refusal, is_collective);
+        plan = Py_BuildValue("(OOii)", written, sources, refusal, collective);
     }
 done:
     Py_XDECREF(schema);
@@ -174,13 +176,12 @@ PyObject *awqpack_plan_of(PyObject *func)
 {
     PyObject *plan = PyDict_GetItemWithError(awqpack.plans, func);
     if (plan != NULL || PyErr_Occurred()) {
+        Py_XINCREF(plan);
         return plan;
     }
     plan = make_plan(func);
-    if (plan == NULL) {
-        return NULL;
+    if (plan != NULL && PyDict_SetItem(awqpack.plans, func, plan) < 0) {
+        Py_CLEAR(plan);
     }
-    const int status = PyDict_SetItem(awqpack.plans, func, plan);
-    Py_DECREF(plan);
-    return status < 0 ? NULL : plan;
+    return plan;
 }

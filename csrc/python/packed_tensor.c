@@ -47,7 +47,7 @@ static PyObject *new_with_meta(PyObject *cls, PyObject *payload, PyObject *packi
 }
 
 /* True when data.dtype is the packing's and data is strided; an exception otherwise. */
-static int check_payload_kind(PyObject *data, PyObject *packing)
+int packed_check_payload(PyObject *data, PyObject *packing)
 {
     if (!PyObject_TypeCheck(data, (PyTypeObject *)awqpack.tensor_type)) {
         PyErr_Format(PyExc_TypeError, "AWQPackedTensor expects its payload as a torch.Tensor; got %R",
@@ -71,26 +71,28 @@ static int check_payload_kind(PyObject *data, PyObject *packing)
     return ok;
 }
 
-/* Checks sizes and strides against the payload; on success *order and *dense are new references. Symbolic sizes, which
-   tracing brings, come from a tensor that was checked when it was made: they are kept as they are. */
-static int read_geometry(PyObject *data, PyObject *packing, PyObject *size, PyObject *stride, PyObject **order,
-                         PyObject **dense)
+/* Checks sizes and strides against the payload; on success *shape, *order and *dense are new references. Symbolic sizes,
+   which tracing brings, come from a tensor that was checked when it was made: they are kept as they are. */
+static int read_geometry(PyObject *data, PyObject *packing, PyObject *size, PyObject *stride, PyObject **shape,
+                         PyObject **order, PyObject **dense)
 {
     int64_t sizes[AWQ_MAX_DIMS], strides[AWQ_MAX_DIMS], payload_sizes[AWQ_MAX_DIMS], expected[AWQ_MAX_DIMS];
     Py_ssize_t ndim, stride_count, payload_ndim;
     awq_error error;
-    PyObject *shape = PyObject_GetAttr(data, awqpack.names.shape);
-    if (shape == NULL) {
+    PyObject *payload_shape = PyObject_GetAttr(data, awqpack.names.shape);
+    if (payload_shape == NULL) {
         return -1;
     }
-    const int is_plain_payload = awqpack_read_ints(shape, "payload", payload_sizes, &payload_ndim);
-    Py_DECREF(shape);
+    const int is_plain_payload = awqpack_read_ints(payload_shape, "payload", payload_sizes, &payload_ndim);
+    Py_DECREF(payload_shape);
     const int is_plain_size = is_plain_payload < 0 ? -1 : awqpack_read_ints(size, "size", sizes, &ndim);
     const int is_plain_stride = is_plain_size < 0 ? -1 : awqpack_read_ints(stride, "stride", strides, &stride_count);
     if (is_plain_stride < 0) {
         return -1;
     }
     if (!is_plain_payload || !is_plain_size || !is_plain_stride) {
+        Py_INCREF(size);
+        *shape = size;
         return awqpack_symbolic_strides(size, stride, order, dense);
     }
     const awq_layout layout = packing == awqpack.packing_v2 ? AWQ_LAYOUT_V2 : AWQ_LAYOUT_V1;
@@ -121,23 +123,21 @@ static int read_geometry(PyObject *data, PyObject *packing, PyObject *size, PyOb
         return -1;
     }
     *dense = awqpack_dense_strides(sizes, ndim, *order);
-    if (*dense == NULL) {
-        Py_CLEAR(*order);
-        return -1;
-    }
-    return 0;
+    *shape = awqpack_int_tuple(sizes, ndim);
+    return *dense == NULL || *shape == NULL ? -1 : 0;
 }
 
 static PyObject *packed_construct(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
 {
     static char *keywords[] = {"", "data", "packing", "reorder", "size", "stride", "requires_grad", NULL};
-    PyObject *cls, *data, *packing, *reorder, *size, *stride, *order = NULL, *dense = NULL, *self = NULL;
+    PyObject *cls, *data, *packing, *reorder, *size, *stride;
+    PyObject *shape = NULL, *order = NULL, *dense = NULL, *self = NULL;
     int requires_grad = 0;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOOO!OO|p:AWQPackedTensor", keywords, &cls, &data, &packing,
                                      &PyBool_Type, &reorder, &size, &stride, &requires_grad)) {
         return NULL;
     }
-    if (!awqpack_check_packing(packing) || !check_payload_kind(data, packing)) {
+    if (!awqpack_check_packing(packing) || !packed_check_payload(data, packing)) {
         return NULL;
     }
     if (requires_grad) {
@@ -145,12 +145,19 @@ static PyObject *packed_construct(PyObject *Py_UNUSED(module), PyObject *args, P
                         "AWQPackedTensor expects requires_grad=False; uint8 codes carry no gradient, got True");
         return NULL;
     }
-    if (read_geometry(data, packing, size, stride, &order, &dense) < 0) {
-        return NULL;
+    /* A parameter would be a second owner of its module's place; the tensor below it is what is wrapped. */
+    if ((PyObject *)Py_TYPE(data) == awqpack.parameter_type) {
+        data = PyObject_CallMethodObjArgs(data, awqpack.names.detach, NULL);
+    } else {
+        Py_INCREF(data);
     }
-    self = new_with_meta(cls, data, packing, reorder, order, size, dense);
-    Py_DECREF(order);
-    Py_DECREF(dense);
+    if (data != NULL && read_geometry(data, packing, size, stride, &shape, &order, &dense) == 0) {
+        self = new_with_meta(cls, data, packing, reorder, order, shape, dense);
+    }
+    Py_XDECREF(data);
+    Py_XDECREF(shape);
+    Py_XDECREF(order);
+    Py_XDECREF(dense);
     return self;
 }
 
@@ -237,7 +244,10 @@ static PyObject *packed_unflatten(PyObject *Py_UNUSED(module), PyObject *args, P
                                 : PyErr_Format(PyExc_ValueError, "packing expects 1 (V1) or 2 (V2); got %ld", number);
     }
     PyObject *member = number == 2 ? awqpack.packing_v2 : awqpack.packing_v1;
-    PyObject *order = order_from_text(text);
+    if (!PyBool_Check(reorder)) {
+        return PyErr_Format(PyExc_TypeError, "reorder expects True or False; got %R", reorder);
+    }
+    PyObject *order = packed_check_payload(payload, member) ? order_from_text(text) : NULL;
     if (order != NULL) {
         result = new_with_meta(awqpack.packed_type, payload, member, reorder, order, size, stride);
     }
@@ -404,9 +414,7 @@ PyObject *awqpack_create_class(PyObject *Py_UNUSED(module), PyObject *args)
         Py_DECREF(type);
         return NULL;
     }
-    Py_INCREF(packing_type);
     Py_INCREF(rebuild);
-    awqpack.packing_type = packing_type;
     awqpack.packing_v1 = v1;
     awqpack.packing_v2 = v2;
     awqpack.rebuild = rebuild;

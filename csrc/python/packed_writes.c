@@ -1,10 +1,11 @@
-/* Ops that write into a packed tensor: run on unpacked codes, check them, then change every payload or none. */
+/* Ops that write into a packed tensor: run on unpacked codes, check them, then change every payload or nothing. */
 #include "awqpackmodule.h"
 
-/* Arguments while an op runs on stand-ins: codes of packed tensors, and copies of plain tensors that are written too. */
+/* Arguments while an op runs: packed tensors through stand-ins, plain ones themselves, with a copy to go back to. */
 typedef struct stand_ins {
-    PyObject *memo;  /* id(tensor) -> stand-in */
-    PyObject *pairs; /* [(tensor, stand-in)] of the written ones */
+    PyObject *memo;    /* memory of a payload -> its codes: detached twins share one */
+    PyObject *pairs;   /* [(packed tensor, codes)] of the written ones */
+    PyObject *backups; /* [(plain tensor, its values before)] of the written ones */
 } stand_ins;
 
 static int is_tensor(PyObject *object)
@@ -28,38 +29,79 @@ static int holds_packed(PyObject *value)
     return 0;
 }
 
-/* A new reference to what stands in for one tensor. */
-static PyObject *stand_in_for(stand_ins *state, PyObject *tensor, int is_written)
+/* What tells payloads in different memory apart: a new reference. */
+static PyObject *memory_key(PyObject *packed)
 {
-    const int is_packed = awqpack_is_packed(tensor);
-    if (!is_packed && !is_written) {
-        Py_INCREF(tensor);
-        return tensor;
+    PyObject *payload = PyObject_GetAttr(packed, awqpack.names._data);
+    PyObject *key = NULL;
+    if (payload != NULL && Py_TYPE(payload) == (PyTypeObject *)awqpack.tensor_type) {
+        PyObject *pointer = PyObject_CallMethodObjArgs(payload, awqpack.names.data_ptr, NULL);
+        PyObject *device = pointer == NULL ? NULL : PyObject_GetAttr(payload, awqpack.names.device);
+        PyObject *shape = device == NULL ? NULL : PyObject_GetAttr(payload, awqpack.names.shape);
+        PyObject *stride = shape == NULL ? NULL : PyObject_CallMethodObjArgs(payload, awqpack.names.stride, NULL);
+        const int has_memory = stride != NULL && PyObject_IsTrue(pointer) > 0;
+        key = stride == NULL ? NULL : has_memory ? PyTuple_Pack(4, pointer, device, shape, stride) : PyLong_FromVoidPtr(payload);
+        Py_XDECREF(pointer);
+        Py_XDECREF(device);
+        Py_XDECREF(shape);
+        Py_XDECREF(stride);
+    } else if (payload != NULL) {
+        key = PyLong_FromVoidPtr(payload);
     }
-    PyObject *key = PyLong_FromVoidPtr(tensor);
-    PyObject *stand_in = key == NULL ? NULL : PyDict_GetItemWithError(state->memo, key);
-    Py_XINCREF(stand_in);
-    if (stand_in == NULL && key != NULL && !PyErr_Occurred()) {
-        stand_in = is_packed ? packed_unpack(tensor, NULL) : PyObject_CallMethodObjArgs(tensor, awqpack.names.clone, NULL);
-        if (stand_in != NULL && PyDict_SetItem(state->memo, key, stand_in) < 0) {
-            Py_CLEAR(stand_in);
+    Py_XDECREF(payload);
+    return key;
+}
+
+/* Appends (first, second) to a list. */
+static int append_pair(PyObject *list, PyObject *first, PyObject *second)
+{
+    PyObject *pair = PyTuple_Pack(2, first, second);
+    const int status = pair == NULL ? -1 : PyList_Append(list, pair);
+    Py_XDECREF(pair);
+    return status;
+}
+
+/* The codes that stand in for a packed tensor: a new reference. */
+static PyObject *stand_in_for(stand_ins *state, PyObject *packed, int is_written)
+{
+    PyObject *key = memory_key(packed);
+    PyObject *codes = key == NULL ? NULL : PyDict_GetItemWithError(state->memo, key);
+    Py_XINCREF(codes);
+    if (codes == NULL && key != NULL && !PyErr_Occurred()) {
+        codes = packed_unpack(packed, NULL);
+        if (codes != NULL && PyDict_SetItem(state->memo, key, codes) < 0) {
+            Py_CLEAR(codes);
         }
     }
     Py_XDECREF(key);
-    if (stand_in != NULL && is_written) {
-        PyObject *pair = PyTuple_Pack(2, tensor, stand_in);
-        if (pair == NULL || PyList_Append(state->pairs, pair) < 0) {
-            Py_CLEAR(stand_in);
-        }
-        Py_XDECREF(pair);
+    if (codes != NULL && is_written && append_pair(state->pairs, packed, codes) < 0) {
+        Py_CLEAR(codes);
     }
-    return stand_in;
+    return codes;
+}
+
+/* What the op gets in place of one tensor: a new reference. */
+static PyObject *substitute_tensor(stand_ins *state, PyObject *tensor, int is_written)
+{
+    if (awqpack_is_packed(tensor)) {
+        return stand_in_for(state, tensor, is_written);
+    }
+    if (is_written) {
+        PyObject *backup = PyObject_CallMethodObjArgs(tensor, awqpack.names.clone, NULL);
+        const int status = backup == NULL ? -1 : append_pair(state->backups, tensor, backup);
+        Py_XDECREF(backup);
+        if (status < 0) {
+            return NULL;
+        }
+    }
+    Py_INCREF(tensor);
+    return tensor;
 }
 
 static PyObject *substitute(stand_ins *state, PyObject *value, int is_written)
 {
     if (is_tensor(value)) {
-        return stand_in_for(state, value, is_written);
+        return substitute_tensor(state, value, is_written);
     }
     const int is_tuple = PyTuple_CheckExact(value);
     if (!is_tuple && !PyList_CheckExact(value)) {
@@ -104,7 +146,7 @@ static int is_written_argument(PyObject *written, Py_ssize_t position, PyObject 
     return 0;
 }
 
-/* Calls func on stand-ins for every packed and every written tensor. */
+/* Calls func with every packed tensor replaced by its codes. */
 static PyObject *run_on_stand_ins(PyObject *func, PyObject *written, PyObject *args, PyObject *kwargs, stand_ins *state)
 {
     PyObject *result = NULL, *key, *value;
@@ -188,45 +230,79 @@ static int store_payload(PyObject *packed, PyObject *source, PyObject *non_block
     return status;
 }
 
-/* target.copy_(source), resizing a plain out= tensor first where the op resized its stand-in. */
-static int store(PyObject *target, PyObject *source)
+/* Gives a plain tensor the size and values it had before. */
+static int restore(PyObject *target, PyObject *backup)
 {
-    PyObject *shape = PyObject_GetAttr(source, awqpack.names.shape);
-    PyObject *old = shape == NULL ? NULL : PyObject_GetAttr(target, awqpack.names.shape);
-    const int is_same = old == NULL ? -1 : PyObject_RichCompareBool(shape, old, Py_EQ);
+    PyObject *shape = PyObject_GetAttr(backup, awqpack.names.shape);
+    PyObject *now = shape == NULL ? NULL : PyObject_GetAttr(target, awqpack.names.shape);
+    const int is_same = now == NULL ? -1 : PyObject_RichCompareBool(shape, now, Py_EQ);
     PyObject *resized = is_same == 0 ? PyObject_CallMethodObjArgs(target, awqpack.names.resize_, shape, NULL) : NULL;
     PyObject *copied = is_same > 0 || resized != NULL
-                           ? PyObject_CallMethodObjArgs(target, awqpack.names.copy_, source, NULL)
+                           ? PyObject_CallMethodObjArgs(target, awqpack.names.copy_, backup, NULL)
                            : NULL;
     Py_XDECREF(shape);
-    Py_XDECREF(old);
+    Py_XDECREF(now);
     Py_XDECREF(resized);
     Py_XDECREF(copied);
     return copied == NULL ? -1 : 0;
 }
 
-/* Packs every written stand-in first, and only when all are valid changes the tensors they stood for. */
+/* Undoes what the op did to plain tensors, last first; the exception that is set stays. */
+static void roll_back(PyObject *backups)
+{
+    PyObject *type, *value, *trace;
+    PyErr_Fetch(&type, &value, &trace);
+    for (Py_ssize_t i = PyList_Size(backups) - 1; i >= 0; i--) {
+        PyObject *pair = PyList_GetItem(backups, i);
+        if (restore(PyTuple_GetItem(pair, 0), PyTuple_GetItem(pair, 1)) < 0) {
+            PyErr_WriteUnraisable(PyTuple_GetItem(pair, 0));
+        }
+    }
+    PyErr_Restore(type, value, trace);
+}
+
+/* Refuses a payload whose elements share memory, to which a copy_ would fail after others have been stored. */
+static int check_writable(PyObject *packed)
+{
+    int64_t sizes[AWQ_MAX_DIMS], strides[AWQ_MAX_DIMS];
+    Py_ssize_t ndim, count;
+    int is_shared = 0;
+    PyObject *payload = PyObject_GetAttr(packed, awqpack.names._data);
+    PyObject *shape = payload == NULL ? NULL : PyObject_GetAttr(payload, awqpack.names.shape);
+    PyObject *stride = shape == NULL ? NULL : PyObject_CallMethodObjArgs(payload, awqpack.names.stride, NULL);
+    const int plain_sizes = stride == NULL ? -1 : awqpack_read_ints(shape, "payload", sizes, &ndim);
+    const int plain = plain_sizes <= 0 ? plain_sizes : awqpack_read_ints(stride, "payload", strides, &count);
+    for (Py_ssize_t d = 0; plain > 0 && d < ndim; d++) {
+        is_shared |= sizes[d] > 1 && strides[d] == 0;
+    }
+    if (is_shared) {
+        PyErr_Format(PyExc_RuntimeError,
+                     "a write into an AWQPackedTensor expects a payload with memory for each element; got an expanded one of "
+                     "shape %R and stride %R",
+                     shape, stride);
+    }
+    Py_XDECREF(payload);
+    Py_XDECREF(shape);
+    Py_XDECREF(stride);
+    return plain < 0 || is_shared ? -1 : 0;
+}
+
+/* Packs every written stand-in first, and only when all are valid changes the payloads. */
 static int commit(PyObject *func, PyObject *pairs)
 {
     int status = -1;
     const Py_ssize_t count = PyList_Size(pairs);
     PyObject *results = PyList_New(count);
     for (Py_ssize_t i = 0; results != NULL && i < count; i++) {
-        PyObject *tensor = PyTuple_GetItem(PyList_GetItem(pairs, i), 0);
-        PyObject *result = PyTuple_GetItem(PyList_GetItem(pairs, i), 1);
-        if (awqpack_is_packed(tensor)) {
-            result = repack(func, tensor, result);
-        } else {
-            Py_INCREF(result);
-        }
-        if (result == NULL || PyList_SetItem(results, i, result) < 0) {
+        PyObject *packed = PyTuple_GetItem(PyList_GetItem(pairs, i), 0);
+        PyObject *payload = check_writable(packed) < 0 ? NULL : repack(func, packed, PyTuple_GetItem(PyList_GetItem(pairs, i), 1));
+        if (payload == NULL || PyList_SetItem(results, i, payload) < 0) {
             goto done;
         }
     }
     for (Py_ssize_t i = 0; results != NULL && i < count; i++) {
-        PyObject *tensor = PyTuple_GetItem(PyList_GetItem(pairs, i), 0);
-        PyObject *result = PyList_GetItem(results, i);
-        if ((awqpack_is_packed(tensor) ? store_payload(tensor, result, Py_False) : store(tensor, result)) < 0) {
+        PyObject *packed = PyTuple_GetItem(PyList_GetItem(pairs, i), 0);
+        if (store_payload(packed, PyList_GetItem(results, i), Py_False) < 0) {
             goto done;
         }
     }
@@ -270,7 +346,7 @@ static PyObject *restore_results(PyObject *result, PyObject *plan, PyObject *arg
 }
 
 /* c10d ops return (tensors, Work) and go on in the background: the codes are there after wait(). */
-static int wait_for(PyObject *result)
+static int wait_for_work(PyObject *result)
 {
     const Py_ssize_t count = PyTuple_CheckExact(result) ? PyTuple_Size(result) : 0;
     PyObject *work = count > 0 ? PyTuple_GetItem(result, count - 1) : result;
@@ -280,6 +356,41 @@ static int wait_for(PyObject *result)
     PyObject *done = PyObject_CallMethod(work, "wait", NULL);
     Py_XDECREF(done);
     return done == NULL ? -1 : 0;
+}
+
+/* Functional collectives are waited for through the tensors that they write. */
+static int wait_for_tensors(PyObject *pairs)
+{
+    int status = -1;
+    PyObject *torch = PyImport_ImportModule("torch");
+    PyObject *ops = torch == NULL ? NULL : PyObject_GetAttrString(torch, "ops");
+    PyObject *functional = ops == NULL ? NULL : PyObject_GetAttrString(ops, "_c10d_functional");
+    for (Py_ssize_t i = 0; functional != NULL && i < PyList_Size(pairs); i++) {
+        PyObject *codes = PyTuple_GetItem(PyList_GetItem(pairs, i), 1);
+        PyObject *done = PyObject_CallMethod(functional, "wait_tensor", "O", codes);
+        if (done == NULL) {
+            goto done;
+        }
+        Py_DECREF(done);
+    }
+    status = functional == NULL ? -1 : 0;
+done:
+    Py_XDECREF(torch);
+    Py_XDECREF(ops);
+    Py_XDECREF(functional);
+    return status;
+}
+
+static int wait_for(long collective, PyObject *result, PyObject *pairs)
+{
+    switch (collective) {
+    case AWQPACK_RETURNS_WORK:
+        return wait_for_work(result);
+    case AWQPACK_WAIT_TENSOR:
+        return wait_for_tensors(pairs);
+    default:
+        return 0;
+    }
 }
 
 /* The codes to store for copy_(source): a uint8 tensor of the shape and device of packed; a new reference. */
@@ -381,17 +492,19 @@ PyObject *packed_run_writing(PyObject *func, PyObject *plan, PyObject *args, PyO
         PyObject *non_blocking = PyTuple_Size(args) > 2 ? PyTuple_GetItem(args, 2) : given == NULL ? Py_False : given;
         return copy_into(PyTuple_GetItem(args, 0), PyTuple_GetItem(args, 1), non_blocking);
     }
-    stand_ins state = {PyDict_New(), PyList_New(0)};
-    if (state.memo != NULL && state.pairs != NULL) {
+    stand_ins state = {PyDict_New(), PyList_New(0), PyList_New(0)};
+    if (state.memo != NULL && state.pairs != NULL && state.backups != NULL) {
         result = run_on_stand_ins(func, written, args, kwargs, &state);
-    }
-    if (result != NULL && PyLong_AsLong(PyTuple_GetItem(plan, 3)) && wait_for(result) < 0) {
-        Py_CLEAR(result);
-    }
-    if (result != NULL && commit(func, state.pairs) < 0) {
-        Py_CLEAR(result);
+        if (result != NULL && (wait_for(PyLong_AsLong(PyTuple_GetItem(plan, 3)), result, state.pairs) < 0 ||
+                               commit(func, state.pairs) < 0)) {
+            Py_CLEAR(result);
+        }
+        if (result == NULL) {
+            roll_back(state.backups);
+        }
     }
     Py_XDECREF(state.memo);
     Py_XDECREF(state.pairs);
+    Py_XDECREF(state.backups);
     return result == NULL ? NULL : restore_results(result, plan, args, kwargs);
 }

@@ -1,0 +1,214 @@
+"""Ways around dispatch, and objects that are not what they seem: a result or an error, no crash and no lost write."""
+
+import copy
+import io
+import threading
+
+import numpy as np
+import pytest
+import torch
+from conftest import LAYOUTS, assert_same, packed_tensor, torch_codes
+
+from awqpack import AWQPackedTensor, AWQPacking
+
+V1 = AWQPacking.V1
+
+
+def small(value=1):
+    return AWQPackedTensor.pack(torch.full((8, 16), value, dtype=torch.uint8))
+
+
+def composite_in_place_ops():
+    """Methods of aten that write into their argument through other ops, which dispatch sees instead of them."""
+    names, known = set(), set(torch._C._dispatch_get_all_op_names())
+    for schema in torch._C._jit_get_all_schemas():
+        name = schema.name.removeprefix("aten::")
+        if not schema.name.startswith("aten::") or not name.endswith("_") or name.startswith("_"):
+            continue
+        overload = f"{schema.name}.{schema.overload_name}" if schema.overload_name else schema.name
+        writes = any(a.alias_info is not None and a.alias_info.is_write for a in schema.arguments)
+        if not writes or not hasattr(torch.Tensor, name) or overload not in known:
+            continue
+        if torch._C._dispatch_has_kernel_for_dispatch_key(overload, "CompositeImplicitAutograd"):
+            names.add(name)
+    return sorted(names)
+
+
+ARGUMENTS = [(), (1,), (torch.ones(8, 16, dtype=torch.uint8),), (0, 1)]
+
+
+@pytest.mark.parametrize("name", composite_in_place_ops())
+def test_ops_that_write_through_other_ops(name):
+    for arguments in ARGUMENTS:
+        codes, packed = torch.full((8, 16), 2, dtype=torch.uint8), small(2)
+        try:
+            getattr(codes, name)(*arguments)
+        except (TypeError, RuntimeError):
+            continue
+        try:
+            getattr(packed, name)(*arguments)
+        except (ValueError, RuntimeError):  # it would not fit: then nothing has changed
+            assert_same(packed.unpack(), torch.full((8, 16), 2, dtype=torch.uint8))
+            continue
+        assert_same(packed.unpack(), codes)
+
+
+def test_dlpack_exports_codes(layout):
+    packed = packed_tensor(layout)
+    assert_same(torch.from_dlpack(packed), torch_codes())
+    assert (np.from_dlpack(packed) == torch_codes().numpy()).all()
+
+
+def test_the_data_pointer_is_refused():
+    with pytest.raises(RuntimeError, match="data pointer"):
+        packed_tensor(LAYOUTS["v1"]).data_ptr()
+
+
+def test_apply_():
+    packed = small()
+    assert packed.apply_(lambda code: code + 2) is packed
+    assert_same(packed.unpack(), torch.full((8, 16), 3, dtype=torch.uint8))
+
+
+HOSTILE = {
+    "payload of codes": {"payload": torch.zeros(64, 128, dtype=torch.uint8)},
+    "payload of another layout": {"payload": torch.zeros(16, 128, dtype=torch.int16)},
+    "payload that is no tensor": {"payload": 3},
+    "order of 5000": {"stride_order": ", ".join(map(str, range(5000)))},
+    "order of one": {"stride_order": "0"},
+    "order of words": {"stride_order": "a, b"},
+    "order twice": {"stride_order": "1, 1"},
+    "packing 7": {"packing": 7},
+    "packing of a word": {"packing": "V1"},
+    "reorder of a word": {"reorder": "yes"},
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_metadata(name):
+    inner, metadata = (
+        {"_data": packed_tensor(LAYOUTS["v1"]).payload},
+        {"packing": 1, "reorder": False, "stride_order": ""},
+    )
+    change = dict(HOSTILE[name])
+    inner["_data"] = change.pop("payload", inner["_data"])
+    with pytest.raises((ValueError, TypeError)):
+        AWQPackedTensor.__tensor_unflatten__(inner, metadata | change, (64, 128), (128, 1)).numpy()
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value"),
+    [
+        ("_data", torch.zeros(4, 4, dtype=torch.uint8)),
+        ("_data", None),
+        ("_meta", 3),
+        ("_meta", ()),
+        ("_meta", (1, 2, 3, 4, 5)),
+    ],
+    ids=repr,
+)
+def test_attributes_that_were_replaced(attribute, value):
+    packed = packed_tensor(LAYOUTS["v1"])
+    setattr(packed, attribute, value)
+    for call in (packed.numpy, packed.unpack, lambda: packed + 1):
+        with pytest.raises((TypeError, ValueError, AttributeError, RuntimeError, IndexError)):
+            call()
+
+
+def test_twins_of_one_payload_are_written_once_each():
+    packed = small()
+    torch._foreach_add_([packed, packed.detach()], 1)
+    assert_same(packed.unpack(), torch.full((8, 16), 3, dtype=torch.uint8))
+
+
+def test_aliases_among_plain_tensors_are_kept():
+    packed, plain = small(), torch.ones(8, 16, dtype=torch.uint8)
+    torch._foreach_add_([packed, plain, plain.view(16, 8)], 1)
+    assert int(plain.unique()) == 3
+
+
+def test_a_refused_write_takes_plain_tensors_back():
+    packed, plain = small(15), torch.ones(8, 16, dtype=torch.uint8)
+    with pytest.raises(ValueError, match="is 16"):
+        torch._foreach_add_([plain, packed], 1)
+    assert int(plain.unique()) == 1
+    assert int(packed.unpack().unique()) == 15
+
+
+def test_an_output_that_cannot_be_resized_changes_nothing():
+    values, packed = torch.full((1, 8, 16), 7, dtype=torch.uint8), small()
+    indices = torch.from_numpy(np.zeros(3, np.int64))
+    with pytest.raises(RuntimeError, match="not resizable"):
+        torch.max(values, 0, out=(packed, indices))
+    assert int(packed.unpack().unique()) == 1
+
+
+def test_an_expanded_payload_changes_nothing():
+    expanded = AWQPackedTensor(torch.zeros(1, 2, dtype=torch.int32).expand(8, 2), V1, False, (8, 16), (16, 1))
+    packed = small()
+    with pytest.raises(RuntimeError, match="memory for each element"):
+        torch._foreach_add_([packed, expanded], 1)
+    assert int(packed.unpack().unique()) == 1
+
+
+def test_deepcopy_of_a_circle():
+    packed = small()
+    packed.me = packed
+    copied = copy.deepcopy(packed)
+    assert copied.me is copied
+    layer = torch.nn.Module()
+    layer.weight = torch.nn.Parameter(small(), requires_grad=False)
+    layer.weight.loader = layer.forward
+    weight = copy.deepcopy(layer.weight)
+    assert weight.loader.__self__.weight is weight
+
+
+def test_a_parameter_as_payload():
+    payload = torch.nn.Parameter(packed_tensor(LAYOUTS["v1"]).payload, requires_grad=False)
+    packed = AWQPackedTensor(payload, V1, False, (64, 128), (128, 1))
+    assert (packed.numpy() == torch_codes().numpy()).all()
+    assert "codes=" in repr(packed)
+    packed.zero_()
+    assert int(payload.ne(0).sum()) == 0
+
+
+@pytest.mark.parametrize(
+    "size", [np.array([64, 128]), iter((64, 128)), torch.Size([64, 128])], ids=["array", "iterator", "Size"]
+)
+def test_sizes_of_any_sequence(size):
+    stride = np.array([128, 1])
+    packed = AWQPackedTensor(packed_tensor(LAYOUTS["v1"]).payload, V1, False, size, stride)
+    file = io.BytesIO()
+    torch.save(packed, file)
+    file.seek(0)
+    assert_same(torch.load(file, weights_only=True).unpack(), torch_codes())
+
+
+def test_first_writes_from_many_threads():
+    # Each thread may be the first to see an op: what it learns of the op must outlive the others' finding the same.
+    names = ["add_", "mul_", "bitwise_or_", "bitwise_xor_", "bitwise_and_", "sub_", "clamp_max_", "fmod_"]
+    errors = []
+
+    def work(index):
+        try:
+            packed = small()
+            for turn in range(50):
+                getattr(packed, names[(index + turn) % len(names)])(1)
+                packed.fill_(1)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
+
+
+def test_strides_of_a_batch_of_transposed_matrices_compiled(fresh_dynamo):
+    codes = torch.randint(0, 16, (3, 64, 128), dtype=torch.uint8).transpose(1, 2)
+    for dynamic in (False, True):
+        packed = torch.compile(AWQPackedTensor.pack, fullgraph=True, backend="aot_eager", dynamic=dynamic)(codes)
+        assert packed.stride() == AWQPackedTensor.pack(codes).stride() == codes.stride()
+        assert_same(packed.unpack(), codes)
