@@ -14,7 +14,7 @@ TORCH_STAMP := $(VENV)/.torch-$(TORCH)
 BUILD_STAMP := $(VENV)/.awqpack
 SOURCES := setup.py $(shell find csrc cuda -name '*.[ch]' -o -name '*.[ch]pp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: help demo test asan check-c check-neon lint bench-cpu bench-gpu bench-host wheel clean
+.PHONY: help demo test asan check-c check-neon lint bench-cpu bench-gpu bench-host compat wheel clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -50,6 +50,11 @@ bench-gpu: $(VENV)/.bench ## pack and unpack beside copies on a GPU, the packers
 
 bench-host: $(VENV)/.bench ## what a call on a packed tensor costs the host, beside optimum-quanto's class
 	$(BIN)/python benchmarks/bench_host.py $(ARGS)
+
+# Each torch takes an environment of its own, several GB of them with CUDA packages: by hand, not in CI.
+COMPAT ?= 2.10.0 2.11.0 2.13.0 2.15.0
+compat: ## the tests under other versions of torch (COMPAT="2.10.0 2.15.0")
+	for version in $(COMPAT); do $(MAKE) test TORCH=$$version VENV=.venv-$$version || exit 1; done
 
 wheel: $(BUILD_STAMP) ## one wheel for every Python from 3.10, in dist/
 	$(BIN)/python -m pip --disable-pip-version-check wheel --quiet --no-build-isolation --no-deps -w dist .

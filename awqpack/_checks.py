@@ -103,5 +103,7 @@ def ordered_strides(shape: Sequence[int], order: Sequence[int] | None) -> tuple[
     stride = 1
     for dim in reversed(order):
         strides[dim] = stride
-        stride = stride * torch.sym_max(shape[dim], 1)  # type: ignore[no-untyped-call]
+        size = shape[dim]
+        # Dynamo of torch 2.10 cannot trace sym_max of an int
+        stride = stride * (max(size, 1) if isinstance(size, int) else torch.sym_max(size, 1))
     return tuple(strides)

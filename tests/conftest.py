@@ -9,6 +9,7 @@ import hypothesis
 import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import awqpack
 from awqpack import _C, AWQPackedTensor, AWQPacking
@@ -67,6 +68,16 @@ def device(request):
 @pytest.fixture(params=VARIANTS)
 def variant(request):
     return request.param
+
+
+def require_fake_tensors(*devices):
+    """Skips where torch cannot even pretend to have such a device: its CUDA builds refuse fake XPU tensors."""
+    for device in devices:
+        try:
+            with FakeTensorMode():
+                torch.empty(1, device=device)
+        except (AssertionError, RuntimeError) as error:
+            pytest.skip(f"this torch makes no fake {device} tensors: {error}")
 
 
 @pytest.fixture

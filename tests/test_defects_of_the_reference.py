@@ -5,7 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from conftest import assert_same, packed_tensor, torch_codes
+from conftest import assert_same, packed_tensor, require_fake_tensors, torch_codes
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import awqpack
@@ -59,6 +59,7 @@ def test_v2_dtype_is_never_checked(dtype, device):
 
 
 def test_xpu_moves_unpack(layout):
+    require_fake_tensors("xpu")
     with FakeTensorMode():
         payload = torch.empty(layout.payload_shape(SHAPE), dtype=layout.payload_dtype)
         packed = AWQPackedTensor(payload, layout.packing, layout.reorder, SHAPE, (128, 1))

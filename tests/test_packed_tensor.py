@@ -3,7 +3,16 @@
 import numpy as np
 import pytest
 import torch
-from conftest import HAS_CUDA, LAYOUTS, Memory, assert_same, packed_tensor, random_codes, torch_codes
+from conftest import (
+    HAS_CUDA,
+    LAYOUTS,
+    Memory,
+    assert_same,
+    packed_tensor,
+    random_codes,
+    require_fake_tensors,
+    torch_codes,
+)
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import awqpack
@@ -225,6 +234,7 @@ def fake_packed(layout, device, order=None):
 @pytest.mark.parametrize(("source", "target", "stays_packed"), MOVES)
 @pytest.mark.parametrize("non_blocking", [False, True])
 def test_where_moves_stay_packed(source, target, stays_packed, non_blocking, layout):
+    require_fake_tensors(source, target)
     with FakeTensorMode():
         packed = fake_packed(layout, source, (1, 64))
         # What `to` becomes; `to` itself asks for a CUDA build of torch, even under the fake mode.
@@ -240,6 +250,7 @@ def test_where_moves_stay_packed(source, target, stays_packed, non_blocking, lay
 
 @pytest.mark.parametrize("source", ["cuda", "xpu"])
 def test_cpu_method_unpacks_and_offload_does_not(source, layout):
+    require_fake_tensors(source)
     with FakeTensorMode():
         packed = fake_packed(layout, source)
         assert not isinstance(packed.cpu(), AWQPackedTensor)

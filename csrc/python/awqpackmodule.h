@@ -120,8 +120,8 @@ int awqpack_read_ints(PyObject *sequence, const char *what, int64_t *values, Py_
 PyObject *awqpack_stride_order(const int64_t *sizes, const int64_t *strides, Py_ssize_t ndim);
 /* The ints of a stride order tuple, which must have ndim of them. */
 int awqpack_read_order(PyObject *order, Py_ssize_t ndim, int64_t *values);
-/* Contiguous strides of sizes that may be symbolic, as a tuple. */
-PyObject *awqpack_contiguous_strides(PyObject *size);
+/* Strides of sizes that may be symbolic, in a stride order or None, as a tuple. */
+PyObject *awqpack_ordered_strides(PyObject *size, PyObject *order);
 /* A tuple of ints. */
 PyObject *awqpack_int_tuple(const int64_t *values, Py_ssize_t count);
 /* Strides of sizes in that order, as a tuple. */

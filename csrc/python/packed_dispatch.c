@@ -118,7 +118,7 @@ static PyObject *move_packed(PyObject *func, PyObject *self, const packed_fields
         return NULL;
     }
     if (given(kwargs, awqpack.names.memory_format) == awqpack.contiguous_format && fields->order != Py_None) {
-        PyObject *stride = awqpack_contiguous_strides(fields->size);
+        PyObject *stride = awqpack_ordered_strides(fields->size, Py_None);
         PyObject *meta =
             stride == NULL ? NULL : packed_meta_new(fields->packing, fields->reorder, Py_None, fields->size, stride);
         result = meta == NULL ? NULL : packed_new((PyObject *)Py_TYPE(self), payload, meta);

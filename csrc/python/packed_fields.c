@@ -221,9 +221,21 @@ static PyObject *multiply_strides(PyObject *size, const int64_t *order, Py_ssize
     return result;
 }
 
-PyObject *awqpack_contiguous_strides(PyObject *size)
+PyObject *awqpack_ordered_strides(PyObject *size, PyObject *order)
 {
-    return multiply_strides(size, NULL, PySequence_Size(size));
+    int64_t sizes[AWQ_MAX_DIMS], order_values[AWQ_MAX_DIMS];
+    Py_ssize_t ndim;
+    const int is_plain = awqpack_read_ints(size, "size", sizes, &ndim);
+    if (is_plain != 0) {
+        return is_plain < 0 ? NULL : awqpack_dense_strides(sizes, ndim, order);
+    }
+    if (order == Py_None) {
+        return multiply_strides(size, NULL, PySequence_Size(size));
+    }
+    if (awqpack_read_order(order, PySequence_Size(size), order_values) < 0) {
+        return NULL;
+    }
+    return multiply_strides(size, order_values, PySequence_Size(size));
 }
 
 int awqpack_symbolic_strides(PyObject *size, PyObject *stride, PyObject **order, PyObject **dense)

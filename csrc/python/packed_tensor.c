@@ -248,9 +248,12 @@ static PyObject *packed_unflatten(PyObject *Py_UNUSED(module), PyObject *args, P
         return PyErr_Format(PyExc_TypeError, "reorder expects True or False; got %R", reorder);
     }
     PyObject *order = packed_check_payload(payload, member) ? order_from_text(text) : NULL;
-    if (order != NULL) {
-        result = new_with_meta(awqpack.packed_type, payload, member, reorder, order, size, stride);
+    /* The order says all: torch <= 2.11 passes outer strides with the wrong symbols in them. */
+    PyObject *dense = order == NULL ? NULL : awqpack_ordered_strides(size, order);
+    if (dense != NULL) {
+        result = new_with_meta(awqpack.packed_type, payload, member, reorder, order, size, dense);
     }
+    Py_XDECREF(dense);
     Py_XDECREF(order);
     return result;
 }

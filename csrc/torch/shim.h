@@ -1,4 +1,4 @@
-/* What the C layers may ask of libtorch. Implemented in shim.cpp, the only C++ of awqpack. */
+/* What the C layers may ask of libtorch. Implemented in shim.cpp and shim_cuda.cpp, with ops.hpp the only C++ of awqpack. */
 #ifndef AWQPACK_SHIM_H
 #define AWQPACK_SHIM_H
 
