@@ -175,6 +175,11 @@ typedef enum awqpack_collective {
     AWQPACK_WAIT_TENSOR,    /* _c10d_functional: wait_tensor of what it writes */
 } awqpack_collective;
 
+/* packed_copy.c: copy_ itself is payload.copy_(...): AOTAutograd forbids a copy_ into the unpacked intermediate. */
+PyObject *packed_copy_into(PyObject *packed, PyObject *source, PyObject *non_blocking);
+/* Stores a new payload into a packed tensor, whose views and saved tensors must notice. */
+int packed_store_payload(PyObject *packed, PyObject *source, PyObject *non_blocking);
+
 /* packed_writes.c: ops that write into a packed argument. */
 PyObject *packed_run_writing(PyObject *func, PyObject *plan, PyObject *args, PyObject *kwargs);
 
