@@ -213,3 +213,18 @@ def assert_guards_untouched(buffer, view):
     """Only the view's own elements of the buffer were written (this overwrites them)."""
     view[...] = np.frombuffer(bytes([GUARD]) * view.itemsize, view.dtype)[0]
     assert (buffer == GUARD).all()
+
+
+SHAPE = (64, 128)
+
+
+@pytest.fixture
+def packed(layout, device):
+    return packed_tensor(layout, SHAPE, device)
+
+
+def is_plain(result, expected):
+    """A plain tensor equal to expected, not a packed one."""
+    assert type(result) is torch.Tensor
+    assert_same(result, expected)
+    return True

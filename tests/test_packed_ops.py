@@ -7,24 +7,9 @@ import weakref
 
 import pytest
 import torch
-from conftest import LAYOUTS, assert_same, packed_tensor, torch_codes
+from conftest import LAYOUTS, SHAPE, assert_same, is_plain, packed_tensor, torch_codes
 
 from awqpack import AWQPackedTensor
-
-SHAPE = (64, 128)
-
-
-@pytest.fixture
-def packed(layout, device):
-    return packed_tensor(layout, SHAPE, device)
-
-
-def is_plain(result, expected):
-    """A plain tensor equal to expected, not a packed one."""
-    assert type(result) is torch.Tensor
-    assert_same(result, expected)
-    return True
-
 
 # --- every other op ---
 

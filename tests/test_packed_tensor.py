@@ -6,8 +6,10 @@ import torch
 from conftest import (
     HAS_CUDA,
     LAYOUTS,
+    SHAPE,
     Memory,
     assert_same,
+    is_plain,
     packed_tensor,
     random_codes,
     require_fake_tensors,
@@ -17,21 +19,6 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import awqpack
 from awqpack import AWQPackedTensor
-
-SHAPE = (64, 128)
-
-
-@pytest.fixture
-def packed(layout, device):
-    return packed_tensor(layout, SHAPE, device)
-
-
-def is_plain(result, expected):
-    """A plain tensor equal to expected, not a packed one."""
-    assert type(result) is torch.Tensor
-    assert_same(result, expected)
-    return True
-
 
 # --- what it looks like ---
 

@@ -2,7 +2,6 @@
 #ifndef AWQPACK_OPS_HPP
 #define AWQPACK_OPS_HPP
 
-#include <new>
 #include <optional>
 #include <stdexcept>
 #include <vector>
@@ -18,17 +17,13 @@ namespace awqpack {
 using torch::stable::Tensor;
 using Order = std::optional<std::vector<int64_t>>;
 
-/* pybind turns these into Python's own: ValueError, MemoryError and RuntimeError. */
+/* pybind turns these into Python's ValueError and RuntimeError. */
 [[noreturn]] inline void raise(const awq_error &error)
 {
-    switch (error.kind) {
-    case AWQ_ERROR_VALUE:
+    if (error.kind == AWQ_ERROR_VALUE) {
         throw std::invalid_argument(error.text);
-    case AWQ_ERROR_MEMORY:
-        throw std::bad_alloc();
-    default:
-        throw std::runtime_error(error.text);
     }
+    throw std::runtime_error(error.text);
 }
 
 inline void require(bool ok, const awq_error &error)

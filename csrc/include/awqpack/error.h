@@ -10,9 +10,8 @@ extern "C" {
 
 typedef enum awq_error_kind {
     AWQ_OK = 0,
-    AWQ_ERROR_VALUE,  /* an argument does not fit: Python's ValueError */
-    AWQ_ERROR_MEMORY, /* an allocation failed: MemoryError */
-    AWQ_ERROR_RUNTIME /* the device or a library failed: RuntimeError */
+    AWQ_ERROR_VALUE,   /* an argument does not fit: Python's ValueError */
+    AWQ_ERROR_RUNTIME, /* the device or a library failed: RuntimeError */
 } awq_error_kind;
 
 typedef struct awq_error {
