@@ -1,0 +1,36 @@
+"""The layouts of AWQ checkpoints: decode(tensors) -> Layer and encode(Layer) -> tensors, and which one a layer is in.
+
+from awqpack.layouts import LAYOUTS
+layer = LAYOUTS["gemm"].decode({"qweight": ..., "qzeros": ..., "scales": ...}, group_size=128)
+tensors = LAYOUTS["gemv_fast"].encode(layer)
+"""
+
+from .base import AmbiguousGroupError, Geometry, Layer, Layout, LayoutError, QuantizationConfig, TensorSpec
+from .compressed_tensors import CompressedTensors
+from .detect import detect, layout_of_config
+from .gemm import Gemm
+from .gemv import Gemv
+from .gemv_fast import GemvFast
+from .llm_awq import LlmAwq
+from .registry import LAYOUTS
+from .weight import WeightFormat, relayout
+
+__all__ = [
+    "LAYOUTS",
+    "AmbiguousGroupError",
+    "CompressedTensors",
+    "Gemm",
+    "Gemv",
+    "GemvFast",
+    "Geometry",
+    "Layer",
+    "Layout",
+    "LayoutError",
+    "LlmAwq",
+    "QuantizationConfig",
+    "TensorSpec",
+    "WeightFormat",
+    "detect",
+    "layout_of_config",
+    "relayout",
+]

@@ -1,0 +1,289 @@
+"""What a layout is: where a quantized linear layer's codes, scales and zeros lie among the tensors of a checkpoint."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import torch
+
+from .weight import WeightFormat
+
+Role = Literal["weight", "zeros", "scales", "shape"]
+
+SYMMETRIC_ZERO = 8
+SCALE_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+
+
+class LayoutError(ValueError):
+    """Tensors, or a configuration, that do not fit the layout; the text says what was expected and what came."""
+
+
+class AmbiguousGroupError(LayoutError):
+    """The tensors fit, but only the values of the scales would tell the group size."""
+
+
+class TensorSpec(NamedTuple):
+    """What a checkpoint's header says of a tensor."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"{str(self.dtype).removeprefix('torch.')} {self.shape}"
+
+
+class Geometry(NamedTuple):
+    """Sizes of a layer: N = out_features, K = in_features, and the columns that share a scale."""
+
+    out_features: int
+    in_features: int
+    group_size: int
+
+    @property
+    def groups(self) -> int:
+        return self.in_features // self.group_size
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A quantized linear layer; a weight is ``(code - zero) * scale``.
+
+    Attributes:
+        codes: uint8 ``(N, K)``, 0..15, of any strides.
+        scales: float16, bfloat16 or float32 ``(N, G)``.
+        zeros: uint8 ``(N, G)``, 0..15; all 8 in a symmetric layer.
+        group_size: columns that share a scale and a zero: ``K / G``.
+        bias: ``(N,)``, or None.
+    """
+
+    codes: torch.Tensor
+    scales: torch.Tensor
+    zeros: torch.Tensor
+    group_size: int
+    bias: torch.Tensor | None = None
+
+    @property
+    def geometry(self) -> Geometry:
+        n, k = self.codes.shape
+        return Geometry(n, k, self.group_size)
+
+    @property
+    def is_symmetric(self) -> bool:
+        return bool((self.zeros == SYMMETRIC_ZERO).all())
+
+    def dequantize(self) -> torch.Tensor:
+        """The weight ``(N, K)`` in the scales' dtype, computed in float32."""
+        codes = self.codes.reshape(len(self.codes), -1, self.group_size).float()
+        weight = (codes - self.zeros.unsqueeze(-1).float()) * self.scales.unsqueeze(-1).float()
+        return weight.flatten(1).to(self.scales.dtype)
+
+
+@dataclass(frozen=True)
+class QuantizationConfig:
+    """What a checkpoint's configuration says of its quantization, in the words of AutoAWQ.
+
+    Attributes:
+        group_size: -1 for one group a row; None where the configuration does not say.
+        is_symmetric: every zero is 8 (``zero_point`` false).
+        not_converted: parts of the names of linear modules that are not quantized; None where nothing is said.
+        raw: the configuration as it stands in the file.
+    """
+
+    group_size: int | None
+    is_symmetric: bool
+    not_converted: tuple[str, ...] | None
+    raw: Mapping[str, Any]
+
+
+class Layout(ABC):
+    """One way to store quantized linear layers. Subclasses fill in the class attributes and the abstract methods.
+
+    Tensors are named by what follows the module's name: ``qweight`` for ``model.layers.0.mlp.up_proj.qweight``.
+    """
+
+    name: ClassVar[str]
+    names: ClassVar[Mapping[Role, str]]
+    weight: ClassVar[WeightFormat]
+    source: ClassVar[str]  # the project, and the file in it, that defines the layout
+    stores_symmetric_zeros: ClassVar[bool] = True  # zeros are stored where the configuration says that all are 8, too
+
+    # --- what each layout says ---
+
+    @abstractmethod
+    def groups(self, specs: Mapping[str, TensorSpec]) -> int | None:
+        """Groups of a row, where the shapes alone tell."""
+
+    @abstractmethod
+    def side_specs(self, geometry: Geometry, dtype: torch.dtype) -> dict[str, TensorSpec]:
+        """Every tensor but the weight and the bias, for scales of this dtype."""
+
+    @abstractmethod
+    def encode_side(self, geometry: Geometry, scales: torch.Tensor, zeros: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Those tensors, from scales and zeros ``(N, G)``."""
+
+    @abstractmethod
+    def decode_scales(self, geometry: Geometry, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Scales ``(N, G)``."""
+
+    @abstractmethod
+    def decode_zeros(
+        self, geometry: Geometry, tensors: Mapping[str, torch.Tensor], scales: torch.Tensor
+    ) -> torch.Tensor:
+        """Zeros uint8 ``(N, G)``. Raises LayoutError when one is none of 0..15."""
+
+    @abstractmethod
+    def claims(self, config: Mapping[str, Any]) -> bool:
+        """Whether a quantization_config is of this layout."""
+
+    @abstractmethod
+    def read_config(self, config: Mapping[str, Any]) -> QuantizationConfig:
+        """Raises LayoutError for what no AWQ layout holds, such as other than 4 bits."""
+
+    @abstractmethod
+    def write_config(self, config: QuantizationConfig) -> dict[str, Any]:
+        """The quantization_config of this layout."""
+
+    # --- what follows from it ---
+
+    def reason_not_held(self, geometry: Geometry) -> str | None:
+        """Why no layer of these sizes can be stored this way; None when it can."""
+        n, k, group = geometry
+        unit_n, unit_k = self.weight.unit()
+        if n % max(unit_n, 8) != 0:
+            return f"out_features {n} is not a multiple of {max(unit_n, 8)}"
+        if k % unit_k != 0:
+            return f"in_features {k} is not a multiple of {unit_k}"
+        if group < 1 or k % group != 0:
+            return f"in_features {k} is not a multiple of the group size {group}"
+        return None
+
+    def is_optional(self, role: Role) -> bool:
+        """Whether a layer may come without the tensor of this role, whatever the configuration says."""
+        return role == "shape"
+
+    def candidate_groups(self, specs: Mapping[str, TensorSpec], in_features: int) -> list[int]:
+        """Group sizes that the shapes allow."""
+        groups = self.groups(specs)
+        if groups is not None:
+            return [in_features // groups] if groups > 0 and in_features % groups == 0 else []
+        sizes = [size for size in (32, 64, 128, 256, 512, 1024, in_features) if in_features % size == 0]
+        return sorted(set(sizes))
+
+    def geometry(
+        self,
+        specs: Mapping[str, TensorSpec],
+        group_size: int | None = None,
+        is_symmetric: bool | None = None,
+    ) -> Geometry:
+        """Sizes of a layer, from what the header says of its tensors.
+
+        Args:
+            specs: by the names of this layout, and ``bias``.
+            group_size: what the configuration says; -1 is one group a row.
+            is_symmetric: what it says; a symmetric layer may lack its zeros, another one may not.
+
+        Raises:
+            LayoutError: a tensor is missing, or has another dtype or shape than the others ask for.
+            AmbiguousGroupError: without group_size, several fit.
+        """
+        for role, name in self.names.items():
+            is_optional = is_symmetric if role == "zeros" and is_symmetric is not None else self.is_optional(role)
+            if name not in specs and not is_optional:
+                raise LayoutError(f"{name} is missing")
+        weight = specs[self.names["weight"]]
+        if weight.dtype != self.weight.dtype or len(weight.shape) != 2:
+            expected = str(self.weight.dtype).removeprefix("torch.")
+            raise LayoutError(f"{self.names['weight']} expects {expected} with 2 dimensions; got {weight}")
+        n, k = self.weight.features(weight.shape)
+        scales = specs[self.names["scales"]]
+        if scales.dtype not in SCALE_DTYPES:
+            raise LayoutError(f"{self.names['scales']} expects float16, bfloat16 or float32; got {scales}")
+        if n == 0 or k == 0:
+            raise LayoutError(f"{self.names['weight']} expects at least one row and column; got {weight}")
+        if group_size is None:
+            possible = self.candidate_groups(specs, k)
+            candidates = [size for size in possible if self._mismatch(Geometry(n, k, size), specs) is None]
+            if len(candidates) > 1:
+                raise AmbiguousGroupError(f"the shapes allow groups of {', '.join(map(str, candidates))}")
+            if not candidates:
+                raise LayoutError(f"the shapes fit no group size: {', '.join(f'{m} {s}' for m, s in specs.items())}")
+            group_size = candidates[0]
+        elif group_size == -1:
+            group_size = k
+        geometry = Geometry(n, k, group_size)
+        reason = self._mismatch(geometry, specs)
+        if reason is not None:
+            raise LayoutError(reason)
+        return geometry
+
+    def used_group_size(self, in_features: int, scales: torch.Tensor) -> int:
+        """Group size by the zero tail of the scales as they are stored, where the layout pads them."""
+        raise LayoutError(f"{self.name} does not pad its scales")
+
+    def _mismatch(self, geometry: Geometry, specs: Mapping[str, TensorSpec]) -> str | None:
+        """The first tensor that is not as the geometry asks for."""
+        reason = self.reason_not_held(geometry)
+        if reason is not None:
+            return reason
+        expected = self.side_specs(geometry, specs[self.names["scales"]].dtype)
+        for name, spec in expected.items():
+            if name in specs and not self._fits(name, specs[name], spec):
+                return f"{name} expects {spec} for groups of {geometry.group_size}; got {specs[name]}"
+        bias = specs.get("bias")
+        if bias is not None and bias.shape != (geometry.out_features,):
+            return f"bias expects shape {(geometry.out_features,)}; got {bias.shape}"
+        return None
+
+    def _fits(self, name: str, spec: TensorSpec, expected: TensorSpec) -> bool:
+        return spec == expected
+
+    def decode(self, tensors: Mapping[str, torch.Tensor], group_size: int | None = None) -> Layer:
+        """The layer that these tensors store.
+
+        Args:
+            tensors: by the names of this layout, and ``bias``.
+            group_size: what the configuration says; None asks the shapes.
+
+        Raises:
+            LayoutError: the tensors do not fit each other, or a zero is none of 0..15.
+        """
+        specs = {name: TensorSpec(tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
+        try:
+            geometry = self.geometry(specs, group_size)
+        except AmbiguousGroupError:
+            _, k = self.weight.features(specs[self.names["weight"]].shape)
+            geometry = self.geometry(specs, self.used_group_size(k, tensors[self.names["scales"]]))
+        scales, zeros = self.decode_side(geometry, tensors)
+        codes = self.weight.unpack(tensors[self.names["weight"]])
+        return Layer(codes, scales, zeros, geometry.group_size, tensors.get("bias"))
+
+    def decode_side(self, geometry: Geometry, tensors: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Scales and zeros ``(N, G)``; without a tensor of zeros, all 8. Raises LayoutError as decode does."""
+        scales = self.decode_scales(geometry, tensors)
+        if self.names["zeros"] not in tensors:
+            return scales, torch.full_like(scales, SYMMETRIC_ZERO, dtype=torch.uint8)
+        return scales, self.decode_zeros(geometry, tensors, scales)
+
+    def encode(self, layer: Layer) -> dict[str, torch.Tensor]:
+        """The tensors of a layer, by the names of this layout, and ``bias`` where it has one.
+
+        Raises:
+            LayoutError: the layout cannot hold a layer of these sizes, or a zero would be lost.
+            ValueError: a code is above 15.
+        """
+        reason = self.reason_not_held(layer.geometry)
+        if reason is not None:
+            raise LayoutError(f"{self.name} cannot hold the layer: {reason}")
+        tensors = {self.names["weight"]: self.weight.pack(layer.codes)}
+        tensors |= self.encode_side(layer.geometry, layer.scales, layer.zeros)
+        if layer.bias is not None:
+            tensors["bias"] = layer.bias
+        return tensors
+
+
+def padded(values: torch.Tensor, columns: int) -> torch.Tensor:
+    """Values with a zero tail up to this many columns."""
+    return torch.nn.functional.pad(values, (0, columns - values.shape[1]))

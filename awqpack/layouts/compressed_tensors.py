@@ -1,0 +1,170 @@
+"""compressed-tensors' pack-quantized, which vLLM reads: compressors/pack_quantized in that project."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+
+from .. import functional
+from ..packing import AWQPacking
+from .base import Geometry, Layout, LayoutError, QuantizationConfig, Role, TensorSpec
+from .weight import WeightFormat
+
+QUANT_METHOD = "compressed-tensors"
+FORMAT = "pack-quantized"
+# AWQ engines never quantize the head, and AWQ configurations do not name it
+_HEAD = "lm_head"
+_PART = re.compile(r"re:\.\*(.*)\.\*")
+
+
+class CompressedTensors(Layout):
+    """weight_packed int32 (N, K/8), weight_zero_point int32 (N/8, G) along the rows unless symmetric,
+    weight_scale (N, G), weight_shape int64 (2,)."""
+
+    name = "compressed-tensors"
+    names: ClassVar[Mapping[Role, str]] = {
+        "weight": "weight_packed",
+        "zeros": "weight_zero_point",
+        "scales": "weight_scale",
+        "shape": "weight_shape",
+    }
+    weight = WeightFormat(AWQPacking.V1)
+    source = "compressed-tensors, compressors/pack_quantized"
+    stores_symmetric_zeros = False
+
+    def is_optional(self, role: Role) -> bool:
+        return role in ("zeros", "shape")
+
+    def groups(self, specs: Mapping[str, TensorSpec]) -> int | None:
+        shape = specs["weight_scale"].shape
+        return shape[1] if len(shape) == 2 else 0
+
+    def side_specs(self, geometry: Geometry, dtype: torch.dtype) -> dict[str, TensorSpec]:
+        n, groups = geometry.out_features, geometry.groups
+        return {
+            "weight_zero_point": TensorSpec(torch.int32, (n // 8, groups)),
+            "weight_scale": TensorSpec(dtype, (n, groups)),
+            "weight_shape": TensorSpec(torch.int64, (2,)),
+        }
+
+    def _fits(self, name: str, spec: TensorSpec, expected: TensorSpec) -> bool:
+        # older writers store the shape as int32
+        return spec == expected or (name == "weight_shape" and spec == (torch.int32, (2,)))
+
+    def encode_side(self, geometry: Geometry, scales: torch.Tensor, zeros: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {
+            "weight_zero_point": functional.pack(zeros.t(), AWQPacking.V1).t().contiguous(),
+            "weight_scale": scales.contiguous(),
+            "weight_shape": torch.tensor([geometry.out_features, geometry.in_features]),
+        }
+
+    def decode_scales(self, geometry: Geometry, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        shape = tensors.get("weight_shape")
+        if shape is not None and shape.tolist() != [geometry.out_features, geometry.in_features]:
+            raise LayoutError(
+                f"weight_shape expects {[geometry.out_features, geometry.in_features]}, as weight_packed has it; "
+                f"got {shape.tolist()}"
+            )
+        return tensors["weight_scale"]
+
+    def decode_zeros(
+        self, geometry: Geometry, tensors: Mapping[str, torch.Tensor], scales: torch.Tensor
+    ) -> torch.Tensor:
+        return functional.unpack(tensors["weight_zero_point"].t(), AWQPacking.V1).t().contiguous()
+
+    def claims(self, config: Mapping[str, Any]) -> bool:
+        return config.get("quant_method") == QUANT_METHOD
+
+    def read_config(self, config: Mapping[str, Any]) -> QuantizationConfig:
+        if config.get("format") not in (FORMAT, None):
+            raise LayoutError(f"compressed-tensors format expects {FORMAT}; got {config.get('format')!r}")
+        if config.get("kv_cache_scheme") is not None:
+            raise LayoutError("kv_cache_scheme expects null: no AWQ layout quantizes the cache")
+        groups = config.get("config_groups")
+        if not isinstance(groups, dict) or not groups:
+            raise LayoutError(f"config_groups expects at least one group; got {groups!r}")
+        found = {self._read_group(name, group) for name, group in groups.items()}
+        if len(found) != 1:
+            raise LayoutError(f"config_groups expects one scheme for all layers; got {len(found)} different ones")
+        group_size, is_symmetric = found.pop()
+        ignore = config.get("ignore") or []
+        if not isinstance(ignore, list) or not all(isinstance(name, str) for name in ignore):
+            raise LayoutError(f"ignore expects a list of names; got {ignore!r}")
+        return QuantizationConfig(group_size, is_symmetric, _not_converted(ignore), config)
+
+    @staticmethod
+    def _read_group(name: str, group: Any) -> tuple[int, bool]:
+        weights = group.get("weights") if isinstance(group, dict) else None
+        if not isinstance(weights, dict):
+            raise LayoutError(f"config_groups.{name} expects weights; got {weights!r}")
+        for key in ("input_activations", "output_activations"):
+            if group.get(key) is not None:
+                raise LayoutError(f"config_groups.{name}.{key} expects null: no AWQ layout quantizes activations")
+        if group.get("format") not in (FORMAT, None):
+            raise LayoutError(f"config_groups.{name}.format expects {FORMAT}; got {group['format']!r}")
+        if weights.get("num_bits") != 4 or weights.get("type", "int") != "int":
+            raise LayoutError(
+                f"config_groups.{name}.weights expects 4-bit int; got num_bits {weights.get('num_bits')!r}, "
+                f"type {weights.get('type')!r}"
+            )
+        if weights.get("actorder") not in (None, "weight", "static"):
+            raise LayoutError(f"config_groups.{name}.weights.actorder expects null: AWQ groups are runs of columns")
+        strategy, size = weights.get("strategy"), weights.get("group_size")
+        if strategy == "channel":
+            size = -1
+        elif strategy not in ("group", None) or type(size) is not int:
+            raise LayoutError(
+                f"config_groups.{name}.weights expects strategy group with a group_size, or channel; "
+                f"got {strategy!r} and {size!r}"
+            )
+        return size, bool(weights.get("symmetric", True))
+
+    def write_config(self, config: QuantizationConfig) -> dict[str, Any]:
+        if self.claims(config.raw):
+            return dict(config.raw)
+        parts = [f"re:.*{re.escape(name)}.*" for name in config.not_converted or () if name != _HEAD]
+        is_whole_row = config.group_size in (-1, None)
+        return {
+            "config_groups": {
+                "group_0": {
+                    "format": FORMAT,
+                    "input_activations": None,
+                    "output_activations": None,
+                    "targets": ["Linear"],
+                    "weights": {
+                        "actorder": None,
+                        "dynamic": False,
+                        "group_size": None if is_whole_row else config.group_size,
+                        "num_bits": 4,
+                        "strategy": "channel" if is_whole_row else "group",
+                        "symmetric": config.is_symmetric,
+                        "type": "int",
+                    },
+                }
+            },
+            "format": FORMAT,
+            "ignore": [_HEAD, *parts],
+            "quant_method": QUANT_METHOD,
+            "quantization_status": "compressed",
+        }
+
+
+def _not_converted(ignore: list[str]) -> tuple[str, ...] | None:
+    """The names as AWQ has them: parts of module names. Raises LayoutError for a pattern that is no such part."""
+    parts = []
+    for entry in ignore:
+        if entry == _HEAD:
+            continue
+        part = entry
+        if entry.startswith("re:"):
+            match = _PART.fullmatch(entry)
+            part = re.sub(r"\\(.)", r"\1", match[1]) if match is not None else ""
+            if match is None or re.escape(part) != match[1]:
+                raise LayoutError(
+                    f'ignore expects module names or "re:.*part.*", which AWQ can say as well; got {entry!r}'
+                )
+        parts.append(part)
+    return tuple(parts) or None

@@ -1,0 +1,58 @@
+"""Which layout a layer or a configuration is in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from .base import AmbiguousGroupError, Layout, LayoutError, TensorSpec
+from .registry import LAYOUTS
+
+# quant_method -> what to call it, for those that are met most and are taken for AWQ
+_OTHERS = {"gptq": "GPTQ", "bitsandbytes": "bitsandbytes", "fp8": "FP8", "hqq": "HQQ", "quanto": "optimum-quanto"}
+
+
+def layout_of_config(config: Mapping[str, Any]) -> Layout:
+    """The layout that a quantization_config names.
+
+    Raises:
+        LayoutError: it is of another quantization method, or of an AWQ version that is not known.
+    """
+    for layout in LAYOUTS.values():
+        if layout.claims(config):
+            return layout
+    known = ", ".join(LAYOUTS)
+    method = config.get("quant_method")
+    if method not in (None, "awq"):
+        named = _OTHERS.get(str(method), str(method))
+        raise LayoutError(f"quant_method is {method!r}: a {named} checkpoint, not an AWQ one (AWQ layouts: {known})")
+    raise LayoutError(f"version expects an AWQ layout ({known}); got {config.get('version')!r}")
+
+
+def detect(specs: Mapping[str, TensorSpec]) -> Layout:
+    """The layout of a layer, from the names, dtypes and shapes of its tensors.
+
+    Args:
+        specs: by what follows the module's name: ``qweight``, ``weight_packed``, ...
+
+    Raises:
+        LayoutError: no layout has such tensors; GPTQ's are named as such.
+    """
+    if "g_idx" in specs or "weight_g_idx" in specs:
+        raise LayoutError("g_idx: a GPTQ layer, or one with reordered groups, not an AWQ one")
+    reasons = []
+    for layout in LAYOUTS.values():
+        if layout.names["weight"] not in specs:
+            continue
+        try:
+            layout.geometry(specs)
+            return layout
+        except AmbiguousGroupError:
+            return layout
+        except LayoutError as error:
+            reasons.append(f"not {layout.name}: {error}")
+    if {"qweight", "scales"} <= set(specs):
+        words, scales = specs["qweight"].shape, specs["scales"].shape
+        if len(words) == len(scales) == 2 and words[1] == scales[1]:
+            raise LayoutError("qweight has a column for each of scales': a GPTQ layer, not an AWQ one")
+    raise LayoutError("; ".join(reasons) or f"none of {', '.join(LAYOUTS)} has tensors {', '.join(sorted(specs))}")

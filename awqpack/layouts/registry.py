@@ -1,0 +1,14 @@
+"""Every layout, by name: a new one is a file beside this and a line here."""
+
+from __future__ import annotations
+
+from .base import Layout
+from .compressed_tensors import CompressedTensors
+from .gemm import Gemm
+from .gemv import Gemv
+from .gemv_fast import GemvFast
+from .llm_awq import LlmAwq
+
+LAYOUTS: dict[str, Layout] = {
+    layout.name: layout for layout in (Gemm(), Gemv(), GemvFast(), LlmAwq(), CompressedTensors())
+}

@@ -1,0 +1,102 @@
+"""How a layout stores the codes of a weight, and the way from one to another that never holds all of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from .. import functional
+from ..packing import AWQPacking
+
+# Codes between the two layouts, at a time: they stay in the last-level cache, which a whole weight would not.
+_CHUNK_CODES = 1 << 21
+
+
+@dataclass(frozen=True)
+class WeightFormat:
+    """A payload of the codes W ``(N, K)``, or of their transpose."""
+
+    packing: AWQPacking
+    reorder: bool = False
+    is_transposed: bool = False
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.int16 if self.packing is AWQPacking.V2 else torch.int32
+
+    def shape(self, out_features: int, in_features: int) -> tuple[int, int]:
+        """Shape of the payload of ``(out_features, in_features)`` codes."""
+        rows, cols = (in_features, out_features) if self.is_transposed else (out_features, in_features)
+        return (rows // 4, cols) if self.packing is AWQPacking.V2 else (rows, cols // 8)
+
+    def features(self, shape: tuple[int, ...]) -> tuple[int, int]:
+        """``(out_features, in_features)`` of a payload of this shape."""
+        rows, cols = (shape[0] * 4, shape[1]) if self.packing is AWQPacking.V2 else (shape[0], shape[1] * 8)
+        return (cols, rows) if self.is_transposed else (rows, cols)
+
+    def unit(self) -> tuple[int, int]:
+        """What out_features and in_features must be multiples of."""
+        rows, cols = (4, 64) if self.packing is AWQPacking.V2 else (1, 8)
+        return (cols, rows) if self.is_transposed else (rows, cols)
+
+    def pack(self, codes: torch.Tensor) -> torch.Tensor:
+        """The payload of codes ``(N, K)``."""
+        return functional.pack(codes.t() if self.is_transposed else codes, self.packing, self.reorder)
+
+    def unpack(self, payload: torch.Tensor) -> torch.Tensor:
+        """The codes ``(N, K)``; of a transposed payload as a transposed view."""
+        codes = functional.unpack(payload, self.packing, self.reorder)
+        return codes.t() if self.is_transposed else codes
+
+    def _rows(self, payload: torch.Tensor, along_k: bool, begin: int, end: int) -> torch.Tensor:
+        """The part of a payload that holds in_features (along_k) or out_features begin..end."""
+        is_cols = along_k != self.is_transposed
+        is_v2 = self.packing is AWQPacking.V2
+        step = (1 if is_v2 else 8) if is_cols else (4 if is_v2 else 1)
+        return payload.narrow(1 if is_cols else 0, begin // step, (end - begin) // step)
+
+
+def relayout(
+    payload: torch.Tensor, source: WeightFormat, target: WeightFormat, out: torch.Tensor | None = None
+) -> torch.Tensor:
+    """The payload in another format.
+
+    Args:
+        payload: of ``source``'s dtype and shape.
+        source, target: the two formats.
+        out: where to write, of ``target``'s dtype and shape; it saves the page faults of fresh memory.
+
+    Returns:
+        ``out``, or a new tensor on the payload's device; the payload itself when the formats are the same.
+    """
+    n, k = source.features(tuple(payload.shape))
+    if source == target:
+        return payload if out is None else out.copy_(payload)
+    if out is None:
+        out = torch.empty(target.shape(n, k), dtype=target.dtype, device=payload.device)
+    # Along the rows of a transposed payload, so that what it holds of a chunk is one run of memory.
+    along_k = source.is_transposed or target.is_transposed
+    length, width = (k, n) if along_k else (n, k)
+    unit = max(format.unit()[along_k] for format in (source, target))
+    step = length if payload.is_cuda else max(_CHUNK_CODES // max(width, 1) // unit * unit, unit)
+    # Contiguous codes on the way are those of the side whose rows the chunk follows.
+    scratch = torch.empty((min(step, length), width), dtype=torch.uint8, device=payload.device)
+    for begin in range(0, length, step):
+        end = min(begin + step, length)
+        part = scratch[: end - begin]
+        codes = part.t() if along_k else part
+        functional.unpack(
+            source._rows(payload, along_k, begin, end),
+            source.packing,
+            source.reorder,
+            out=codes.t() if source.is_transposed else codes,
+        )
+        functional.pack(
+            codes.t() if target.is_transposed else codes,
+            target.packing,
+            target.reorder,
+            validate=False,  # codes that were unpacked are below 16
+            out=target._rows(out, along_k, begin, end),
+        )
+    return out
