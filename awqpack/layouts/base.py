@@ -108,6 +108,7 @@ class Layout(ABC):
     names: ClassVar[Mapping[Role, str]]
     weight: ClassVar[WeightFormat]
     source: ClassVar[str]  # the project, and the file in it, that defines the layout
+    stores_scaled_zeros: ClassVar[bool] = False  # as floats, which not every zero survives
     stores_symmetric_zeros: ClassVar[bool] = True  # zeros are stored where the configuration says that all are 8, too
 
     # --- what each layout says ---
@@ -126,13 +127,13 @@ class Layout(ABC):
 
     @abstractmethod
     def decode_scales(self, geometry: Geometry, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Scales ``(N, G)``."""
+        """Scales ``(N, G)``, of any strides."""
 
     @abstractmethod
     def decode_zeros(
         self, geometry: Geometry, tensors: Mapping[str, torch.Tensor], scales: torch.Tensor
     ) -> torch.Tensor:
-        """Zeros uint8 ``(N, G)``. Raises LayoutError when one is none of 0..15."""
+        """Zeros uint8 ``(N, G)``, of any strides. Raises LayoutError when one is none of 0..15."""
 
     @abstractmethod
     def claims(self, config: Mapping[str, Any]) -> bool:
@@ -163,6 +164,10 @@ class Layout(ABC):
     def is_optional(self, role: Role) -> bool:
         """Whether a layer may come without the tensor of this role, whatever the configuration says."""
         return role == "shape"
+
+    def holds_every_zero(self, scales: torch.Tensor) -> bool:
+        """Whether no zero can be lost beside these scales; false does not mean that one is."""
+        return True
 
     def candidate_groups(self, specs: Mapping[str, TensorSpec], in_features: int) -> list[int]:
         """Group sizes that the shapes allow."""
@@ -284,6 +289,10 @@ class Layout(ABC):
         return tensors
 
 
-def padded(values: torch.Tensor, columns: int) -> torch.Tensor:
-    """Values with a zero tail up to this many columns."""
-    return torch.nn.functional.pad(values, (0, columns - values.shape[1]))
+def padded(values: torch.Tensor, dim: int, length: int) -> torch.Tensor:
+    """Contiguous 2-D values with a zero tail up to this length."""
+    shape = list(values.shape)
+    shape[dim] = length
+    result = torch.zeros(shape, dtype=values.dtype, device=values.device)
+    result.narrow(dim, 0, values.shape[dim]).copy_(values)
+    return result

@@ -73,7 +73,7 @@ class CompressedTensors(Layout):
     def decode_zeros(
         self, geometry: Geometry, tensors: Mapping[str, torch.Tensor], scales: torch.Tensor
     ) -> torch.Tensor:
-        return functional.unpack(tensors["weight_zero_point"].t(), AWQPacking.V1).t().contiguous()
+        return functional.unpack(tensors["weight_zero_point"].t(), AWQPacking.V1).t()
 
     def claims(self, config: Mapping[str, Any]) -> bool:
         return config.get("quant_method") == QUANT_METHOD

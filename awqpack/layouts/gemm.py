@@ -42,9 +42,9 @@ class Gemm(AwqLayout):
         }
 
     def decode_scales(self, geometry: Geometry, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        return tensors["scales"].t().contiguous()
+        return tensors["scales"].t()
 
     def decode_zeros(
         self, geometry: Geometry, tensors: Mapping[str, torch.Tensor], scales: torch.Tensor
     ) -> torch.Tensor:
-        return functional.unpack(tensors["qzeros"], AWQPacking.V1, reorder=True).t().contiguous()
+        return functional.unpack(tensors["qzeros"], AWQPacking.V1, reorder=True).t()

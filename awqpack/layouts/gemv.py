@@ -34,14 +34,14 @@ class Gemv(PaddedLayout):
     def encode_side(self, geometry: Geometry, scales: torch.Tensor, zeros: torch.Tensor) -> dict[str, torch.Tensor]:
         columns = 8 * self.words(geometry)
         return {
-            "qzeros": functional.pack(padded(zeros, columns), AWQPacking.V1),
-            "scales": padded(scales, columns),
+            "qzeros": functional.pack(padded(zeros, 1, columns), AWQPacking.V1),
+            "scales": padded(scales, 1, columns),
         }
 
     def decode_scales(self, geometry: Geometry, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        return tensors["scales"][:, : geometry.groups].contiguous()
+        return tensors["scales"][:, : geometry.groups]
 
     def decode_zeros(
         self, geometry: Geometry, tensors: Mapping[str, torch.Tensor], scales: torch.Tensor
     ) -> torch.Tensor:
-        return functional.unpack(tensors["qzeros"], AWQPacking.V1)[:, : geometry.groups].contiguous()
+        return functional.unpack(tensors["qzeros"], AWQPacking.V1)[:, : geometry.groups]

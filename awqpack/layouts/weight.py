@@ -10,7 +10,7 @@ from .. import functional
 from ..packing import AWQPacking
 
 # Codes between the two layouts, at a time: they stay in the last-level cache, which a whole weight would not.
-_CHUNK_CODES = 1 << 21
+_CHUNK_CODES = 1 << 22
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,27 @@
+"""AWQ checkpoints on disk: inspect one, convert it to another layout, verify that two hold the same.
+
+from awqpack import checkpoint
+print(checkpoint.inspect("model-awq").layout)
+checkpoint.convert("model-awq", "model-gemv-fast", "gemv_fast")
+assert checkpoint.verify("model-awq", "model-gemv-fast").is_equal
+"""
+
+from .convert import Conversion, Progress, convert
+from .errors import CheckpointError
+from .inspect import Inspection, LayerInfo, inspect
+from .source import Checkpoint
+from .verify import Difference, Verification, verify
+
+__all__ = [
+    "Checkpoint",
+    "CheckpointError",
+    "Conversion",
+    "Difference",
+    "Inspection",
+    "LayerInfo",
+    "Progress",
+    "Verification",
+    "convert",
+    "inspect",
+    "verify",
+]

@@ -1,0 +1,144 @@
+"""What a checkpoint holds, and what about it is inconsistent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..layouts import LayoutError
+from .source import Checkpoint, SourceLayer
+
+
+@dataclass(frozen=True)
+class LayerInfo:
+    """A quantized layer: N = out_features, K = in_features, dtypes by tensor, the bytes of all its tensors."""
+
+    name: str
+    out_features: int
+    in_features: int
+    group_size: int
+    dtypes: dict[str, str]
+    nbytes: int
+    has_bias: bool
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What `inspect` found.
+
+    Attributes:
+        path: as it was given.
+        layout: of the quantized layers, a name in ``awqpack.layouts.LAYOUTS``.
+        is_configured: a quantization_config was found, and says so; otherwise the tensors do.
+        group_size: what the configuration says; -1 is one group a row.
+        is_symmetric: what it says; every zero is 8.
+        not_converted: what it says is not quantized, as AutoAWQ names it.
+        files: the safetensors files.
+        layers: those whose tensors fit.
+        other_tensors: how many tensors are no part of a quantized layer.
+        quantized_bytes, other_bytes: of the tensors.
+        problems: what is inconsistent, a sentence each.
+    """
+
+    path: str
+    layout: str
+    is_configured: bool
+    group_size: int | None
+    is_symmetric: bool | None
+    not_converted: tuple[str, ...] | None
+    files: tuple[str, ...]
+    layers: tuple[LayerInfo, ...]
+    other_tensors: int
+    quantized_bytes: int
+    other_bytes: int
+    problems: tuple[str, ...]
+
+
+def inspect(path: str | Path, *, layout: str = "auto", group_size: int | None = None) -> Inspection:
+    """Reads the headers of a checkpoint, its configuration, and its scales and zeros.
+
+    Args:
+        path: a directory with safetensors files, or one such file.
+        layout, group_size: as in :func:`convert`.
+
+    Raises:
+        CheckpointError: it cannot be read, or is no AWQ checkpoint. ``problems`` says what is wrong with its layers.
+    """
+    with Checkpoint(path, layout=layout, group_size=group_size, is_strict=False) as checkpoint:
+        problems = [*checkpoint.problems, *_value_problems(checkpoint), *_orphans(checkpoint)]
+        if checkpoint.index is not None:
+            problems += _wrong_total(checkpoint)
+        layers = tuple(_layer_info(checkpoint, layer) for layer in checkpoint.layers.values())
+        config = checkpoint.config
+        of_layers = {tensor for layer in checkpoint.layers.values() for tensor in layer.tensors.values()}
+        others = [tensor for tensor in checkpoint.where if tensor not in of_layers]
+        return Inspection(
+            path=str(path),
+            layout=checkpoint.layout.name,
+            is_configured=config is not None,
+            group_size=None if config is None else config.group_size,
+            is_symmetric=None if config is None else config.is_symmetric,
+            not_converted=None if config is None else config.not_converted,
+            files=tuple(checkpoint.shards),
+            layers=layers,
+            other_tensors=len(others),
+            quantized_bytes=sum(layer.nbytes for layer in layers),
+            other_bytes=sum(checkpoint.entry(tensor).nbytes for tensor in others),
+            problems=tuple(problems),
+        )
+
+
+def _layer_info(checkpoint: Checkpoint, layer: SourceLayer) -> LayerInfo:
+    entries = {suffix: checkpoint.entry(tensor) for suffix, tensor in layer.tensors.items()}
+    n, k, group_size = layer.geometry
+    return LayerInfo(
+        name=layer.name,
+        out_features=n,
+        in_features=k,
+        group_size=group_size,
+        dtypes={suffix: entry.dtype for suffix, entry in entries.items()},
+        nbytes=sum(entry.nbytes for entry in entries.values()),
+        has_bias="bias" in layer.tensors,
+    )
+
+
+def _value_problems(checkpoint: Checkpoint) -> list[str]:
+    """Scales that are no numbers, zeros out of range or, where the configuration promises 8, different."""
+    problems = []
+    for layer in checkpoint.layers.values():
+        try:
+            scales, zeros = layer.layout.decode_side(layer.geometry, checkpoint.side_tensors(layer))
+        except LayoutError as error:
+            problems.append(f"{layer.name}: {error}")
+            continue
+        if not bool(scales.isfinite().all()):
+            row, group = (~scales.isfinite()).nonzero()[0].tolist()
+            problems.append(f"{layer.name}: the scale of row {row}, group {group} is {float(scales[row, group])}")
+        if checkpoint.config is not None and checkpoint.config.is_symmetric and bool((zeros != 8).any()):
+            row, group = (zeros != 8).nonzero()[0].tolist()
+            problems.append(
+                f"{layer.name}: the configuration is symmetric, so that zeros are 8; "
+                f"that of row {row}, group {group} is {int(zeros[row, group])}"
+            )
+    return problems
+
+
+def _orphans(checkpoint: Checkpoint) -> list[str]:
+    """Zeros of layers whose weight is missing."""
+    zeros = checkpoint.layout.names["zeros"]
+    weight = checkpoint.layout.names["weight"]
+    return [
+        f"{tensor} has no {weight} beside it"
+        for tensor in checkpoint.where
+        if tensor.rpartition(".")[2] == zeros and f"{tensor[: -len(zeros)]}{weight}" not in checkpoint.where
+    ]
+
+
+def _wrong_total(checkpoint: Checkpoint) -> list[str]:
+    assert checkpoint.index is not None
+    metadata = checkpoint.index.get("metadata")
+    listed = metadata.get("total_size") if isinstance(metadata, dict) else None
+    total = sum(checkpoint.entry(tensor).nbytes for tensor in checkpoint.where)
+    if listed is None or listed == total:
+        return []
+    return [f"the index says a total_size of {listed}; the tensors have {total} bytes"]

@@ -1,0 +1,212 @@
+"""What a conversion writes: every output file and tensor, and where each comes from, before anything is written."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+from ..layouts import Layout, LayoutError, QuantizationConfig, TensorSpec
+from .errors import CheckpointError
+from .shard import DTYPE_NAMES, Entry, arranged, header_bytes
+from .source import Checkpoint, SourceLayer
+
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+
+
+@dataclass
+class OutputFile:
+    """A safetensors file to write; entries count from the end of the header."""
+
+    name: str
+    entries: dict[str, Entry]
+    header: bytes
+
+    @property
+    def nbytes(self) -> int:
+        return len(self.header) + sum(entry.nbytes for entry in self.entries.values())
+
+
+@dataclass
+class Plan:
+    """A conversion, ready to be carried out.
+
+    Attributes:
+        files: in the order of the source's.
+        where: output tensor -> its file.
+        layers: layers to convert, with the names of the tensors each becomes.
+        copies: tensors whose bytes stay as they are: output name -> source name.
+        config: what the target's quantization_config says.
+    """
+
+    source: Checkpoint
+    target: Layout
+    config: QuantizationConfig
+    files: list[OutputFile] = field(default_factory=list)
+    where: dict[str, OutputFile] = field(default_factory=dict)
+    layers: list[tuple[SourceLayer, dict[str, str]]] = field(default_factory=list)
+    copies: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(file.nbytes for file in self.files)
+
+
+def parse_size(text: str | int) -> int:
+    """Bytes of "5GB", "500MB", "2GiB" or a number. Raises CheckpointError."""
+    if isinstance(text, int):
+        size = text
+    else:
+        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
+        if match is None or match[2].upper() not in _UNITS:
+            raise CheckpointError(f'max_shard_size expects a size such as "5GB" or "500MB"; got {text!r}')
+        size = int(float(match[1]) * _UNITS[match[2].upper()])
+    if size < 1:
+        raise CheckpointError(f"max_shard_size expects at least one byte; got {text!r}")
+    return size
+
+
+def make_plan(source: Checkpoint, target: Layout, max_shard_size: int | None = None) -> Plan:
+    """Plans a conversion.
+
+    Args:
+        source: what to convert.
+        target: the layout to write.
+        max_shard_size: bytes; None keeps the source's files, one for one.
+
+    Raises:
+        CheckpointError: the target cannot hold some layers; all of them are named.
+    """
+    is_relayout = target is not source.layout
+    plan = Plan(source, target, _target_config(source))
+    if is_relayout:
+        _require_held(source, target)
+    drops_zeros = plan.config.is_symmetric and not target.stores_symmetric_zeros
+    specs: dict[str, tuple[str, tuple[int, ...], int]] = {}
+    homes: dict[str, str] = {}  # output tensor -> the source file it comes from
+    for tensor in source.plain_tensors if is_relayout else source.where:
+        entry = source.entry(tensor)
+        plan.copies[tensor] = tensor
+        specs[tensor] = (entry.dtype, entry.shape, entry.nbytes)
+        homes[tensor] = source.where[tensor]
+    for layer in source.layers.values() if is_relayout else ():
+        outputs = _layer_specs(source, layer, target)
+        if drops_zeros:
+            del outputs[target.names["zeros"]]
+        prefix = f"{layer.name}." if layer.name else ""
+        plan.layers.append((layer, {suffix: prefix + suffix for suffix in outputs}))
+        for suffix, spec in outputs.items():
+            name = prefix + suffix
+            if name in specs or name in homes:
+                raise CheckpointError(f"{source.path}: {name} is there already, beside {layer.name}'s own tensors")
+            size = spec.dtype.itemsize
+            for length in spec.shape:
+                size *= length
+            specs[name] = (DTYPE_NAMES[spec.dtype], spec.shape, size)
+            homes[name] = _home(source, layer, target, suffix)
+    _arrange(plan, specs, homes, max_shard_size)
+    return plan
+
+
+def _target_config(source: Checkpoint) -> QuantizationConfig:
+    """What the source's configuration says; symmetric only where every zero is really 8."""
+    if source.config is not None:
+        config = source.config
+        if not config.is_symmetric:
+            return config
+        for layer in source.layers.values():
+            _, zeros = source.scales_and_zeros(layer)
+            if bool((zeros != 8).any()):
+                return QuantizationConfig(config.group_size, False, config.not_converted, config.raw)
+        return config
+    sizes = {layer.geometry.group_size for layer in source.layers.values()}
+    names = source.layout.names
+    is_symmetric = all(names["zeros"] not in layer.tensors for layer in source.layers.values())
+    return QuantizationConfig(sizes.pop() if len(sizes) == 1 else None, is_symmetric, None, {})
+
+
+def _require_held(source: Checkpoint, target: Layout) -> None:
+    """Raises CheckpointError that names every layer the target cannot hold."""
+    refused = []
+    for layer in source.layers.values():
+        reason = target.reason_not_held(layer.geometry) or _reason_values_not_held(source, layer, target)
+        if reason is not None:
+            refused.append(f"{layer.name} ({reason})")
+    if refused:
+        raise CheckpointError(
+            f"{target.name} cannot hold {len(refused)} of {len(source.layers)} layers: {', '.join(refused)}"
+        )
+
+
+def _reason_values_not_held(source: Checkpoint, layer: SourceLayer, target: Layout) -> str | None:
+    """Why zeros would be lost, or are none already, where one side stores them as floats."""
+    side = source.side_tensors(layer)
+    try:
+        scales = layer.layout.decode_scales(layer.geometry, side)
+        if layer.layout.stores_scaled_zeros or not target.holds_every_zero(scales):
+            scales, zeros = layer.layout.decode_side(layer.geometry, side)
+            if not target.holds_every_zero(scales):
+                target.encode_side(layer.geometry, scales, zeros)
+    except LayoutError as error:
+        return str(error)
+    return None
+
+
+def _layer_specs(source: Checkpoint, layer: SourceLayer, target: Layout) -> dict[str, TensorSpec]:
+    n, k, _ = layer.geometry
+    dtype = source.entry(layer.tensors[layer.layout.names["scales"]]).spec.dtype
+    weight = TensorSpec(target.weight.dtype, target.weight.shape(n, k))
+    return {target.names["weight"]: weight, **target.side_specs(layer.geometry, dtype)}
+
+
+def _home(source: Checkpoint, layer: SourceLayer, target: Layout, suffix: str) -> str:
+    """The source file of the tensor with the same part in the layer; that of the weight where there is none."""
+    role = next(role for role, name in target.names.items() if name == suffix)
+    names = layer.layout.names
+    tensor = layer.tensors.get(names.get(role, ""), layer.tensors[names["weight"]])
+    return source.where[tensor]
+
+
+def _arrange(
+    plan: Plan,
+    specs: dict[str, tuple[str, tuple[int, ...], int]],
+    homes: dict[str, str],
+    max_shard_size: int | None,
+) -> None:
+    shards = plan.source.shards
+    by_file: dict[str, list[str]] = {name: [] for name in shards}
+    if max_shard_size is None:
+        for tensor, home in homes.items():
+            by_file[home].append(tensor)
+        metadata = {name: shard.metadata for name, shard in shards.items()}
+    else:
+        by_file = _resharded(plan, specs, homes, max_shard_size)
+        common = next(iter(shards.values())).metadata
+        metadata = dict.fromkeys(by_file, common)
+    for name, tensors in by_file.items():
+        entries = arranged({tensor: specs[tensor] for tensor in tensors})
+        file = OutputFile(name, entries, header_bytes(entries, metadata[name]))
+        plan.files.append(file)
+        plan.where |= dict.fromkeys(entries, file)
+
+
+def _resharded(
+    plan: Plan, specs: dict[str, tuple[str, tuple[int, ...], int]], homes: dict[str, str], limit: int
+) -> dict[str, list[str]]:
+    """Files of at most `limit` bytes of tensors, in the source's order; a layer stays together, and is never cut."""
+    of_tensor = {tensor: [tensor] for tensor in plan.copies}
+    for layer, outputs in plan.layers:
+        of_tensor[layer.tensors[layer.layout.names["weight"]]] = list(outputs.values())
+    shards: list[list[str]] = [[]]
+    room = limit
+    for tensor in plan.source.where:
+        unit = of_tensor.get(tensor, [])
+        size = sum(specs[name][2] for name in unit)
+        if size > room and shards[-1]:
+            shards.append([])
+            room = limit
+        shards[-1] += unit
+        room -= size
+    if len(shards) == 1:
+        return {"model.safetensors": shards[0]}
+    return {f"model-{i:05}-of-{len(shards):05}.safetensors": names for i, names in enumerate(shards, 1)}

@@ -1,0 +1,200 @@
+"""Whether two checkpoints hold the same model, whatever their layouts."""
+
+from __future__ import annotations
+
+import filecmp
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .errors import CheckpointError
+from .source import LEGACY_CONFIG_FILE, Checkpoint
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Where two checkpoints differ first in one thing.
+
+    Attributes:
+        what: a layer, tensor or file.
+        part: codes, zeros, scales, bias, values, dtype, shape, presence, ...
+        index: of the first value that differs; None where that makes no sense.
+        first, second: what each checkpoint has there.
+    """
+
+    what: str
+    part: str
+    index: tuple[int, ...] | None
+    first: str
+    second: str
+
+    def __str__(self) -> str:
+        where = "" if self.index is None else f"[{', '.join(map(str, self.index))}]"
+        return f"{self.what}: {self.part}{where} {self.first} and {self.second}"
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What `verify` found: how much was compared, and the first difference of each thing that differs."""
+
+    layers: int
+    tensors: int
+    files: int
+    differences: tuple[Difference, ...]
+
+    @property
+    def is_equal(self) -> bool:
+        return not self.differences
+
+
+def verify(first: str | Path, second: str | Path) -> Verification:
+    """Decodes two checkpoints and compares codes, zeros, scales, biases, every other tensor, and every other file.
+
+    Layouts, sharding and the quantization_config may differ, but for what they say about groups and zeros.
+
+    Raises:
+        CheckpointError: one of them cannot be read, or is inconsistent.
+    """
+    with Checkpoint(first) as a, Checkpoint(second) as b:
+        differences = [*_layers(a, b), *_plain_tensors(a, b), *_configs(a, b)]
+        names = set(a.plain_tensors) | set(b.plain_tensors)
+        files: set[str] = set()
+        if not a.is_file and not b.is_file:
+            files = _other_files(a) | _other_files(b)
+            differences += _files(a, b, files)
+        return Verification(len(set(a.layers) | set(b.layers)), len(names), len(files), tuple(differences))
+
+
+def _presence(what: str, is_in_first: bool) -> Difference:
+    there = ("is there", "is missing") if is_in_first else ("is missing", "is there")
+    return Difference(what, "it", None, *there)
+
+
+def _layers(a: Checkpoint, b: Checkpoint) -> Iterator[Difference]:
+    for name in dict.fromkeys([*a.layers, *b.layers]):
+        if name not in a.layers or name not in b.layers:
+            yield _presence(name, name in a.layers)
+            continue
+        if a.layers[name].geometry != b.layers[name].geometry:
+            one, other = a.layers[name].geometry, b.layers[name].geometry
+            yield Difference(name, "geometry", None, str(tuple(one)), str(tuple(other)))
+            continue
+        scales_a, zeros_a = a.scales_and_zeros(a.layers[name])
+        scales_b, zeros_b = b.scales_and_zeros(b.layers[name])
+        yield from _codes(a, b, name)
+        yield from _values(name, "zeros", zeros_a, zeros_b)
+        yield from _values(name, "scales", scales_a, scales_b)
+
+
+def _codes(a: Checkpoint, b: Checkpoint, name: str) -> Iterator[Difference]:
+    layouts = a.layers[name].layout, b.layers[name].layout
+    payloads = []
+    for checkpoint, layout in zip((a, b), layouts, strict=True):
+        payloads.append(checkpoint.tensor(checkpoint.layers[name].tensors[layout.names["weight"]]))
+    if layouts[0].weight == layouts[1].weight and torch.equal(*payloads):
+        return
+    codes = [layout.weight.unpack(payload) for layout, payload in zip(layouts, payloads, strict=True)]
+    yield from _values(name, "codes", *codes)
+
+
+def _values(what: str, part: str, a: torch.Tensor, b: torch.Tensor) -> Iterator[Difference]:
+    """At most one difference; values are compared bit for bit, so that NaN equals itself and -0 is not 0."""
+    for kind, one, other in (("dtype", a.dtype, b.dtype), ("shape", tuple(a.shape), tuple(b.shape))):
+        if one != other:
+            yield Difference(what, f"{part} {kind}", None, str(one), str(other))
+            return
+    bits = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[a.element_size()]
+    x, y = a.view(bits), b.view(bits)
+    if not torch.equal(x, y):
+        index = tuple((x != y).nonzero()[0].tolist())
+        yield Difference(what, part, index, _shown(a[index]), _shown(b[index]))
+
+
+def _shown(value: torch.Tensor) -> str:
+    return repr(value.item())
+
+
+def _plain_tensors(a: Checkpoint, b: Checkpoint) -> Iterator[Difference]:
+    in_a, in_b = set(a.plain_tensors), set(b.plain_tensors)
+    for name in sorted(in_a | in_b):
+        if name not in in_a or name not in in_b:
+            yield _presence(name, name in in_a)
+            continue
+        one, other = a.entry(name), b.entry(name)
+        for part, x, y in (("dtype", one.dtype, other.dtype), ("shape", one.shape, other.shape)):
+            if x != y:
+                yield Difference(name, part, None, str(x), str(y))
+                break
+        else:
+            bytes_a, bytes_b = a.shards[a.where[name]].bytes_of(name), b.shards[b.where[name]].bytes_of(name)
+            if not torch.equal(bytes_a, bytes_b):
+                yield from _tensor_values(name, a, b)
+
+
+def _tensor_values(name: str, a: Checkpoint, b: Checkpoint) -> Iterator[Difference]:
+    try:
+        yield from _values(name, "values", a.tensor(name), b.tensor(name))
+    except KeyError:  # a dtype that torch tensors are not made of here: by its bytes
+        bytes_a, bytes_b = a.shards[a.where[name]].bytes_of(name), b.shards[b.where[name]].bytes_of(name)
+        yield from _values(name, "bytes", bytes_a, bytes_b)
+
+
+def _configs(a: Checkpoint, b: Checkpoint) -> Iterator[Difference]:
+    """What both configurations say in words that every layout has."""
+    if a.config is None or b.config is None:
+        if a.config is not b.config:
+            yield _presence("the quantization_config", a.config is not None)
+        return
+    for key in ("group_size", "is_symmetric", "not_converted"):
+        one, other = getattr(a.config, key), getattr(b.config, key)
+        if one != other and (one or other):
+            yield Difference("the quantization_config", key, None, repr(one), repr(other))
+    if a.found_config is not None and b.found_config is not None:
+        one, other = _without_quantization(a), _without_quantization(b)
+        for key in sorted(one.keys() | other.keys()):
+            if one.get(key) != other.get(key) or (key in one) != (key in other):
+                yield Difference(
+                    a.found_config.path.name, key, None, repr(one.get(key))[:60], repr(other.get(key))[:60]
+                )
+
+
+def _without_quantization(checkpoint: Checkpoint) -> dict[str, Any]:
+    found = checkpoint.found_config
+    if found is None or not found.keys:
+        return {}
+    if len(found.keys) == 1:
+        return {key: value for key, value in found.content.items() if key != found.keys[0]}
+    nested = dict(found.content[found.keys[0]])
+    del nested[found.keys[1]]
+    return {**found.content, found.keys[0]: nested}
+
+
+def _other_files(checkpoint: Checkpoint) -> set[str]:
+    own = {*checkpoint.shards, LEGACY_CONFIG_FILE}
+    if checkpoint.index_path is not None:
+        own.add(checkpoint.index_path.name)
+    if checkpoint.found_config is not None:
+        own.add(checkpoint.found_config.path.name)
+    found = set()
+    for folder, _, names in os.walk(checkpoint.path):
+        base = Path(folder).relative_to(checkpoint.path)
+        found |= {str(base / name) for name in names if base != Path() or name not in own}
+    return found
+
+
+def _files(a: Checkpoint, b: Checkpoint, names: set[str]) -> Iterator[Difference]:
+    for name in sorted(names):
+        one, other = a.path / name, b.path / name
+        if one.is_file() != other.is_file():
+            yield _presence(name, one.is_file())
+            continue
+        try:
+            is_same = filecmp.cmp(one, other, shallow=False)
+        except OSError as error:
+            raise CheckpointError(f"{error.filename}: cannot be read ({error.strerror})") from None
+        if not is_same:
+            yield Difference(name, "contents", None, f"{one.stat().st_size} bytes", f"{other.stat().st_size} bytes")
