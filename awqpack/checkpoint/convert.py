@@ -126,10 +126,10 @@ def convert(
         staging.require_space(plan.nbytes + sum((source / path).stat().st_size for path in others))
         if dry_run:
             return conversion
-        progress.start(conversion)
         start = time.perf_counter()
         try:
             with staging:
+                progress.start(conversion)
                 _write(plan, staging.content, others, device, progress)
                 staging.commit()
         except OSError as error:

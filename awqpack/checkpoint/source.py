@@ -285,10 +285,11 @@ class Checkpoint:
             group_size = layout.used_group_size(k, self.tensor(tensors[layout.names["scales"]]))
             geometry = layout.geometry(specs, group_size, is_symmetric)
         except LayoutError as error:
+            other = layout
             with contextlib.suppress(LayoutError):
                 other = detect(specs)
-                if other is not layout:
-                    raise LayoutError(f"not {layout.name} but {other.name}, by its tensors ({error})") from None
+            if other is not layout:
+                raise LayoutError(f"not {layout.name} but {other.name}, by its tensors ({error})") from None
             raise
         kept = {*layout.names.values(), "bias"}
         return SourceLayer(name, layout, geometry, {k: v for k, v in tensors.items() if k in kept})
@@ -312,6 +313,10 @@ class Checkpoint:
         codes = layer.layout.weight.unpack(self.tensor(layer.tensors[layer.layout.names["weight"]]))
         bias = self.tensor(layer.tensors["bias"]) if "bias" in layer.tensors else None
         return Layer(codes, scales, zeros, layer.geometry.group_size, bias)
+
+    def release(self, tensor: str) -> None:
+        """Lets go of the memory that reading a tensor took."""
+        self.shards[self.where[tensor]].release(tensor)
 
     @property
     def plain_tensors(self) -> list[str]:

@@ -88,6 +88,9 @@ def _layers(a: Checkpoint, b: Checkpoint) -> Iterator[Difference]:
         yield from _codes(a, b, name)
         yield from _values(name, "zeros", zeros_a, zeros_b)
         yield from _values(name, "scales", scales_a, scales_b)
+        for checkpoint in (a, b):
+            for tensor in checkpoint.layers[name].tensors.values():
+                checkpoint.release(tensor)
 
 
 def _codes(a: Checkpoint, b: Checkpoint, name: str) -> Iterator[Difference]:
@@ -133,6 +136,8 @@ def _plain_tensors(a: Checkpoint, b: Checkpoint) -> Iterator[Difference]:
             bytes_a, bytes_b = a.shards[a.where[name]].bytes_of(name), b.shards[b.where[name]].bytes_of(name)
             if not torch.equal(bytes_a, bytes_b):
                 yield from _tensor_values(name, a, b)
+            a.release(name)
+            b.release(name)
 
 
 def _tensor_values(name: str, a: Checkpoint, b: Checkpoint) -> Iterator[Difference]:

@@ -1,0 +1,134 @@
+"""Small AWQ checkpoints for tests: the reference layers, random layers, and folders of them in any layout."""
+
+import json
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from awqpack.layouts import LAYOUTS, Layer, QuantizationConfig
+
+REFERENCE_FILES = sorted((Path(__file__).parent / "data" / "layers").glob("*.safetensors"))
+REFERENCE_NAMES = [path.stem.removeprefix("layer_") for path in REFERENCE_FILES]
+LAYOUT_NAMES = list(LAYOUTS)
+
+
+@cache
+def reference(name):
+    """Tensors by layout, group size and the file's own tensors, of a layer that those projects wrote."""
+    path = REFERENCE_FILES[REFERENCE_NAMES.index(name)]
+    tensors = load_file(path)
+    with safe_open(path, "pt") as file:
+        group_size = int(file.metadata()["group_size"])
+    layouts = {}
+    for layout in ("gemm", "gemv", "gemv_fast", "compressed-tensors"):
+        layouts[layout] = {k[len(layout) + 1 :]: v for k, v in tensors.items() if k.startswith(layout + ".")}
+        if "bias" in tensors:
+            layouts[layout]["bias"] = tensors["bias"]
+    # llm-awq's tensors are gemv_fast's under another name (design.md section 8)
+    llm_awq = dict(layouts["gemv_fast"])
+    llm_awq["scaled_zeros"] = llm_awq.pop("qzeros")
+    layouts["llm-awq"] = llm_awq
+    return layouts, group_size, tensors
+
+
+def random_layer(n, k, group_size=128, *, dtype=torch.float16, bias=False, symmetric=False, seed=0):
+    rng = np.random.default_rng([seed, n, k])
+    group_size = k if group_size == -1 else group_size
+    groups = k // group_size
+    zeros = np.full((n, groups), 8) if symmetric else rng.integers(0, 16, (n, groups))
+    return Layer(
+        codes=torch.from_numpy(rng.integers(0, 16, (n, k), dtype=np.uint8)),
+        scales=torch.from_numpy(rng.uniform(1e-3, 2e-2, (n, groups))).to(dtype),
+        zeros=torch.from_numpy(zeros.astype(np.uint8)),
+        group_size=group_size,
+        bias=torch.from_numpy(rng.normal(size=n)).to(dtype) if bias else None,
+    )
+
+
+def some_layers():
+    """Shapes of real models: N no multiple of 64, biases, experts."""
+    return {
+        "model.layers.0.self_attn.q_proj": random_layer(72, 256, bias=True),
+        "model.layers.0.self_attn.o_proj": random_layer(256, 128, seed=1),
+        "model.layers.0.mlp.experts.0.up_proj": random_layer(64, 256, seed=2),
+        "model.layers.0.mlp.experts.1.up_proj": random_layer(64, 256, seed=3),
+        "model.layers.1.mlp.down_proj": random_layer(256, 384, seed=4),
+    }
+
+
+def some_tensors():
+    """What a model has beside its quantized layers: embeddings, norms, a vision tower, dtypes of all kinds."""
+    generator = torch.Generator().manual_seed(1)
+    return {
+        "model.embed_tokens.weight": torch.randn(32, 256, generator=generator).half(),
+        "model.layers.0.input_layernorm.weight": torch.ones(256, dtype=torch.bfloat16),
+        "visual.blocks.0.qkv.weight": torch.randn(96, 32, generator=generator),
+        "visual.blocks.0.qkv.bias": torch.randn(96, generator=generator),
+        "model.rotary.inv_freq": torch.arange(4, dtype=torch.float64),
+        "act.scales": torch.ones(8).half(),  # AutoAWQ's ScaledActivation, no quantized layer
+        "counter": torch.tensor(3),
+        "empty": torch.empty(0, 4),
+        "fp8": torch.ones(4, 4).to(torch.float8_e4m3fn),
+        "flags": torch.tensor([True, False]),
+    }
+
+
+def quantization_config(layout, group_size=128, symmetric=False, not_converted=("visual",)):
+    return LAYOUTS[layout].write_config(
+        QuantizationConfig(group_size, symmetric, not_converted, {"quant_method": "elsewhere"})
+    )
+
+
+def layer_tensors(layout, name, layer, symmetric=False):
+    tensors = LAYOUTS[layout].encode(layer)
+    if symmetric and not LAYOUTS[layout].stores_symmetric_zeros:
+        del tensors[LAYOUTS[layout].names["zeros"]]
+    return {f"{name}.{suffix}": tensor.contiguous() for suffix, tensor in tensors.items()}
+
+
+def write_checkpoint(
+    path, layout, layers=None, tensors=None, *, shards=2, group_size=128, symmetric=False, config=True, **more
+):
+    """A folder as transformers saves one, with its tensors dealt out to shards so that layers are cut apart."""
+    path = Path(path)
+    path.mkdir()
+    content = dict(some_tensors() if tensors is None else tensors)
+    for name, layer in (some_layers() if layers is None else layers).items():
+        content |= layer_tensors(layout, name, layer, symmetric)
+    names = sorted(content)
+    files = ["model.safetensors"]
+    if shards > 1:
+        files = [f"model-{i:05}-of-{shards:05}.safetensors" for i in range(1, shards + 1)]
+    dealt = {file: {name: content[name] for name in names[i::shards]} for i, file in enumerate(files)}
+    for file, part in dealt.items():
+        save_file(part, path / file, metadata={"format": "pt", "note": "kept"})
+    if shards > 1:
+        weight_map = dict(sorted((name, file) for file, part in dealt.items() for name in part))
+        index = {
+            "metadata": {"total_parameters": 7, "total_size": sum(t.nbytes for t in content.values())},
+            "weight_map": weight_map,
+        }
+        (path / "model.safetensors.index.json").write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
+    if config:
+        content = {"architectures": ["LlamaForCausalLM"], "hidden_size": 256, "name": "ä"}
+        content["quantization_config"] = quantization_config(layout, group_size, symmetric) | more
+        text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+        (path / "config.json").write_text(text, encoding="utf-8")
+    (path / "tokenizer.json").write_text('{"a": 1}')
+    (path / "extra").mkdir()
+    (path / "extra" / "notes.txt").write_text("kept")
+    return path
+
+
+def contents(path):
+    """Every file below a folder, by its relative name."""
+    return {str(file.relative_to(path)): file.read_bytes() for file in sorted(Path(path).rglob("*")) if file.is_file()}
+
+
+def leftovers(folder):
+    """Hidden names that a conversion into this folder may have left."""
+    return [entry.name for entry in Path(folder).iterdir() if entry.name.startswith(".")]

@@ -1,0 +1,116 @@
+"""Converted checkpoints in the hands of others: compressed-tensors and transformers."""
+
+import json
+
+import pytest
+import torch
+from checkpoints import REFERENCE_NAMES, contents, reference
+from safetensors.torch import load_file, save_file
+
+from awqpack import checkpoint
+from awqpack.demo import quantize
+from awqpack.layouts import LAYOUTS, Layer
+
+compressed_tensors = pytest.importorskip("compressed_tensors", reason="needs the package compressed-tensors")
+transformers = pytest.importorskip("transformers", reason="needs the package transformers")
+
+GROUP_SIZE = 32
+
+
+@pytest.mark.parametrize("source", ["gemm", "gemv", "gemv_fast", "llm-awq"])
+@pytest.mark.parametrize("name", REFERENCE_NAMES)
+def test_compressed_tensors_decompresses_the_same_weights(name, source, tmp_path):
+    from compressed_tensors.compressors.pack_quantized.base import PackedQuantizationCompressor
+    from compressed_tensors.quantization import QuantizationConfig
+
+    layouts, group_size, expected = reference(name)
+    folder = tmp_path / "given"
+    folder.mkdir()
+    save_file({f"fc.{key}": value for key, value in layouts[source].items()}, folder / "model.safetensors")
+    config = {"quant_method": "awq", "version": source, "bits": 4, "group_size": group_size, "zero_point": True}
+    (folder / "config.json").write_text(json.dumps({"quantization_config": config}))
+    checkpoint.convert(folder, tmp_path / "out", "compressed-tensors")
+    written = json.loads((tmp_path / "out" / "config.json").read_text())["quantization_config"]
+    scheme = QuantizationConfig.model_validate(written).config_groups["group_0"]
+    tensors = load_file(tmp_path / "out" / "model.safetensors")
+    state = {key.removeprefix("fc."): value for key, value in tensors.items()}
+    weight = PackedQuantizationCompressor.decompress(state, scheme)["weight"]
+    assert torch.equal(weight, expected["dequantized"])
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory):
+    """A tiny Llama as a gemm checkpoint that transformers saved, and the same model with dequantized weights."""
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=128,
+        hidden_size=128,
+        intermediate_size=192,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        tie_word_embeddings=True,
+        dtype="float32",
+    )
+    model = transformers.LlamaForCausalLM(config).eval()
+    folder = tmp_path_factory.mktemp("llama") / "gemm"
+    quantized = {}
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Linear) and name != "lm_head":
+            codes, scales, zeros = quantize(module.weight.detach(), GROUP_SIZE)
+            layer = Layer(codes, scales, zeros, GROUP_SIZE)
+            module.weight.data = Layer(codes, scales.float(), zeros, GROUP_SIZE).dequantize()
+            quantized[name] = layer
+    model.save_pretrained(folder, max_shard_size="200KB")
+    _replace_weights(folder, quantized)
+    return folder, model
+
+
+def _replace_weights(folder, quantized):
+    """Puts gemm tensors in the place of the weights, in the files, the index and the configuration."""
+    path = folder / "model.safetensors.index.json"
+    index = json.loads(path.read_text())
+    for name, layer in quantized.items():
+        file = folder / index["weight_map"].pop(f"{name}.weight")
+        tensors = load_file(file)
+        del tensors[f"{name}.weight"]
+        for suffix, tensor in LAYOUTS["gemm"].encode(layer).items():
+            tensors[f"{name}.{suffix}"] = tensor
+            index["weight_map"][f"{name}.{suffix}"] = file.name
+        save_file(tensors, file, metadata={"format": "pt"})
+    files = folder.glob("*.safetensors")
+    index["metadata"]["total_size"] = sum(t.nbytes for file in files for t in load_file(file).values())
+    path.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {
+        "bits": 4,
+        "group_size": GROUP_SIZE,
+        "modules_to_not_convert": None,
+        "quant_method": "awq",
+        "version": "gemm",
+        "zero_point": True,
+    }
+    (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+@pytest.mark.parametrize("layout", [name for name in LAYOUTS if name != "gemm"])
+def test_a_llama_survives_every_layout_byte_for_byte(layout, llama, tmp_path):
+    folder, _ = llama
+    assert len(list(folder.glob("*.safetensors"))) > 1
+    checkpoint.convert(folder, tmp_path / "there", layout)
+    assert checkpoint.inspect(tmp_path / "there").problems == ()
+    assert len(checkpoint.inspect(tmp_path / "there").layers) == 14
+    checkpoint.convert(tmp_path / "there", tmp_path / "back", "gemm")
+    assert contents(tmp_path / "back") == contents(folder)
+
+
+def test_transformers_loads_the_compressed_tensors_checkpoint(llama, tmp_path):
+    """On the CPU, where AWQ's own kernels do not run: the same logits as the dequantized model's."""
+    folder, model = llama
+    checkpoint.convert(folder, tmp_path / "ct", "compressed-tensors")
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "ct", dtype=torch.float32).eval()
+    tokens = torch.arange(24).reshape(2, 12)
+    with torch.no_grad():
+        expected, actual = model(tokens).logits, loaded(tokens).logits
+    assert expected.std() > 1e-3
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)

@@ -1,0 +1,438 @@
+"""Checkpoints from any layout to any other: what changes, what is kept, and that nothing half-done is left."""
+
+import gc
+import itertools
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+from checkpoints import (
+    LAYOUT_NAMES,
+    REFERENCE_NAMES,
+    contents,
+    leftovers,
+    quantization_config,
+    random_layer,
+    reference,
+    some_layers,
+    some_tensors,
+    write_checkpoint,
+)
+from conftest import CUDA
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from awqpack import checkpoint
+from awqpack.checkpoint import CheckpointError
+
+PAIRS = list(itertools.permutations(LAYOUT_NAMES, 2))
+
+
+@pytest.mark.parametrize("name", REFERENCE_NAMES)
+@pytest.mark.parametrize(("source", "target"), PAIRS)
+def test_reference_layers_in_every_pair(source, target, name, tmp_path):
+    layouts, group_size, _ = reference(name)
+    for layout in (source, target):
+        tensors = {f"model.fc.{key}": value for key, value in layouts[layout].items()}
+        save_file(tensors, tmp_path / f"{layout}.safetensors", metadata={"format": "pt"})
+    done = checkpoint.convert(tmp_path / f"{source}.safetensors", tmp_path / "out.safetensors", target)
+    assert (done.source_layout, done.target_layout, done.layers) == (source, target, 1)
+    assert (tmp_path / "out.safetensors").read_bytes() == (tmp_path / f"{target}.safetensors").read_bytes()
+    assert checkpoint.inspect(tmp_path / "out.safetensors").layers[0].group_size == group_size
+
+
+@pytest.mark.parametrize("target", LAYOUT_NAMES)
+@pytest.mark.parametrize("source", LAYOUT_NAMES)
+def test_folders_become_what_would_have_been_saved(source, target, tmp_path):
+    """File for file the bytes that the target's own tools would write, and back."""
+    given = write_checkpoint(tmp_path / "given", source)
+    out, back = tmp_path / "out", tmp_path / "back"
+    checkpoint.convert(given, out, target)
+    assert checkpoint.verify(given, out).is_equal
+    loaded = {}
+    for file in out.glob("*.safetensors"):
+        loaded |= load_file(file)
+        with safe_open(file, "pt") as opened:
+            assert opened.metadata() == {"format": "pt", "note": "kept"}
+    expected = dict(some_tensors())
+    expected_folder = write_checkpoint(tmp_path / "expected", target, shards=1)
+    expected = load_file(expected_folder / "model.safetensors")
+    assert set(loaded) == set(expected)
+    for name, tensor in expected.items():
+        assert loaded[name].dtype == tensor.dtype
+        assert torch.equal(loaded[name].view(-1).view(torch.uint8), tensor.view(-1).view(torch.uint8)), name
+    written = json.loads((out / "config.json").read_text(encoding="utf-8"))
+    assert written["quantization_config"] == quantization_config(target)
+    assert (out / "extra" / "notes.txt").read_text() == "kept"
+    checkpoint.convert(out, back, source)
+    assert contents(back) == contents(given)
+
+
+def test_one_file_in_a_folder(tmp_path):
+    given = write_checkpoint(tmp_path / "given", "gemm", shards=1)
+    checkpoint.convert(given, tmp_path / "out", "gemv")
+    assert sorted(contents(tmp_path / "out")) == [
+        "config.json",
+        "extra/notes.txt",
+        "model.safetensors",
+        "tokenizer.json",
+    ]
+
+
+def test_the_index_is_rewritten(tmp_path):
+    given = write_checkpoint(tmp_path / "given", "gemm", shards=3)
+    checkpoint.convert(given, tmp_path / "out", "compressed-tensors")
+    index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())
+    where, total = {}, 0
+    for file in sorted((tmp_path / "out").glob("*.safetensors")):
+        tensors = load_file(file)
+        where |= dict.fromkeys(tensors, file.name)
+        total += sum(tensor.nbytes for tensor in tensors.values())
+    assert index == {"metadata": {"total_parameters": 7, "total_size": total}, "weight_map": where}
+
+
+@pytest.mark.parametrize(("limit", "expected"), [("20KB", None), ("1GB", ["model.safetensors"])])
+def test_max_shard_size(limit, expected, tmp_path):
+    given = write_checkpoint(tmp_path / "given", "gemm", shards=3)
+    done = checkpoint.convert(given, tmp_path / "out", "gemv_fast", max_shard_size=limit)
+    assert checkpoint.verify(given, tmp_path / "out").is_equal
+    files = sorted(path.name for path in (tmp_path / "out").glob("*.safetensors"))
+    assert files == sorted(done.files)
+    has_index = (tmp_path / "out" / "model.safetensors.index.json").exists()
+    if expected is None:
+        assert files[0] == f"model-00001-of-{len(files):05}.safetensors"
+        assert len(files) > 3
+        assert has_index
+        for layer in checkpoint.inspect(tmp_path / "out").layers:
+            homes = {f for f in files for name in load_file(tmp_path / "out" / f) if name.startswith(layer.name + ".q")}
+            assert len(homes) == 1
+    else:
+        assert files == expected
+        assert not has_index
+
+
+@pytest.mark.parametrize(("text", "size"), [("5GB", 5 * 10**9), ("1.5 MiB", 3 << 19), ("77", 77), (12, 12)])
+def test_sizes(text, size):
+    from awqpack.checkpoint.plan import parse_size
+
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("target", LAYOUT_NAMES)
+@pytest.mark.parametrize("group_size", [32, 64, 128, -1])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_groups_and_scales(target, group_size, dtype, tmp_path):
+    layers = {
+        "a.fc": random_layer(72, 256, group_size, dtype=dtype, bias=True),
+        "b.fc": random_layer(8, 384, group_size, dtype=dtype),
+    }
+    given = write_checkpoint(tmp_path / "given", "gemm", layers, {}, shards=1, group_size=group_size)
+    checkpoint.convert(given, tmp_path / "out", target)
+    assert checkpoint.verify(given, tmp_path / "out").is_equal
+    assert checkpoint.inspect(tmp_path / "out").group_size == group_size
+    checkpoint.convert(tmp_path / "out", tmp_path / "back", "gemm")
+    assert contents(tmp_path / "back") == contents(given)
+
+
+@pytest.mark.parametrize("target", LAYOUT_NAMES)
+def test_symmetric_checkpoints_stay_symmetric(target, tmp_path):
+    layers = {"fc": random_layer(64, 256, symmetric=True)}
+    given = write_checkpoint(tmp_path / "given", "gemm", layers, {}, shards=1, symmetric=True)
+    checkpoint.convert(given, tmp_path / "out", target)
+    found = checkpoint.inspect(tmp_path / "out")
+    assert found.is_symmetric
+    assert not found.problems
+    assert ("fc.weight_zero_point" in load_file(tmp_path / "out" / "model.safetensors")) is False
+    checkpoint.convert(tmp_path / "out", tmp_path / "back", "gemm")
+    assert contents(tmp_path / "back") == contents(given)
+
+
+def test_a_symmetric_configuration_that_is_not_true_loses_no_zero(tmp_path):
+    layers = {"fc": random_layer(64, 256)}
+    given = write_checkpoint(tmp_path / "given", "gemm", layers, {}, shards=1, symmetric=True)
+    assert "the configuration is symmetric" in checkpoint.inspect(given).problems[0]
+    checkpoint.convert(given, tmp_path / "out", "compressed-tensors")
+    assert checkpoint.inspect(tmp_path / "out").is_symmetric is False
+    with checkpoint.Checkpoint(tmp_path / "out") as opened:
+        assert torch.equal(opened.decode("fc").zeros, layers["fc"].zeros)
+
+
+def test_symmetric_layers_may_lack_their_zeros(tmp_path):
+    layers = {"fc": random_layer(64, 256, symmetric=True)}
+    given = write_checkpoint(tmp_path / "given", "gemm", layers, {}, shards=1, symmetric=True)
+    tensors = load_file(given / "model.safetensors")
+    del tensors["fc.qzeros"]
+    save_file(tensors, given / "model.safetensors")
+    checkpoint.convert(given, tmp_path / "out", "gemv")
+    with checkpoint.Checkpoint(tmp_path / "out") as opened:
+        assert opened.decode("fc").is_symmetric
+
+
+def test_keys_of_an_engine_in_the_configuration_stay(tmp_path):
+    given = write_checkpoint(tmp_path / "given", "gemm")
+    config = json.loads((given / "config.json").read_text(encoding="utf-8"))
+    config["quantization_config"]["do_fuse"] = False
+    (given / "config.json").write_text(json.dumps(config))
+    checkpoint.convert(given, tmp_path / "out", "gemv")
+    written = json.loads((tmp_path / "out" / "config.json").read_text())["quantization_config"]
+    assert written == config["quantization_config"] | {"version": "gemv"}
+
+
+def test_configuration_of_the_text_part(tmp_path):
+    given = write_checkpoint(tmp_path / "given", "gemm")
+    config = json.loads((given / "config.json").read_text(encoding="utf-8"))
+    config = {"text_config": {"quantization_config": config.pop("quantization_config"), "n": 1}, "vision_config": {}}
+    (given / "config.json").write_text(json.dumps(config, indent=4))
+    checkpoint.convert(given, tmp_path / "out", "gemv_fast")
+    written = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert written["text_config"]["quantization_config"]["version"] == "gemv_fast"
+    assert written["text_config"]["n"] == 1
+    assert checkpoint.verify(given, tmp_path / "out").is_equal
+
+
+LEGACY = {"zero_point": True, "q_group_size": 128, "w_bit": 4, "version": "GEMM"}
+
+
+def test_the_older_quant_config(tmp_path):
+    given = write_checkpoint(tmp_path / "given", "gemm", config=False)
+    (given / "quant_config.json").write_text(json.dumps(LEGACY))
+    (given / "config.json").write_text('{"a": 1}')
+    checkpoint.convert(given, tmp_path / "fast", "gemv_fast")
+    assert json.loads((tmp_path / "fast" / "quant_config.json").read_text()) == LEGACY | {"version": "GEMV_FAST"}
+    checkpoint.convert(given, tmp_path / "ct", "compressed-tensors")
+    assert not (tmp_path / "ct" / "quant_config.json").exists()
+    written = json.loads((tmp_path / "ct" / "config.json").read_text())
+    assert written == {"a": 1, "quantization_config": quantization_config("compressed-tensors", not_converted=None)}
+
+
+def test_to_its_own_layout_copies(tmp_path):
+    given = write_checkpoint(tmp_path / "given", "gemm")
+    checkpoint.convert(given, tmp_path / "out", "gemm")
+    assert contents(tmp_path / "out") == contents(given)
+
+
+def test_without_a_configuration_tensors_tell(tmp_path):
+    given = write_checkpoint(tmp_path / "given", "gemv", config=False)
+    done = checkpoint.convert(given, tmp_path / "out", "gemm")
+    assert done.source_layout == "gemv"
+    assert not (tmp_path / "out" / "config.json").exists()
+
+
+def test_the_source_layout_can_be_named(tmp_path):
+    given = write_checkpoint(tmp_path / "given", "gemv")
+    config = json.loads((given / "config.json").read_text(encoding="utf-8"))
+    config["quantization_config"]["version"] = "gemm"
+    (given / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="not gemm but gemv, by its tensors"):
+        checkpoint.convert(given, tmp_path / "out", "gemv_fast")
+    checkpoint.convert(given, tmp_path / "out", "gemv_fast", layout="gemv")
+    assert not checkpoint.inspect(tmp_path / "out").problems
+
+
+def test_files_of_a_cache_are_links(tmp_path):
+    """Snapshots of the hub's cache link to their files: the target has files of its own."""
+    given = write_checkpoint(tmp_path / "given", "gemm")
+    snapshot = tmp_path / "snapshot"
+    snapshot.mkdir()
+    for file in given.iterdir():
+        if file.is_file():
+            (snapshot / file.name).symlink_to(file)
+    checkpoint.convert(snapshot, tmp_path / "out", "gemv")
+    assert not any(path.is_symlink() for path in (tmp_path / "out").iterdir())
+
+
+def test_dry_run_writes_nothing(tmp_path):
+    given = write_checkpoint(tmp_path / "given", "gemm")
+    before = contents(tmp_path)
+    done = checkpoint.convert(given, tmp_path / "out", "gemv_fast", dry_run=True)
+    assert done.is_dry_run
+    assert done.files == ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
+    assert contents(tmp_path) == before
+    assert leftovers(tmp_path) == []
+
+
+def test_force_replaces(tmp_path):
+    given = write_checkpoint(tmp_path / "given", "gemm")
+    out = tmp_path / "out"
+    checkpoint.convert(given, out, "gemv")
+    (out / "stale").write_text("")
+    with pytest.raises(CheckpointError, match="exists already; --force"):
+        checkpoint.convert(given, out, "gemv_fast")
+    checkpoint.convert(given, out, "gemv_fast", force=True)
+    assert checkpoint.inspect(out).layout == "gemv_fast"
+    assert not (out / "stale").exists()
+    assert leftovers(tmp_path) == []
+
+
+def test_force_without_an_exchange_of_names(tmp_path, monkeypatch):
+    """File systems that cannot exchange two names at once take two steps, which the next run ends when it must."""
+    given = write_checkpoint(tmp_path / "given", "gemm")
+    out = tmp_path / "out"
+    checkpoint.convert(given, out, "gemv")
+    monkeypatch.setattr("awqpack.checkpoint.staging._exchange", lambda first, second: False)
+    checkpoint.convert(given, out, "gemv_fast", force=True)
+    assert checkpoint.inspect(out).layout == "gemv_fast"
+    out.rename(tmp_path / ".out.awqpack-old")  # as a run leaves it that is killed between the two
+    checkpoint.convert(given, out, "gemm", force=True)
+    assert checkpoint.inspect(out).layout == "gemm"
+    assert leftovers(tmp_path) == []
+
+
+KILLED = """
+import os, signal, sys
+from awqpack import checkpoint
+
+class Killer(checkpoint.Progress):
+    def __init__(self, left):
+        self.left = left
+
+    def advance(self, nbytes):
+        self.left -= nbytes
+        if self.left < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+for line in sys.stdin:
+    if os.fork() == 0:  # torch's threads are not started yet
+        checkpoint.convert(sys.argv[1], sys.argv[2], "gemv_fast", force=True, progress=Killer(int(line)))
+        os._exit(0)
+    _, status = os.wait()
+    print(os.WTERMSIG(status) if os.WIFSIGNALED(status) else "was not killed", flush=True)
+"""
+
+
+@pytest.mark.parametrize("has_earlier_target", [False, True])
+def test_killed_at_random_points(has_earlier_target, tmp_path):
+    """SIGKILL at five points: an earlier target is as it was, and running again succeeds."""
+    given = write_checkpoint(tmp_path / "given", "gemm")
+    out = tmp_path / "out"
+    earlier = {}
+    if has_earlier_target:
+        checkpoint.convert(given, out, "gemv")
+        earlier = contents(out)
+    size = checkpoint.convert(given, out, "gemv_fast", dry_run=True, force=True).nbytes
+    command = [sys.executable, "-c", KILLED, given, out]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as killer:
+        for point in random.Random(0).sample(range(size), 5):
+            print(point, file=killer.stdin, flush=True)
+            assert killer.stdout.readline() == f"{signal.SIGKILL.value}\n"
+            assert out.exists() == has_earlier_target
+            assert (contents(out) if out.exists() else {}) == earlier
+            assert leftovers(tmp_path) == [".out.awqpack-partial"]
+    checkpoint.convert(given, out, "gemv_fast", force=has_earlier_target)
+    assert checkpoint.verify(given, out).is_equal
+    assert leftovers(tmp_path) == []
+
+
+def test_two_at_once(tmp_path):
+    given = write_checkpoint(tmp_path / "given", "gemm")
+
+    class Second(checkpoint.Progress):
+        def start(self, conversion):
+            self.error = None
+
+        def finish_file(self, name):
+            if self.error is None:
+                with pytest.raises(CheckpointError, match="another awqpack is writing it") as caught:
+                    checkpoint.convert(given, tmp_path / "out", "gemv")
+                self.error = caught.value
+
+    progress = Second()
+    checkpoint.convert(given, tmp_path / "out", "gemv", progress=progress)
+    assert progress.error is not None
+    assert checkpoint.verify(given, tmp_path / "out").is_equal
+
+
+MEMORY = """
+import resource, sys
+from awqpack import checkpoint
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+checkpoint.convert(sys.argv[1], sys.argv[2], sys.argv[3])
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+def test_memory_stays_below_two_shards(tmp_path):
+    layers = dict.fromkeys((f"{i}.fc" for i in range(24)), random_layer(1024, 8192))
+    given = write_checkpoint(tmp_path / "given", "gemm", layers, {}, shards=2)
+    shard = max(file.stat().st_size for file in given.glob("*.safetensors"))
+    assert shard > 48 << 20
+    grown = subprocess.check_output([sys.executable, "-c", MEMORY, given, tmp_path / "out", "gemv_fast"])
+    assert int(grown) * 1024 < 2 * shard
+
+
+def test_progress_counts_every_byte(tmp_path):
+    given = write_checkpoint(tmp_path / "given", "gemm")
+
+    class Counting(checkpoint.Progress):
+        def __init__(self):
+            self.nbytes, self.files = 0, []
+
+        def advance(self, nbytes):
+            self.nbytes += nbytes
+
+        def finish_file(self, name):
+            self.files.append(name)
+
+    progress = Counting()
+    done = checkpoint.convert(given, tmp_path / "out", "gemv_fast", progress=progress)
+    assert progress.nbytes == done.nbytes
+    assert sorted(progress.files) == sorted(done.files)
+
+
+def test_open_files_are_not_used_up(tmp_path):
+    """Twenty conversions in one process end with the files open that it began with."""
+    given = write_checkpoint(tmp_path / "given", "gemm", {"fc": random_layer(8, 64, 64)}, {}, group_size=64)
+    gc.collect()
+    count = len(os.listdir("/proc/self/fd"))
+    for i in range(20):
+        checkpoint.convert(given, tmp_path / f"out{i}", "gemv")
+    assert len(os.listdir("/proc/self/fd")) == count
+
+
+def test_layers_are_named_together_before_anything_is_written(tmp_path):
+    layers = some_layers() | {"x.fc": random_layer(64, 96, 32), "y.fc": random_layer(64, 32, 32)}
+    layers = {name: layer for name, layer in layers.items() if layer.group_size == 32}
+    layers["z.fc"] = random_layer(64, 64, 32)
+    given = write_checkpoint(tmp_path / "given", "gemm", layers, group_size=32)
+    before = contents(tmp_path)
+    with pytest.raises(CheckpointError) as caught:
+        checkpoint.convert(given, tmp_path / "out", "gemv_fast")
+    assert str(caught.value) == (
+        "gemv_fast cannot hold 2 of 3 layers: x.fc (in_features 96 is not a multiple of 64), "
+        "y.fc (in_features 32 is not a multiple of 64)"
+    )
+    assert contents(tmp_path) == before
+
+
+def test_a_zero_that_would_be_lost_is_named_before_anything_is_written(tmp_path):
+    layer = random_layer(64, 256)
+    layer.scales[3, 1] = 0
+    layer.zeros[3, 1] = 5
+    given = write_checkpoint(tmp_path / "given", "gemm", {"fc": layer}, {})
+    with pytest.raises(CheckpointError, match=r"cannot hold 1 of 1 layers: fc \(.*would lose zero 5 of row 3, group 1"):
+        checkpoint.convert(given, tmp_path / "out", "llm-awq")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("device", [CUDA])
+@pytest.mark.parametrize("target", LAYOUT_NAMES[1:])
+def test_on_a_gpu(target, device, tmp_path):
+    given = write_checkpoint(tmp_path / "given", "gemm")
+    checkpoint.convert(given, tmp_path / "gpu", target, device=device)
+    checkpoint.convert(given, tmp_path / "cpu", target)
+    assert contents(tmp_path / "gpu") == contents(tmp_path / "cpu")
+
+
+def test_an_index_may_leave_tensors_out(tmp_path):
+    """Loaders read every tensor of the files it names: so do we, and inspect says so."""
+    given = write_checkpoint(tmp_path / "given", "gemm")
+    path = given / "model.safetensors.index.json"
+    index = json.loads(path.read_text())
+    del index["weight_map"]["counter"]
+    path.write_text(json.dumps(index))
+    assert any("counter" in problem and "index" in problem for problem in checkpoint.inspect(given).problems)

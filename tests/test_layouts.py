@@ -1,0 +1,263 @@
+"""The layouts as a library: what AutoAWQ's and compressed-tensors' own code wrote, bit for bit, in every pair."""
+
+import itertools
+
+import pytest
+import torch
+from checkpoints import LAYOUT_NAMES, REFERENCE_NAMES, random_layer, reference
+from conftest import assert_same
+
+from awqpack.layouts import LAYOUTS, Layer, LayoutError, TensorSpec, detect, layout_of_config, relayout
+
+
+def specs_of(tensors):
+    return {name: TensorSpec(tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
+
+
+def assert_same_bits(actual, expected):
+    assert set(actual) == set(expected)
+    for name, tensor in expected.items():
+        assert actual[name].dtype == tensor.dtype, name
+        assert actual[name].shape == tensor.shape, name
+        assert torch.equal(actual[name].contiguous().view(torch.uint8), tensor.view(torch.uint8)), name
+
+
+@pytest.mark.parametrize("name", REFERENCE_NAMES)
+@pytest.mark.parametrize("layout", LAYOUT_NAMES)
+def test_decode_gives_what_the_reference_was_made_of(layout, name):
+    layouts, group_size, expected = reference(name)
+    layer = LAYOUTS[layout].decode(layouts[layout], group_size)
+    assert_same(layer.codes.contiguous(), expected["codes"])
+    assert_same(layer.zeros.contiguous(), expected["zeros"])
+    assert_same(layer.scales.contiguous(), expected["scales"])
+    assert_same(layer.dequantize(), expected["dequantized"])
+    assert layer.group_size == group_size
+    assert (layer.bias is not None) == ("bias" in expected)
+
+
+@pytest.mark.parametrize("name", REFERENCE_NAMES)
+@pytest.mark.parametrize(("source", "target"), list(itertools.product(LAYOUT_NAMES, LAYOUT_NAMES)))
+def test_every_pair_writes_what_that_project_wrote(source, target, name, device):
+    layouts, group_size, _ = reference(name)
+    tensors = {key: tensor.to(device) for key, tensor in layouts[source].items()}
+    encoded = LAYOUTS[target].encode(LAYOUTS[source].decode(tensors, group_size))
+    assert_same_bits({key: tensor.cpu() for key, tensor in encoded.items()}, layouts[target])
+    payload = relayout(tensors[LAYOUTS[source].names["weight"]], LAYOUTS[source].weight, LAYOUTS[target].weight)
+    assert_same(payload.cpu(), layouts[target][LAYOUTS[target].names["weight"]])
+
+
+@pytest.mark.parametrize("name", REFERENCE_NAMES)
+@pytest.mark.parametrize("layout", LAYOUT_NAMES)
+def test_detection_needs_no_configuration(layout, name):
+    layouts, group_size, _ = reference(name)
+    assert detect(specs_of(layouts[layout])).name == layout
+    assert LAYOUTS[layout].decode(layouts[layout]).group_size == group_size
+
+
+@pytest.mark.parametrize("layout", LAYOUT_NAMES)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize(
+    ("n", "k", "group_size"), [(8, 64, 32), (72, 192, 64), (40, 2048, 128), (24, 320, -1), (16, 1024, 256)]
+)
+def test_round_trip(layout, dtype, n, k, group_size):
+    layer = random_layer(n, k, group_size, dtype=dtype, bias=True)
+    again = LAYOUTS[layout].decode(LAYOUTS[layout].encode(layer), group_size)
+    for part in ("codes", "scales", "zeros", "bias"):
+        assert_same(getattr(again, part).contiguous(), getattr(layer, part))
+
+
+@pytest.mark.parametrize("chunk", [1, 4096, 1 << 22])
+@pytest.mark.parametrize(("source", "target"), list(itertools.product(LAYOUT_NAMES, LAYOUT_NAMES)))
+def test_relayout_by_chunks(source, target, chunk, monkeypatch):
+    monkeypatch.setattr("awqpack.layouts.weight._CHUNK_CODES", chunk)
+    codes = random_layer(72, 320, 32).codes
+    one, other = LAYOUTS[source].weight, LAYOUTS[target].weight
+    out = torch.full(other.shape(72, 320), -1, dtype=other.dtype)
+    assert relayout(one.pack(codes), one, other, out) is out
+    assert_same(out, other.pack(codes))
+
+
+def test_a_layer_without_zeros_is_symmetric():
+    layer = random_layer(16, 128, symmetric=True)
+    assert layer.is_symmetric
+    assert not random_layer(16, 128).is_symmetric
+    tensors = LAYOUTS["compressed-tensors"].encode(layer)
+    del tensors["weight_zero_point"]
+    assert_same(LAYOUTS["compressed-tensors"].decode(tensors).zeros, layer.zeros)
+
+
+@pytest.mark.parametrize(
+    ("layout", "shape", "group_size", "reason"),
+    [
+        ("gemv_fast", (64, 96), 32, "in_features 96 is not a multiple of 64"),
+        ("llm-awq", (64, 96), 32, "in_features 96 is not a multiple of 64"),
+        ("gemm", (12, 64), 64, "out_features 12 is not a multiple of 8"),
+        ("compressed-tensors", (12, 64), 64, "out_features 12 is not a multiple of 8"),
+        ("gemv", (16, 192), 96, "group size 96 is none of 32, 64 and 128 or more"),
+        ("gemm", (16, 128), 48, "in_features 128 is not a multiple of the group size 48"),
+    ],
+)
+def test_what_a_layout_cannot_hold(layout, shape, group_size, reason):
+    n, k = shape
+    layer = Layer(
+        codes=torch.zeros(shape, dtype=torch.uint8),
+        scales=torch.ones(n, k // group_size),
+        zeros=torch.zeros(n, k // group_size, dtype=torch.uint8),
+        group_size=group_size,
+    )
+    with pytest.raises(LayoutError, match=reason):
+        LAYOUTS[layout].encode(layer)
+
+
+@pytest.mark.parametrize("layout", ["gemv_fast", "llm-awq"])
+def test_a_zero_that_a_zero_scale_would_lose(layout):
+    layer = random_layer(16, 256)
+    layer.scales[3, 1] = 0
+    layer.zeros[3, 1] = 5
+    with pytest.raises(LayoutError, match="would lose zero 5 of row 3, group 1, whose scale is 0"):
+        LAYOUTS[layout].encode(layer)
+    layer.zeros[3, 1] = 0
+    assert_same(LAYOUTS[layout].decode(LAYOUTS[layout].encode(layer), 128).zeros.contiguous(), layer.zeros)
+
+
+@pytest.mark.parametrize("scale", [6e-8, 1e-6, 4364.0])
+def test_the_smallest_and_largest_scales_keep_every_zero(scale):
+    zeros = torch.arange(16, dtype=torch.uint8).reshape(16, 1)
+    layer = Layer(torch.zeros(16, 64, dtype=torch.uint8), torch.full((16, 1), scale).half(), zeros, 64)
+    assert_same(LAYOUTS["gemv_fast"].decode(LAYOUTS["gemv_fast"].encode(layer), 64).zeros.contiguous(), zeros)
+
+
+def test_a_scaled_zero_out_of_range_is_named():
+    tensors = LAYOUTS["gemv_fast"].encode(random_layer(16, 256))
+    tensors["qzeros"][1, 7] = -20 * tensors["scales"][1, 7]
+    with pytest.raises(LayoutError, match=r"qzeros expects -\(scale \* zero\) with a zero of 0..15; qzeros\[1, 7\] is"):
+        LAYOUTS["gemv_fast"].decode(tensors, 128)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"qzeros": None}, "qzeros is missing"),
+        ({"scales": None}, "scales is missing"),
+        ({"qweight": (torch.int16, (256, 2))}, "qweight expects int32 with 2 dimensions; got int16"),
+        ({"qweight": (torch.int32, (2, 256, 2))}, "qweight expects int32 with 2 dimensions"),
+        ({"scales": (torch.int8, (2, 16))}, "scales expects float16, bfloat16 or float32; got int8"),
+        ({"scales": (torch.float16, (4, 16))}, r"scales expects float16 \(2, 16\) for groups of 128"),
+        ({"qzeros": (torch.int32, (2, 3))}, r"qzeros expects int32 \(2, 2\) for groups of 128; got int32 \(2, 3\)"),
+        ({"bias": (torch.float16, (3,))}, r"bias expects shape \(16,\); got \(3,\)"),
+        ({"qweight": (torch.int32, (0, 2))}, "expects at least one row and column"),
+    ],
+)
+def test_tensors_that_do_not_fit(change, text):
+    specs = specs_of(LAYOUTS["gemm"].encode(random_layer(16, 256)))
+    for name, spec in change.items():
+        if spec is None:
+            del specs[name]
+        else:
+            specs[name] = TensorSpec(*spec)
+    with pytest.raises(LayoutError, match=text):
+        LAYOUTS["gemm"].geometry(specs, 128)
+
+
+def test_gptq_is_named():
+    gptq = {
+        "qweight": TensorSpec(torch.int32, (32, 64)),
+        "qzeros": TensorSpec(torch.int32, (2, 8)),
+        "scales": TensorSpec(torch.float16, (2, 64)),
+    }
+    with pytest.raises(LayoutError, match="GPTQ"):
+        detect(gptq)
+    with pytest.raises(LayoutError, match="GPTQ"):
+        detect({**gptq, "g_idx": TensorSpec(torch.int32, (256,))})
+
+
+@pytest.mark.parametrize(
+    ("config", "layout"),
+    [
+        ({"quant_method": "awq", "version": "gemm"}, "gemm"),
+        ({"quant_method": "awq", "version": "GEMM"}, "gemm"),
+        ({"quant_method": "awq"}, "gemm"),
+        ({"quant_method": "awq", "version": "exllama"}, "gemm"),
+        ({"quant_method": "awq", "version": "gemv_fast"}, "gemv_fast"),
+        ({"quant_method": "awq", "version": "gemm", "backend": "llm-awq"}, "llm-awq"),
+        ({"w_bit": 4, "q_group_size": 64, "version": "GEMV"}, "gemv"),
+        ({"quant_method": "compressed-tensors", "format": "pack-quantized"}, "compressed-tensors"),
+    ],
+)
+def test_layout_of_a_configuration(config, layout):
+    assert layout_of_config(config).name == layout
+
+
+@pytest.mark.parametrize(
+    ("config", "text"),
+    [
+        ({"quant_method": "gptq"}, "'gptq': a GPTQ checkpoint, not an AWQ one"),
+        ({"quant_method": "bitsandbytes"}, "bitsandbytes checkpoint, not an AWQ one"),
+        ({"quant_method": "awq", "version": "marlin"}, "version expects an AWQ layout .*; got 'marlin'"),
+    ],
+)
+def test_configurations_of_others(config, text):
+    with pytest.raises(LayoutError, match=text):
+        layout_of_config(config)
+
+
+SCHEME = {"num_bits": 4, "type": "int", "symmetric": False, "strategy": "group", "group_size": 64}
+
+
+@pytest.mark.parametrize(
+    ("layout", "config", "text"),
+    [
+        ("gemm", {"bits": 8}, "bits expects 4; got 8"),
+        ("gemm", {"group_size": 0}, "group_size expects a positive number or -1; got 0"),
+        ("gemm", {"group_size": "128"}, "group_size expects a positive number or -1; got '128'"),
+        ("gemm", {"zero_point": "no"}, "zero_point expects true or false; got 'no'"),
+        ("gemm", {"modules_to_not_convert": "lm_head"}, "modules_to_not_convert expects a list"),
+        ("compressed-tensors", {"format": "float-quantized"}, "format expects pack-quantized; got 'float-quantized'"),
+        ("compressed-tensors", {"config_groups": {}}, "config_groups expects at least one group"),
+        (
+            "compressed-tensors",
+            {"config_groups": {"a": {"weights": SCHEME | {"num_bits": 8}}}},
+            "config_groups.a.weights expects 4-bit int; got num_bits 8",
+        ),
+        (
+            "compressed-tensors",
+            {"config_groups": {"a": {"weights": SCHEME}, "b": {"weights": SCHEME | {"group_size": 32}}}},
+            "expects one scheme for all layers; got 2 different ones",
+        ),
+        (
+            "compressed-tensors",
+            {"config_groups": {"a": {"weights": SCHEME, "input_activations": {"num_bits": 8}}}},
+            "no AWQ layout quantizes activations",
+        ),
+        (
+            "compressed-tensors",
+            {"config_groups": {"a": {"weights": SCHEME}}, "kv_cache_scheme": {"num_bits": 8}},
+            "no AWQ layout quantizes the cache",
+        ),
+        (
+            "compressed-tensors",
+            {"config_groups": {"a": {"weights": SCHEME}}, "ignore": ["re:^lm_head$"]},
+            "ignore expects module names",
+        ),
+        (
+            "compressed-tensors",
+            {"config_groups": {"a": {"weights": SCHEME | {"actorder": "group"}}}},
+            "actorder expects null",
+        ),
+    ],
+)
+def test_configurations_that_no_layout_holds(layout, config, text):
+    with pytest.raises(LayoutError, match=text):
+        LAYOUTS[layout].read_config(config)
+
+
+def test_compressed_tensors_configuration_says_the_same():
+    awq = LAYOUTS["gemm"].read_config(
+        {"bits": 4, "group_size": 64, "zero_point": True, "modules_to_not_convert": ["visual", "mlp.gate"]}
+    )
+    written = LAYOUTS["compressed-tensors"].write_config(
+        type(awq)(awq.group_size, awq.is_symmetric, awq.not_converted, {"quant_method": "awq"})
+    )
+    again = LAYOUTS["compressed-tensors"].read_config(written)
+    assert (again.group_size, again.is_symmetric, again.not_converted) == (64, False, ("visual", "mlp.gate"))
+    assert written["ignore"] == ["lm_head", "re:.*visual.*", r"re:.*mlp\.gate.*"]
