@@ -61,8 +61,7 @@ static PyObject *given(PyObject *kwargs, PyObject *name)
     return value == Py_None ? NULL : value;
 }
 
-/* 1 when the device's type is one of those on which a packed weight works packed. */
-static int is_compute_device(PyObject *device)
+int awqpack_is_compute_device(PyObject *device)
 {
     PyObject *type = PyObject_GetAttr(device, awqpack.names.type);
     if (type == NULL) {
@@ -73,8 +72,7 @@ static int is_compute_device(PyObject *device)
     return result;
 }
 
-/* 1 when both devices are the CPU: a copy there stays what it was. */
-static int is_host_copy(PyObject *from, PyObject *to)
+int awqpack_is_host_copy(PyObject *from, PyObject *to)
 {
     int result = -1;
     PyObject *from_type = PyObject_GetAttr(from, awqpack.names.type);
@@ -177,8 +175,8 @@ static PyObject *dispatch_to_copy(PyObject *func, PyObject *self, PyObject *kwar
     }
     PyObject *device = given(kwargs, awqpack.names.device);
     device = device == NULL ? source : device;
-    const int to_compute = is_compute_device(device), from_compute = is_compute_device(source);
-    const int host_copy = is_host_copy(source, device);
+    const int to_compute = awqpack_is_compute_device(device), from_compute = awqpack_is_compute_device(source);
+    const int host_copy = awqpack_is_host_copy(source, device);
     if (to_compute < 0 || from_compute < 0 || host_copy < 0) {
         goto done;
     }
