@@ -68,7 +68,7 @@
     X(device_type)      /* torch.device */                             \
     X(parameter_type)   /* torch.nn.Parameter */                       \
     X(data_descriptor)  /* torch.Tensor.data, before the class hides it */ \
-    X(op_pack)          /* torch.ops.awqpack.pack.default */           \
+    X(op_pack)          /* torch.ops.awqpack.pack.default._op: one Python call less */ \
     X(op_unpack)                                                       \
     X(aten_detach)                                                     \
     X(aten_to_copy)                                                    \
