@@ -10,7 +10,8 @@ import argparse
 import functools
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from common import environment, write_csv
@@ -22,10 +23,37 @@ Call = Callable[[], object]
 
 CALLS: dict[str, Callable[[torch.Tensor], object]] = {
     "detach": lambda t: t.detach(),
+    "aten.detach": torch.ops.aten.detach.default,
     "to(same device, copy)": lambda t: t.to(t.device, copy=True),
+    "aten._to_copy": torch.ops.aten._to_copy.default,
     "+ 1": lambda t: t + 1,
-    "cat of 20": lambda t: torch.cat([t] * 20),
+    "cat of 20 times one": lambda t: torch.cat([t] * 20),
 }
+
+# What a wrapper subclass cannot go below in __torch_dispatch__ is timed beside these.
+FLOORS = ("detach", "aten.detach", "to(same device, copy)", "aten._to_copy")
+
+
+class Bare(torch.Tensor):
+    """The least a wrapper subclass can do: torch's trip to __torch_dispatch__, and the op on the payload alone."""
+
+    payload: torch.Tensor
+
+    @staticmethod
+    def __new__(cls, payload: torch.Tensor, size: Sequence[int]) -> Bare:
+        """A wrapper that has the size of the codes."""
+        self: Bare = torch.Tensor._make_wrapper_subclass(cls, size, dtype=torch.uint8, device=payload.device)
+        self.payload = payload
+        return self
+
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+
+    @classmethod
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Callable[..., Any], types: Iterable[type], args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        """func on the payload of its first argument."""
+        return func(args[0].payload)
 
 
 def microseconds(calls: Mapping[str, Call], number: int, repetitions: int) -> dict[str, float]:
@@ -84,20 +112,28 @@ def main() -> None:
     options = parser.parse_args()
     tensors = contestants(options.device, options.size)
     measured = {"construction": microseconds(constructions(tensors), options.number, options.repetitions)}
+    ours = tensors["awqpack"]
+    assert isinstance(ours, AWQPackedTensor)
+    bare = Bare(ours.payload, ours.shape)
     for name, call in CALLS.items():
         bound = {who: functools.partial(call, t) for who, t in tensors.items()}
+        if name in FLOORS:
+            bound["floor"] = functools.partial(call, bare)
         measured[name] = microseconds(bound, options.number, options.repetitions)
+    distinct = {who: [t.detach() for _ in range(20)] for who, t in tensors.items()}
+    cat = {who: functools.partial(torch.cat, list_) for who, list_ in distinct.items()}
+    measured["cat of 20"] = microseconds(cat, options.number, options.repetitions)
     wrapper = measured["construction"]["_make_wrapper_subclass"]
     rows: list[dict[str, object]] = []
     print(f"microseconds a call, {options.size}x{options.size} codes on {options.device}")
-    heads = "".join(f"{head:>10}" for head in ("plain", "awqpack", "quanto", "wrapper"))
+    heads = "".join(f"{head:>10}" for head in ("plain", "awqpack", "quanto", "floor", "wrapper"))
     print(f"{'call':<24}{heads}{'quanto/awqpack':>17}{'added: quanto/awqpack':>24}")
     for name, times in measured.items():
-        plain, ours, theirs = times.get("plain"), times["awqpack"], times.get("optimum-quanto")
-        added = (theirs - plain) / (ours - plain) if theirs is not None and plain is not None else None
-        cells = [plain, ours, theirs, wrapper]
+        plain, packed, theirs = times.get("plain"), times["awqpack"], times.get("optimum-quanto")
+        added = (theirs - plain) / (packed - plain) if theirs is not None and plain is not None else None
+        cells = [plain, packed, theirs, times.get("floor"), wrapper]
         text = "".join(f"{'' if cell is None else f'{cell:.2f}':>10}" for cell in cells)
-        ratio = "" if theirs is None else f"{theirs / ours:.2f}"
+        ratio = "" if theirs is None else f"{theirs / packed:.2f}"
         print(f"{name:<24}{text}{ratio:>17}{'' if added is None else f'{added:.2f}':>24}")
         rows += [
             {"call": name, "who": who, "device": options.device, "microseconds": f"{value:.3f}"}

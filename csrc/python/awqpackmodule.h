@@ -18,6 +18,7 @@
     X(arguments)         \
     X(before_set)        \
     X(clone)             \
+    X(copy)              \
     X(copy_)             \
     X(cpu)               \
     X(data_ptr)          \
@@ -45,6 +46,10 @@
     X(tensor_type)      /* torch.Tensor */                             \
     X(packed_type)      /* AWQPackedTensor */                          \
     X(make_wrapper)     /* torch.Tensor._make_wrapper_subclass */      \
+    X(make_subclass)    /* torch.Tensor._make_subclass */              \
+    X(tensor_detach)    /* torch.Tensor.detach, before the class hides it */ \
+    X(tensor_to)        /* torch.Tensor.to, likewise */                \
+    X(dispatch_off)     /* torch._C._DisableTorchDispatch, a guard */  \
     X(uint8)                                                           \
     X(int16)                                                           \
     X(int32)                                                           \
@@ -53,6 +58,9 @@
     X(preserve_format)                                                 \
     X(inplace_view)     /* torch.Tag.inplace_view */                   \
     X(dispatch_depth)   /* torch._C._len_torch_dispatch_stack */       \
+    X(function_depth)   /* torch._C._len_torch_function_stack */       \
+    X(functorch_level)  /* torch._C._functorch.maybe_current_level */  \
+    X(tracing_state)    /* torch._C._get_tracing_state */              \
     X(is_inference_on)  /* torch.is_inference_mode_enabled */          \
     X(inference_mode)   /* torch.inference_mode */                     \
     X(increment_version) /* torch.autograd.graph.increment_version */  \
@@ -60,7 +68,7 @@
     X(device_type)      /* torch.device */                             \
     X(parameter_type)   /* torch.nn.Parameter */                       \
     X(data_descriptor)  /* torch.Tensor.data, before the class hides it */ \
-    X(op_pack)          /* torch.ops.awqpack.pack.default */           \
+    X(op_pack)          /* torch.ops.awqpack.pack.default._op: one Python call less */ \
     X(op_unpack)                                                       \
     X(aten_detach)                                                     \
     X(aten_to_copy)                                                    \
@@ -143,10 +151,18 @@ PyObject *packed_unpack_fields(const packed_fields *fields);
 PyObject *packed_unpack(PyObject *self, PyObject *unused);
 PyObject *packed_pack(PyObject *module, PyObject *args);
 
+/* packed_shortcuts.c: detach and to without torch's dispatcher, where nothing could see the difference. */
+PyObject *packed_detach(PyObject *self, PyObject *unused);
+PyObject *packed_to(PyObject *self, PyObject *args, PyObject *kwargs);
+
 /* packed_repr.c */
 PyObject *packed_repr(PyObject *self, PyObject *args, PyObject *kwargs);
 
 /* packed_dispatch.c */
+/* 1 when the device's type is one of those on which a packed weight works packed. */
+int awqpack_is_compute_device(PyObject *device);
+/* 1 when both devices are the CPU: a copy there stays what it was. */
+int awqpack_is_host_copy(PyObject *from, PyObject *to);
 PyObject *packed_torch_dispatch(PyObject *module, PyObject *const *args, Py_ssize_t count, PyObject *names);
 
 /* packed_plan.c: how each op treats packed arguments, found from its schema once and cached. A new reference: None for an

@@ -61,8 +61,7 @@ static PyObject *given(PyObject *kwargs, PyObject *name)
     return value == Py_None ? NULL : value;
 }
 
-/* 1 when the device's type is one of those on which a packed weight works packed. */
-static int is_compute_device(PyObject *device)
+int awqpack_is_compute_device(PyObject *device)
 {
     PyObject *type = PyObject_GetAttr(device, awqpack.names.type);
     if (type == NULL) {
@@ -73,8 +72,7 @@ static int is_compute_device(PyObject *device)
     return result;
 }
 
-/* 1 when both devices are the CPU: a copy there stays what it was. */
-static int is_host_copy(PyObject *from, PyObject *to)
+int awqpack_is_host_copy(PyObject *from, PyObject *to)
 {
     int result = -1;
     PyObject *from_type = PyObject_GetAttr(from, awqpack.names.type);
@@ -177,8 +175,8 @@ static PyObject *dispatch_to_copy(PyObject *func, PyObject *self, PyObject *kwar
     }
     PyObject *device = given(kwargs, awqpack.names.device);
     device = device == NULL ? source : device;
-    const int to_compute = is_compute_device(device), from_compute = is_compute_device(source);
-    const int host_copy = is_host_copy(source, device);
+    const int to_compute = awqpack_is_compute_device(device), from_compute = awqpack_is_compute_device(source);
+    const int host_copy = awqpack_is_host_copy(source, device);
     if (to_compute < 0 || from_compute < 0 || host_copy < 0) {
         goto done;
     }
@@ -195,17 +193,35 @@ done:
     return result;
 }
 
-static PyObject *unpack_nested(PyObject *value);
+static PyObject *unpack_nested(PyObject *value, PyObject **memo);
+
+/* The codes of a packed argument: those made for this call before, when it was given more than once. *memo is a dict by
+   address, made with the first entry; the arguments keep their tensors alive meanwhile. */
+static PyObject *unpack_once(PyObject *packed, PyObject **memo)
+{
+    PyObject *key = PyLong_FromVoidPtr(packed);
+    PyObject *codes = key == NULL || *memo == NULL ? NULL : PyDict_GetItemWithError(*memo, key);
+    Py_XINCREF(codes);
+    if (codes == NULL && !PyErr_Occurred()) {
+        *memo = *memo == NULL ? PyDict_New() : *memo;
+        codes = *memo == NULL ? NULL : packed_unpack(packed, NULL);
+        if (codes != NULL && PyDict_SetItem(*memo, key, codes) < 0) {
+            Py_CLEAR(codes);
+        }
+    }
+    Py_XDECREF(key);
+    return codes;
+}
 
 /* A list or tuple with its packed tensors unpacked; the same object when it holds none. */
-static PyObject *unpack_sequence(PyObject *value)
+static PyObject *unpack_sequence(PyObject *value, PyObject **memo)
 {
     const int is_tuple = PyTuple_CheckExact(value);
     const Py_ssize_t count = is_tuple ? PyTuple_Size(value) : PyList_Size(value);
     PyObject *changed = NULL;
     for (Py_ssize_t i = 0; i < count; i++) {
         PyObject *item = is_tuple ? PyTuple_GetItem(value, i) : PyList_GetItem(value, i);
-        PyObject *plain = unpack_nested(item);
+        PyObject *plain = unpack_nested(item, memo);
         if (plain == NULL) {
             Py_XDECREF(changed);
             return NULL;
@@ -236,12 +252,12 @@ static PyObject *unpack_sequence(PyObject *value)
     return changed;
 }
 
-static PyObject *unpack_dict(PyObject *value)
+static PyObject *unpack_dict(PyObject *value, PyObject **memo)
 {
     PyObject *key, *item, *changed = NULL;
     Py_ssize_t position = 0;
     while (PyDict_Next(value, &position, &key, &item)) {
-        PyObject *plain = unpack_nested(item);
+        PyObject *plain = unpack_nested(item, memo);
         if (plain == NULL) {
             Py_XDECREF(changed);
             return NULL;
@@ -263,16 +279,16 @@ static PyObject *unpack_dict(PyObject *value)
     return changed;
 }
 
-static PyObject *unpack_nested(PyObject *value)
+static PyObject *unpack_nested(PyObject *value, PyObject **memo)
 {
     if (PyTuple_CheckExact(value) || PyList_CheckExact(value)) {
-        return unpack_sequence(value);
+        return unpack_sequence(value, memo);
     }
     if (PyDict_CheckExact(value)) {
-        return unpack_dict(value);
+        return unpack_dict(value, memo);
     }
     if (awqpack_is_packed(value)) {
-        return packed_unpack(value, NULL);
+        return unpack_once(value, memo);
     }
     Py_INCREF(value);
     return value;
@@ -280,9 +296,10 @@ static PyObject *unpack_nested(PyObject *value)
 
 PyObject *packed_run_plain(PyObject *func, PyObject *args, PyObject *kwargs)
 {
-    PyObject *result = NULL;
-    PyObject *plain_args = unpack_sequence(args);
-    PyObject *plain_kwargs = plain_args == NULL || kwargs == NULL ? NULL : unpack_dict(kwargs);
+    PyObject *result = NULL, *memo = NULL;
+    PyObject *plain_args = unpack_sequence(args, &memo);
+    PyObject *plain_kwargs = plain_args == NULL || kwargs == NULL ? NULL : unpack_dict(kwargs, &memo);
+    Py_XDECREF(memo); /* the arguments alone hold the codes while the op runs */
     if (plain_args != NULL && (kwargs == NULL || plain_kwargs != NULL)) {
         result = PyObject_Call(func, plain_args, plain_kwargs);
     }

@@ -344,6 +344,8 @@ PyMethodDef packed_methods[] = {
     {"offload", KEYWORDS(packed_offload),
      "offload($self, device='cpu', *, pin_memory=False, non_blocking=False)\n--\n\n"
      "Still packed, with the payload on `device`: how a packed weight rests in host memory."},
+    {"detach", packed_detach, METH_NOARGS, "detach($self)\n--\n\nAs torch.Tensor.detach: packed, with a payload in the same memory."},
+    {"to", KEYWORDS(packed_to), "to($self, *args, **kwargs)\n--\n\nAs torch.Tensor.to: packed on CUDA and XPU, plain codes elsewhere."},
     {"tolist", packed_tolist, METH_NOARGS, "tolist($self)\n--\n\nThe codes as nested lists of ints."},
     {"share_memory_", packed_share_memory, METH_NOARGS,
      "share_memory_($self)\n--\n\nMoves the payload into memory that other processes can map; returns self."},

@@ -3,20 +3,16 @@
 
 PyObject *packed_new(PyObject *cls, PyObject *payload, PyObject *meta)
 {
-    PyObject *args = NULL, *kwargs = NULL, *self = NULL;
     PyObject *device = PyObject_GetAttr(payload, awqpack.names.device);
     PyObject *size = PyTuple_GetItem(meta, 3), *stride = PyTuple_GetItem(meta, 4);
     if (device == NULL || size == NULL || stride == NULL) {
-        goto done;
+        Py_XDECREF(device);
+        return NULL;
     }
-    args = PyTuple_Pack(2, cls, size);
-    kwargs = PyDict_New();
-    if (args == NULL || kwargs == NULL || PyDict_SetItem(kwargs, awqpack.names.strides, stride) < 0 ||
-        PyDict_SetItem(kwargs, awqpack.names.dtype, awqpack.uint8) < 0 ||
-        PyDict_SetItem(kwargs, awqpack.names.device, device) < 0) {
-        goto done;
-    }
-    self = PyObject_Call(awqpack.make_wrapper, args, kwargs);
+    /* By position, which torch parses faster: the Nones are the storage offset and the memory format. */
+    PyObject *self = PyObject_CallFunctionObjArgs(awqpack.make_wrapper, cls, size, stride, Py_None, Py_None, awqpack.uint8,
+                                                  awqpack.strided, device, NULL);
+    Py_DECREF(device);
     if (self != NULL && (PyObject_SetAttr(self, awqpack.names._data, payload) < 0 ||
                          PyObject_SetAttr(self, awqpack.names._meta, meta) < 0)) {
         Py_CLEAR(self);
@@ -29,10 +25,6 @@ PyObject *packed_new(PyObject *cls, PyObject *payload, PyObject *meta)
         }
         Py_XDECREF(done);
     }
-done:
-    Py_XDECREF(device);
-    Py_XDECREF(args);
-    Py_XDECREF(kwargs);
     return self;
 }
 

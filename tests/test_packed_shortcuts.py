@@ -1,0 +1,199 @@
+"""detach() and to() go past torch's dispatcher where nothing could see it; whoever watches it still sees them."""
+
+import warnings
+
+import pytest
+import torch
+from conftest import LAYOUTS, assert_same, packed_tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from awqpack import AWQPackedTensor
+
+CALLS = {
+    "detach": (lambda p: p.detach(), torch.ops.aten.detach.default),
+    "to": (lambda p: p.to(p.device, copy=True), torch.ops.aten._to_copy.default),
+}
+calls = pytest.mark.parametrize(("call", "op"), CALLS.values(), ids=CALLS.keys())
+
+
+class LoggedOps(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.ops = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.ops.append(func)
+        return func(*args, **(kwargs or {}))
+
+
+class LoggedFunctions(TorchFunctionMode):
+    def __init__(self):
+        super().__init__()
+        self.functions = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        self.functions.append(func)
+        return func(*args, **(kwargs or {}))
+
+
+@calls
+def test_a_dispatch_mode_sees_the_op(packed, call, op):
+    with LoggedOps() as log:
+        result = call(packed)
+    assert op in log.ops
+    assert_same(result, packed)
+
+
+@calls
+def test_a_function_mode_sees_the_method(packed, call, op):
+    with LoggedFunctions() as log:
+        result = call(packed)
+    assert getattr(torch.Tensor, op._schema.name.split("::")[1].strip("_").removesuffix("_copy")) in log.functions
+    assert_same(result, packed)
+
+
+@calls
+def test_a_subclass_sees_the_op(packed, call, op):
+    seen = []
+
+    class Watching(AWQPackedTensor):
+        @classmethod
+        def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+            seen.append(func)
+            return super().__torch_dispatch__(func, types, args, kwargs)
+
+    watching = Watching(packed.payload, packed.packing, packed.reorder, packed.shape, packed.stride())
+    result = call(watching)
+    assert type(result) is Watching
+    assert op in seen
+
+
+@calls
+def test_fake_tensors_stay_fake(layout, call, op):
+    with FakeTensorMode() as mode:
+        fake = mode.from_tensor(packed_tensor(layout))
+        result = call(fake)
+    assert isinstance(result, AWQPackedTensor)
+    assert type(result.payload) is type(fake.payload) is not torch.Tensor
+
+
+@calls
+def test_a_trace_keeps_the_argument(call, op):
+    packed, other = packed_tensor(LAYOUTS["v1"]), packed_tensor(LAYOUTS["v1"], seed=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        traced = torch.jit.trace(lambda p: call(p) + 1, (packed,))
+        assert_same(traced(other), other.unpack() + 1)
+
+
+@calls
+def test_inside_transforms(packed, call, op):
+    weight = packed.unpack().float()
+    x = torch.ones_like(weight)
+    expected = torch.func.vmap(lambda row: row + weight[0])(x)
+    assert_same(torch.func.vmap(lambda row: row + call(packed)[0])(x), expected)
+
+
+def test_detached_tensors_share_memory_and_version(packed):
+    detached = packed.detach()
+    packed.fill_(3)
+    assert detached._version == packed._version > 0
+    assert_same(detached, packed)
+    detached.fill_(5)
+    assert detached._version == packed._version
+    assert_same(detached, packed)
+
+
+def test_a_saved_tensor_notices_a_write_through_its_detached_twin(packed):
+    class Save(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x, p):
+            ctx.save_for_backward(p)
+            return x * 2
+
+        @staticmethod
+        def backward(ctx, grad):
+            (p,) = ctx.saved_tensors
+            return grad * p.shape[0], None
+
+    result = Save.apply(torch.ones(1, device=packed.device, requires_grad=True), packed)
+    packed.detach().fill_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        result.sum().backward()
+
+
+def test_what_torch_makes_and_what_the_shortcut_makes_are_alike(packed):
+    ours, theirs = packed.detach(), torch.Tensor.detach(packed)
+    assert_same(ours, theirs)
+    for question in ("is_inference", "_is_view", "storage_offset", "is_contiguous", "is_pinned"):
+        assert getattr(ours, question)() == getattr(theirs, question)()
+    assert (ours.requires_grad, ours.is_leaf, ours.grad_fn) == (theirs.requires_grad, theirs.is_leaf, theirs.grad_fn)
+    assert vars(ours).keys() == vars(theirs).keys()
+    with pytest.raises(RuntimeError):
+        ours.data_ptr()
+
+
+def test_assigning_data_to_the_detached_leaves_the_original(packed):
+    before, detached = packed.unpack(), packed.detach()
+    detached.data = AWQPackedTensor.pack(15 - before, packed.packing, packed.reorder)
+    assert_same(packed.unpack(), before)
+    assert_same(detached.unpack(), 15 - before)
+
+
+def test_detached_parameter(packed):
+    parameter = torch.nn.Parameter(packed, requires_grad=False)
+    assert isinstance(parameter, torch.nn.Parameter)
+    assert not isinstance(parameter.detach(), torch.nn.Parameter)
+    assert_same(parameter.detach(), packed)
+
+
+@pytest.mark.parametrize(
+    "to",
+    [
+        lambda p, d: p.to(d, None, False, True),
+        lambda p, d: p.to(d, torch.uint8, copy=True),
+        lambda p, d: p.to(device=d, non_blocking=True, copy=True),
+        lambda p, d: p.to(str(d), copy=True),
+        lambda p, d: p.to(torch.uint8, copy=True),
+        lambda p, d: p.to(None, copy=True),
+        lambda p, d: p.to(p, copy=True),
+        lambda p, d: p.to(d, copy=True, memory_format=torch.preserve_format),
+    ],
+    ids=["positions", "dtype", "names", "text", "only dtype", "none", "like a tensor", "memory format"],
+)
+def test_every_form_of_a_copy(packed, to):
+    copied = to(packed, packed.device)
+    assert_same(copied, packed)
+    assert copied.payload.data_ptr() != packed.payload.data_ptr()
+    assert copied._version == 0
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"args": ("nope",)},
+        {"args": ("cpu",), "kwargs": {"device": "cpu"}},
+        {"args": ("cpu", None, 2)},
+        {"args": ("cpu",), "kwargs": {"copy": 1}},
+        {"args": ("cpu",), "kwargs": {"unknown": True}},
+        {"args": ("cpu", torch.uint8, False, False, None)},
+    ],
+    ids=repr,
+)
+def test_bad_arguments_of_to_are_refused_as_by_a_plain_tensor(arguments):
+    packed = packed_tensor(LAYOUTS["v1"])
+    args, kwargs = arguments["args"], arguments.get("kwargs", {})
+    with pytest.raises((TypeError, RuntimeError)) as expected:
+        packed.unpack().to(*args, **kwargs)
+    with pytest.raises(type(expected.value)) as error:
+        packed.to(*args, **kwargs)
+    assert str(error.value) == str(expected.value)
+
+
+def test_a_tensor_given_twice_is_unpacked_once(packed):
+    with LoggedOps() as log:
+        result = AWQPackedTensor.__torch_dispatch__(torch.ops.aten.cat.default, (), ([packed] * 20,))
+    assert log.ops.count(torch.ops.awqpack.unpack.default) == 1
+    assert_same(result, torch.cat([packed.unpack()] * 20))
