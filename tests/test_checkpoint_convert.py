@@ -348,11 +348,15 @@ def test_two_at_once(tmp_path):
 
 
 MEMORY = """
-import resource, sys
+import re, sys
 from awqpack import checkpoint
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+def peak():
+    return int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1])
+
+before = peak()
 checkpoint.convert(sys.argv[1], sys.argv[2], sys.argv[3])
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+print(peak() - before)
 """
 
 

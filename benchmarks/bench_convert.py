@@ -1,0 +1,158 @@
+"""Times `awqpack convert` beside `cp -r` of the same checkpoint, and beside compressed-tensors' own converter.
+
+A sharded gemm checkpoint of random codes is made in a scratch folder, converted to gemv_fast and back, and verified.
+The copies and conversions take turns. Prints tables and writes results/convert-<machine>-<date>.csv.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from common import environment, interleaved_medians, write_csv
+from synthetic import GROUP_SIZE, gemm_layer, write_checkpoint
+
+from awqpack import checkpoint
+from awqpack.layouts import LAYOUTS
+
+# One conversion, in a process of its own, prints its seconds and the peak of its resident memory in kB before and
+# after. The seconds are those of the work, not of the imports. VmHWM is of this process, as ru_maxrss is not.
+_CONVERT = """
+import re, sys, time
+from awqpack import checkpoint
+
+def peak():
+    return re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1]
+
+before, start = peak(), time.perf_counter()
+checkpoint.convert(sys.argv[1], sys.argv[2], sys.argv[3])
+print(time.perf_counter() - start, before, peak())
+"""
+
+
+def copy(source: Path, target: Path) -> float:
+    """Seconds of `cp -r`."""
+    start = time.perf_counter()
+    subprocess.run(["cp", "-r", source, target], check=True)
+    return time.perf_counter() - start
+
+
+def convert(source: Path, target: Path, layout: str) -> tuple[float, tuple[int, int]]:
+    """Seconds, and peak resident bytes before and after a conversion."""
+    printed = subprocess.check_output([sys.executable, "-c", _CONVERT, source, target, layout], text=True)
+    seconds, before, after = printed.split()
+    return float(seconds), (int(before) * 1024, int(after) * 1024)
+
+
+def bench_checkpoint(folder: Path, size: int, turns: int) -> list[dict[str, object]]:
+    """cp -r, gemm -> gemv_fast and back, in turns; verified once."""
+    source, copied, fast, back = (folder / name for name in ("gemm", "copied", "fast", "back"))
+    total = write_checkpoint(source, size)
+    shard = max(file.stat().st_size for file in source.glob("*.safetensors"))
+    times: dict[str, list[float]] = {"cp -r": [], "gemm to gemv_fast": [], "gemv_fast to gemm": []}
+    peaks: dict[str, tuple[int, int]] = {}
+    for turn in range(turns + 1):
+        for path in (copied, fast, back):
+            shutil.rmtree(path, ignore_errors=True)
+        measured = {"cp -r": copy(source, copied)}
+        for name, one, other, layout in (
+            ("gemm to gemv_fast", source, fast, "gemv_fast"),
+            ("gemv_fast to gemm", fast, back, "gemm"),
+        ):
+            measured[name], peaks[name] = convert(one, other, layout)
+        if turn > 0:  # the first one finds memory that was never used
+            for name, seconds in measured.items():
+                times[name].append(seconds)
+    found = checkpoint.verify(source, fast)
+    if not found.is_equal or not checkpoint.verify(source, back).is_equal:
+        raise SystemExit(f"converted checkpoints differ: {found.differences[:3]}")
+    rows: list[dict[str, object]] = []
+    print(f"{total / 2**30:.2f} GiB in shards of {shard / 2**20:.0f} MiB, medians of {turns} turns; verified equal\n")
+    print(f"{'':<20}{'seconds':>9}{'GB/s':>7}{'cp / ours':>11}{'peak MiB':>10}{'of it ours':>12}")
+    for name, values in times.items():
+        # each turn is a ratio of its own: what slows the machine slows both
+        ratio = statistics.median(c / v for c, v in zip(times["cp -r"], values, strict=True))
+        seconds = statistics.median(values)
+        before, after = peaks.get(name, (0, 0))
+        text = f"{after / 2**20:>10.0f}{(after - before) / 2**20:>12.0f}" if after else ""
+        print(f"{name:<20}{seconds:>9.2f}{total / seconds / 1e9:>7.2f}{ratio:>11.2f}{text}")
+        rows.append(
+            {
+                "what": name,
+                "bytes": total,
+                "seconds": f"{seconds:.4f}",
+                "copy_over_ours": f"{ratio:.3f}",
+                "peak_bytes": after or "",
+                "peak_bytes_before": before or "",
+            }
+        )
+    return rows
+
+
+def bench_peer(layers: int, turns: int) -> list[dict[str, object]]:
+    """gemm -> compressed-tensors of the same layers in memory, beside that package's converter."""
+    try:
+        from compressed_tensors.entrypoints.convert.converters.autoawq import AutoAWQConverter
+    except ImportError:
+        print("compressed-tensors is not installed: left out (pip install 'awqpack[bench]')")
+        return []
+    generator = torch.Generator().manual_seed(0)
+    shape = (4096, 4096)
+    tensors: dict[str, torch.Tensor] = {}
+    for i in range(layers):
+        tensors |= {f"{i}.fc.{name}": t for name, t in gemm_layer(*shape, generator).items()}
+    gemm, target = LAYOUTS["gemm"], LAYOUTS["compressed-tensors"]
+    converter = AutoAWQConverter(group_size=GROUP_SIZE)
+
+    def ours() -> dict[str, torch.Tensor]:
+        result: dict[str, torch.Tensor] = {}
+        for i in range(layers):
+            layer = gemm.decode({n: tensors[f"{i}.fc.{n}"] for n in ("qweight", "qzeros", "scales")}, GROUP_SIZE)
+            result |= {f"{i}.fc.{name}": tensor for name, tensor in target.encode(layer).items()}
+        return result
+
+    def theirs() -> dict[str, torch.Tensor]:
+        result: dict[str, torch.Tensor] = converter.process(dict(tensors))
+        return result
+
+    expected = theirs()
+    if any(not torch.equal(value, expected[name]) for name, value in ours().items()):
+        raise SystemExit("awqpack and compressed-tensors convert differently")
+    calls: dict[str, Callable[[], object]] = {"awqpack": ours, "compressed-tensors": theirs}
+    medians = interleaved_medians(calls, turns)
+    nbytes = sum(t.nbytes for t in tensors.values())
+    print(f"\ngemm to compressed-tensors, {layers} layers of {shape[0]}x{shape[1]} in memory; the same tensors\n")
+    for name, seconds in medians.items():
+        print(f"{name:<20}{seconds * 1e3:>9.1f} ms{nbytes / seconds / 1e9:>7.2f} GB/s")
+    print(f"{'ratio':<20}{medians['compressed-tensors'] / medians['awqpack']:>9.1f}")
+    return [
+        {"what": f"{layers} layers to compressed-tensors, {name}", "bytes": nbytes, "seconds": f"{seconds:.4f}"}
+        for name, seconds in medians.items()
+    ]
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--size-mib", type=int, default=2048, help="of the checkpoint (default 2048)")
+    parser.add_argument("--turns", type=int, default=5, help="how often everything is timed (default 5)")
+    parser.add_argument("--folder", type=Path, help="where the checkpoints go, four times the size (default: /tmp)")
+    parser.add_argument("--no-csv", action="store_true", help="print only")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="awqpack-bench-", dir=options.folder) as scratch:
+        rows = bench_checkpoint(Path(scratch), options.size_mib << 20, options.turns)
+    rows += bench_peer(4, 3)
+    if not options.no_csv:
+        print(f"\nwrote {write_csv('convert', environment(), rows)}")
+
+
+if __name__ == "__main__":
+    main()
