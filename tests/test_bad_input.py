@@ -239,7 +239,12 @@ def test_out_of_another_kind_or_device():
     on_meta = torch.empty(8, 8, dtype=torch.int32, device="meta")
     refused(awqpack.pack, torch_zeros(), out=on_meta, words=["out expects the device of the input, cpu", "meta"])
     refused(
-        torch.ops.awqpack.pack_out.default, torch_zeros(), 1, False, out=on_meta, words=["out expects the device of the input"]
+        torch.ops.awqpack.pack_out.default,
+        torch_zeros(),
+        1,
+        False,
+        out=on_meta,
+        words=["out expects the device of the input"],
     )
     array = np.zeros((8, 64), np.uint8)
     refused(awqpack.pack, array, out=torch.empty(8, 8), error=TypeError, words=["numpy.ndarray", "torch.Tensor"])
@@ -482,7 +487,13 @@ def test_only_an_error_that_an_op_raised_becomes_a_value_error():
         torch.ops.awqpack.pack(torch_zeros().int(), 1, False)
     text = str(caught.value)
     refused(keep(raises(RuntimeError(text))), 1, key=2, words=[text])
-    for other in (RuntimeError("CUDA error"), RuntimeError(""), RuntimeError(), NotImplementedError(text), KeyError(text)):
+    for other in (
+        RuntimeError("CUDA error"),
+        RuntimeError(""),
+        RuntimeError(),
+        NotImplementedError(text),
+        KeyError(text),
+    ):
         with pytest.raises(type(other)) as kept:
             keep(raises(other))()
         assert kept.value is other
