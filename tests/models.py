@@ -47,6 +47,9 @@ class Scaled(torch.Tensor):
     def __tensor_unflatten__(inner, metadata, size, stride):
         return Scaled(inner["codes"], inner["scale"])
 
+    def __repr__(self):  # torch <= 2.11 calls it while compiling, when there are no values to show
+        return f"Scaled(shape={tuple(self.shape)})"
+
     def dequantize(self):
         return (self.codes + 0) * self.scale
 

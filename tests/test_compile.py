@@ -5,8 +5,9 @@ import copy
 import pytest
 import torch
 from conftest import LAYOUTS, assert_same, packed_tensor, torch_codes
+from contract import READS
 from models import SHAPE, PackedLinear
-from test_contract import READS, assert_all_same, compiled, once
+from test_contract import assert_all_same, compiled, once
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch._subclasses.fake_tensor import FakeTensorMode
 

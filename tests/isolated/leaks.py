@@ -14,8 +14,8 @@ import awqpack
 from awqpack import AWQPackedTensor, AWQPacking
 
 ROUNDS = int(sys.argv[1]) if len(sys.argv) > 1 else int(os.environ.get("AWQPACK_LEAK_ROUNDS", "100"))
-# Python 3.12 and newer count references to True, None and small ints no more, but modules of the older stable ABI, as ours,
-# still do: such a count starts at 2^31 or more and drifts. It is watched under older Pythons.
+# Python 3.12 and newer count no references to True, None and small ints, but modules of the older stable ABI, as ours,
+# still do: such a count starts above this and drifts, which harms nothing. Older Pythons watch these objects too.
 IMMORTAL = 1 << 30
 ALLOWED_GROWTH = 1 << 19  # bytes: noise of the allocator; 100 rounds that each leak three payloads grow by 1.2 MB
 
