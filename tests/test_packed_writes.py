@@ -43,6 +43,7 @@ WRITES = {
     "copy_ transposed": lambda t: t.copy_(codes_on(t, (128, 64)).t()),
     "copy_ non_blocking": lambda t: t.copy_(codes_on(t), non_blocking=True),
     "copy_ itself": lambda t: t.copy_(t),
+    "copy_ number": lambda t: torch.ops.aten.copy_.default(t, 7),
     "fill_": lambda t: t.fill_(7),
     "fill_ tensor": lambda t: t.fill_(torch.tensor(7, dtype=torch.uint8)),
     "zero_": lambda t: t.zero_(),
