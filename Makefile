@@ -14,7 +14,7 @@ TORCH_STAMP := $(VENV)/.torch-$(TORCH)
 BUILD_STAMP := $(VENV)/.awqpack
 SOURCES := setup.py $(shell find csrc cuda -name '*.[ch]' -o -name '*.[ch]pp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: help demo test asan check-c check-neon lint bench-cpu bench-gpu bench-host bench-convert compat wheel clean
+.PHONY: help demo test asan check-c check-neon lint bench-cpu bench-gpu bench-host bench-convert bench-quanto compat wheel clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -53,6 +53,9 @@ bench-host: $(VENV)/.bench ## what a call on a packed tensor costs the host, bes
 
 bench-convert: $(VENV)/.bench ## convert a 2 GiB checkpoint beside cp -r, and beside compressed-tensors' converter
 	$(BIN)/python benchmarks/bench_convert.py $(ARGS)
+
+bench-quanto: $(VENV)/.test ## optimum-quanto quantizing one large linear, as it is and with awqpack (needs a GPU)
+	$(BIN)/python benchmarks/bench_quanto.py $(ARGS)
 
 # Each torch takes an environment of its own, several GB of them with CUDA packages: by hand, not in CI.
 COMPAT ?= 2.10.0 2.11.0 2.13.0 2.15.0

@@ -45,6 +45,9 @@ def unregister_cuda() -> None:
 def probe_cuda(device: int, /) -> str | None:
     """None when the CUDA kernels run on this device, else why they do not."""
 
+def keep_value_errors(op: Callable[..., Any], /) -> Callable[..., Any]:
+    """Calls op, and raises ValueError where torch made RuntimeError of an op's own."""
+
 def create_class(
     packing_enum: type[AWQPacking], rebuild: Callable[..., torch.Tensor], doc: str, /
 ) -> type[torch.Tensor]:

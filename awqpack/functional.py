@@ -82,9 +82,9 @@ def pack(
         _require_array_out(out)
         return _C.pack_array(codes, number, reorder, validate, out, None)
     if out is None:
-        return torch.ops.awqpack.pack(codes, number, reorder, validate)  # type: ignore[no-any-return]
+        return torch.ops.awqpack.pack.default(codes, number, reorder, validate)  # type: ignore[no-any-return]
     _require_tensor_out(out, codes)
-    torch.ops.awqpack.pack_out(codes, number, reorder, validate, out=out)
+    torch.ops.awqpack.pack_out.default(codes, number, reorder, validate, out=out)
     _mark_written(out)
     return out
 
@@ -117,8 +117,8 @@ def unpack(
         _require_array_out(out)
         return _C.unpack_array(payload, number, reorder, out, None)
     if out is None:
-        return torch.ops.awqpack.unpack(payload, number, reorder)  # type: ignore[no-any-return]
+        return torch.ops.awqpack.unpack.default(payload, number, reorder)  # type: ignore[no-any-return]
     _require_tensor_out(out, payload)
-    torch.ops.awqpack.unpack_out(payload, number, reorder, out=out)
+    torch.ops.awqpack.unpack_out.default(payload, number, reorder, out=out)
     _mark_written(out)
     return out

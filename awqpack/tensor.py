@@ -67,7 +67,7 @@ def _pack(
         TypeError: an argument is of another type.
     """
     if torch.compiler.is_compiling():  # the same steps where Dynamo can see them: it cannot enter a C function
-        payload = torch.ops.awqpack.pack(t, packing.value, reorder, validate)
+        payload = torch.ops.awqpack.pack.default(t, packing.value, reorder, validate)
         return cls(payload, packing, reorder, t.shape, _recorded_stride(t))
     return _C.pack_tensor(cls, t, packing, reorder, validate)
 

@@ -1,9 +1,11 @@
 """Bad input: an error that names what was expected and what came, through every door, and nothing written."""
 
+import threading
+
 import numpy as np
 import pytest
 import torch
-from conftest import assert_same, packed_tensor, random_codes
+from conftest import PACKET_ERROR, assert_same, packed_tensor, random_codes
 
 import awqpack
 from awqpack import AWQPackedTensor, AWQPacking
@@ -12,13 +14,13 @@ V1, V2 = AWQPacking.V1, AWQPacking.V2
 
 
 def pack_op(codes, packing):
-    return torch.ops.awqpack.pack(codes, packing.value, False)
+    return torch.ops.awqpack.pack.default(codes, packing.value, False)
 
 
 def pack_out_op(codes, packing):
     # The output does not fit: the input is checked first.
     out = torch.zeros(1, 1, dtype=torch.int32, device=codes.device)
-    return torch.ops.awqpack.pack_out(codes, packing.value, False, out=out)
+    return torch.ops.awqpack.pack_out.default(codes, packing.value, False, out=out)
 
 
 TORCH_PACKERS = {
@@ -29,8 +31,8 @@ TORCH_PACKERS = {
     "class": AWQPackedTensor.pack,
 }
 TORCH_UNPACKERS = {
-    "op": lambda payload, packing: torch.ops.awqpack.unpack(payload, packing.value, False),
-    "out_op": lambda payload, packing: torch.ops.awqpack.unpack_out(
+    "op": lambda payload, packing: torch.ops.awqpack.unpack.default(payload, packing.value, False),
+    "out_op": lambda payload, packing: torch.ops.awqpack.unpack_out.default(
         payload, packing.value, False, out=torch.zeros(1, 1, dtype=torch.uint8, device=payload.device)
     ),
     "function": awqpack.unpack,
@@ -237,7 +239,12 @@ def test_out_of_another_kind_or_device():
     on_meta = torch.empty(8, 8, dtype=torch.int32, device="meta")
     refused(awqpack.pack, torch_zeros(), out=on_meta, words=["out expects the device of the input, cpu", "meta"])
     refused(
-        torch.ops.awqpack.pack_out, torch_zeros(), 1, False, out=on_meta, words=["out expects the device of the input"]
+        torch.ops.awqpack.pack_out.default,
+        torch_zeros(),
+        1,
+        False,
+        out=on_meta,
+        words=["out expects the device of the input"],
     )
     array = np.zeros((8, 64), np.uint8)
     refused(awqpack.pack, array, out=torch.empty(8, 8), error=TypeError, words=["numpy.ndarray", "torch.Tensor"])
@@ -248,8 +255,8 @@ def test_out_of_another_kind_or_device():
 def test_packing_number_of_the_ops(number, where):
     words = ["1 (AWQPacking.V1) or 2 (AWQPacking.V2)", str(number)]
     payload = torch.zeros(8, 8, dtype=torch.int32, device=where)
-    refused(torch.ops.awqpack.pack, torch_zeros().to(where), number, False, words=words)
-    refused(torch.ops.awqpack.unpack, payload, number, False, words=words)
+    refused(torch.ops.awqpack.pack.default, torch_zeros().to(where), number, False, words=words)
+    refused(torch.ops.awqpack.unpack.default, payload, number, False, words=words)
 
 
 def torch_zeros(shape=(8, 64)):
@@ -439,3 +446,80 @@ def test_reorder_must_be_a_bool(reorder, came):
     words = ["bool", came]
     refused(AWQPackedTensor.pack, torch_zeros(), V1, reorder, error=TypeError, words=words)
     refused(AWQPackedTensor, payload, V1, reorder, (8, 64), (64, 1), error=TypeError, words=words)
+
+
+# --- the type of an error under torch 2.15 and newer, which make RuntimeError of every error of a C++ op ---
+
+PACKET_CALLS = {
+    "pack": lambda ops: ops.pack(torch_zeros().int(), 1, False),
+    "unpack": lambda ops: ops.unpack(torch_zeros(), 1, False),
+    "pack_out": lambda ops: ops.pack_out(torch_zeros(), 1, False, out=torch_zeros()),
+    "unpack_out": lambda ops: ops.unpack_out(torch_zeros(), 1, False, out=torch_zeros()),
+}
+
+
+@pytest.mark.parametrize("name", PACKET_CALLS)
+def test_packets_raise_what_torch_makes_of_it(name):
+    refused(PACKET_CALLS[name], torch.ops.awqpack, error=PACKET_ERROR, words=["uint8", "int32"])
+
+
+@pytest.mark.parametrize("name", ["pack", "unpack", "pack_out", "unpack_out"])
+def test_overloads_raise_value_errors(name):
+    class Overloads:
+        """torch.ops.awqpack with the overload in place of each packet."""
+
+        def __getattr__(self, op):
+            return getattr(torch.ops.awqpack, op).default
+
+    refused(PACKET_CALLS[name], Overloads(), words=["uint8", "int32"])
+
+
+def raises(error):
+    def call(*args, **kwargs):
+        raise error
+
+    return call
+
+
+def test_only_an_error_that_an_op_raised_becomes_a_value_error():
+    keep = awqpack._C.keep_value_errors
+    with pytest.raises((ValueError, RuntimeError)) as caught:
+        torch.ops.awqpack.pack(torch_zeros().int(), 1, False)
+    text = str(caught.value)
+    refused(keep(raises(RuntimeError(text))), 1, key=2, words=[text])
+    for other in (
+        RuntimeError("CUDA error"),
+        RuntimeError(""),
+        RuntimeError(),
+        NotImplementedError(text),
+        KeyError(text),
+    ):
+        with pytest.raises(type(other)) as kept:
+            keep(raises(other))()
+        assert kept.value is other
+
+
+def test_an_error_of_another_thread_becomes_none():
+    keep, texts = awqpack._C.keep_value_errors, []
+
+    def fail_there():
+        with pytest.raises((ValueError, RuntimeError)) as caught:
+            torch.ops.awqpack.pack(torch.zeros(8, 24, dtype=torch.int16), 1, False)
+        texts.append(str(caught.value))
+
+    thread = threading.Thread(target=fail_there)
+    thread.start()
+    thread.join()
+    refused(keep(raises(RuntimeError(texts[0]))), error=RuntimeError, words=["int16"])
+
+
+def test_no_memory_stays_a_runtime_error(layout):
+    payload = torch.zeros(1, 64, dtype=layout.payload_dtype).expand(2**50, 64)
+    for call in (awqpack.unpack, lambda p, *how: AWQPackedTensor.pack(awqpack.unpack(p, *how))):
+        refused(call, payload, *layout, error=RuntimeError, words=["could not allocate", "torch.uint8"])
+
+
+def test_results_and_keywords_pass_through():
+    call = awqpack._C.keep_value_errors(lambda *args, **kwargs: (args, kwargs))
+    assert call(1, [2], key=None) == ((1, [2]), {"key": None})
+    assert call() == ((), {})

@@ -174,63 +174,7 @@ def test_more_than_two_to_the_31_codes():
     assert torch.equal(awqpack.unpack(payload), codes)
 
 
-def test_moves(layout):
-    host = packed_tensor(layout)
-    device = host.cuda()
-    assert type(device) is AWQPackedTensor
-    assert type(device.cuda()) is AWQPackedTensor
-    copy = device.to("cuda", copy=True)
-    assert copy.payload.data_ptr() != device.payload.data_ptr()
-    for non_blocking in (False, True):
-        codes = device.to("cpu", non_blocking=non_blocking)
-        torch.cuda.synchronize()
-        assert type(codes) is torch.Tensor
-        assert_same(codes, host.unpack())
-    assert (device.numpy() == host.numpy()).all()
-
-
-def test_offload_to_pinned_memory_and_back(layout):
-    device = packed_tensor(layout, device="cuda")
-    rest = device.offload(pin_memory=True, non_blocking=True)
-    torch.cuda.synchronize()
-    assert rest.device.type == "cpu"
-    assert rest.payload.is_pinned()
-    assert rest.is_pinned()
-    back = rest.to("cuda", non_blocking=True)
-    torch.cuda.synchronize()
-    assert_same(back.payload, device.payload)
-
-
 def test_pin_memory_stays_packed():
     pinned = packed_tensor(LAYOUTS["v1"]).pin_memory()
     assert type(pinned) is AWQPackedTensor
     assert pinned.payload.is_pinned()
-
-
-@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
-def test_compiled(layout, backend, fresh_dynamo):
-    packed = packed_tensor(layout, device="cuda")
-
-    def model(weight, x):
-        return x @ weight.unpack().to(x.dtype).t() + (weight + 1).sum()
-
-    x = torch.rand(3, 128, device="cuda")
-    compiled = torch.compile(model, fullgraph=True, backend=backend)
-    torch.testing.assert_close(compiled(packed, x), model(packed, x))
-
-
-def test_module_moves(layout):
-    module = torch.nn.Module()
-    module.weight = torch.nn.Parameter(packed_tensor(layout), requires_grad=False)
-    module.cuda()
-    assert type(module.weight) is AWQPackedTensor
-    assert module.weight.is_cuda
-    assert module.weight.payload.is_cuda
-    assert_same(module.weight.unpack().cpu(), torch_codes())
-    # the tensor itself would become plain; a parameter is given its codes back and stays what it was
-    module.cpu()
-    assert type(module.weight) is AWQPackedTensor
-    assert module.weight.payload.device.type == "cpu"
-    assert_same(module.weight.unpack(), torch_codes())
-    module.to("cuda")
-    assert_same(module.weight.unpack().cpu(), torch_codes())

@@ -103,7 +103,7 @@ def test_stride_order(shape, order, strides, layout, device):
 def test_stride_order_that_is_none(order, where):
     payload = torch.zeros(8, 8, dtype=torch.int32, device=where)
     with pytest.raises(ValueError, match="stride_order expects"):
-        torch.ops.awqpack.unpack(payload, 1, False, order)
+        torch.ops.awqpack.unpack.default(payload, 1, False, order)
 
 
 @pytest.mark.parametrize("shape", [(8, 128), (0, 64), (3, 2, 4, 64)])

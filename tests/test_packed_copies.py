@@ -2,7 +2,6 @@
 
 import copy
 import io
-import multiprocessing
 import pickle
 
 import pytest
@@ -42,16 +41,6 @@ COPIES = {
     "torch.save, weights_only": lambda p: through_torch_save(p, weights_only=True),
     "torch.save, as torch.load is called": through_torch_save,
 }
-
-
-@pytest.mark.parametrize("way", COPIES)
-def test_copies_are_packed_and_independent(packed, way):
-    before = packed.unpack()
-    copied = COPIES[way](packed)
-    assert_same(copied, packed)
-    assert_same(copied.unpack(), before)
-    copied.payload.zero_()
-    assert_same(packed.unpack(), before)
 
 
 @pytest.mark.parametrize("way", COPIES)
@@ -100,12 +89,6 @@ def test_loading_on_another_device(layout):
     assert loaded.device.type == loaded.payload.device.type == "meta"
 
 
-def test_loading_with_mmap(layout, tmp_path):
-    packed = packed_tensor(layout)
-    torch.save(packed, tmp_path / "packed.pt")
-    assert_same(torch.load(tmp_path / "packed.pt", mmap=True, weights_only=True), packed)
-
-
 BAD_REBUILDS = [
     ("packing", (torch.zeros(8, 8, dtype=torch.int32), 3, False, (8, 64), (64, 1), False)),
     ("dtype", (torch.zeros(8, 8, dtype=torch.int16), 1, False, (8, 64), (64, 1), False)),
@@ -119,24 +102,6 @@ BAD_REBUILDS = [
 def test_a_damaged_pickle_is_refused(arguments):
     with pytest.raises(ValueError, match=r"expects|is not a valid"):
         awqpack.rebuild_packed_tensor(*arguments)
-
-
-def send_back(queue_in, queue_out):
-    packed = queue_in.get(timeout=60)
-    queue_out.put((type(packed).__name__, packed.unpack().numpy().tobytes()))
-
-
-def test_fork_sends_one():
-    packed = packed_tensor(LAYOUTS["v2"])
-    context = multiprocessing.get_context("fork")
-    queue_in, queue_out = context.Queue(), context.Queue()
-    child = context.Process(target=send_back, args=(queue_in, queue_out))
-    child.start()
-    queue_in.put(packed)
-    name, data = queue_out.get(timeout=60)
-    child.join(60)
-    assert name == "AWQPackedTensor"
-    assert data == packed.numpy().tobytes()
 
 
 # --- flatten ---

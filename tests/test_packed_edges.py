@@ -18,41 +18,6 @@ def small(value=1):
     return AWQPackedTensor.pack(torch.full((8, 16), value, dtype=torch.uint8))
 
 
-def composite_in_place_ops():
-    """Methods of aten that write into their argument through other ops, which dispatch sees instead of them."""
-    names, known = set(), set(torch._C._dispatch_get_all_op_names())
-    for schema in torch._C._jit_get_all_schemas():
-        name = schema.name.removeprefix("aten::")
-        if not schema.name.startswith("aten::") or not name.endswith("_") or name.startswith("_"):
-            continue
-        overload = f"{schema.name}.{schema.overload_name}" if schema.overload_name else schema.name
-        writes = any(a.alias_info is not None and a.alias_info.is_write for a in schema.arguments)
-        if not writes or not hasattr(torch.Tensor, name) or overload not in known:
-            continue
-        if torch._C._dispatch_has_kernel_for_dispatch_key(overload, "CompositeImplicitAutograd"):
-            names.add(name)
-    return sorted(names)
-
-
-ARGUMENTS = [(), (1,), (torch.ones(8, 16, dtype=torch.uint8),), (0, 1)]
-
-
-@pytest.mark.parametrize("name", composite_in_place_ops())
-def test_ops_that_write_through_other_ops(name):
-    for arguments in ARGUMENTS:
-        codes, packed = torch.full((8, 16), 2, dtype=torch.uint8), small(2)
-        try:
-            getattr(codes, name)(*arguments)
-        except (TypeError, RuntimeError):
-            continue
-        try:
-            getattr(packed, name)(*arguments)
-        except (ValueError, RuntimeError):  # it would not fit: then nothing has changed
-            assert_same(packed.unpack(), torch.full((8, 16), 2, dtype=torch.uint8))
-            continue
-        assert_same(packed.unpack(), codes)
-
-
 def test_dlpack_exports_codes(layout):
     packed = packed_tensor(layout)
     assert_same(torch.from_dlpack(packed), torch_codes())

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 from conftest import (
-    HAS_CUDA,
     LAYOUTS,
     SHAPE,
     Memory,
@@ -106,33 +105,6 @@ def test_pack_skips_the_check_when_asked(layout):
 # --- detach, to, offload ---
 
 
-def test_detach(packed):
-    detached = packed.detach()
-    assert detached is not packed
-    assert_same(detached, packed)
-    assert detached.payload.data_ptr() == packed.payload.data_ptr()
-
-
-@pytest.mark.parametrize(
-    "move",
-    [
-        lambda p: p.to(p.device),
-        lambda p: p.to(torch.uint8),
-        lambda p: p.to(p),
-        lambda p: p.byte(),
-        lambda p: p.type(torch.uint8),
-    ],
-)
-def test_to_where_it_is_changes_nothing(packed, move):
-    assert move(packed) is packed
-
-
-def test_a_copy_on_its_device_stays_packed(packed):
-    moved = packed.to(packed.device, copy=True)
-    assert_same(moved, packed)
-    assert moved.payload.data_ptr() != packed.payload.data_ptr()
-
-
 def test_a_copy_with_contiguous_format_has_contiguous_strides(layout, device):
     packed = AWQPackedTensor.pack(torch_codes((128, 64), device).t(), layout.packing, layout.reorder)
     moved = packed.to(device, copy=True, memory_format=torch.contiguous_format)
@@ -196,43 +168,10 @@ def test_a_move_to_meta_gives_plain_codes(layout):
     assert (moved.device.type, moved.shape, moved.dtype) == ("meta", SHAPE, torch.uint8)
 
 
-# The device rules on devices this machine may not have: fake payloads stand in.
-# from, to, is the result packed
-MOVES = [
-    ("cpu", "cuda", True),
-    ("cpu", "xpu", True),
-    ("cuda", "xpu", True),
-    ("xpu", "cuda", True),
-    ("cuda", "cuda", True),
-    ("cuda", "cpu", False),
-    ("xpu", "cpu", False),
-    ("cpu", "cpu", True),
-    ("cpu", "meta", False),
-    ("cuda", "meta", False),
-]
-
-
 def fake_packed(layout, device, order=None):
     payload = torch.empty(layout.payload_shape(SHAPE), dtype=layout.payload_dtype, device=device)
     stride = (128, 1) if order is None else order
     return AWQPackedTensor(payload, layout.packing, layout.reorder, SHAPE, stride)
-
-
-@pytest.mark.parametrize(("source", "target", "stays_packed"), MOVES)
-@pytest.mark.parametrize("non_blocking", [False, True])
-def test_where_moves_stay_packed(source, target, stays_packed, non_blocking, layout):
-    require_fake_tensors(source, target)
-    with FakeTensorMode():
-        packed = fake_packed(layout, source, (1, 64))
-        # What `to` becomes; `to` itself asks for a CUDA build of torch, even under the fake mode.
-        to_copy = torch.ops.aten._to_copy.default
-        moved = to_copy(packed, device=torch.device(target), non_blocking=non_blocking)
-        assert isinstance(moved, AWQPackedTensor) is stays_packed
-        assert (moved.device.type, moved.dtype) == (target, torch.uint8)
-        assert (moved.shape, moved.stride()) == (SHAPE, (1, 64))
-        if stays_packed:
-            assert moved.payload.device.type == target
-            assert (moved.packing, moved.reorder) == (layout.packing, layout.reorder)
 
 
 @pytest.mark.parametrize("source", ["cuda", "xpu"])
@@ -244,25 +183,6 @@ def test_cpu_method_unpacks_and_offload_does_not(source, layout):
         offloaded = packed.offload()
         assert isinstance(offloaded, AWQPackedTensor)
         assert offloaded.device.type == offloaded.payload.device.type == "cpu"
-
-
-@pytest.mark.cuda
-@pytest.mark.skipif(not HAS_CUDA, reason="needs an NVIDIA GPU and a build with CUDA kernels")
-@pytest.mark.parametrize("non_blocking", [False, True])
-def test_cuda_round_trip(layout, non_blocking):
-    host = packed_tensor(layout)
-    packed = host.to("cuda", non_blocking=non_blocking)
-    assert isinstance(packed, AWQPackedTensor)
-    assert_same(packed.payload.cpu(), host.payload)
-    back = packed.to("cpu", non_blocking=non_blocking)
-    torch.cuda.synchronize()
-    assert is_plain(back, host.unpack())
-    assert is_plain(packed.cpu(), host.unpack())
-    assert_same(packed.offload(), host)
-    pinned = packed.offload(pin_memory=True, non_blocking=non_blocking)
-    torch.cuda.synchronize()
-    assert pinned.payload.is_pinned()
-    assert_same(pinned, host)
 
 
 # --- repr, numpy, tolist ---

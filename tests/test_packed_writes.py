@@ -43,6 +43,7 @@ WRITES = {
     "copy_ transposed": lambda t: t.copy_(codes_on(t, (128, 64)).t()),
     "copy_ non_blocking": lambda t: t.copy_(codes_on(t), non_blocking=True),
     "copy_ itself": lambda t: t.copy_(t),
+    "copy_ number": lambda t: torch.ops.aten.copy_.default(t, 7),
     "fill_": lambda t: t.fill_(7),
     "fill_ tensor": lambda t: t.fill_(torch.tensor(7, dtype=torch.uint8)),
     "zero_": lambda t: t.zero_(),
@@ -319,51 +320,6 @@ def test_a_write_into_a_read_only_copy_is_not_lost_under_inference_mode(layout):
 
 
 # --- collectives ---
-
-
-@pytest.fixture(scope="module")
-def gloo():
-    """A process group of this process alone."""
-    if not torch.distributed.is_available():
-        pytest.skip("this torch has no torch.distributed")
-    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
-    yield torch.distributed
-    torch.distributed.destroy_process_group()
-
-
-COLLECTIVES = {
-    "broadcast": lambda dist, t: dist.broadcast(t, 0),
-    "all_reduce": lambda dist, t: dist.all_reduce(t),
-    "all_gather": lambda dist, t: dist.all_gather([t], torch_codes(seed=5)),
-    "all_gather_into_tensor": lambda dist, t: dist.all_gather_into_tensor(t, torch_codes(seed=5)),
-    "reduce": lambda dist, t: dist.reduce(t, 0),
-    "scatter": lambda dist, t: dist.scatter(t, [torch_codes(seed=5)], 0),
-}
-
-
-@pytest.mark.filterwarnings("ignore:.*all_gather_into_tensor:FutureWarning")
-@pytest.mark.parametrize("name", COLLECTIVES)
-def test_collectives_write_into_the_payload(gloo, layout, name):
-    packed = packed_tensor(layout)
-    expected, payload = packed.unpack(), packed.payload
-    COLLECTIVES[name](gloo, expected)
-    COLLECTIVES[name](gloo, packed)
-    assert_same(packed.unpack(), expected)
-    assert packed.payload is payload
-
-
-def test_a_collective_sends_the_codes(gloo):
-    packed = packed_tensor(LAYOUTS["v2"])
-    received = torch.zeros(SHAPE, dtype=torch.uint8)
-    gloo.all_gather([received], packed)
-    assert_same(received, packed.unpack())
-
-
-def test_async_collectives_are_complete_on_return(gloo):
-    packed = packed_tensor(LAYOUTS["v1"])
-    work = gloo.all_gather([packed], torch_codes(seed=5), async_op=True)
-    work.wait()
-    assert_same(packed.unpack(), torch_codes(seed=5))
 
 
 def test_packing_is_an_enum_of_two():

@@ -1,6 +1,9 @@
 """awqpack.quanto: awqpack's class and packers under optimum-quanto's own, and back."""
 
+import importlib
 import importlib.metadata
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -107,3 +110,92 @@ def test_quantized_weight_survives_the_exchange():
         our_type, ours = dequantized()
     assert (their_type, our_type) == (packed.AWQPackedTensor, awqpack.AWQPackedTensor)
     assert torch.equal(ours, theirs)
+
+
+# --- what optimum-quanto's own tests of its packed tensor ask for ---
+
+
+def auto_awq(codes):
+    """AutoAWQ's gemm packer: word j of a row holds eight columns, the even ones below the odd ones."""
+    words = codes.view(len(codes), -1, 8)[..., [0, 2, 4, 6, 1, 3, 5, 7]].int()
+    return sum(words[..., i] << 4 * i for i in range(8))
+
+
+def llm_awq(codes):
+    """llm-awq's packer: four rows lie side by side in blocks of 64 columns, nibble a holds columns 8a to 8a + 7."""
+    rows, cols = codes.shape
+    parts = codes.view(rows // 4, 4, cols // 64, 2, 4, 8).int()
+    halves = sum(parts[..., a, :] << 4 * a for a in range(4))  # (quad, row of four, block, half, column of eight)
+    return halves.transpose(1, 2).reshape(rows // 4, cols).to(torch.int16)
+
+
+PACKERS = {"AutoAWQ": (awqpack.AWQPacking.V1, True, auto_awq), "llm-awq": (awqpack.AWQPacking.V2, False, llm_awq)}
+
+
+@pytest.mark.parametrize("name", PACKERS)
+@pytest.mark.parametrize("in_features", [128, 256, 512, 1024])
+@pytest.mark.parametrize("out_features", [128, 256, 512, 1024])
+def test_data_is_what_other_packers_make(in_features, out_features, name, device):
+    packing, reorder, packer = PACKERS[name]
+    codes = torch_codes((out_features, in_features), device)
+    with awqpack.quanto.enable():
+        tensor = qbits.AWQPackedTensor.pack(codes, packing=packing, reorder=reorder)
+    assert torch.equal(tensor._data, packer(codes))
+    assert torch.equal(tensor.unpack(), codes)
+    assert (tensor.shape, tensor.dtype, tensor._packing, tensor._reorder) == (
+        codes.shape,
+        codes.dtype,
+        packing,
+        reorder,
+    )
+
+
+@pytest.mark.parametrize("name", PACKERS)
+def test_moves_of_the_packed_tensor(name, device):
+    packing, reorder, packer = PACKERS[name]
+    codes = torch_codes((256, 256))
+    with awqpack.quanto.enable():
+        moved = qbits.AWQPackedTensor.pack(codes, packing=packing, reorder=reorder).to(device)
+    assert type(moved) is awqpack.AWQPackedTensor
+    assert moved._data.device.type == device
+    assert torch.equal(moved._data.cpu(), packer(codes))
+    assert torch.equal(moved.cpu().add(0), codes)
+
+
+# --- benchmarks/bench_quanto.py ---
+
+
+@pytest.fixture
+def bench(monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parent.parent / "benchmarks")
+    return importlib.import_module("bench_quanto")
+
+
+@pytest.mark.parametrize(
+    ("available", "capability", "words"),
+    [
+        (False, None, "no CUDA GPU"),
+        (True, (7, 5), r"from compute capability 8\.0 on; this GPU has 7\.5"),
+        (True, (8, 0), None),
+        (True, (9, 0), None),
+    ],
+)
+def test_the_benchmark_says_why_it_does_not_run(bench, available, capability, words):
+    reason = bench.reason_not_to_run(available, capability)
+    assert (reason is None) if words is None else re.search(words, reason)
+
+
+def test_the_benchmark_refuses_other_weights(bench):
+    # On the CPU optimum-quanto makes a WeightQBitsTensor, which packs in a way of its own.
+    model = bench.quantized(torch.nn.Linear(256, 128, bias=False, dtype=torch.float16))
+    with pytest.raises(SystemExit, match="made a WeightQBitsTensor"):
+        bench.inner_tensors(model)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="optimum-quanto's AWQWeightQBitsTensor needs a CUDA GPU")
+def test_the_benchmark_compares_equal_weights(bench):
+    rows = bench.timed(torch.nn.Linear(512, 256, bias=False, dtype=torch.float16, device="cuda"), repetitions=1)
+    assert {(row["step"], row["who"]) for row in rows} == {
+        (step, who) for step in ("quantize and freeze", "state_dict") for who in ("optimum-quanto", "awqpack")
+    }

@@ -80,6 +80,8 @@ static PyMethodDef module_functions[] = {
      "unregister_cuda()\n--\n\nSends CUDA tensors to the portable kernels."},
     {"probe_cuda", module_probe_cuda, METH_O,
      "probe_cuda(device, /)\n--\n\nNone when the CUDA kernels run on this device, else why they do not."},
+    {"keep_value_errors", awqpack_keep_value_errors, METH_O,
+     "keep_value_errors(op, /)\n--\n\nCalls op, and raises ValueError where torch made RuntimeError of an op's own."},
     {"create_class", awqpack_create_class, METH_VARARGS,
      "create_class(packing_enum, rebuild, doc, /)\n--\n\nMakes AWQPackedTensor, once."},
     {NULL, NULL, 0, NULL},

@@ -94,6 +94,8 @@ extern awqpack_state awqpack;
 
 /* errors.c: the one place that turns an awq_error into a Python exception; returns NULL. */
 PyObject *awqpack_raise(const awq_error *error);
+/* A callable that calls `op` and raises ValueError where torch made RuntimeError of an op's own. */
+PyObject *awqpack_keep_value_errors(PyObject *module, PyObject *op);
 
 /* ndarray.c */
 int awqpack_import_numpy(void);

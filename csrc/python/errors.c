@@ -1,7 +1,46 @@
+/* The one place that makes a Python exception of an awq_error, and that keeps its type through torch. */
 #include "awqpackmodule.h"
+
+#include "torch/shim.h"
 
 PyObject *awqpack_raise(const awq_error *error)
 {
     PyErr_SetString(error->kind == AWQ_ERROR_VALUE ? PyExc_ValueError : PyExc_RuntimeError, error->text);
     return NULL;
+}
+
+/* Makes ValueError of a RuntimeError that is set when its text is that of the argument error an op raised last. */
+static void keep_value_error(void)
+{
+    PyObject *type, *value, *trace;
+    PyErr_Fetch(&type, &value, &trace);
+    PyErr_NormalizeException(&type, &value, &trace);
+    PyObject *text = type == PyExc_RuntimeError && value != NULL ? PyObject_Str(value) : NULL;
+    const char *ours = awq_last_value_error();
+    const int is_ours = text != NULL && ours[0] != '\0' && PyUnicode_CompareWithASCIIString(text, ours) == 0;
+    if (is_ours) {
+        PyErr_SetObject(PyExc_ValueError, text);
+        Py_XDECREF(type);
+        Py_XDECREF(value);
+        Py_XDECREF(trace);
+    } else {
+        PyErr_Restore(type, value, trace); /* in place of what str() may have set */
+    }
+    Py_XDECREF(text);
+}
+
+static PyObject *call_op(PyObject *op, PyObject *args, PyObject *kwargs)
+{
+    PyObject *result = PyObject_Call(op, args, kwargs);
+    if (result == NULL) {
+        keep_value_error();
+    }
+    return result;
+}
+
+static PyMethodDef call_op_function = {"op", (PyCFunction)(void (*)(void))call_op, METH_VARARGS | METH_KEYWORDS, NULL};
+
+PyObject *awqpack_keep_value_errors(PyObject *Py_UNUSED(module), PyObject *op)
+{
+    return PyCFunction_New(&call_op_function, op);
 }

@@ -389,7 +389,7 @@ PyObject *packed_run_writing(PyObject *func, PyObject *plan, PyObject *args, PyO
     default:
         break;
     }
-    if (func == awqpack.aten_copy_ && PyTuple_Size(args) >= 2) {
+    if (func == awqpack.aten_copy_ && PyTuple_Size(args) >= 2 && is_tensor(PyTuple_GetItem(args, 1))) {
         PyObject *given = kwargs == NULL ? NULL : PyDict_GetItem(kwargs, awqpack.names.non_blocking);
         PyObject *non_blocking = PyTuple_Size(args) > 2 ? PyTuple_GetItem(args, 2) : given == NULL ? Py_False : given;
         return packed_copy_into(PyTuple_GetItem(args, 0), PyTuple_GetItem(args, 1), non_blocking);

@@ -17,10 +17,14 @@ namespace awqpack {
 using torch::stable::Tensor;
 using Order = std::optional<std::vector<int64_t>>;
 
-/* pybind turns these into Python's ValueError and RuntimeError. */
+/* The last error of this thread that an argument caused: see awq_last_value_error. */
+inline thread_local awq_error last_value_error;
+
+/* pybind turns these into Python's ValueError and RuntimeError; torch 2.15 and newer make RuntimeError of both. */
 [[noreturn]] inline void raise(const awq_error &error)
 {
     if (error.kind == AWQ_ERROR_VALUE) {
+        last_value_error = error;
         throw std::invalid_argument(error.text);
     }
     throw std::runtime_error(error.text);

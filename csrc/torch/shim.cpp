@@ -75,6 +75,11 @@ const awq_kernels *awq_active_kernels(awq_error *error)
     return choice.kernels;
 }
 
+const char *awq_last_value_error(void)
+{
+    return awqpack::last_value_error.text;
+}
+
 STABLE_TORCH_LIBRARY(awqpack, m)
 {
     m.def("pack(Tensor codes, int packing, bool reorder, bool validate=True) -> Tensor");

@@ -17,6 +17,10 @@ bool awq_parallel_run(const awq_job *job, uint8_t *seen, awq_error *error);
    when that names none that this CPU can run. */
 const awq_kernels *awq_active_kernels(awq_error *error);
 
+/* The text of the last error of this thread with which an op refused an argument, "" before the first: what tells such an
+   error from others where torch makes RuntimeError of all of them. */
+const char *awq_last_value_error(void);
+
 /* Sends CUDA tensors to the kernels of cuda/, and back to the portable ones. False when this build has none. */
 bool awq_cuda_register(void);
 void awq_cuda_unregister(void);

@@ -1,0 +1,20 @@
+"""Keeps the type of the ops' errors: torch 2.15 and newer make RuntimeError of every error that a C++ op raises."""
+
+from __future__ import annotations
+
+import torch
+
+from . import _C
+
+OPS = ("pack", "unpack", "pack_out", "unpack_out")
+
+
+def register() -> None:
+    """Lets our overloads (torch.ops.awqpack.pack.default), which all of awqpack calls and compiled code too, raise
+    ValueError under every torch. The packets (torch.ops.awqpack.pack) stay as torch makes them."""
+    if torch.__version__ < "2.15":
+        return
+    for name in OPS:
+        overload = getattr(torch.ops.awqpack, name).default
+        if hasattr(overload, "_op"):
+            overload._op = _C.keep_value_errors(overload._op)

@@ -1,0 +1,487 @@
+"""The contract of AWQPackedTensor, line by line: every row of design.md section 5 and what is promised beside it.
+
+The tables in contract.py say what is done to a packed tensor, the tests here what must come of it. All run over every
+layout, on the CPU and, with `pytest -m cuda`, on a GPU. What is deep or odd about a row is in test_packed_*.py.
+"""
+
+import copy
+import gc
+import weakref
+
+import pytest
+import torch
+import torch.distributed as dist
+from conftest import HAS_CUDA, LAYOUTS, assert_same, is_plain, packed_tensor, require_fake_tensors, torch_codes
+from contract import (
+    COLLECTIVES,
+    COMPILED_WRITES,
+    INDEPENDENT,
+    KINDS,
+    MODULES,
+    MOVES,
+    NOT_CALLED,
+    PLAIN,
+    READS,
+    REFUSED,
+    SHARING,
+    STAYS_PACKED_IN_DTENSOR,
+    USES,
+    arguments_on,
+    local,
+    saved,
+    writing_ops,
+)
+from models import SHAPE, Codes, Dequantize, PackedLinear, Scaled, write_and_report
+from torch._dynamo.testing import CompileCounterWithBackend
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from awqpack import AWQPackedTensor
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # inductor's own
+
+
+def table(rows, name="row"):
+    """Parametrizes by the rows of a table, whose keys are the words of the contract."""
+    return pytest.mark.parametrize(name, rows.values(), ids=rows.keys())
+
+
+@pytest.fixture
+def packed(layout, device):
+    return packed_tensor(layout, SHAPE, device)
+
+
+def assert_packed_like(result, packed, device=None):
+    """Packed as `packed` is, with an equal payload, on its device or the one named."""
+    assert isinstance(result, AWQPackedTensor)
+    assert (result.packing, result.reorder, result.shape) == (packed.packing, packed.reorder, packed.shape)
+    assert result.device.type == result.payload.device.type == (device or packed.device.type)
+    assert_same(result.unpack().cpu(), packed.unpack().cpu())
+
+
+# --- stays packed ---
+
+
+@table(SHARING)
+def test_stays_packed_and_shares_the_payload(row, packed, tmp_path):
+    result = row(packed, tmp_path)
+    assert_packed_like(result, packed)
+    assert result.payload.data_ptr() == packed.payload.data_ptr()
+    packed.fill_(3)
+    assert bool((result == 3).all())
+
+
+@table(INDEPENDENT)
+def test_stays_packed_with_a_payload_of_its_own(row, packed, tmp_path):
+    result, before = row(packed, tmp_path), packed.unpack()
+    assert_packed_like(result, packed)
+    result.zero_()
+    assert_same(packed.unpack(), before)
+
+
+@pytest.mark.parametrize("non_blocking", [False, True])
+def test_offload_and_back(packed, device, non_blocking):
+    rest = packed.offload(pin_memory=device == "cuda", non_blocking=non_blocking)
+    back = rest.to(device, non_blocking=non_blocking)
+    if device == "cuda":
+        torch.cuda.synchronize()
+        assert rest.is_pinned()
+    assert_packed_like(rest, packed, "cpu")
+    assert_packed_like(back, packed)
+
+
+@pytest.mark.parametrize("source", ["cpu", "cuda"])
+def test_map_location_moves_the_payload(packed, device, source):
+    if source == "cuda" and device != "cuda":
+        pytest.skip("a file from a GPU is the case of device=cuda")
+    target = "cpu" if source == "cuda" else device
+    given = packed if source == device else packed.offload()
+    assert_packed_like(saved(given, map_location=target, weights_only=True), packed, target)
+
+
+def fake_packed(layout, device, stride=(128, 1)):
+    payload = torch.empty(layout.payload_shape(SHAPE), dtype=layout.payload_dtype, device=device)
+    return AWQPackedTensor(payload, layout.packing, layout.reorder, SHAPE, stride)
+
+
+@pytest.mark.parametrize(("source", "target", "stays_packed"), MOVES)
+@pytest.mark.parametrize("non_blocking", [False, True])
+def test_where_moves_stay_packed(source, target, stays_packed, non_blocking, layout):
+    require_fake_tensors(source, target)
+    with FakeTensorMode():
+        packed = fake_packed(layout, source, (1, 64))
+        # What `to` becomes; `to` itself asks for a CUDA build of torch, even under the fake mode.
+        to_copy = torch.ops.aten._to_copy.default
+        moved = to_copy(packed, device=torch.device(target), non_blocking=non_blocking)
+        assert isinstance(moved, AWQPackedTensor) is stays_packed
+        assert (moved.device.type, moved.dtype) == (target, torch.uint8)
+        assert (moved.shape, moved.stride()) == (SHAPE, (1, 64))
+        if stays_packed:
+            assert moved.payload.device.type == target
+            assert (moved.packing, moved.reorder) == (layout.packing, layout.reorder)
+
+
+@pytest.mark.parametrize("non_blocking", [False, True])
+def test_to_the_cpu(packed, device, non_blocking):
+    moved = packed.to("cpu", non_blocking=non_blocking, copy=True)
+    if device == "cuda":
+        torch.cuda.synchronize()
+        assert is_plain(moved, packed.unpack().cpu())
+        assert is_plain(packed.cpu(), packed.unpack().cpu())
+    else:
+        assert_packed_like(moved, packed)
+
+
+# --- every other op: runs on the codes, nested arguments too, and gives a plain result ---
+
+
+@table(PLAIN)
+@pytest.mark.parametrize("mode", [torch.enable_grad, torch.inference_mode])
+def test_every_other_op(row, packed, mode):
+    codes = packed.unpack()
+    with mode():
+        result, expected = row(packed), row(codes)
+    several = isinstance(expected, (tuple, list))
+    for ours, theirs in zip(result, expected, strict=True) if several else [(result, expected)]:
+        assert is_plain(ours, theirs)
+    assert_same(packed.unpack(), codes)
+
+
+# --- refused ---
+
+
+@table(REFUSED)
+def test_refused_and_nothing_changed(row, packed):
+    call, error, words = row
+    before, version = packed.payload.clone(), packed.payload._version
+    with pytest.raises(error, match=words):
+        call(packed)
+    assert_same(packed.payload, before)
+    assert (packed.shape, packed.payload._version) == (SHAPE, version)
+
+
+# --- writes: every op of aten whose schema says that it writes ---
+
+
+@pytest.mark.filterwarnings("ignore")
+@table(KINDS, "kind")
+def test_no_write_is_lost(kind, layout, device):
+    is_one, call, at_least = kind
+    written, lost = 0, []
+    for op in writing_ops(is_one):
+        if any(word in op.name() for word in NOT_CALLED):
+            continue
+        for rest in arguments_on(device):
+            codes = torch.full(SHAPE, 2, dtype=torch.uint8, device=device)
+            packed = AWQPackedTensor.pack(codes, layout.packing, layout.reorder)
+            try:
+                call(op, codes, rest)
+            except (TypeError, RuntimeError, ValueError, IndexError):
+                continue
+            try:
+                call(op, packed, rest)
+            except (ValueError, RuntimeError, IndexError):  # it does not fit: then nothing has changed
+                codes = torch.full(SHAPE, 2, dtype=torch.uint8, device=device)
+            else:
+                written += 1
+            if not torch.equal(packed.unpack(), codes):
+                lost.append((op.name(), rest))
+    assert lost == []
+    assert written >= at_least
+
+
+# --- collectives write into the payload; the group is this process alone ---
+
+
+@pytest.fixture(scope="module")
+def group():
+    if not dist.is_available() or not dist.is_gloo_available():
+        pytest.skip("this torch has no gloo")
+    backend = "cpu:gloo,cuda:nccl" if HAS_CUDA else "gloo"
+    dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+    yield dist
+    dist.destroy_process_group()
+
+
+@pytest.mark.filterwarnings("ignore:.*all_gather_into_tensor:FutureWarning")
+@table(COLLECTIVES)
+def test_collectives_write_into_the_payload(row, group, packed):
+    expected, payload = packed.unpack(), packed.payload
+    row(expected)
+    row(packed)
+    assert_same(packed.unpack(), expected)
+    assert packed.payload is payload
+
+
+def test_a_collective_sends_the_codes(group, packed):
+    received = torch.zeros(SHAPE, dtype=torch.uint8, device=packed.device)
+    group.all_gather([received], packed)
+    assert_same(received, packed.unpack())
+
+
+# --- wrappers of others: DTensor, and a subclass that holds a packed tensor ---
+
+
+@pytest.fixture
+def dtensor(group, packed, device):
+    """What distribute_tensor makes of a replicated weight: a DTensor whose local tensor is packed."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import Replicate, distribute_tensor
+
+    return distribute_tensor(packed, init_device_mesh(device, (1,)), [Replicate()])
+
+
+@table(STAYS_PACKED_IN_DTENSOR)
+def test_dtensor_keeps_it_packed(row, dtensor, packed):
+    result = row(dtensor)
+    assert type(result) is type(dtensor)
+    assert_packed_like(local(result), packed)
+
+
+@pytest.mark.usefixtures("fresh_dynamo")
+def test_dtensor_gives_the_codes(dtensor, packed):
+    # DTensor takes and gives its local tensor as a view, and a view of a packed tensor is a copy of its codes.
+    codes = packed.unpack()
+    taken = type(dtensor).from_local(packed, dtensor.device_mesh, dtensor.placements)
+    for result in (dtensor.to_local(), dtensor.full_tensor(), local(dtensor + 0), local(taken)):
+        assert is_plain(result, codes)
+    compiled = torch.compile(lambda d: d + 1, fullgraph=True, backend="aot_eager")
+    assert is_plain(local(compiled(dtensor)), codes + 1)
+
+
+def test_dtensor_writes_and_shards(dtensor, packed):
+    from torch.distributed.tensor import Shard
+
+    assert_same(dtensor.redistribute(placements=[Shard(0)]).full_tensor(), packed.unpack())
+    payload = local(dtensor).payload
+    dtensor.fill_(7)
+    assert local(dtensor).payload is payload
+    assert_same(dtensor.full_tensor(), torch.full(SHAPE, 7, dtype=torch.uint8, device=packed.device))
+
+
+@pytest.mark.usefixtures("fresh_dynamo")
+def test_a_wrapper_around_a_packed_tensor(packed):
+    scaled = Scaled(packed, torch.full((64, 1), 0.5, device=packed.device))
+    expected = packed.unpack() * 0.5
+    compiled_detach = torch.compile(Scaled.detach, fullgraph=True, backend="aot_eager")
+    for result in (scaled.detach(), scaled.to(scaled.device, copy=True), compiled_detach(scaled)):
+        assert_packed_like(result.codes, packed)
+        assert_same(result + 1, expected + 1)
+    names, metadata = scaled.__tensor_flatten__()
+    inner = {name: getattr(scaled, name) for name in names}
+    assert_same(Scaled.__tensor_unflatten__(inner, metadata, scaled.size(), scaled.stride()) * 2, expected * 2)
+    for backend in ("aot_eager", "inductor"):
+        compiled = torch.compile(lambda t: t + 1, fullgraph=True, backend=backend)
+        torch.testing.assert_close(compiled(scaled), expected + 1)
+
+
+# --- modules: a way of handling one -> a module with the same packed weights on the same device ---
+
+
+def assert_packed_as(module, expected, device):
+    for name in ("weight", "zeros"):
+        assert_packed_like(getattr(module, name), getattr(expected, name), device)
+    assert isinstance(module.weight, torch.nn.Parameter)
+    assert not module.weight.requires_grad
+    x = torch.ones(2, 128, device=device, dtype=module.scale.dtype)
+    torch.testing.assert_close(module(x).float().cpu(), expected(x.float()).cpu(), rtol=0.02, atol=1)
+
+
+@table(MODULES)
+def test_modules(row, layout, device):
+    module = PackedLinear(layout, device)
+    expected = copy.deepcopy(module)
+    assert_packed_as(row(module), expected, device)
+
+
+def test_a_module_goes_to_the_cpu_and_back(layout, device):
+    module = PackedLinear(layout, device)
+    expected = copy.deepcopy(module)
+    assert_same(module.cpu().weight.unpack(), expected.weight.unpack().cpu())
+    assert isinstance(module.weight, AWQPackedTensor)
+    module.zeros = expected.zeros.offload("cpu")  # a buffer has no data to assign: it becomes plain on its way down
+    assert_packed_as(module.to(device), expected, device)
+
+
+def test_parametrize(layout, device):
+    module = PackedLinear(layout, device)
+    expected = module.weight.unpack().float() * 2
+    torch.nn.utils.parametrize.register_parametrization(module, "weight", Dequantize(), unsafe=True)
+    assert_same(module.weight, expected)
+    assert isinstance(module.parametrizations.weight.original, AWQPackedTensor)
+    torch.nn.utils.parametrize.remove_parametrizations(module, "weight", leave_parametrized=False)
+    assert_packed_like(module.weight, PackedLinear(layout, device).weight)
+
+
+# --- other processes ---
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_processes_share_it(method, device):
+    if (method, device) == ("fork", "cuda"):
+        pytest.skip("CUDA does not work in a forked process")
+    context = torch.multiprocessing.get_context(method)
+    packed_in, report_out = context.Queue(), context.Queue()
+    child = context.Process(target=write_and_report, args=(packed_in, report_out))
+    child.start()
+    try:
+        for layout in LAYOUTS.values():
+            packed = packed_tensor(layout, SHAPE, device)
+            total = packed.sum().item()
+            packed_in.put(packed)
+            assert report_out.get(timeout=120) == ("AWQPackedTensor", layout.packing.name, layout.reorder, total)
+            assert bool((packed == 9).all())
+        packed_in.put(None)
+        child.join(60)
+        assert child.exitcode == 0
+    finally:
+        child.kill()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_data_loader_workers(workers, layout, device):
+    loader = torch.utils.data.DataLoader(
+        Codes(layout),
+        batch_size=None,
+        num_workers=workers,
+        pin_memory=device == "cuda",
+        multiprocessing_context="fork" if workers else None,
+    )
+    for index, (packed, kept) in enumerate(loader):
+        assert_packed_like(packed.to(device, non_blocking=True), packed_tensor(layout, SHAPE, device, index))
+        assert_packed_like(kept.to(device), packed_tensor(layout, SHAPE, device, 99))
+    batches = torch.utils.data.DataLoader(Codes(layout), batch_size=2)
+    assert is_plain(next(iter(batches))[0], torch.stack([torch_codes(seed=0), torch_codes(seed=1)]))
+
+
+# --- torch.compile(fullgraph=True): reads give what they give in eager, writes leave the same codes ---
+
+# Compiling takes a tenth of a second: each layout once, static and dynamic shapes both, not every combination.
+once = pytest.mark.parametrize(
+    ("layout", "dynamic"), [(LAYOUTS["v1_reorder"], False), (LAYOUTS["v2"], True)], ids=["v1_reorder", "v2-dynamic"]
+)
+INDUCTOR = ["+1", "pack", "packed and plain", "two writes"]
+HOW = [("aot_eager", name) for name in [*READS, *COMPILED_WRITES]] + [("inductor", name) for name in INDUCTOR]
+
+
+def compiled(function, **how):
+    return torch.compile(function, fullgraph=True, **{"backend": "aot_eager", **how})
+
+
+def assert_all_same(actual, expected):
+    for ours, theirs in zip(actual, expected, strict=True) if isinstance(expected, tuple) else [(actual, expected)]:
+        assert_same(ours, theirs)
+
+
+@pytest.mark.usefixtures("fresh_dynamo")
+@pytest.mark.parametrize(("backend", "name"), HOW)
+@once
+def test_compiled(backend, name, layout, dynamic, device):
+    function = {**READS, **COMPILED_WRITES}[name]
+    packed, expected = (packed_tensor(layout, SHAPE, device) for _ in range(2))
+    payload = packed.payload
+    result = compiled(function, backend=backend, dynamic=dynamic)(packed)
+    assert_all_same(result, function(expected))
+    assert_same(packed, expected)
+    assert packed.payload is payload
+
+
+@pytest.mark.usefixtures("fresh_dynamo")
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_compiled_module(layout, backend, device):
+    module, other = PackedLinear(layout, device), PackedLinear(layout, device, seed=4)
+    x = torch.ones(3, 128, device=device)
+    torch.testing.assert_close(compiled(module, backend=backend)(x), module(x))
+    tensors = {**dict(other.named_parameters()), **dict(other.named_buffers())}
+
+    def call(tensors, x):
+        return torch.func.functional_call(module, tensors, (x,))
+
+    torch.testing.assert_close(call(tensors, x), other(x))
+    torch.testing.assert_close(compiled(call, backend=backend)(tensors, x), other(x))
+
+
+def test_export(layout, device):
+    module, x = PackedLinear(layout, device), torch.ones(3, 128, device=device)
+    torch.testing.assert_close(torch.export.export(module, (x,)).module()(x), module(x))
+
+
+@pytest.mark.usefixtures("fresh_dynamo")
+@pytest.mark.parametrize("dynamic", [False, True])
+@table({name: {**READS, **COMPILED_WRITES}[name] for name in ("+1", "unpack", "detach", "zero_")})
+def test_new_values_do_not_recompile(row, dynamic, device):
+    counter = CompileCounterWithBackend("aot_eager")
+    run = compiled(row, backend=counter, dynamic=dynamic)
+    for seed in range(3):
+        packed = packed_tensor(LAYOUTS["v2"], SHAPE, device, seed)
+        expected = row(copy.deepcopy(packed))
+        assert_same(run(packed), expected)
+    assert counter.frame_count == 1
+
+
+def test_fake_tensors(packed, layout, device):
+    mode = FakeTensorMode()
+    fake = mode.from_tensor(packed)
+    assert isinstance(fake, AWQPackedTensor)
+    assert (fake.shape, fake.stride(), fake.packing, fake.reorder) == (SHAPE, (128, 1), packed.packing, packed.reorder)
+    with mode:
+        assert (fake + 1).shape == fake.unpack().shape == SHAPE
+        assert isinstance(fake.detach(), AWQPackedTensor)
+        fake.zero_()
+        made = AWQPackedTensor.pack(torch.empty(SHAPE, dtype=torch.uint8, device=device), *layout)
+        assert made.payload.shape == layout.payload_shape(SHAPE)
+
+
+def test_opcheck(packed, layout):
+    how = (layout.number, layout.reorder)
+    torch.library.opcheck(torch.ops.awqpack.pack.default, (packed.unpack(), *how))
+    torch.library.opcheck(torch.ops.awqpack.unpack.default, (packed.payload, *how))
+
+
+def test_stable_hash_for_caching(device):
+    hashes = [
+        packed_tensor(x, SHAPE, device, seed)._stable_hash_for_caching() for x in LAYOUTS.values() for seed in (0, 1)
+    ]
+    assert len(set(hashes)) == 3
+    assert hashes[::2] == hashes[1::2]
+
+
+# --- memory: an op's unpacked copy goes when the op ends, and so does a tensor that is dropped ---
+
+
+def allocated(device):
+    """Bytes of the allocator on a GPU; on the CPU the tensors that Python knows."""
+    if device == "cuda":
+        return torch.cuda.memory_allocated()
+    return sum(issubclass(type(value), torch.Tensor) for value in gc.get_objects())
+
+
+def tensors_in_cycles():
+    """Tensors that only the collector would have freed."""
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        gc.collect()
+        return sum(issubclass(type(value), torch.Tensor) for value in gc.garbage)
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+
+
+@table(USES)
+def test_memory_is_freed_at_once(row, packed, device):
+    row(packed)  # what torch keeps from a first call
+    gc.collect()
+    gc.freeze()  # what was there before is not looked at: neither garbage of earlier tests nor all of torch
+    gc.disable()
+    try:
+        before = allocated(device)
+        for _ in range(3):
+            row(packed)
+            assert allocated(device) == before
+        for _ in range(100):
+            row(packed)
+        assert tensors_in_cycles() == 0
+        watched = weakref.ref(packed.detach()), weakref.ref(packed.payload.clone())
+        assert [reference() for reference in watched] == [None, None]
+    finally:
+        gc.enable()
+        gc.unfreeze()
