@@ -33,6 +33,7 @@ struct TileConfig {
     static constexpr bool rows_first = RowsFirst;
     static constexpr int band = Band;
     static constexpr int down = Down;
+    static constexpr int across = Across;
     static constexpr int tiles = Down * Across;
     static constexpr int load = LoadKind;
     static constexpr int lines = tile_slots_down * RowsPerSlot; /* of one tile */
@@ -67,15 +68,14 @@ struct TilePlace {
     int64_t row, col; /* of the first code */
 };
 
-/* Where the first tile of a block lies. */
+/* Where the first tile of a block lies; blocks are counted in the order they shall run in. */
 template <class Config>
-__device__ __forceinline__ TilePlace block_place(const Job &job, uint32_t split)
+__device__ __forceinline__ TilePlace block_place(const TileGrid &grid, uint32_t split, uint32_t number)
 {
-    const TileGrid grid = tile_grid<Config>(job);
     const uint32_t fast_blocks = Config::rows_first ? grid.down : grid.across;
     const uint32_t slow_blocks = Config::rows_first ? grid.across : grid.down;
-    const uint32_t band = blockIdx.x / (split * slow_blocks);
-    const uint32_t rest = blockIdx.x - band * (split * slow_blocks);
+    const uint32_t band = number / (split * slow_blocks);
+    const uint32_t rest = number - band * (split * slow_blocks);
     const uint32_t left = fast_blocks - band * split;
     const uint32_t width = left < split ? left : split;
     const uint32_t slow = rest / width;
@@ -189,7 +189,7 @@ __global__ void __launch_bounds__(Config::threads) pack_tiles(const Job job, con
 {
     constexpr int N = Config::rows / 4;
     alignas(16) __shared__ uint32_t tile[Config::tiles * Config::lines * tile_words];
-    const TilePlace block = block_place<Config>(job, split);
+    const TilePlace block = block_place<Config>(tile_grid<Config>(job), split, blockIdx.x);
     const uint8_t *source = job.codes + blockIdx.y * job.codes_batch;
     uint8_t *target = job.payload + blockIdx.y * job.payload_batch;
 
@@ -256,7 +256,7 @@ __global__ void __launch_bounds__(Config::threads) unpack_tiles(const Job job, c
     constexpr int N = Config::rows / 4;
     constexpr int passes = Config::tiles * Config::vectors / Config::threads;
     alignas(16) __shared__ uint32_t tile[Config::tiles * Config::lines * tile_words];
-    const TilePlace block = block_place<Config>(job, split);
+    const TilePlace block = block_place<Config>(tile_grid<Config>(job), split, blockIdx.x);
     const uint8_t *source = job.payload + blockIdx.y * job.payload_batch;
     uint8_t *target = job.codes + blockIdx.y * job.codes_batch;
 

@@ -14,6 +14,7 @@
 #include "awqpack_cuda.h"
 #include "bench_cuda.cuh"
 #include "cuda_cases.cuh"
+#include "tune_cuda.cuh"
 
 static long passed, failed;
 static bool expect(bool ok, const char *what)
@@ -412,11 +413,12 @@ int main(int argc, char **argv)
         return 0;
     }
     if (strcmp(mode, "--tune") == 0) {
-        tune(65536, 32768);
+        tune(65536, 65536);
+        tune(32768, 32768);
         tune(16384, 16384);
-        tune(14336, 28672);
-        tune(57344, 8192);
-        tune(46336, 46336);
+        tune(69632, 61440); /* about the first, but no column or row a power of two from the next one */
+        tune(57344, 16384);
+        tune(46336, 46336); /* tails of every block that is larger than a tile */
         return 0;
     }
     const bool quick = strcmp(mode, "--quick") == 0;
