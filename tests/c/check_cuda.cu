@@ -12,9 +12,11 @@
 #include <vector>
 
 #include "awqpack_cuda.h"
-#include "bench_cuda.cuh"
 #include "cuda_cases.cuh"
+#ifndef CHECK_ONLY /* timing brings in many kernels that launch.cu does not use: a minute of compiling */
+#include "bench_cuda.cuh"
 #include "tune_cuda.cuh"
+#endif
 
 static long passed, failed;
 static bool expect(bool ok, const char *what)
@@ -407,6 +409,7 @@ int main(int argc, char **argv)
     CUDA(cudaGetDeviceProperties(&device, 0));
     printf("%s, compute capability %d.%d, runtime %d, built for %s\n", device.name, device.major, device.minor,
            awq_cuda_runtime_version(), awq_cuda_archs());
+#ifndef CHECK_ONLY
     if (strcmp(mode, "--bench") == 0) {
         bench(16384, 16384);
         bench(65536, 32768);
@@ -421,6 +424,7 @@ int main(int argc, char **argv)
         tune(46336, 46336); /* tails of every block that is larger than a tile */
         return 0;
     }
+#endif
     const bool quick = strcmp(mode, "--quick") == 0;
     if (!quick && *mode != '\0') {
         fprintf(stderr, "usage: check_cuda [--quick | --bench | --tune]\n");
