@@ -283,6 +283,9 @@ static void check_all(bool quick)
                 }
             }
         }
+        /* whole blocks of four tiles, aligned, and what is left beside and below them */
+        check_case(static_cast<awq_layout>(layout), 272, 576, {}, COLUMNS, DENSE, 0, 0);
+        check_case(static_cast<awq_layout>(layout), 272, 576, {2}, COLUMNS_PITCH16, PITCH, 0, 0);
         for (const int codes : {ROWS, COLUMNS, EVERY_THIRD}) {
             check_case(static_cast<awq_layout>(layout), 0, 64, {}, codes, DENSE, 0, 0);
             check_case(static_cast<awq_layout>(layout), 4, 0, {}, codes, DENSE, 0, 0);
@@ -417,11 +420,10 @@ int main(int argc, char **argv)
     }
     if (strcmp(mode, "--tune") == 0) {
         tune(65536, 65536);
+        tune(69632, 61440); /* about as large, but no column or row a power of two from the next one */
         tune(32768, 32768);
-        tune(16384, 16384);
-        tune(69632, 61440); /* about the first, but no column or row a power of two from the next one */
         tune(57344, 16384);
-        tune(46336, 46336); /* tails of every block that is larger than a tile */
+        tune(16384, 16384);
         return 0;
     }
 #endif

@@ -3,7 +3,6 @@
 #define TUNE_CUDA_CUH
 
 #include "bench_cuda.cuh"
-#include "panel.cuh"
 #include "rowmajor.cuh"
 #include "tile.cuh"
 
@@ -96,13 +95,13 @@ struct Tuner {
         printf("  %.3f%s", t.copy_ms / t.ours_ms, mark);
     }
 
-    void time(awq_layout layout, bool pack, awq_cuda::Kernel kernel, awq_cuda::Shape shape, size_t memory)
+    void time(awq_layout layout, bool pack, awq_cuda::Kernel kernel, awq_cuda::Shape shape)
     {
         awq_cuda::Job j = job(layout, pack);
         void *arguments[] = {&j, &shape.split};
         const auto launch = [&] {
-            CUDA(cudaLaunchKernel(kernel, dim3(static_cast<unsigned>(shape.blocks)), shape.threads, arguments, memory,
-                                  nullptr));
+            CUDA(cudaLaunchKernel(kernel, dim3(static_cast<unsigned>(shape.blocks)), shape.threads, arguments,
+                                  shape.shared, nullptr));
         };
         const int64_t bytes = pack ? b.codes_bytes / 2 : b.codes_bytes;
         uint8_t *const target = pack ? b.payload : b.codes;
@@ -115,32 +114,17 @@ struct Tuner {
         }
     }
 
+    /* Prints how many blocks a multiprocessor holds, too. */
     template <awq_layout L, class Config>
-    void panel()
+    void tile(bool pack)
     {
-        const awq_cuda::Kernel kernel = awq_cuda::unpack_panels<L, Config>;
-        awq_cuda::Shape shape = awq_cuda::panel_shape<Config>(job(L, false));
-        constexpr size_t memory = Config::shared_bytes;
-        CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(memory)));
-        int resident, processors;
-        CUDA(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, kernel, Config::threads, memory));
-        CUDA(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, 0));
-        if (Config::walk == awq_cuda::walk_grid) {
-            const int wanted = std::min(resident, Config::blocks) * processors;
-            shape.blocks = std::min(shape.blocks, static_cast<uint64_t>(wanted));
-        }
-        printf(" (%d)", resident);
-        time(L, false, kernel, shape, memory);
-    }
-
-    template <class Config>
-    void tile()
-    {
-        const awq_cuda::Shape shape = awq_cuda::tile_shape<Config>(job(AWQ_LAYOUT_V1, true));
-        time(AWQ_LAYOUT_V1, true, awq_cuda::pack_tiles<AWQ_LAYOUT_V1, Config>, shape, 0);
-        time(AWQ_LAYOUT_V2, true, awq_cuda::pack_tiles<AWQ_LAYOUT_V2, Config>, shape, 0);
-        time(AWQ_LAYOUT_V1, false, awq_cuda::unpack_tiles<AWQ_LAYOUT_V1, Config>, shape, 0);
-        time(AWQ_LAYOUT_V2, false, awq_cuda::unpack_tiles<AWQ_LAYOUT_V2, Config>, shape, 0);
+        const awq_cuda::Kernel kernel = pack ? awq_cuda::pack_tiles<L, Config> : awq_cuda::unpack_tiles<L, Config>;
+        int resident;
+        CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                  static_cast<int>(Config::shared)));
+        CUDA(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, kernel, Config::threads, Config::shared));
+        printf("  (%d)", resident);
+        time(L, pack, kernel, awq_cuda::tile_shape<Config>(job(L, pack)));
     }
 
     template <class Config>
@@ -148,18 +132,18 @@ struct Tuner {
     {
         const awq_cuda::Shape v1 = awq_cuda::rows_shape<Config>(job(AWQ_LAYOUT_V1, true), AWQ_LAYOUT_V1);
         const awq_cuda::Shape v2 = awq_cuda::rows_shape<Config>(job(AWQ_LAYOUT_V2, true), AWQ_LAYOUT_V2);
-        time(AWQ_LAYOUT_V1, true, awq_cuda::pack_rows<AWQ_LAYOUT_V1, Config>, v1, 0);
-        time(AWQ_LAYOUT_V2, true, awq_cuda::pack_rows<AWQ_LAYOUT_V2, Config>, v2, 0);
-        time(AWQ_LAYOUT_V1, false, awq_cuda::unpack_rows<AWQ_LAYOUT_V1, Config>, v1, 0);
-        time(AWQ_LAYOUT_V2, false, awq_cuda::unpack_rows<AWQ_LAYOUT_V2, Config>, v2, 0);
+        time(AWQ_LAYOUT_V1, true, awq_cuda::pack_rows<AWQ_LAYOUT_V1, Config>, v1);
+        time(AWQ_LAYOUT_V2, true, awq_cuda::pack_rows<AWQ_LAYOUT_V2, Config>, v2);
+        time(AWQ_LAYOUT_V1, false, awq_cuda::unpack_rows<AWQ_LAYOUT_V1, Config>, v1);
+        time(AWQ_LAYOUT_V2, false, awq_cuda::unpack_rows<AWQ_LAYOUT_V2, Config>, v2);
     }
 };
 
 /*
  * Moves the bytes of an unpack without unpacking them: blocks of Rows x Cols codes, read along payload rows and written
- * along columns, or both in one piece. What a pattern costs here no kernel of that pattern can beat.
+ * along columns. What a pattern costs here no kernel of that pattern can beat.
  */
-template <int Rows, int Cols, int Threads, bool Quads, bool ReadTiles, bool WriteTiles>
+template <int Rows, int Cols, int Threads, bool Quads>
 static __global__ void __launch_bounds__(Threads) move_pattern(const awq_cuda::Job job, const uint32_t down)
 {
     constexpr int vectors = Rows * Cols / 32; /* of payload, 16 bytes each */
@@ -172,29 +156,26 @@ static __global__ void __launch_bounds__(Threads) move_pattern(const awq_cuda::J
 #pragma unroll
     for (int i = 0; i < passes; i++) {
         const int n = i * Threads + static_cast<int>(threadIdx.x);
-        const uint8_t *p = ReadTiles ? job.payload + (row / quads + n / row_vectors) * job.payload_row +
-                                           col / 2 * quads + n % row_vectors * 16
-                                     : job.payload + (static_cast<int64_t>(blockIdx.x) * vectors + n) * 16;
+        const uint8_t *p = job.payload + (row / quads + n / row_vectors) * job.payload_row + col / 2 * quads +
+                           n % row_vectors * 16;
         v[i] = __ldg(reinterpret_cast<const uint4 *>(p));
     }
     __syncthreads();
 #pragma unroll
     for (int i = 0; i < 2 * passes; i++) {
         const int n = i * Threads + static_cast<int>(threadIdx.x);
-        uint8_t *p = WriteTiles ? job.codes + (col + n / column_vectors) * job.codes_col + row + n % column_vectors * 16
-                                : job.codes + (static_cast<int64_t>(blockIdx.x) * 2 * vectors + n) * 16;
+        uint8_t *p = job.codes + (col + n / column_vectors) * job.codes_col + row + n % column_vectors * 16;
         *reinterpret_cast<uint4 *>(p) = v[i / 2];
     }
 }
 
-template <int Rows, int Cols, int Threads, bool ReadTiles = true, bool WriteTiles = true>
+template <int Rows, int Cols, int Threads>
 static void time_pattern(Tuner &t)
 {
-    printf("  pattern %4d x %4d, %4d threads, reads %s, writes %s", Rows, Cols, Threads, ReadTiles ? "tiles" : "lines",
-           WriteTiles ? "tiles" : "lines");
+    printf("  pattern %d x %d, %d threads: unpack V1, V2", Rows, Cols, Threads);
     for (const bool quads : {false, true}) {
-        const awq_cuda::Kernel kernel = quads ? move_pattern<Rows, Cols, Threads, true, ReadTiles, WriteTiles>
-                                              : move_pattern<Rows, Cols, Threads, false, ReadTiles, WriteTiles>;
+        const awq_cuda::Kernel kernel = quads ? move_pattern<Rows, Cols, Threads, true>
+                                              : move_pattern<Rows, Cols, Threads, false>;
         awq_cuda::Job j = t.job(quads ? AWQ_LAYOUT_V2 : AWQ_LAYOUT_V1, false);
         uint32_t down = static_cast<uint32_t>(j.rows / Rows);
         const unsigned blocks = down * static_cast<unsigned>(j.cols / Cols);
@@ -203,28 +184,6 @@ static void time_pattern(Tuner &t)
     }
     printf("\n");
     fflush(stdout);
-}
-
-/* V1, V2. */
-static void tune_patterns(Tuner &t)
-{
-    if (t.b.rows % 1024 != 0 || t.b.cols % 1024 != 0) {
-        return;
-    }
-    time_pattern<256, 256, 512, false, false>(t);
-    time_pattern<256, 256, 512, true, false>(t);
-    time_pattern<256, 256, 512, false, true>(t);
-    time_pattern<128, 256, 256>(t);
-    time_pattern<256, 256, 512>(t);
-    time_pattern<512, 256, 512>(t);
-    time_pattern<1024, 256, 1024>(t);
-    time_pattern<256, 512, 512>(t);
-    time_pattern<512, 512, 1024>(t);
-    time_pattern<256, 1024, 1024>(t);
-    time_pattern<512, 128, 512>(t);
-    time_pattern<1024, 128, 512>(t);
-    time_pattern<1024, 64, 512>(t);
-    CUDA(cudaMemcpy(t.b.codes, t.codes, static_cast<size_t>(t.b.codes_bytes), cudaMemcpyDeviceToDevice));
 }
 
 /* The configuration is printed as it stands in launch.cu; then the ratios of pack V1, pack V2, unpack V1, unpack V2. */
@@ -238,24 +197,14 @@ static void tune_patterns(Tuner &t)
 #define TILE(...)                                    \
     do {                                             \
         printf("  tile  %-44s", #__VA_ARGS__);       \
-        t.tile<awq_cuda::TileConfig<__VA_ARGS__>>(); \
+        using Config = TileConfig<__VA_ARGS__>;      \
+        t.tile<AWQ_LAYOUT_V1, Config>(true);         \
+        t.tile<AWQ_LAYOUT_V2, Config>(true);         \
+        t.tile<AWQ_LAYOUT_V1, Config>(false);        \
+        t.tile<AWQ_LAYOUT_V2, Config>(false);        \
         printf("\n");                                \
         fflush(stdout);                              \
     } while (0)
-
-/* Threads, tiles down, across, load, slots a warp stores down, store, walk, blocks; unpack V1, V2 (blocks that fit). */
-#define PANEL_ORDER(rows_first, band, threads, down, across, load, ...)                                         \
-    do {                                                                                                        \
-        printf("  panel %-44s", #threads ", " #down ", " #across ", " #load ", " #__VA_ARGS__);                 \
-        using Config = PanelConfig<TileConfig<16, threads, rows_first, band, down, across, load>, __VA_ARGS__>; \
-        t.panel<AWQ_LAYOUT_V1, Config>();                                                                       \
-        t.panel<AWQ_LAYOUT_V2, Config>();                                                                       \
-        printf("%s\n", rows_first && band == endless ? "" : "  across first, " #band " wide");                  \
-        fflush(stdout);                                                                                         \
-    } while (0)
-#define PANEL(...) PANEL_ORDER(true, endless, __VA_ARGS__)
-
-constexpr int endless = INT32_MAX;
 
 static void tune_rows(Bench &b)
 {
@@ -268,47 +217,20 @@ static void tune_columns(Bench &b)
 {
     using namespace awq_cuda;
     Tuner t(b, true);
-    TILE(16, 512, true, endless, 2, 1, load_plain);
     TILE(16, 512, true, 16, 2, 1, load_plain);
-    tune_patterns(t);
-    /* what a block covers */
-    PANEL(512, 2, 1, load_plain, 8, store_plain, 1, 3);
-    PANEL(512, 2, 1, load_plain, 16, store_plain, 1, 3);
-    PANEL(512, 2, 1, load_plain, 16, store_plain, 1, 2);
-    PANEL(512, 4, 1, load_plain, 32, store_plain, 1, 2);
-    PANEL(512, 2, 2, load_plain, 8, store_plain, 1, 2);
-    PANEL(512, 2, 2, load_plain, 16, store_plain, 1, 2);
-    /* blocks that walk */
-    PANEL(512, 2, 1, load_plain, 16, store_plain, walk_grid, 3);
-    PANEL(512, 2, 1, load_plain, 16, store_plain, walk_grid, 2);
-    PANEL(512, 2, 1, load_plain, 16, store_plain, walk_grid, 1);
-    PANEL(512, 2, 1, load_plain, 16, store_plain, 4, 2);
-    PANEL(512, 2, 1, load_plain, 16, store_plain, 16, 2);
-    PANEL(512, 4, 1, load_plain, 32, store_plain, walk_grid, 2);
-    PANEL(1024, 4, 1, load_plain, 32, store_plain, walk_grid, 1);
-    PANEL(512, 2, 2, load_plain, 16, store_plain, walk_grid, 2);
-    PANEL(1024, 2, 2, load_plain, 16, store_plain, walk_grid, 1);
-    PANEL(1024, 4, 2, load_plain, 32, store_plain, walk_grid, 1);
-    PANEL(1024, 2, 4, load_plain, 16, store_plain, walk_grid, 1);
-    PANEL(1024, 8, 1, load_plain, 32, store_plain, walk_grid, 1);
-    /* how codes are stored */
-    PANEL(512, 2, 1, load_plain, 16, store_once, 1, 3);
-    PANEL(512, 4, 1, load_plain, 32, store_once, 1, 2);
-    PANEL(512, 2, 2, load_plain, 16, store_once, 1, 2);
-    PANEL(1024, 4, 2, load_plain, 32, store_once, walk_grid, 1);
-    PANEL(512, 2, 1, load_plain, 8, store_bulk, 1, 2);
-    PANEL(512, 2, 1, load_plain, 8, store_bulk, walk_grid, 2);
-    PANEL(512, 2, 1, load_plain, 8, store_bulk_once, walk_grid, 2);
-    PANEL(1024, 4, 1, load_plain, 8, store_bulk, walk_grid, 1);
-    PANEL(1024, 4, 1, load_plain, 8, store_bulk_once, walk_grid, 1);
-    PANEL(1024, 2, 2, load_plain, 8, store_bulk, walk_grid, 1);
-    /* how payload is loaded, and in which order blocks run */
-    PANEL(512, 2, 1, load_256, 16, store_plain, 1, 3);
-    PANEL(512, 4, 1, load_256, 32, store_plain, 1, 2);
-    PANEL_ORDER(false, 2, 512, 2, 1, load_plain, 16, store_plain, 1, 3);
-    PANEL_ORDER(false, 2, 512, 4, 1, load_plain, 32, store_plain, 1, 2);
-    PANEL_ORDER(false, 4, 512, 4, 1, load_plain, 32, store_plain, 1, 2);
-    PANEL_ORDER(false, 2, 1024, 4, 2, load_plain, 32, store_plain, walk_grid, 1);
+    TILE(16, 512, true, endless, 2, 1, load_plain, 3);
+    TILE(16, 512, true, endless, 1, 2, load_plain, 3);
+    TILE(16, 512, true, 16, 2, 2, load_plain, 3);
+    TILE(16, 512, true, endless, 2, 2, load_plain, 2);
+    TILE(16, 512, true, endless, 2, 2, load_plain, 3);
+    TILE(16, 512, false, 2, 2, 2, load_plain, 3);
+    TILE(16, 512, true, endless, 2, 2, load_256, 3);
+    TILE(16, 1024, true, endless, 2, 2, load_plain, 1);
+    TILE(16, 512, true, endless, 1, 4, load_plain, 3);
+    TILE(16, 768, true, endless, 2, 3, load_plain, 2);
+    time_pattern<256, 256, 512>(t);
+    time_pattern<256, 512, 512>(t);
+    CUDA(cudaMemcpy(b.codes, t.codes, static_cast<size_t>(b.codes_bytes), cudaMemcpyDeviceToDevice));
 }
 
 static void tune(int64_t rows, int64_t cols)
