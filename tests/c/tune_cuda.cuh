@@ -151,7 +151,8 @@ static __global__ void __launch_bounds__(Threads) move_pattern(const awq_cuda::J
     constexpr int quads = Quads ? AWQ_QUAD_ROWS : 1;
     constexpr int row_vectors = Cols * quads / 32, column_vectors = Rows / 16;
     static_assert(vectors % Threads == 0, "threads share evenly");
-    const int64_t row = static_cast<int64_t>(blockIdx.x % down) * Rows, col = static_cast<int64_t>(blockIdx.x / down) * Cols;
+    const int64_t row = static_cast<int64_t>(blockIdx.x % down) * Rows;
+    const int64_t col = static_cast<int64_t>(blockIdx.x / down) * Cols;
     uint4 v[passes];
 #pragma unroll
     for (int i = 0; i < passes; i++) {
