@@ -14,7 +14,7 @@ TORCH_STAMP := $(VENV)/.torch-$(TORCH)
 BUILD_STAMP := $(VENV)/.awqpack
 SOURCES := setup.py $(shell find csrc cuda -name '*.[ch]' -o -name '*.[ch]pp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: help demo test asan check-c check-neon lint bench-cpu bench-gpu bench-host bench-convert bench-quanto compat wheel clean
+.PHONY: help demo test asan sanitize-gpu check-c check-neon lint bench-cpu bench-gpu bench-host bench-convert bench-quanto compat wheel clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -83,6 +83,9 @@ asan: $(VENV)/.test $(BUILD)/asan/.built ## the C checks and pytest under Addres
 		'import awqpack; assert awqpack.__file__.startswith("$(BUILD)/asan"), awqpack.__file__'
 	@echo 'pytest under the sanitizers'
 	@$(ASAN_ENV) $(BIN)/pytest -m 'not large' -p no:cacheprovider --capture=sys $(ARGS)
+
+sanitize-gpu: $(VENV)/.test ## check_cuda and the GPU tests under compute-sanitizer
+	PYTHON=$(BIN)/python BUILD=$(BUILD)/c tests/c/sanitize_gpu.sh $(ARGS)
 
 $(BUILD)/asan/.built: $(TORCH_STAMP) $(SOURCES) $(wildcard awqpack/*.py)
 	@echo 'building awqpack with sanitizers'

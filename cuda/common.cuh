@@ -31,6 +31,7 @@ struct Shape {
     uint64_t blocks;
     dim3 threads;
     uint32_t split;
+    size_t shared = 0; /* bytes */
 };
 
 /* How vectors are loaded. */

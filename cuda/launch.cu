@@ -20,10 +20,23 @@ namespace {
 using PackRows = RowConfig<2, 256, true, load_plain>;
 using UnpackRows = RowConfig<2, 256, true, load_plain>;
 using PackTile = TileConfig<16, 512, true, 16, 2, 1, load_plain>;
-using UnpackTile = TileConfig<16, 512, true, INT32_MAX, 2, 1, load_plain>;
+using UnpackTile = TileConfig<16, 512, true, endless, 2, 2, load_plain, 3>;
+using UnpackQuadTile = TileConfig<16, 512, true, endless, 2, 1, load_plain, 3>; /* whose payload runs are longer */
+
+constexpr TileKernel tile_packers[AWQ_LAYOUT_COUNT] = {
+    tile_packer<AWQ_LAYOUT_V1, PackTile>,
+    tile_packer<AWQ_LAYOUT_V1_REORDER, PackTile>,
+    tile_packer<AWQ_LAYOUT_V2, PackTile>,
+};
+constexpr TileKernel tile_unpackers[AWQ_LAYOUT_COUNT] = {
+    tile_unpacker<AWQ_LAYOUT_V1, UnpackTile>,
+    tile_unpacker<AWQ_LAYOUT_V1_REORDER, UnpackTile>,
+    tile_unpacker<AWQ_LAYOUT_V2, UnpackQuadTile>,
+};
 
 constexpr int64_t max_grid_x = INT32_MAX;
 constexpr int64_t max_grid_y = 65535;
+constexpr size_t max_shared = 48 * 1024; /* what a kernel may have without being told so */
 
 /* Takes an error this library caused out of the runtime's last-error state. */
 int finish(cudaError_t error)
@@ -50,10 +63,8 @@ Choice choose(const awq_geometry &g, const Job &job, bool pack)
         return {row_unpackers<UnpackRows>[g.layout], rows_shape<UnpackRows>(job, g.layout), unit_codes, unit_bytes};
     }
     if (g.payload_col_stride == 1 && g.codes_row_stride == 1) {
-        if (pack) {
-            return {tile_packers<PackTile>[g.layout], tile_shape<PackTile>(job), PackTile::rows, 16};
-        }
-        return {tile_unpackers<UnpackTile>[g.layout], tile_shape<UnpackTile>(job), UnpackTile::rows, 16};
+        const TileKernel &tile = (pack ? tile_packers : tile_unpackers)[g.layout];
+        return {tile.kernel, tile.shape(job), tile.codes_vector, 16};
     }
     return {(pack ? generic_packers : generic_unpackers)[g.layout], generic_shape(job, g.layout), 1, 1};
 }
@@ -75,12 +86,20 @@ cudaError_t launch_batch(const Choice &choice, Job job, int64_t count, cudaStrea
     if (choice.shape.blocks > static_cast<uint64_t>(max_grid_x)) {
         return cudaErrorInvalidConfiguration;
     }
+    if (choice.shape.shared > max_shared) {
+        const cudaError_t error = cudaFuncSetAttribute(choice.kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                                       static_cast<int>(choice.shape.shared));
+        if (error != cudaSuccess) {
+            return error;
+        }
+    }
     while (count > 0) {
         const int64_t now = count < max_grid_y ? count : max_grid_y;
         const dim3 grid(static_cast<unsigned>(choice.shape.blocks), static_cast<unsigned>(now));
         uint32_t split = choice.shape.split;
         void *arguments[] = {&job, &split};
-        const cudaError_t error = cudaLaunchKernel(choice.kernel, grid, choice.shape.threads, arguments, 0, stream);
+        const cudaError_t error = cudaLaunchKernel(choice.kernel, grid, choice.shape.threads, arguments,
+                                                   choice.shape.shared, stream);
         if (error != cudaSuccess) {
             return error;
         }

@@ -19,27 +19,44 @@ constexpr int tile_slots_down = 8;
 constexpr int tile_words = 32;
 constexpr int tile_cols = tile_words * AWQ_WORD_CODES;
 constexpr int tile_slots = tile_slots_down * tile_words; /* of one tile */
-constexpr int tile_line_bytes = 128;
 constexpr int tile_line_vectors = 8;
+
+/* Threads that every multiprocessor holds: of any architecture, and of the one that is compiled for now. */
+constexpr int resident_threads_min = 1024;
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+constexpr int resident_threads = resident_threads_min;
+#else
+constexpr int resident_threads = 1536;
+#endif
 
 /*
  * A block takes Down x Across tiles. Neighbouring blocks are neighbours down where RowsFirst, else across; after Band
  * of them the next ones follow beside these, so that the blocks at work share lines of memory on both sides.
  */
-template <int RowsPerSlot, int ThreadsPerBlock, bool RowsFirst, int Band, int Down, int Across, int LoadKind>
+template <int RowsPerSlot, int ThreadsPerBlock, bool RowsFirst, int Band, int Down, int Across, int LoadKind,
+          int Resident = resident_threads_min / ThreadsPerBlock>
 struct TileConfig {
     static constexpr int rows = RowsPerSlot; /* codes of one column in a slot, 8 or 16 */
     static constexpr int threads = ThreadsPerBlock;
     static constexpr bool rows_first = RowsFirst;
     static constexpr int band = Band;
     static constexpr int down = Down;
+    static constexpr int across = Across;
     static constexpr int tiles = Down * Across;
     static constexpr int load = LoadKind;
+    /* unpacking blocks of a multiprocessor that registers shall suffice for */
+    static constexpr int resident = Resident * ThreadsPerBlock <= resident_threads
+                                        ? Resident
+                                        : resident_threads / ThreadsPerBlock;
     static constexpr int lines = tile_slots_down * RowsPerSlot; /* of one tile */
     static constexpr int vectors = lines * tile_line_vectors;
     static constexpr int block_rows = Down * lines;
     static constexpr int block_cols = Across * tile_cols;
+    static constexpr size_t shared = sizeof(uint4) * tiles * vectors;
+    static_assert(tiles * tile_slots % threads == 0 && tiles * vectors % threads == 0, "threads share evenly");
 };
+
+constexpr int endless = INT32_MAX; /* one band, however large the grid */
 
 struct TileGrid {
     uint32_t down, across; /* blocks */
@@ -60,7 +77,7 @@ Shape tile_shape(const Job &job)
     const uint64_t across = static_cast<uint64_t>(ceil_div(job.cols, Config::block_cols));
     const uint64_t fast = Config::rows_first ? down : across;
     return {down * across, dim3(Config::threads),
-            static_cast<uint32_t>(fast < static_cast<uint64_t>(Config::band) ? fast : Config::band)};
+            static_cast<uint32_t>(fast < static_cast<uint64_t>(Config::band) ? fast : Config::band), Config::shared};
 }
 
 struct TilePlace {
@@ -132,34 +149,52 @@ __device__ __forceinline__ int slot_word(const Slot &slot, int row)
     return (slot.tile * Config::lines + line) * tile_words + (word ^ slot.down * 4);
 }
 
-/* Byte index in shared memory of a vector; eight of them are a line. */
-template <class Config>
-__device__ __forceinline__ int vector_byte(int number)
+/*
+ * What a thread does with a vector: the tile across and the line, counted from the top of the block, that it belongs to,
+ * and which of that line it is. Lines that follow each other in the payload are counted through, from tile to tile
+ * across, so that neighbouring threads take whole runs of it.
+ */
+struct Vector {
+    int across, line, number;
+};
+
+template <awq_layout L, class Config>
+__device__ __forceinline__ Vector tile_vector(int number)
 {
+    constexpr int together = interleaves_rows(L) ? AWQ_QUAD_ROWS : 1; /* lines of a tile */
     const int line = number / tile_line_vectors;
-    const int down = Config::tiles == 1 ? line / Config::rows : line / Config::rows % tile_slots_down;
-    return line * tile_line_bytes + (number % tile_line_vectors ^ down) * 16;
+    const int run = line / together;
+    return {run % Config::across, run / Config::across * together + line % together, number % tile_line_vectors};
+}
+
+/* Index in shared memory of a vector; eight of them are a line. */
+template <class Config>
+__device__ __forceinline__ int vector_index(const Vector &v)
+{
+    const int down = v.line / Config::rows % tile_slots_down;
+    return (v.across * Config::block_rows + v.line) * tile_line_vectors + (v.number ^ down);
 }
 
 /* Offset of a vector in the payload, and how many of its four words exist. */
-template <awq_layout L, class Config>
-__device__ __forceinline__ int64_t vector_offset(const Job &job, const TilePlace &block, int number, int *count)
+template <awq_layout L>
+__device__ __forceinline__ int64_t vector_offset(const Job &job, const TilePlace &block, const Vector &v, int *count)
 {
-    const TilePlace place = tile_place<Config>(block, number / Config::vectors);
-    const int line = (Config::tiles == 1 ? number : number % Config::vectors) / tile_line_vectors;
-    const int vector = number % tile_line_vectors;
+    const int64_t col = block.col + v.across * tile_cols;
     if constexpr (interleaves_rows(L)) {
-        const int64_t quad = place.row / AWQ_QUAD_ROWS + line / AWQ_QUAD_ROWS;
-        const int64_t block = place.col / AWQ_BLOCK_CODES + line % AWQ_QUAD_ROWS;
-        *count = quad * AWQ_QUAD_ROWS < job.rows && block * AWQ_BLOCK_CODES < job.cols ? 4 : 0;
-        return quad * job.payload_row + block * AWQ_QUAD_BLOCK_BYTES + vector * 16;
+        const int64_t quad = block.row / AWQ_QUAD_ROWS + v.line / AWQ_QUAD_ROWS;
+        const int64_t number = col / AWQ_BLOCK_CODES + v.line % AWQ_QUAD_ROWS;
+        *count = quad * AWQ_QUAD_ROWS < job.rows && number * AWQ_BLOCK_CODES < job.cols ? 4 : 0;
+        return quad * job.payload_row + number * AWQ_QUAD_BLOCK_BYTES + v.number * 16;
     } else {
-        const int64_t row = place.row + line;
-        const int64_t left = (job.cols - place.col) / AWQ_WORD_CODES - 4 * vector;
+        const int64_t row = block.row + v.line;
+        const int64_t left = (job.cols - col) / AWQ_WORD_CODES - 4 * v.number;
         *count = row >= job.rows || left <= 0 ? 0 : left < 4 ? static_cast<int>(left) : 4;
-        return row * job.payload_row + place.col / 2 + vector * 16;
+        return row * job.payload_row + col / 2 + v.number * 16;
     }
 }
+
+/* The tiles of a block, those of a column of tiles after each other; the launch says how large it is. */
+extern __shared__ uint4 tile_memory[];
 
 /* Reports the first invalid code of a slot; reads them again, since this is the rare case. */
 template <awq_layout L>
@@ -185,15 +220,16 @@ __device__ __forceinline__ void report_slot(const Job &job, const Slot &slot, co
 }
 
 template <awq_layout L, class Config>
-__global__ void __launch_bounds__(Config::threads) pack_tiles(const Job job, const uint32_t split)
+__global__ void __launch_bounds__(Config::threads, resident_threads_min / Config::threads)
+    pack_tiles(const Job job, const uint32_t split)
 {
     constexpr int N = Config::rows / 4;
-    alignas(16) __shared__ uint32_t tile[Config::tiles * Config::lines * tile_words];
+    uint32_t *const tile = reinterpret_cast<uint32_t *>(tile_memory);
     const TilePlace block = block_place<Config>(job, split);
     const uint8_t *source = job.codes + blockIdx.y * job.codes_batch;
     uint8_t *target = job.payload + blockIdx.y * job.payload_batch;
 
-#pragma unroll
+#pragma unroll 1
     for (int number = 0; number < Config::tiles * tile_slots; number += Config::threads) {
         const Slot slot = tile_slot<L, Config>(job, block, number + static_cast<int>(threadIdx.x));
         const uint8_t *p = source + slot.col * job.codes_col + slot.row;
@@ -236,12 +272,11 @@ __global__ void __launch_bounds__(Config::threads) pack_tiles(const Job job, con
     __syncthreads();
 #pragma unroll
     for (int first = 0; first < Config::tiles * Config::vectors; first += Config::threads) {
-        const int number = first + static_cast<int>(threadIdx.x);
-        const uint4 u = *reinterpret_cast<const uint4 *>(reinterpret_cast<const uint8_t *>(tile) +
-                                                         vector_byte<Config>(number));
+        const Vector v = tile_vector<L, Config>(first + static_cast<int>(threadIdx.x));
+        const uint4 u = tile_memory[vector_index<Config>(v)];
         const Words<4> packed = {{u.x, u.y, u.z, u.w}};
         int count;
-        uint8_t *p = target + vector_offset<L, Config>(job, block, number, &count);
+        uint8_t *p = target + vector_offset<L>(job, block, v, &count);
         if (job.payload_aligned && count == 4) {
             store_vector<4>(p, packed);
         } else {
@@ -251,45 +286,43 @@ __global__ void __launch_bounds__(Config::threads) pack_tiles(const Job job, con
 }
 
 template <awq_layout L, class Config>
-__global__ void __launch_bounds__(Config::threads) unpack_tiles(const Job job, const uint32_t split)
+__global__ void __launch_bounds__(Config::threads, Config::resident) unpack_tiles(const Job job, const uint32_t split)
 {
     constexpr int N = Config::rows / 4;
     constexpr int passes = Config::tiles * Config::vectors / Config::threads;
-    alignas(16) __shared__ uint32_t tile[Config::tiles * Config::lines * tile_words];
+    uint32_t *const tile = reinterpret_cast<uint32_t *>(tile_memory);
     const TilePlace block = block_place<Config>(job, split);
     const uint8_t *source = job.payload + blockIdx.y * job.payload_batch;
     uint8_t *target = job.codes + blockIdx.y * job.codes_batch;
 
-    Words<4> packed[passes]; /* all loads are under way before the first store */
     if (job.payload_aligned && block.row + Config::block_rows <= job.rows &&
         block.col + Config::block_cols <= job.cols) {
+        Words<4> packed[passes]; /* all loads are under way before the first store */
 #pragma unroll
         for (int i = 0; i < passes; i++) {
-            const int number = i * Config::threads + static_cast<int>(threadIdx.x);
+            const Vector v = tile_vector<L, Config>(i * Config::threads + static_cast<int>(threadIdx.x));
             int count;
-            packed[i] = load_vector<4, Config::load>(source + vector_offset<L, Config>(job, block, number, &count));
+            packed[i] = load_vector<4, Config::load>(source + vector_offset<L>(job, block, v, &count));
+        }
+#pragma unroll
+        for (int i = 0; i < passes; i++) {
+            const Vector v = tile_vector<L, Config>(i * Config::threads + static_cast<int>(threadIdx.x));
+            tile_memory[vector_index<Config>(v)] =
+                make_uint4(packed[i].w[0], packed[i].w[1], packed[i].w[2], packed[i].w[3]);
         }
     } else {
-#pragma unroll
+#pragma unroll 1
         for (int i = 0; i < passes; i++) {
-            const int number = i * Config::threads + static_cast<int>(threadIdx.x);
+            const Vector v = tile_vector<L, Config>(i * Config::threads + static_cast<int>(threadIdx.x));
             int count;
-            const uint8_t *p = source + vector_offset<L, Config>(job, block, number, &count);
-            if (job.payload_aligned && count == 4) {
-                packed[i] = load_vector<4, Config::load>(p);
-            } else {
-                packed[i] = load_payload<L, 4>(p, count);
-            }
+            const uint8_t *p = source + vector_offset<L>(job, block, v, &count);
+            const Words<4> packed = job.payload_aligned && count == 4 ? load_vector<4, Config::load>(p)
+                                                                      : load_payload<L, 4>(p, count);
+            tile_memory[vector_index<Config>(v)] = make_uint4(packed.w[0], packed.w[1], packed.w[2], packed.w[3]);
         }
     }
-#pragma unroll
-    for (int i = 0; i < passes; i++) {
-        const int number = i * Config::threads + static_cast<int>(threadIdx.x);
-        *reinterpret_cast<uint4 *>(reinterpret_cast<uint8_t *>(tile) + vector_byte<Config>(number)) =
-            make_uint4(packed[i].w[0], packed[i].w[1], packed[i].w[2], packed[i].w[3]);
-    }
     __syncthreads();
-#pragma unroll
+#pragma unroll 1
     for (int number = 0; number < Config::tiles * tile_slots; number += Config::threads) {
         const Slot slot = tile_slot<L, Config>(job, block, number + static_cast<int>(threadIdx.x));
         uint8_t *p = target + slot.col * job.codes_col + slot.row;
@@ -328,20 +361,18 @@ __global__ void __launch_bounds__(Config::threads) unpack_tiles(const Job job, c
     }
 }
 
-/* The kernels by layout. */
-template <class Config>
-constexpr Kernel tile_packers[AWQ_LAYOUT_COUNT] = {
-    pack_tiles<AWQ_LAYOUT_V1, Config>,
-    pack_tiles<AWQ_LAYOUT_V1_REORDER, Config>,
-    pack_tiles<AWQ_LAYOUT_V2, Config>,
+/* What launch.cu has to know of a configuration, of which each layout has its own. */
+struct TileKernel {
+    Kernel kernel;
+    Shape (*shape)(const Job &job);
+    int64_t codes_vector;
 };
 
-template <class Config>
-constexpr Kernel tile_unpackers[AWQ_LAYOUT_COUNT] = {
-    unpack_tiles<AWQ_LAYOUT_V1, Config>,
-    unpack_tiles<AWQ_LAYOUT_V1_REORDER, Config>,
-    unpack_tiles<AWQ_LAYOUT_V2, Config>,
-};
+template <awq_layout L, class Config>
+constexpr TileKernel tile_packer = {pack_tiles<L, Config>, tile_shape<Config>, Config::rows};
+
+template <awq_layout L, class Config>
+constexpr TileKernel tile_unpacker = {unpack_tiles<L, Config>, tile_shape<Config>, Config::rows};
 
 } // namespace awq_cuda
 

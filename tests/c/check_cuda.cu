@@ -12,8 +12,11 @@
 #include <vector>
 
 #include "awqpack_cuda.h"
-#include "bench_cuda.cuh"
 #include "cuda_cases.cuh"
+#ifndef CHECK_ONLY /* timing brings in many kernels that launch.cu does not use: a minute of compiling */
+#include "bench_cuda.cuh"
+#include "tune_cuda.cuh"
+#endif
 
 static long passed, failed;
 static bool expect(bool ok, const char *what)
@@ -280,6 +283,9 @@ static void check_all(bool quick)
                 }
             }
         }
+        /* whole blocks of four tiles, aligned, and what is left beside and below them */
+        check_case(static_cast<awq_layout>(layout), 272, 576, {}, COLUMNS, DENSE, 0, 0);
+        check_case(static_cast<awq_layout>(layout), 272, 576, {2}, COLUMNS_PITCH16, PITCH, 0, 0);
         for (const int codes : {ROWS, COLUMNS, EVERY_THIRD}) {
             check_case(static_cast<awq_layout>(layout), 0, 64, {}, codes, DENSE, 0, 0);
             check_case(static_cast<awq_layout>(layout), 4, 0, {}, codes, DENSE, 0, 0);
@@ -406,19 +412,21 @@ int main(int argc, char **argv)
     CUDA(cudaGetDeviceProperties(&device, 0));
     printf("%s, compute capability %d.%d, runtime %d, built for %s\n", device.name, device.major, device.minor,
            awq_cuda_runtime_version(), awq_cuda_archs());
+#ifndef CHECK_ONLY
     if (strcmp(mode, "--bench") == 0) {
         bench(16384, 16384);
         bench(65536, 32768);
         return 0;
     }
     if (strcmp(mode, "--tune") == 0) {
-        tune(65536, 32768);
+        tune(65536, 65536);
+        tune(69632, 61440); /* about as large, but no column or row a power of two from the next one */
+        tune(32768, 32768);
+        tune(57344, 16384);
         tune(16384, 16384);
-        tune(14336, 28672);
-        tune(57344, 8192);
-        tune(46336, 46336);
         return 0;
     }
+#endif
     const bool quick = strcmp(mode, "--quick") == 0;
     if (!quick && *mode != '\0') {
         fprintf(stderr, "usage: check_cuda [--quick | --bench | --tune]\n");
