@@ -119,7 +119,7 @@ static inline void turn_tile(const uint8_t *restrict lines, const uint16_t *at, 
  * The lines of a slice are numbered as its tiles are written, byte by byte of each. Line n of those that are read goes
  * where line n of those that were written has been, so both slices share LINES of them.
  */
-uint8_t awq_avx2_pack_panel(awq_layout layout, const uint8_t *restrict codes, int64_t col_stride,
+static uint8_t pack_columns(awq_layout layout, const uint8_t *restrict codes, int64_t col_stride,
                             uint8_t *restrict payload, int64_t payload_stride, int64_t rows, int64_t cols, bool stream)
 {
     const int64_t quad = layout == AWQ_LAYOUT_V2 ? AWQ_QUAD_ROWS : 1;
@@ -175,6 +175,21 @@ uint8_t awq_avx2_pack_panel(awq_layout layout, const uint8_t *restrict codes, in
         _mm_sfence();
     }
     return or_bytes(seen);
+}
+
+/* V2's runs of four rows are long enough with half the columns, which leaves twice the rows to a slice. */
+uint8_t awq_avx2_pack_panel(awq_layout layout, const uint8_t *restrict codes, int64_t col_stride,
+                            uint8_t *restrict payload, int64_t payload_stride, int64_t rows, int64_t cols, bool stream)
+{
+    const bool is_v2 = layout == AWQ_LAYOUT_V2;
+    const int64_t most = is_v2 ? AWQ_PANEL_COLS / 2 : AWQ_PANEL_COLS;
+    uint8_t seen = 0;
+    for (int64_t c = 0; c < cols; c += most) {
+        seen |= pack_columns(layout, codes + c * col_stride, col_stride,
+                             payload + c / 2 * (is_v2 ? AWQ_QUAD_ROWS : 1), payload_stride, rows,
+                             cols - c < most ? cols - c : most, stream);
+    }
+    return seen;
 }
 
 static inline __m256i nibbles(const uint8_t *from, __m128i shift)
