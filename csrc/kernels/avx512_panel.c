@@ -99,9 +99,8 @@ static inline void put_tile(const __m512i *tile, int groups, int pitch, uint8_t 
     }
 }
 
-uint8_t awq_avx512_pack_panel(awq_layout layout, const uint8_t *restrict codes, int64_t col_stride,
-                              uint8_t *restrict payload, int64_t payload_stride, int64_t rows, int64_t cols,
-                              bool stream)
+static uint8_t pack_slice(awq_layout layout, const uint8_t *restrict codes, int64_t col_stride,
+                          uint8_t *restrict payload, int64_t payload_stride, int64_t rows, int64_t cols, bool stream)
 {
     const int groups = (int)(cols / GROUP_COLS), tiles = (int)(rows / TILE);
     const int pitch = groups + 1; /* rows a power of two apart would share cache sets */
@@ -207,8 +206,8 @@ static inline void split_run(uint8_t *restrict to, const uint8_t *restrict from,
     }
 }
 
-void awq_avx512_unpack_panel(awq_layout layout, const uint8_t *restrict payload, int64_t payload_stride,
-                             uint8_t *restrict codes, int64_t col_stride, int64_t rows, int64_t cols, bool stream)
+static void unpack_slice(awq_layout layout, const uint8_t *restrict payload, int64_t payload_stride,
+                         uint8_t *restrict codes, int64_t col_stride, int64_t rows, int64_t cols, bool stream)
 {
     const int groups = (int)(cols / GROUP_COLS), tiles = (int)(rows / TILE);
     const int pitch = groups + 1, column_pitch = tiles + 1;
@@ -254,6 +253,29 @@ void awq_avx512_unpack_panel(awq_layout layout, const uint8_t *restrict payload,
     }
     if (stream) {
         _mm_sfence();
+    }
+}
+
+uint8_t awq_avx512_pack_panel(awq_layout layout, const uint8_t *restrict codes, int64_t col_stride,
+                              uint8_t *restrict payload, int64_t payload_stride, int64_t rows, int64_t cols,
+                              bool stream)
+{
+    const awq_panel_walk to = awq_panel_walk_of(layout, payload_stride);
+    uint8_t seen = 0;
+    for (int64_t r = 0; r < rows; r += SLICE_ROWS) {
+        seen |= pack_slice(layout, codes + r, col_stride, payload + awq_panel_row(&to, r), payload_stride,
+                           rows - r < SLICE_ROWS ? rows - r : SLICE_ROWS, cols, stream);
+    }
+    return seen;
+}
+
+void awq_avx512_unpack_panel(awq_layout layout, const uint8_t *restrict payload, int64_t payload_stride,
+                             uint8_t *restrict codes, int64_t col_stride, int64_t rows, int64_t cols, bool stream)
+{
+    const awq_panel_walk from = awq_panel_walk_of(layout, payload_stride);
+    for (int64_t r = 0; r < rows; r += SLICE_ROWS) {
+        unpack_slice(layout, payload + awq_panel_row(&from, r), payload_stride, codes + r, col_stride,
+                     rows - r < SLICE_ROWS ? rows - r : SLICE_ROWS, cols, stream);
     }
 }
 

@@ -6,6 +6,7 @@ enum {
     RUN_CODES = 1 << 15,           /* codes of one unit of a row-major walk: long runs, yet enough units to share */
     TASK_CODES = 1 << 19, /* fewer codes than this take less time than a thread that wakes late on a busy machine */
     MIN_UNITS = 128,               /* panels shrink until there are this many, so that every thread gets some */
+    PANEL_ROWS = 512,              /* of one unit of a column-major walk: a thread's units make one tall panel */
     STAGE_ROWS = 64,               /* what passes through dense copies at once */
     STAGE_COLS = 128,
     /* Outputs from these sizes are streamed past the cache: measured, as they leave no room there for themselves. */
@@ -55,7 +56,7 @@ void awq_job_init(awq_job *job, awq_direction direction, awq_layout layout, cons
         job->unit_rows = layout == AWQ_LAYOUT_V2 ? AWQ_QUAD_ROWS : 1;
         job->unit_cols = RUN_CODES / job->unit_rows;
     } else {
-        job->unit_rows = AWQ_PANEL_ROWS;
+        job->unit_rows = PANEL_ROWS;
         job->unit_cols = AWQ_PANEL_COLS;
     }
     job->row_units = ceil_div(g->rows, job->unit_rows);
@@ -250,15 +251,18 @@ static uint8_t run_unit(const awq_job *job, const span *s)
     return seen | run_stages(job, &beside);
 }
 
-/* Down the rows of one group of columns, then on to the next, as the kernels ask for what lies below. */
+/* Down the rows of one group of columns, then on to the next: consecutive units of a group are one panel. */
 static uint8_t walk_panels(const awq_job *job, int64_t begin, int64_t end)
 {
     uint8_t seen = 0;
-    for (int64_t unit = begin; unit < end; unit++) {
-        const int64_t group = unit / job->row_units;
-        const span s = span_of(job, group / job->col_units, unit % job->row_units * job->unit_rows,
-                               group % job->col_units * job->unit_cols);
+    while (begin < end) {
+        const int64_t group = begin / job->row_units;
+        const int64_t stop = min64(end, (group + 1) * job->row_units);
+        const int64_t row = begin % job->row_units * job->unit_rows;
+        span s = span_of(job, group / job->col_units, row, group % job->col_units * job->unit_cols);
+        s.rows = min64((stop - group * job->row_units) * job->unit_rows, job->geometry.rows) - row;
         seen |= run_unit(job, &s);
+        begin = stop;
     }
     return seen;
 }

@@ -10,8 +10,7 @@ extern "C" {
 
 enum {
     AWQ_PANEL_STEP = 64,  /* a column-major panel has a multiple of this many rows and columns ... */
-    AWQ_PANEL_ROWS = 512, /* ... and at most these: long runs on both sides, and a payload that L2 holds */
-    AWQ_PANEL_COLS = 512,
+    AWQ_PANEL_COLS = 512, /* ... and at most this many columns: as many pages as the page tables' caches hold */
 };
 
 /*
@@ -41,7 +40,7 @@ typedef struct awq_kernels {
     /*
      * Column-major: a panel of `rows` by `cols`. The code of row r, column c is codes[c * col_stride + r]; payload rows
      * (V2: of four rows) are `payload_stride` bytes apart, each one contiguous as in the row-major kernels.
-     * Fastest when the next call is for the panel below, whose source this one asks for.
+     * The taller the panel, the faster: what lies further down is read while what lies above is written.
      * Takes up to 200 KiB of stack.
      */
     uint8_t (*pack_panel)(awq_layout layout, const uint8_t *restrict codes, int64_t col_stride,

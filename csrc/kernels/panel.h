@@ -11,7 +11,8 @@ enum {
     GROUP_COLS = 2 * GROUP, /* ... and the columns they hold */
     BLOCK_GROUPS = AWQ_BLOCK_BYTES / GROUP,
     TILE = AWQ_PANEL_STEP, /* rows that are transposed together: a line of a column */
-    MAX_TILES = AWQ_PANEL_ROWS / TILE,
+    SLICE_ROWS = 512, /* of a panel that is worked on at once, where a slice is read whole before it is written */
+    MAX_TILES = SLICE_ROWS / TILE,
     PANEL_LINE = 64,       /* bytes of a cache line */
 };
 

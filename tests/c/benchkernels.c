@@ -155,7 +155,7 @@ int bench(const bench_options *o)
     if (w.rows == 0 || o->repeats < 1 || o->repeats > MAX_REPEATS || o->threads < 1 ||
         o->threads > MAX_THREADS || o->panel_rows < 64 || o->panel_cols < 64 ||
         o->panel_rows % 64 || o->panel_cols % 64 ||
-        o->panel_rows > AWQ_PANEL_ROWS || o->panel_cols > AWQ_PANEL_COLS || o->offset < 0 || o->offset > SLACK) {
+        o->panel_cols > AWQ_PANEL_COLS || o->offset < 0 || o->offset > SLACK) {
         fprintf(stderr, "--mib, --repeats, --threads, --rows, --cols or --offset is out of range\n");
         return 2;
     }
