@@ -43,6 +43,7 @@ struct TileConfig {
     static constexpr int down = Down;
     static constexpr int across = Across;
     static constexpr int tiles = Down * Across;
+    static constexpr bool pairs = Down % 2 == 0; /* a warp takes slots of two tiles down at once */
     static constexpr int load = LoadKind;
     /* unpacking blocks of a multiprocessor that registers shall suffice for */
     static constexpr int resident = Resident * ThreadsPerBlock <= resident_threads
@@ -122,9 +123,15 @@ template <awq_layout L, class Config>
 __device__ __forceinline__ Slot tile_slot(const Job &job, const TilePlace &block, int number)
 {
     Slot slot;
-    slot.tile = Config::tiles == 1 ? 0 : number / tile_slots;
+    if constexpr (Config::pairs) {
+        const int across = number / (2 * tile_slots_down);
+        slot.tile = across / tile_words * 2 + number / tile_slots_down % 2;
+        slot.word = across % tile_words;
+    } else {
+        slot.tile = Config::tiles == 1 ? 0 : number / tile_slots;
+        slot.word = (Config::tiles == 1 ? number : number % tile_slots) / tile_slots_down;
+    }
     slot.down = number % tile_slots_down;
-    slot.word = (Config::tiles == 1 ? number : number % tile_slots) / tile_slots_down;
     const TilePlace place = tile_place<Config>(block, slot.tile);
     slot.row = place.row + slot.down * Config::rows;
     slot.col = place.col + AWQ_BLOCK_CODES * (slot.word / 8) + word_column(L, slot.word % 8);
@@ -146,7 +153,11 @@ __device__ __forceinline__ int slot_word(const Slot &slot, int row)
         word = 8 * (row % AWQ_QUAD_ROWS) + slot.word % 8;
         line = line / AWQ_QUAD_ROWS * AWQ_QUAD_ROWS + slot.word / 8;
     }
-    return (slot.tile * Config::lines + line) * tile_words + (word ^ slot.down * 4);
+    word ^= slot.down * 4;
+    if constexpr (Config::pairs) {
+        word ^= slot.tile % 2 * 2;
+    }
+    return (slot.tile * Config::lines + line) * tile_words + word;
 }
 
 /*
@@ -195,6 +206,29 @@ __device__ __forceinline__ int64_t vector_offset(const Job &job, const TilePlace
 
 /* The tiles of a block, those of a column of tiles after each other; the launch says how large it is. */
 extern __shared__ uint4 tile_memory[];
+
+/* Vectors in shared memory. Of pairs of tiles the lower one has the halves of a vector exchanged, so that the words that
+   a warp moves between both tiles and lines lie in 32 banks, too. */
+template <class Config>
+__device__ __forceinline__ bool is_exchanged(const Vector &v)
+{
+    return Config::pairs && v.line / Config::lines % 2 == 1;
+}
+
+template <class Config>
+__device__ __forceinline__ void put_vector(const Vector &v, const Words<4> &words)
+{
+    tile_memory[vector_index<Config>(v)] = is_exchanged<Config>(v)
+                                               ? make_uint4(words.w[2], words.w[3], words.w[0], words.w[1])
+                                               : make_uint4(words.w[0], words.w[1], words.w[2], words.w[3]);
+}
+
+template <class Config>
+__device__ __forceinline__ Words<4> get_vector(const Vector &v)
+{
+    const uint4 u = tile_memory[vector_index<Config>(v)];
+    return is_exchanged<Config>(v) ? Words<4>{{u.z, u.w, u.x, u.y}} : Words<4>{{u.x, u.y, u.z, u.w}};
+}
 
 /* Reports the first invalid code of a slot; reads them again, since this is the rare case. */
 template <awq_layout L>
@@ -273,8 +307,7 @@ __global__ void __launch_bounds__(Config::threads, resident_threads_min / Config
 #pragma unroll
     for (int first = 0; first < Config::tiles * Config::vectors; first += Config::threads) {
         const Vector v = tile_vector<L, Config>(first + static_cast<int>(threadIdx.x));
-        const uint4 u = tile_memory[vector_index<Config>(v)];
-        const Words<4> packed = {{u.x, u.y, u.z, u.w}};
+        const Words<4> packed = get_vector<Config>(v);
         int count;
         uint8_t *p = target + vector_offset<L>(job, block, v, &count);
         if (job.payload_aligned && count == 4) {
@@ -307,8 +340,7 @@ __global__ void __launch_bounds__(Config::threads, Config::resident) unpack_tile
 #pragma unroll
         for (int i = 0; i < passes; i++) {
             const Vector v = tile_vector<L, Config>(i * Config::threads + static_cast<int>(threadIdx.x));
-            tile_memory[vector_index<Config>(v)] =
-                make_uint4(packed[i].w[0], packed[i].w[1], packed[i].w[2], packed[i].w[3]);
+            put_vector<Config>(v, packed[i]);
         }
     } else {
 #pragma unroll 1
@@ -318,7 +350,7 @@ __global__ void __launch_bounds__(Config::threads, Config::resident) unpack_tile
             const uint8_t *p = source + vector_offset<L>(job, block, v, &count);
             const Words<4> packed = job.payload_aligned && count == 4 ? load_vector<4, Config::load>(p)
                                                                       : load_payload<L, 4>(p, count);
-            tile_memory[vector_index<Config>(v)] = make_uint4(packed.w[0], packed.w[1], packed.w[2], packed.w[3]);
+            put_vector<Config>(v, packed);
         }
     }
     __syncthreads();

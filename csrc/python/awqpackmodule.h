@@ -169,7 +169,7 @@ PyObject *packed_torch_dispatch(PyObject *module, PyObject *const *args, Py_ssiz
 
 /* packed_plan.c: how each op treats packed arguments, found from its schema once and cached. A new reference: None for an
    op that only reads, an int of awqpack_plan_kind, or a tuple (written arguments, return sources, awqpack_refusal,
-   awqpack_collective) for one that writes. */
+   awqpack_collective, position of async_op or -1) for one that writes. */
 typedef enum awqpack_plan_kind {
     AWQPACK_PLAN_DECOMPOSE = 1, /* break the op up and dispatch its parts */
     AWQPACK_PLAN_ON_PAYLOAD,    /* the question is about memory: ask the payload */

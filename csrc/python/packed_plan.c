@@ -130,6 +130,23 @@ static int changes_metadata(PyObject *func)
     return result;
 }
 
+/* Where the schema has an argument of that name: -1 when nowhere, -2 with an exception. */
+static Py_ssize_t argument_position(PyObject *schema, const char *wanted)
+{
+    PyObject *arguments = PyObject_GetAttr(schema, awqpack.names.arguments);
+    const Py_ssize_t count = arguments == NULL ? -1 : PySequence_Size(arguments);
+    Py_ssize_t result = count < 0 ? -2 : -1;
+    for (Py_ssize_t i = 0; result == -1 && i < count; i++) {
+        PyObject *argument = PySequence_GetItem(arguments, i);
+        PyObject *name = argument == NULL ? NULL : PyObject_GetAttr(argument, awqpack.names.name);
+        result = name == NULL ? -2 : PyUnicode_CompareWithASCIIString(name, wanted) == 0 ? i : -1;
+        Py_XDECREF(argument);
+        Py_XDECREF(name);
+    }
+    Py_XDECREF(arguments);
+    return result;
+}
+
 static PyObject *make_plan(PyObject *func)
 {
     PyObject *plan = NULL, *written = NULL, *sources = NULL, *name = NULL;
@@ -162,7 +179,8 @@ static PyObject *make_plan(PyObject *func)
         const int refusal = is_metadata ? AWQPACK_REFUSE_METADATA
                             : strncmp(text, "c10d::recv_", 11) == 0 ? AWQPACK_REFUSE_RECEIVE
                                                                                      : AWQPACK_REFUSE_NOTHING;
-        plan = Py_BuildValue("(OOii)", written, sources, refusal, collective);
+        const Py_ssize_t async_op = collective == AWQPACK_RETURNS_WORK ? argument_position(schema, "async_op") : -1;
+        plan = async_op < -1 ? NULL : Py_BuildValue("(OOiin)", written, sources, refusal, collective, async_op);
     }
 done:
     Py_XDECREF(schema);

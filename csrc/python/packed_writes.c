@@ -365,6 +365,23 @@ static int wait_for(long collective, PyObject *result, PyObject *pairs)
     }
 }
 
+/* The arguments of a c10d op with async_op set: NCCL gives no Work without it, and what it gives instead crashes when
+   waited for. A new reference; other ops keep their arguments. */
+static PyObject *with_work(PyObject *plan, PyObject *args)
+{
+    const Py_ssize_t position = PyLong_AsSsize_t(PyTuple_GetItem(plan, 4));
+    if (position < 0 || position >= PyTuple_Size(args)) {
+        Py_INCREF(args);
+        return args;
+    }
+    PyObject *list = PySequence_List(args), *result = NULL;
+    if (list != NULL && PyList_SetItem(list, position, PyBool_FromLong(1)) == 0) {
+        result = PyList_AsTuple(list);
+    }
+    Py_XDECREF(list);
+    return result;
+}
+
 PyObject *packed_run_writing(PyObject *func, PyObject *plan, PyObject *args, PyObject *kwargs)
 {
     PyObject *written = PyTuple_GetItem(plan, 0), *result = NULL;
@@ -394,9 +411,10 @@ PyObject *packed_run_writing(PyObject *func, PyObject *plan, PyObject *args, PyO
         PyObject *non_blocking = PyTuple_Size(args) > 2 ? PyTuple_GetItem(args, 2) : given == NULL ? Py_False : given;
         return packed_copy_into(PyTuple_GetItem(args, 0), PyTuple_GetItem(args, 1), non_blocking);
     }
+    PyObject *run_args = with_work(plan, args);
     stand_ins state = {PyDict_New(), PyList_New(0), PyList_New(0)};
-    if (state.memo != NULL && state.pairs != NULL && state.backups != NULL) {
-        result = run_on_stand_ins(func, written, args, kwargs, &state);
+    if (run_args != NULL && state.memo != NULL && state.pairs != NULL && state.backups != NULL) {
+        result = run_on_stand_ins(func, written, run_args, kwargs, &state);
         if (result != NULL && (wait_for(PyLong_AsLong(PyTuple_GetItem(plan, 3)), result, state.pairs) < 0 ||
                                commit(func, state.pairs) < 0)) {
             Py_CLEAR(result);
@@ -405,6 +423,7 @@ PyObject *packed_run_writing(PyObject *func, PyObject *plan, PyObject *args, PyO
             roll_back(state.backups);
         }
     }
+    Py_XDECREF(run_args);
     Py_XDECREF(state.memo);
     Py_XDECREF(state.pairs);
     Py_XDECREF(state.backups);

@@ -218,17 +218,15 @@ static void tune_columns(Bench &b)
 {
     using namespace awq_cuda;
     Tuner t(b, true);
-    TILE(16, 512, true, 16, 2, 1, load_plain);
+    TILE(16, 512, true, 16, 2, 1, load_plain, 2);
+    TILE(16, 512, true, endless, 2, 1, load_plain, 2);
     TILE(16, 512, true, endless, 2, 1, load_plain, 3);
     TILE(16, 512, true, endless, 1, 2, load_plain, 3);
     TILE(16, 512, true, 16, 2, 2, load_plain, 3);
     TILE(16, 512, true, endless, 2, 2, load_plain, 2);
     TILE(16, 512, true, endless, 2, 2, load_plain, 3);
-    TILE(16, 512, false, 2, 2, 2, load_plain, 3);
     TILE(16, 512, true, endless, 2, 2, load_256, 3);
-    TILE(16, 1024, true, endless, 2, 2, load_plain, 1);
-    TILE(16, 512, true, endless, 1, 4, load_plain, 3);
-    TILE(16, 768, true, endless, 2, 3, load_plain, 2);
+    TILE(16, 512, true, endless, 4, 1, load_plain, 3);
     time_pattern<256, 256, 512>(t);
     time_pattern<256, 512, 512>(t);
     CUDA(cudaMemcpy(b.codes, t.codes, static_cast<size_t>(b.codes_bytes), cudaMemcpyDeviceToDevice));
