@@ -19,15 +19,14 @@ namespace {
 /* Chosen by the --tune run of tests/c/check_cuda.cu. */
 using PackRows = RowConfig<2, 256, true, load_plain>;
 using UnpackRows = RowConfig<2, 256, true, load_plain>;
-using PackTile = TileConfig<16, 512, true, 16, 2, 2, load_plain>;
-using PackQuadTile = TileConfig<16, 512, true, 16, 2, 1, load_plain>; /* V2, whose payload runs are longer */
+using PackTile = TileConfig<16, 512, true, 16, 2, 1, load_plain>;
 using UnpackTile = TileConfig<16, 512, true, endless, 2, 2, load_plain, 3>;
-using UnpackQuadTile = TileConfig<16, 512, true, endless, 2, 1, load_plain, 2>;
+using UnpackQuadTile = TileConfig<16, 512, true, endless, 2, 1, load_plain, 2>; /* V2, whose payload runs are longer */
 
 constexpr TileKernel tile_packers[AWQ_LAYOUT_COUNT] = {
     tile_packer<AWQ_LAYOUT_V1, PackTile>,
     tile_packer<AWQ_LAYOUT_V1_REORDER, PackTile>,
-    tile_packer<AWQ_LAYOUT_V2, PackQuadTile>,
+    tile_packer<AWQ_LAYOUT_V2, PackTile>,
 };
 constexpr TileKernel tile_unpackers[AWQ_LAYOUT_COUNT] = {
     tile_unpacker<AWQ_LAYOUT_V1, UnpackTile>,

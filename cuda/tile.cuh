@@ -9,8 +9,9 @@ namespace awq_cuda {
 /*
  * A tile is 8 * Rows rows by 256 columns of codes, and as many lines of 128 payload bytes as it has rows: of V1 the 32
  * words of one row, of V2 one block of each of four rows. On the side of the codes a slot is Rows rows of the eight
- * columns of one word; a warp works on eight slots down by four across, which is whole lines of four columns at a
- * time. On the side of the payload eight threads share a line, 16 bytes each.
+ * columns of one word; a warp works on eight slots down by four across, or of a pair of tiles on sixteen down by two
+ * across, which is 128 or 256 bytes of a column at a time. On the side of the payload eight threads share a line, 16
+ * bytes each.
  *
  * In shared memory the 16-byte vectors of a line are exchanged by the slot the line belongs to: the 32 words that a
  * warp moves between slots and lines then lie in 32 banks, and so do the eight vectors of a line.
