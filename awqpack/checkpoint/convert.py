@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ from .errors import CheckpointError
 from .plan import Plan, make_plan, parse_size
 from .source import Checkpoint, SourceLayer
 from .staging import Staging
+from .workers import Buffers, run_all
 from .writer import Writer
 
 
@@ -49,7 +51,8 @@ class Conversion:
 
 
 class Progress:
-    """What `convert` tells a caller who wants to show it; this one shows nothing. Called from a thread of its own."""
+    """What `convert` tells a caller who wants to show it; this one shows nothing. Calls come from other threads, one
+    at a time."""
 
     def start(self, conversion: Conversion) -> None:
         """Everything is checked and writing begins."""
@@ -178,13 +181,12 @@ def _write(plan: Plan, content: Path, others: list[Path], device: torch.device, 
     for path in others:
         (content / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(source.path / path, content / path)
-    with Writer(folder, progress.advance, progress.finish_file) as writer:
-        for file in plan.files:
-            writer.open(file)
-        for layer, outputs in plan.layers:
-            _write_layer(plan, layer, outputs, device, writer)
+    buffers = Buffers()
+    with Writer(folder, plan.files, progress.advance, progress.finish_file) as writer:
+        tasks = [partial(_write_layer, plan, layer, names, device, writer, buffers) for layer, names in plan.layers]
         for name, tensor in plan.copies.items():
-            writer.copy(plan.where[name], name, source.shards[source.where[tensor]], tensor)
+            tasks.append(partial(writer.copy, plan.where[name], name, source.shards[source.where[tensor]], tensor))
+        run_all(tasks)
     if not is_file:
         for name, text in rewritten_configs(plan).items():
             if text is not None:
@@ -194,7 +196,9 @@ def _write(plan: Plan, content: Path, others: list[Path], device: torch.device, 
             (content / index[0]).write_text(index[1], encoding="utf-8")
 
 
-def _write_layer(plan: Plan, layer: SourceLayer, outputs: dict[str, str], device: torch.device, writer: Writer) -> None:
+def _write_layer(
+    plan: Plan, layer: SourceLayer, outputs: dict[str, str], device: torch.device, writer: Writer, buffers: Buffers
+) -> None:
     source, target = plan.source, plan.target
     tensor = layer.tensors[layer.layout.names["weight"]]
     shard = source.shards[source.where[tensor]]
@@ -203,9 +207,9 @@ def _write_layer(plan: Plan, layer: SourceLayer, outputs: dict[str, str], device
         writer.copy(plan.where[name], name, shard, tensor)
     else:
         n, k, _ = layer.geometry
-        payload = writer.buffer(target.weight.dtype, target.weight.shape(n, k))
+        payload = buffers.take(target.weight.dtype, target.weight.shape(n, k))
         _relayout(layer.layout, target, shard.tensor(tensor), payload, device)
-        writer.write(plan.where[name], name, payload, is_buffer=True)
+        writer.write(plan.where[name], name, payload)
         shard.release(tensor)
     scales, zeros = source.scales_and_zeros(layer)
     for suffix, value in target.encode_side(layer.geometry, scales, zeros).items():
