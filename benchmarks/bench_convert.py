@@ -7,6 +7,7 @@ The copies and conversions take turns. Prints tables and writes results/convert-
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import statistics
 import subprocess
@@ -26,12 +27,13 @@ from awqpack.layouts import LAYOUTS
 # One conversion, in a process of its own, prints its seconds and the peak of its resident memory in kB before and
 # after. The seconds are those of the work, not of the imports. VmHWM is of this process, as ru_maxrss is not.
 _CONVERT = """
-import re, sys, time
+import re, shutil, sys, time
 from awqpack import checkpoint
 
 def peak():
     return re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1]
 
+shutil.rmtree(sys.argv[2], ignore_errors=True)
 before, start = peak(), time.perf_counter()
 checkpoint.convert(sys.argv[1], sys.argv[2], sys.argv[3])
 print(time.perf_counter() - start, before, peak())
@@ -40,6 +42,7 @@ print(time.perf_counter() - start, before, peak())
 
 def copy(source: Path, target: Path) -> float:
     """Seconds of `cp -r`."""
+    shutil.rmtree(target, ignore_errors=True)
     start = time.perf_counter()
     subprocess.run(["cp", "-r", source, target], check=True)
     return time.perf_counter() - start
@@ -60,13 +63,16 @@ def bench_checkpoint(folder: Path, size: int, turns: int) -> list[dict[str, obje
     times: dict[str, list[float]] = {"cp -r": [], "gemm to gemv_fast": [], "gemv_fast to gemm": []}
     peaks: dict[str, tuple[int, int]] = {}
     for turn in range(turns + 1):
-        for path in (copied, fast, back):
-            shutil.rmtree(path, ignore_errors=True)
+        # What was written before and still waits for the disk would slow whoever writes next; and each removes its own
+        # earlier target just before, so that all find memory that was in use a moment ago: a virtual machine gets
+        # other memory from its host, page by page.
+        os.sync()
         measured = {"cp -r": copy(source, copied)}
         for name, one, other, layout in (
             ("gemm to gemv_fast", source, fast, "gemv_fast"),
             ("gemv_fast to gemm", fast, back, "gemm"),
         ):
+            os.sync()
             measured[name], peaks[name] = convert(one, other, layout)
         if turn > 0:  # the first one finds memory that was never used
             for name, seconds in measured.items():
