@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 
@@ -65,3 +66,17 @@ def write_checkpoint(folder: Path, size: int, hidden: int = 4096, inner: int = 1
     config = {"architectures": ["LlamaForCausalLM"], "hidden_size": hidden, "quantization_config": _QUANTIZATION}
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     return total
+
+
+def main() -> None:
+    """Makes a checkpoint to try the commands with."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, help="a new folder")
+    parser.add_argument("--size-mib", type=int, default=64, help="at least this large (default 64)")
+    options = parser.parse_args()
+    total = write_checkpoint(options.folder, options.size_mib << 20, hidden=1024, inner=2816, shard_size=1 << 25)
+    print(f"{options.folder}: {total} bytes of tensors")
+
+
+if __name__ == "__main__":
+    main()

@@ -97,7 +97,7 @@ def convert(
     Raises:
         CheckpointError: in one line, what about the source or the target is not as it should be; nothing is written.
     """
-    source, target = Path(source), Path(os.path.abspath(target))
+    source, given, target = Path(source), Path(target), Path(os.path.abspath(target))
     if to not in LAYOUTS:
         raise CheckpointError(f"to expects one of {', '.join(LAYOUTS)}; got {to!r}")
     limit = None if max_shard_size is None else parse_size(max_shard_size)
@@ -116,7 +116,7 @@ def convert(
         others = [] if checkpoint.is_file else list(_other_files(plan))
         conversion = Conversion(
             source=source,
-            target=target,
+            target=given,
             source_layout=checkpoint.layout.name,
             target_layout=to,
             layers=len(checkpoint.layers),
