@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
+import resource
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -136,6 +138,12 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit status: 0 fine, 1 a mismatch, 2 bad usage or input, 130 interrupted."""
     arguments = _parser().parse_args(argv)
+    # a checkpoint may have more files than the soft limit lets a process open
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         status: int = arguments.run(arguments)
         sys.stdout.flush()
@@ -147,6 +155,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader has left (`| head`): the interpreter must not try to flush again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        print(f"awqpack {arguments.command}: error: {error}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print(f"awqpack {arguments.command}: interrupted", file=sys.stderr)
         return 130
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

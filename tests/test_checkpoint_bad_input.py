@@ -279,11 +279,39 @@ def test_a_full_file_system(tmp_path, capsys, monkeypatch):
         (("--max-shard-size", "many"), 'max_shard_size expects a size such as "5GB" or "500MB"; got \'many\''),
         (("--max-shard-size", "0"), "max_shard_size expects at least one byte"),
         (("--device", "nonsense"), "device 'nonsense' cannot be used"),
+        (("--device", "meta"), "device 'meta' cannot be used (it holds no values)"),
         (("--group-size", "64"), "config.json: group_size is 128; 64 was asked for"),
     ],
 )
 def test_options(arguments, text, given, tmp_path, capsys):
     assert text in fails(capsys, "convert", given, tmp_path / "out", "--to", "gemv", *arguments)
+
+
+def test_a_source_that_links_into_the_target(tmp_path, capsys):
+    real = write_checkpoint(tmp_path / "real", "gemm", shards=1)
+    (tmp_path / "snapshot").mkdir()
+    for file in real.iterdir():
+        if file.is_file():
+            (tmp_path / "snapshot" / file.name).symlink_to(file)
+    before = contents(tmp_path)
+    assert "is a link into it" in fails(capsys, "convert", tmp_path / "snapshot", real, "--to", "gemv", "--force")
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("command", ["inspect", "convert"])
+def test_links_that_lead_nowhere(command, given, tmp_path, capsys):
+    (tmp_path / "loop").symlink_to("loop")
+    (given / "gone").symlink_to("nowhere")
+    if command == "convert":
+        message = fails(capsys, "convert", given, tmp_path / "out", "--to", "gemv")
+        assert "gone: cannot be read" in message
+        assert "loop" in fails(capsys, "convert", tmp_path / "loop", tmp_path / "out", "--to", "gemv")
+    else:
+        assert "loop" in fails(capsys, "inspect", tmp_path / "loop")
+
+
+def test_a_path_that_is_too_long(given, tmp_path, capsys):
+    assert "File name too long" in fails(capsys, "inspect", "x" * 5000)
 
 
 def test_unknown_layouts(given, tmp_path):

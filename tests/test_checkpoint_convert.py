@@ -234,6 +234,135 @@ def test_the_source_layout_can_be_named(tmp_path):
     assert not checkpoint.inspect(tmp_path / "out").problems
 
 
+def edit_quantization(path, **change):
+    config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    config["quantization_config"] |= change
+    (path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+
+
+def quantization_of(path):
+    return json.loads((path / "config.json").read_text(encoding="utf-8"))["quantization_config"]
+
+
+GATES = {
+    "model.layers.0.mlp.gate.weight": torch.ones(4, 256),
+    "model.layers.1.mlp.gate.weight": torch.ones(4, 256),
+    "model.norm.weight": torch.ones(256),
+}
+
+
+def test_part_of_a_name_that_quantized_layers_contain(tmp_path):
+    """compressed-tensors would take mlp.gate_proj for unquantized: the gates are named one by one."""
+    layers = {"model.layers.0.mlp.gate_proj": random_layer(64, 256)}
+    given = write_checkpoint(tmp_path / "given", "gemm", layers, GATES, modules_to_not_convert=["mlp.gate", "visual"])
+    checkpoint.convert(given, tmp_path / "out", "compressed-tensors")
+    assert quantization_of(tmp_path / "out")["ignore"] == [
+        "lm_head",
+        "re:.*visual.*",
+        "model.layers.0.mlp.gate",
+        "model.layers.1.mlp.gate",
+    ]
+
+
+def test_patterns_become_the_modules_they_match(tmp_path):
+    layers = {"model.layers.0.mlp.up_proj": random_layer(64, 256)}
+    given = write_checkpoint(tmp_path / "given", "compressed-tensors", layers, GATES)
+    edit_quantization(given, ignore=["lm_head", "re:.*mlp.gate$", "re:.*visual.*"])
+    assert not checkpoint.inspect(given).problems
+    checkpoint.convert(given, tmp_path / "out", "gemm")
+    names = ["visual", "model.layers.0.mlp.gate", "model.layers.1.mlp.gate"]
+    assert quantization_of(tmp_path / "out")["modules_to_not_convert"] == names
+    assert checkpoint.verify(given, tmp_path / "out").is_equal
+    edit_quantization(given, ignore=["re:("])
+    with pytest.raises(CheckpointError, match="ignore expects patterns"):
+        checkpoint.convert(given, tmp_path / "other", "gemm")
+
+
+def test_a_quantized_head_is_not_ignored(tmp_path):
+    given = write_checkpoint(tmp_path / "given", "gemm", {"lm_head": random_layer(64, 256)}, {})
+    checkpoint.convert(given, tmp_path / "out", "compressed-tensors")
+    assert quantization_of(tmp_path / "out")["ignore"] == ["re:.*visual.*"]
+
+
+def test_the_head_may_be_named(tmp_path):
+    given = write_checkpoint(tmp_path / "given", "gemm", modules_to_not_convert=["visual", "lm_head"])
+    checkpoint.convert(given, tmp_path / "out", "compressed-tensors")
+    assert checkpoint.verify(given, tmp_path / "out").is_equal
+
+
+def test_the_older_name_of_the_configuration(tmp_path):
+    given = write_checkpoint(tmp_path / "given", "compressed-tensors")
+    config = json.loads((given / "config.json").read_text(encoding="utf-8"))
+    config["compression_config"] = config.pop("quantization_config")
+    (given / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    checkpoint.convert(given, tmp_path / "out", "gemm")
+    assert quantization_of(tmp_path / "out")["version"] == "gemm"
+    assert "compression_config" not in json.loads((tmp_path / "out" / "config.json").read_text(encoding="utf-8"))
+
+
+def test_an_older_configuration_beside_the_newer_one(tmp_path):
+    given = write_checkpoint(tmp_path / "given", "gemm")
+    (given / "quant_config.json").write_text(json.dumps(LEGACY))
+    checkpoint.convert(given, tmp_path / "fast", "gemv_fast")
+    assert json.loads((tmp_path / "fast" / "quant_config.json").read_text())["version"] == "GEMV_FAST"
+    checkpoint.convert(given, tmp_path / "ct", "compressed-tensors")
+    assert not (tmp_path / "ct" / "quant_config.json").exists()
+
+
+def test_links_to_directories_and_empty_directories_are_kept(tmp_path):
+    given = write_checkpoint(tmp_path / "given", "gemm")
+    (tmp_path / "code").mkdir()
+    (given / "code").symlink_to("../code")
+    (given / "nothing").mkdir()
+    checkpoint.convert(given, tmp_path / "out", "gemv")
+    assert os.readlink(tmp_path / "out" / "code") == "../code"
+    assert (tmp_path / "out" / "nothing").is_dir()
+    assert checkpoint.verify(given, tmp_path / "out").is_equal
+    (tmp_path / "out" / "code").unlink()
+    assert str(checkpoint.verify(given, tmp_path / "out").differences[0]) == "code: it is there and is missing"
+
+
+def test_metadata_of_all_files_is_kept_and_compared(tmp_path):
+    given = write_checkpoint(tmp_path / "given", "gemm")
+    file = given / "model-00002-of-00002.safetensors"
+    save_file(load_file(file), file, metadata={"format": "pt", "note": "kept", "second": "too"})
+    checkpoint.convert(given, tmp_path / "out", "gemv", max_shard_size="1GB")
+    with safe_open(tmp_path / "out" / "model.safetensors", "pt") as opened:
+        assert opened.metadata() == {"format": "pt", "note": "kept", "second": "too"}
+    assert checkpoint.verify(given, tmp_path / "out").is_equal
+    save_file(load_file(file), file, metadata={"format": "pt", "note": "kept"})
+    assert [d.part for d in checkpoint.verify(given, tmp_path / "out").differences] == ["second"]
+
+
+def test_a_target_that_appears_meanwhile_is_not_replaced(tmp_path):
+    given = write_checkpoint(tmp_path / "given", "gemm")
+
+    class Somebody(checkpoint.Progress):
+        def finish_file(self, name):
+            (tmp_path / "out").mkdir(exist_ok=True)
+
+    with pytest.raises(CheckpointError, match="appeared while it was written"):
+        checkpoint.convert(given, tmp_path / "out", "gemv", progress=Somebody())
+    assert list((tmp_path / "out").iterdir()) == []
+    assert leftovers(tmp_path) == []
+
+
+def test_a_lock_on_a_removed_file_is_none(tmp_path):
+    """Whoever waited for a lock file that was then removed takes a new one."""
+    from awqpack.checkpoint.staging import Staging
+
+    first = Staging(tmp_path / "out", force=False)
+    with first:
+        stale = os.open(tmp_path / ".out.awqpack-partial" / "lock", os.O_RDWR)
+    try:
+        with Staging(tmp_path / "out", force=False) as second:
+            held, named = os.fstat(second._lock), os.stat(tmp_path / ".out.awqpack-partial" / "lock")
+            assert os.path.samestat(held, named)
+            assert not os.path.samestat(os.fstat(stale), named)
+    finally:
+        os.close(stale)
+
+
 def test_files_of_a_cache_are_links(tmp_path):
     """Snapshots of the hub's cache link to their files: the target has files of its own."""
     given = write_checkpoint(tmp_path / "given", "gemm")

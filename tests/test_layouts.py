@@ -236,8 +236,13 @@ SCHEME = {"num_bits": 4, "type": "int", "symmetric": False, "strategy": "group",
         ),
         (
             "compressed-tensors",
-            {"config_groups": {"a": {"weights": SCHEME}}, "ignore": ["re:^lm_head$"]},
-            "ignore expects module names",
+            {"config_groups": {"a": {"weights": SCHEME}}, "transform_config": {"config_groups": {"R1": {}}}},
+            "no AWQ layout transforms weights",
+        ),
+        (
+            "compressed-tensors",
+            {"config_groups": {"a": {"weights": SCHEME}}, "sparsity_config": {"format": "sparse-24-bitmask"}},
+            "sparsity_config expects the format dense",
         ),
         (
             "compressed-tensors",
@@ -249,6 +254,38 @@ SCHEME = {"num_bits": 4, "type": "int", "symmetric": False, "strategy": "group",
 def test_configurations_that_no_layout_holds(layout, config, text):
     with pytest.raises(LayoutError, match=text):
         LAYOUTS[layout].read_config(config)
+
+
+def test_what_llm_compressor_adds_is_no_obstacle():
+    config = {
+        "config_groups": {
+            "group_0": {"weights": SCHEME | {"observer": "minmax", "observer_kwargs": {}}, "targets": []}
+        },
+        "format": "pack-quantized",
+        "ignore": ["lm_head", "model.layers.0.mlp.gate", "re:.*mlp.gate$", "re:.*visual.*"],
+        "global_compression_ratio": None,
+        "quantization_status": "compressed",
+        "sparsity_config": {},
+        "transform_config": {},
+        "version": "0.17.1",
+    }
+    read = LAYOUTS["compressed-tensors"].read_config(config)
+    assert (read.group_size, read.is_symmetric) == (64, False)
+    assert read.not_converted == ("model.layers.0.mlp.gate", "re:.*mlp.gate$", "visual")
+
+
+@pytest.mark.parametrize("layout", ["gemv", "gemv_fast"])
+def test_a_group_size_that_leaves_groups_out(layout):
+    tensors = LAYOUTS[layout].encode(random_layer(16, 1024, 128))
+    with pytest.raises(LayoutError, match="scales has values up to group 7, past the 4 groups of 256 columns"):
+        LAYOUTS[layout].decode(tensors, 256)
+
+
+def test_a_scaled_zero_between_two():
+    tensors = LAYOUTS["gemv_fast"].encode(random_layer(16, 256))
+    tensors["qzeros"][1, 7] -= 0.4 * tensors["scales"][1, 7]
+    with pytest.raises(LayoutError, match=r"qzeros\[1, 7\] is"):
+        LAYOUTS["gemv_fast"].decode(tensors, 128)
 
 
 def test_compressed_tensors_configuration_says_the_same():

@@ -8,7 +8,7 @@ import re
 from typing import Any
 
 from .plan import Plan
-from .source import CONFIG_FILE, CONFIG_KEY, LEGACY_CONFIG_FILE, read_json
+from .source import CONFIG_FILE, CONFIG_KEY, LEGACY_CONFIG_FILE, OLD_CONFIG_KEY, read_json
 
 INDEX_FILE = "model.safetensors.index.json"
 
@@ -17,6 +17,8 @@ def dump_like(content: dict[str, Any], text: str) -> str:
     """JSON with the indentation, the escapes and the final newline of the text it replaces."""
     indent = re.match(r"\{\s*\n([ \t]+)\"", text)
     dumped = json.dumps(content, indent=indent[1] if indent is not None else None, ensure_ascii=text.isascii())
+    if any("\ud800" <= letter <= "\udfff" for letter in dumped):  # half a character, which UTF-8 does not have
+        dumped = json.dumps(content, indent=indent[1] if indent is not None else None)
     return dumped + ("\n" if text.endswith("\n") else "")
 
 
@@ -37,8 +39,17 @@ def rewritten_configs(plan: Plan) -> dict[str, str | None]:
     place = content
     for key in found.keys[:-1]:
         place = place[key]
-    place[found.keys[-1]] = written
-    return {found.path.name: dump_like(content, found.text)}
+    if found.keys[-1] == OLD_CONFIG_KEY:
+        del place[OLD_CONFIG_KEY]
+    place[CONFIG_KEY] = written
+    texts: dict[str, str | None] = {found.path.name: dump_like(content, found.text)}
+    legacy = found.path.with_name(LEGACY_CONFIG_FILE)
+    if legacy.is_file():
+        # it would contradict what config.json now says
+        old, text = read_json(legacy)
+        version = written.get("version")
+        texts[legacy.name] = None if version is None else dump_like({**old, "version": version.upper()}, text)
+    return texts
 
 
 def rewritten_index(plan: Plan) -> tuple[str, str] | None:

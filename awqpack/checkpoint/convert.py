@@ -6,7 +6,6 @@ import errno
 import os
 import shutil
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch
 from ..layouts import LAYOUTS, Layout, relayout
 from .configs import rewritten_configs, rewritten_index
 from .errors import CheckpointError
+from .files import other_entries
 from .plan import Plan, make_plan, parse_size
 from .source import Checkpoint, SourceLayer
 from .staging import Staging
@@ -113,7 +113,10 @@ def convert(
         staging = Staging(target, force=force)
         staging.check()
         plan = make_plan(checkpoint, LAYOUTS[to], limit)
-        others = [] if checkpoint.is_file else list(_other_files(plan))
+        if checkpoint.is_file:
+            plan.files[0].name = target.name
+        others = [] if checkpoint.is_file else _other_files(plan)
+        _require_sources_elsewhere(checkpoint, others, target)
         conversion = Conversion(
             source=source,
             target=given,
@@ -126,7 +129,7 @@ def convert(
             seconds=0.0,
             is_dry_run=dry_run,
         )
-        staging.require_space(plan.nbytes + sum((source / path).stat().st_size for path in others))
+        staging.require_space(plan.nbytes + _size_of(source, others))
         if dry_run:
             return conversion
         start = time.perf_counter()
@@ -144,6 +147,8 @@ def convert(
 def _usable_device(device: str | torch.device) -> torch.device:
     try:
         usable = torch.device(device)
+        if usable.type == "meta":
+            raise RuntimeError("it holds no values")
         torch.empty(1, device=usable)
     except (RuntimeError, AssertionError) as error:
         raise CheckpointError(f"device {str(device)!r} cannot be used ({str(error).splitlines()[0]})") from None
@@ -151,43 +156,67 @@ def _usable_device(device: str | torch.device) -> torch.device:
 
 
 def _require_apart(source: Path, target: Path) -> None:
-    one, other = source.resolve(), target.resolve()
+    try:
+        one, other = source.resolve(), target.resolve()
+    except (OSError, RuntimeError) as error:  # a loop of links
+        raise CheckpointError(str(error)) from None
     if one == other:
         raise CheckpointError(f"{target}: the target is the source; write beside it")
     if one in other.parents or other in one.parents:
         raise CheckpointError(f"{target}: the target and the source {source} lie inside each other")
 
 
-def _other_files(plan: Plan) -> Iterator[Path]:
-    """Files of the source directory that are copied as they are, relative to it."""
+def _require_sources_elsewhere(checkpoint: Checkpoint, others: list[Path], target: Path) -> None:
+    """Links may lead from a source into the target, which would replace what they lead to."""
+    for path in [Path(name) for name in checkpoint.shards] + others:
+        if target.resolve() in (checkpoint.root / path).resolve().parents:
+            raise CheckpointError(f"{target}: {checkpoint.root / path} is a link into it")
+
+
+def _size_of(source: Path, others: list[Path]) -> int:
+    total = 0
+    for path in others:
+        try:
+            total += (source / path).stat().st_size
+        except OSError as error:
+            raise CheckpointError(f"{source / path}: cannot be read ({error.strerror})") from None
+    return total
+
+
+def _other_files(plan: Plan) -> list[Path]:
+    """What of the source directory is copied as it is, relative to it."""
     source = plan.source
     replaced = {*source.shards, *rewritten_configs(plan)}
     if source.index_path is not None:
         replaced.add(source.index_path.name)
-    for folder, folders, names in os.walk(source.path):
-        folders.sort()
-        base = Path(folder).relative_to(source.path)
-        for name in sorted(names):
-            if base != Path() or name not in replaced:
-                yield base / name
+    return other_entries(source.path, replaced)
+
+
+def _copy_other(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if source.is_dir() and source.is_symlink():
+        target.symlink_to(os.readlink(source))
+    elif source.is_dir():
+        target.mkdir()
+    else:
+        shutil.copy2(source, target)
 
 
 def _write(plan: Plan, content: Path, others: list[Path], device: torch.device, progress: Progress) -> None:
     source = plan.source
     is_file = source.is_file
     folder = content.parent if is_file else content
-    if is_file:
-        plan.files[0].name = content.name
     for path in others:
-        (content / path).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(source.path / path, content / path)
+        _copy_other(source.path / path, content / path)
     buffers = Buffers()
     with Writer(folder, plan.files, progress.advance, progress.finish_file) as writer:
         tasks = [partial(_write_layer, plan, layer, names, device, writer, buffers) for layer, names in plan.layers]
         for name, tensor in plan.copies.items():
             tasks.append(partial(writer.copy, plan.where[name], name, source.shards[source.where[tensor]], tensor))
         run_all(tasks)
-    if not is_file:
+    if is_file:
+        (folder / plan.files[0].name).rename(content)
+    else:
         for name, text in rewritten_configs(plan).items():
             if text is not None:
                 (content / name).write_text(text, encoding="utf-8")

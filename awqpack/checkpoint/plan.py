@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from dataclasses import dataclass, field
 
@@ -60,7 +61,7 @@ def parse_size(text: str | int) -> int:
         match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
         if match is None or match[2].upper() not in _UNITS:
             raise CheckpointError(f'max_shard_size expects a size such as "5GB" or "500MB"; got {text!r}')
-        size = int(float(match[1]) * _UNITS[match[2].upper()])
+        size = min(int(min(float(match[1]), 1e15) * _UNITS[match[2].upper()]), 1 << 62)
     if size < 1:
         raise CheckpointError(f"max_shard_size expects at least one byte; got {text!r}")
     return size
@@ -78,7 +79,7 @@ def make_plan(source: Checkpoint, target: Layout, max_shard_size: int | None = N
         CheckpointError: the target cannot hold some layers; all of them are named.
     """
     is_relayout = target is not source.layout
-    plan = Plan(source, target, _target_config(source))
+    plan = Plan(source, target, _with_names(source, target, _target_config(source)))
     if is_relayout:
         _require_held(source, target)
     drops_zeros = plan.config.is_symmetric and not target.stores_symmetric_zeros
@@ -117,12 +118,43 @@ def _target_config(source: Checkpoint) -> QuantizationConfig:
         for layer in source.layers.values():
             _, zeros = source.scales_and_zeros(layer)
             if bool((zeros != 8).any()):
-                return QuantizationConfig(config.group_size, False, config.not_converted, config.raw)
+                return dataclasses.replace(config, is_symmetric=False)
         return config
     sizes = {layer.geometry.group_size for layer in source.layers.values()}
     names = source.layout.names
     is_symmetric = all(names["zeros"] not in layer.tensors for layer in source.layers.values())
     return QuantizationConfig(sizes.pop() if len(sizes) == 1 else None, is_symmetric, None, {})
+
+
+def _with_names(source: Checkpoint, target: Layout, config: QuantizationConfig) -> QuantizationConfig:
+    """The configuration with names that say the same in the target's.
+
+    Patterns become the modules that they match, and so do parts of names that quantized layers contain, where the
+    target would take those for unquantized.
+    """
+    plain = [
+        tensor.removesuffix(".weight")
+        for tensor in source.plain_tensors
+        if tensor.endswith(".weight") and len(source.entry(tensor).shape) > 1
+    ]
+    parts: list[str] = []
+    exact: list[str] = []
+    for entry in config.not_converted or ():
+        try:
+            if entry.startswith("re:"):
+                exact += [module for module in plain if re.match(entry[3:], module)]
+            elif not target.stores_symmetric_zeros and any(entry in layer for layer in source.layers):
+                exact += [module for module in plain if entry in module]
+            else:
+                parts.append(entry)
+        except re.error as error:
+            raise CheckpointError(f"{source.path}: ignore expects patterns; {entry!r} is none ({error})") from None
+    return dataclasses.replace(
+        config,
+        not_converted=None if config.not_converted is None else tuple(parts),
+        exact=tuple(dict.fromkeys(exact)),
+        has_head="lm_head" in source.layers,
+    )
 
 
 def _require_held(source: Checkpoint, target: Layout) -> None:
@@ -181,8 +213,13 @@ def _arrange(
         metadata = {name: shard.metadata for name, shard in shards.items()}
     else:
         by_file = _resharded(plan, specs, homes, max_shard_size)
-        common = next(iter(shards.values())).metadata
-        metadata = dict.fromkeys(by_file, common)
+        metadata = dict.fromkeys(by_file, plan.source.metadata)
+        kept = {path.name for path in plan.source.path.iterdir()} - shards.keys()
+        clash = sorted(kept & by_file.keys())
+        if clash:
+            raise CheckpointError(
+                f"{plan.source.path}: has a file {clash[0]} that is no part of it, and would be replaced"
+            )
     for name, tensors in by_file.items():
         entries = arranged({tensor: specs[tensor] for tensor in tensors})
         file = OutputFile(name, entries, header_bytes(entries, metadata[name]))

@@ -32,6 +32,7 @@ TORCH_DTYPES = {
     "F64": torch.float64,
 }
 DTYPE_NAMES = {dtype: name for name, dtype in TORCH_DTYPES.items()}
+_NORESERVE = 0x4000  # MAP_NORESERVE: the mapping is never written, so that it may exceed the memory
 _POPULATE_READ = 22  # MADV_POPULATE_READ, Linux 5.14: one call instead of a fault for every few pages
 
 
@@ -69,9 +70,13 @@ class Shard:
         except safetensors.SafetensorError as error:
             raise CheckpointError(f"{path}: not a safetensors file, or cut short ({error})") from None
         try:
-            self._map = mmap.mmap(self._fd, 0, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+            flags = mmap.MAP_PRIVATE | _NORESERVE
+            self._map = mmap.mmap(self._fd, 0, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE)
             length = int.from_bytes(self._map[:8], "little")
             header = json.loads(self._map[8 : 8 + length])
+        except OSError as error:
+            os.close(self._fd)
+            raise CheckpointError(f"{path}: cannot be mapped ({error.strerror or error})") from None
         except BaseException:
             os.close(self._fd)
             raise

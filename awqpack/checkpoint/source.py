@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from .errors import CheckpointError
 from .shard import Entry, Shard
 
 CONFIG_KEY = "quantization_config"
+OLD_CONFIG_KEY = "compression_config"  # llm-compressor's, before that name was common
 CONFIG_FILE = "config.json"
 LEGACY_CONFIG_FILE = "quant_config.json"  # AutoAWQ before 0.1.7
 _INDEX_SUFFIX = ".safetensors.index.json"
@@ -107,7 +109,7 @@ class Checkpoint:
         self.index_path: Path | None = None
         self.index: dict[str, Any] | None = None
         self.is_file = self.path.is_file()
-        if not self.path.exists():
+        if not os.path.lexists(self.path):
             raise CheckpointError(f"{self.path}: no such file or directory")
         try:
             for name in self._shard_names():
@@ -197,6 +199,14 @@ class Checkpoint:
             ]
         return where
 
+    @property
+    def metadata(self) -> dict[str, str]:
+        """Of all files; where they differ, the first one's."""
+        merged: dict[str, str] = {}
+        for shard in self.shards.values():
+            merged = {**shard.metadata, **merged}
+        return merged
+
     def entry(self, tensor: str) -> Entry:
         return self.shards[self.where[tensor]].entries[tensor]
 
@@ -209,7 +219,7 @@ class Checkpoint:
         path = self.path / CONFIG_FILE
         if path.is_file():
             content, text = read_json(path)
-            for keys in ((CONFIG_KEY,), ("text_config", CONFIG_KEY)):
+            for keys in ((CONFIG_KEY,), ("text_config", CONFIG_KEY), (OLD_CONFIG_KEY,)):
                 found: Any = content
                 for key in keys:
                     found = found.get(key) if isinstance(found, dict) else None

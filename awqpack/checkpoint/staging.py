@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import fcntl
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
 from .errors import CheckpointError
 
 _AT_FDCWD = -100
+_RENAME_NOREPLACE = 1
 _RENAME_EXCHANGE = 2
 
 
@@ -51,12 +54,7 @@ class Staging:
     def __enter__(self) -> Staging:
         self.check()
         try:
-            self._folder.mkdir(exist_ok=True)
-            self._lock = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            try:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise CheckpointError(f"{self.target}: another awqpack is writing it") from None
+            self._take_lock()
             self._recover()
             _remove(self.content)
             if self.target.suffix != ".safetensors":
@@ -68,6 +66,22 @@ class Staging:
             self._unlock()
             raise
         return self
+
+    def _take_lock(self) -> None:
+        path = self._folder / "lock"
+        while True:
+            if self._folder.is_symlink():
+                raise CheckpointError(f"{self._folder}: is a link, which awqpack never makes; remove it")
+            self._folder.mkdir(exist_ok=True)
+            self._lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise CheckpointError(f"{self.target}: another awqpack is writing it") from None
+            # whoever held it may have removed the file in between: then this lock is on nothing
+            if path.exists() and os.path.samestat(os.fstat(self._lock), os.stat(path)):
+                return
+            self._unlock()
 
     def _recover(self) -> None:
         """Ends what a run was killed at while it put its content in place without an atomic exchange."""
@@ -81,14 +95,18 @@ class Staging:
     def commit(self) -> None:
         """The content becomes the target; an earlier target goes only once it is there."""
         try:
-            if not os.path.lexists(self.target):
-                self.content.rename(self.target)
+            if not self._force or not os.path.lexists(self.target):
+                _rename_new(self.content, self.target)
             elif _exchange(self.content, self.target):
                 _remove(self.content)
             else:
                 self.target.rename(self._old)
                 self.content.rename(self.target)
                 _remove(self._old)
+        except FileExistsError:
+            raise CheckpointError(
+                f"{self.target}: appeared while it was written elsewhere; nothing was replaced"
+            ) from None
         except OSError as error:
             raise CheckpointError(f"{self.target}: cannot be put in place ({error.strerror or error})") from None
 
@@ -106,18 +124,40 @@ class Staging:
 
 def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
+        shutil.rmtree(path, onerror=_remove_read_only)
     else:
         path.unlink(missing_ok=True)
 
 
+def _remove_read_only(function: Callable[[str], object], path: str, failure: object) -> None:
+    """Once more, in a directory made writable; what still cannot be removed stays."""
+    with contextlib.suppress(OSError):
+        os.chmod(os.path.dirname(path), 0o700)
+        os.chmod(path, 0o700)
+        function(path)
+
+
+def _rename_new(source: Path, target: Path) -> None:
+    """Renames to a name that must be free: FileExistsError otherwise."""
+    if _renameat2(source, target, _RENAME_NOREPLACE):
+        return
+    if os.path.lexists(target):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
+    source.rename(target)
+
+
 def _exchange(first: Path, second: Path) -> bool:
-    """Exchanges two paths at once; False where the C library or the file system cannot."""
+    """Exchanges two paths at once; False where that cannot be done."""
+    return _renameat2(first, second, _RENAME_EXCHANGE)
+
+
+def _renameat2(source: Path, target: Path, flags: int) -> bool:
+    """Renames as the flags say; False where the C library or the file system cannot. Raises OSError for all else."""
     try:
         rename = ctypes.CDLL(None, use_errno=True).renameat2
     except (OSError, AttributeError):
         return False
-    if rename(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE) == 0:
+    if rename(_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), flags) == 0:
         return True
     code = ctypes.get_errno()
     if code in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from .errors import CheckpointError
+from .files import other_entries
 from .source import LEGACY_CONFIG_FILE, Checkpoint
 
 
@@ -60,7 +61,7 @@ def verify(first: str | Path, second: str | Path) -> Verification:
         CheckpointError: one of them cannot be read, or is inconsistent.
     """
     with Checkpoint(first) as a, Checkpoint(second) as b:
-        differences = [*_layers(a, b), *_plain_tensors(a, b), *_configs(a, b)]
+        differences = [*_layers(a, b), *_plain_tensors(a, b), *_configs(a, b), *_metadata(a, b)]
         names = set(a.plain_tensors) | set(b.plain_tensors)
         files: set[str] = set()
         if not a.is_file and not b.is_file:
@@ -113,8 +114,18 @@ def _values(what: str, part: str, a: torch.Tensor, b: torch.Tensor) -> Iterator[
     bits = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[a.element_size()]
     x, y = a.view(bits), b.view(bits)
     if not torch.equal(x, y):
-        index = tuple((x != y).nonzero()[0].tolist())
+        index = _first_difference(x, y)
         yield Difference(what, part, index, _shown(a[index]), _shown(b[index]))
+
+
+def _first_difference(x: torch.Tensor, y: torch.Tensor) -> tuple[int, ...]:
+    """In row-major order; without a list of all of them."""
+    index: list[int] = []
+    while x.dim() > 0:
+        differs = (x != y).flatten(1).any(1) if x.dim() > 1 else x != y
+        index.append(int(differs.to(torch.uint8).argmax()))
+        x, y = x[index[-1]], y[index[-1]]
+    return tuple(index)
 
 
 def _shown(value: torch.Tensor) -> str:
@@ -148,16 +159,28 @@ def _tensor_values(name: str, a: Checkpoint, b: Checkpoint) -> Iterator[Differen
         yield from _values(name, "bytes", bytes_a, bytes_b)
 
 
+def _metadata(a: Checkpoint, b: Checkpoint) -> Iterator[Difference]:
+    """The strings in the files' headers."""
+    for key in sorted(a.metadata.keys() | b.metadata.keys()):
+        one, other = a.metadata.get(key), b.metadata.get(key)
+        if one != other:
+            yield Difference("the files' metadata", key, None, repr(one)[:60], repr(other)[:60])
+
+
 def _configs(a: Checkpoint, b: Checkpoint) -> Iterator[Difference]:
     """What both configurations say in words that every layout has."""
     if a.config is None or b.config is None:
         if a.config is not b.config:
             yield _presence("the quantization_config", a.config is not None)
         return
-    for key in ("group_size", "is_symmetric", "not_converted"):
+    for key in ("group_size", "is_symmetric"):
         one, other = getattr(a.config, key), getattr(b.config, key)
-        if one != other and (one or other):
+        if one != other:
             yield Difference("the quantization_config", key, None, repr(one), repr(other))
+    names = [sorted(set(config.not_converted or ()) - {"lm_head"}) for config in (a.config, b.config)]
+    # patterns of one kind of configuration are names in the other
+    if names[0] != names[1] and not any(name.startswith("re:") for name in names[0] + names[1]):
+        yield Difference("the quantization_config", "not_converted", None, repr(names[0]), repr(names[1]))
     if a.found_config is not None and b.found_config is not None:
         one, other = _without_quantization(a), _without_quantization(b)
         for key in sorted(one.keys() | other.keys()):
@@ -171,7 +194,7 @@ def _without_quantization(checkpoint: Checkpoint) -> dict[str, Any]:
     found = checkpoint.found_config
     if found is None or not found.keys:
         return {}
-    if len(found.keys) == 1:
+    if len(found.keys) == 1:  # also where an older name is replaced
         return {key: value for key, value in found.content.items() if key != found.keys[0]}
     nested = dict(found.content[found.keys[0]])
     del nested[found.keys[1]]
@@ -184,18 +207,28 @@ def _other_files(checkpoint: Checkpoint) -> set[str]:
         own.add(checkpoint.index_path.name)
     if checkpoint.found_config is not None:
         own.add(checkpoint.found_config.path.name)
-    found = set()
-    for folder, _, names in os.walk(checkpoint.path):
-        base = Path(folder).relative_to(checkpoint.path)
-        found |= {str(base / name) for name in names if base != Path() or name not in own}
-    return found
+    entries = other_entries(checkpoint.path, own)
+    return {str(path) for path in entries if not _is_plain_directory(checkpoint.path / path)}
+
+
+def _is_plain_directory(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
+
+
+def _link(path: Path) -> str:
+    return f"a link to {os.readlink(path)}" if path.is_symlink() else "a directory"
 
 
 def _files(a: Checkpoint, b: Checkpoint, names: set[str]) -> Iterator[Difference]:
     for name in sorted(names):
         one, other = a.path / name, b.path / name
-        if one.is_file() != other.is_file():
-            yield _presence(name, one.is_file())
+        if os.path.lexists(one) != os.path.lexists(other):
+            yield _presence(name, os.path.lexists(one))
+            continue
+        if one.is_dir() or other.is_dir():
+            kinds = [_link(path) if path.is_dir() else "a file" for path in (one, other)]
+            if kinds[0] != kinds[1]:
+                yield Difference(name, "kind", None, kinds[0], kinds[1])
             continue
         try:
             is_same = filecmp.cmp(one, other, shallow=False)

@@ -59,7 +59,7 @@ class AwqLayout(Layout):
         return {
             "bits": 4,
             "group_size": config.group_size,
-            "modules_to_not_convert": None if config.not_converted is None else list(config.not_converted),
+            "modules_to_not_convert": [*(config.not_converted or ()), *config.exact] or None,
             "quant_method": QUANT_METHOD,
             "version": self.versions[0],
             "zero_point": not config.is_symmetric,
@@ -90,9 +90,23 @@ class PaddedLayout(AwqLayout):
     def groups(self, specs: Mapping[str, Any]) -> int | None:
         return None
 
-    def used_group_size(self, in_features: int, scales: torch.Tensor) -> int:
+    def decode_scales(self, geometry: Geometry, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        stored = tensors["scales"] if self.group_dim == 1 else tensors["scales"].t()
+        groups = geometry.groups
+        if bool((stored[:, groups:] != 0).any()):
+            used = self.used_groups(tensors["scales"])
+            raise LayoutError(
+                f"scales has values up to group {used - 1}, past the {groups} groups of {geometry.group_size} columns"
+            )
+        return stored[:, :groups]
+
+    def used_groups(self, scales: torch.Tensor) -> int:
+        """Groups before the zero tail."""
         used = (scales != 0).any(dim=1 - self.group_dim).nonzero()
-        groups = int(used[-1]) + 1 if len(used) > 0 else 0
+        return int(used[-1]) + 1 if len(used) > 0 else 0
+
+    def used_group_size(self, in_features: int, scales: torch.Tensor) -> int:
+        groups = self.used_groups(scales)
         if groups == 0 or in_features % groups != 0:
             raise LayoutError(f"scales have {groups} groups before their zero tail, no divisor of {in_features}")
         return in_features // groups

@@ -90,12 +90,16 @@ class QuantizationConfig:
         is_symmetric: every zero is 8 (``zero_point`` false).
         not_converted: parts of the names of linear modules that are not quantized; None where nothing is said.
         raw: the configuration as it stands in the file.
+        exact: whole names of linear modules that are not quantized, where a part would name quantized ones as well.
+        has_head: whether the head, which AWQ configurations take for unquantized, is quantized.
     """
 
     group_size: int | None
     is_symmetric: bool
     not_converted: tuple[str, ...] | None
     raw: Mapping[str, Any]
+    exact: tuple[str, ...] = ()
+    has_head: bool = False
 
 
 class Layout(ABC):

@@ -83,6 +83,11 @@ class CompressedTensors(Layout):
             raise LayoutError(f"compressed-tensors format expects {FORMAT}; got {config.get('format')!r}")
         if config.get("kv_cache_scheme") is not None:
             raise LayoutError("kv_cache_scheme expects null: no AWQ layout quantizes the cache")
+        if config.get("transform_config"):
+            raise LayoutError("transform_config expects nothing: no AWQ layout transforms weights as they are used")
+        sparsity = config.get("sparsity_config") or {}
+        if not isinstance(sparsity, dict) or sparsity.get("format", "dense") != "dense":
+            raise LayoutError(f"sparsity_config expects the format dense; got {sparsity!r}")
         groups = config.get("config_groups")
         if not isinstance(groups, dict) or not groups:
             raise LayoutError(f"config_groups expects at least one group; got {groups!r}")
@@ -126,6 +131,7 @@ class CompressedTensors(Layout):
         if self.claims(config.raw):
             return dict(config.raw)
         parts = [f"re:.*{re.escape(name)}.*" for name in config.not_converted or () if name != _HEAD]
+        head = [] if config.has_head else [_HEAD]
         is_whole_row = config.group_size in (-1, None)
         return {
             "config_groups": {
@@ -146,25 +152,19 @@ class CompressedTensors(Layout):
                 }
             },
             "format": FORMAT,
-            "ignore": [_HEAD, *parts],
+            "ignore": [*head, *parts, *config.exact],
             "quant_method": QUANT_METHOD,
             "quantization_status": "compressed",
         }
 
 
 def _not_converted(ignore: list[str]) -> tuple[str, ...] | None:
-    """The names as AWQ has them: parts of module names. Raises LayoutError for a pattern that is no such part."""
+    """The names as AWQ has them: parts of module names. A pattern that is no such part stays a pattern."""
     parts = []
     for entry in ignore:
         if entry == _HEAD:
             continue
-        part = entry
-        if entry.startswith("re:"):
-            match = _PART.fullmatch(entry)
-            part = re.sub(r"\\(.)", r"\1", match[1]) if match is not None else ""
-            if match is None or re.escape(part) != match[1]:
-                raise LayoutError(
-                    f'ignore expects module names or "re:.*part.*", which AWQ can say as well; got {entry!r}'
-                )
-        parts.append(part)
+        match = _PART.fullmatch(entry)
+        part = re.sub(r"\\(.)", r"\1", match[1]) if match is not None else entry
+        parts.append(part if match is None or re.escape(part) == match[1] else entry)
     return tuple(parts) or None

@@ -23,6 +23,8 @@ def layout_of_config(config: Mapping[str, Any]) -> Layout:
             return layout
     known = ", ".join(LAYOUTS)
     method = config.get("quant_method")
+    if isinstance(method, str) and method != method.lower():
+        return layout_of_config({**config, "quant_method": method.lower()})
     if method not in (None, "awq"):
         named = _OTHERS.get(str(method), str(method))
         raise LayoutError(f"quant_method is {method!r}: a {named} checkpoint, not an AWQ one (AWQ layouts: {known})")

@@ -38,9 +38,6 @@ class Gemv(PaddedLayout):
             "scales": padded(scales, 1, columns),
         }
 
-    def decode_scales(self, geometry: Geometry, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        return tensors["scales"][:, : geometry.groups]
-
     def decode_zeros(
         self, geometry: Geometry, tensors: Mapping[str, torch.Tensor], scales: torch.Tensor
     ) -> torch.Tensor:
