@@ -1,5 +1,6 @@
 """4-bit AWQ weights for PyTorch: packed and unpacked at memory-copy speed, in a tensor that behaves."""
 
+from importlib import import_module as _import_module
 from importlib.metadata import version as _version
 from typing import Any
 
@@ -30,6 +31,13 @@ __all__ = [
     "save_file",
     "unpack",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """The modules that most programs do without, when they are first named."""
+    if name in ("checkpoint", "layouts", "quanto"):
+        return _import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def build_info() -> dict[str, Any]:

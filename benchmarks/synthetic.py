@@ -74,6 +74,8 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="a new folder")
     parser.add_argument("--size-mib", type=int, default=64, help="at least this large (default 64)")
     options = parser.parse_args()
+    if options.folder.exists():
+        parser.error(f"{options.folder} exists already")
     total = write_checkpoint(options.folder, options.size_mib << 20, hidden=1024, inner=2816, shard_size=1 << 25)
     print(f"{options.folder}: {total} bytes of tensors")
 

@@ -314,6 +314,24 @@ def test_a_path_that_is_too_long(given, tmp_path, capsys):
     assert "File name too long" in fails(capsys, "inspect", "x" * 5000)
 
 
+@pytest.mark.parametrize(
+    ("target", "text"),
+    [
+        ("thesis", "thesis: is no checkpoint; only one, or an empty directory, is replaced"),
+        ("file", "file: is no checkpoint"),
+        ("here", "here: is the current directory"),
+    ],
+)
+def test_force_replaces_nothing_but_checkpoints(target, text, given, tmp_path, capsys, monkeypatch):
+    for name in ("thesis", "here"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "thesis" / "thesis.txt").write_text("years")
+    (tmp_path / "file").write_text("")
+    monkeypatch.chdir(tmp_path / "here")
+    assert text in fails(capsys, "convert", given, tmp_path / target, "--to", "gemv", "--force")
+    assert (tmp_path / "thesis" / "thesis.txt").exists()
+
+
 def test_unknown_layouts(given, tmp_path):
     with pytest.raises(CheckpointError, match="to expects one of gemm, gemv"):
         checkpoint.convert(given, tmp_path / "out", "marlin")

@@ -171,7 +171,7 @@ def flip_lowest_code(qweight):
             lambda out: (out / "tokenizer.json").write_text("{}"),
             r"tokenizer.json: contents 8 bytes and 2 bytes",
         ),
-        (lambda out: (out / "extra" / "notes.txt").unlink(), r"extra/notes.txt: it is there and is missing"),
+        (lambda out: (out / "extra" / "notes.txt").unlink(), r"extra/notes.txt: only the first has it"),
         (
             lambda out: (out / "config.json").write_text(
                 (out / "config.json").read_text(encoding="utf-8").replace('"hidden_size": 256', '"hidden_size": 5'),
@@ -209,7 +209,7 @@ def test_verify_names_what_only_one_has(tmp_path, capsys):
     assert status == 1
     assert out.splitlines()[:2] == [
         "a.fc: geometry (64, 256, 128) and (64, 128, 128)",
-        "b.fc: it is there and is missing",
+        "b.fc: only the first has it",
     ]
 
 

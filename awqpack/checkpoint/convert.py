@@ -34,6 +34,7 @@ class Conversion:
         files: the safetensors files, in order.
         nbytes: their bytes together.
         other_files: files beside them that were copied as they are.
+        is_configured: the source has a quantization_config, and so the target.
         seconds: how long writing took; 0 for a dry run.
         is_dry_run: nothing was written.
     """
@@ -46,6 +47,7 @@ class Conversion:
     files: tuple[str, ...]
     nbytes: int
     other_files: tuple[str, ...]
+    is_configured: bool
     seconds: float
     is_dry_run: bool
 
@@ -126,6 +128,7 @@ def convert(
             files=tuple(file.name for file in plan.files),
             nbytes=plan.nbytes,
             other_files=tuple(str(path) for path in others),
+            is_configured=checkpoint.config is not None,
             seconds=0.0,
             is_dry_run=dry_run,
         )

@@ -42,8 +42,23 @@ class Staging:
             raise CheckpointError(f"{self.target}: the directory {self._parent} does not exist")
         if os.path.lexists(self.target) and not self._force:
             raise CheckpointError(f"{self.target}: exists already; --force (force=True) replaces it")
+        if os.path.lexists(self.target):
+            self._require_replaceable()
         if not os.access(self._parent, os.W_OK):
             raise CheckpointError(f"{self.target}: {self._parent} is not writable")
+
+    def _require_replaceable(self) -> None:
+        """Force replaces checkpoints; whatever else is there was hardly meant."""
+        target = self.target
+        if target.resolve() in (Path.cwd(), *Path.cwd().parents):
+            raise CheckpointError(f"{target}: is the current directory, or above it, which is not replaced")
+        is_checkpoint = (
+            any(target.glob("*.safetensors")) or not any(target.iterdir())
+            if target.is_dir()
+            else target.suffix == ".safetensors"
+        )
+        if not is_checkpoint:
+            raise CheckpointError(f"{target}: is no checkpoint; only one, or an empty directory, is replaced")
 
     def require_space(self, nbytes: int) -> None:
         """Raises CheckpointError when the file system has less room than that."""

@@ -34,6 +34,8 @@ class Difference:
     second: str
 
     def __str__(self) -> str:
+        if self.part == "presence":
+            return f"{self.what}: only the {'first' if self.first == 'there' else 'second'} has it"
         where = "" if self.index is None else f"[{', '.join(map(str, self.index))}]"
         return f"{self.what}: {self.part}{where} {self.first} and {self.second}"
 
@@ -71,8 +73,7 @@ def verify(first: str | Path, second: str | Path) -> Verification:
 
 
 def _presence(what: str, is_in_first: bool) -> Difference:
-    there = ("is there", "is missing") if is_in_first else ("is missing", "is there")
-    return Difference(what, "it", None, *there)
+    return Difference(what, "presence", None, *(("there", "missing") if is_in_first else ("missing", "there")))
 
 
 def _layers(a: Checkpoint, b: Checkpoint) -> Iterator[Difference]:
