@@ -12,6 +12,8 @@ from .awq import PaddedLayout
 from .base import Geometry, LayoutError, Role, TensorSpec, padded
 from .weight import WeightFormat
 
+_CHUNK = 1 << 15
+
 
 class GemvFast(PaddedLayout):
     """qweight int16 (N/4, K), qzeros (8*zw, N) = -(scale * zero), scales (8*zw, N)."""
@@ -43,16 +45,22 @@ class GemvFast(PaddedLayout):
     ) -> torch.Tensor:
         name, groups = self.names["zeros"], geometry.groups
         scaled, stored = tensors[name][:groups], tensors["scales"][:groups]
-        zeros = _zeros_of(scaled, stored)
-        # rounded twice, a true one is off by less; the product tells, as it does not divide by a zero scale
-        off = (zeros * stored + scaled).abs() > stored.abs() / 8
-        if not _is_within(zeros) or bool(off.any()):
-            group, row = (~((zeros >= 0) & (zeros <= 15)) | off).nonzero()[0].tolist()
-            raise LayoutError(
-                f"{name} expects -(scale * zero) with a zero of 0..15; {name}[{group}, {row}] is "
-                f"{float(scaled[group, row]):.6g} beside a scale of {float(stored[group, row]):.6g}"
-            )
-        return zeros.to(torch.uint8).t()
+        result = torch.empty(stored.shape, dtype=torch.uint8, device=stored.device)
+        # A few thousand at a time: the memory for all would be asked of the system, page by page, at each step.
+        step = max(_CHUNK // max(stored.shape[1], 1), 1)
+        for begin in range(0, groups, step):
+            some, beside = scaled[begin : begin + step], stored[begin : begin + step]
+            zeros = _zeros_of(some, beside)
+            # rounded twice, a true one is off by less; the product tells, as it does not divide by a zero scale
+            off = (zeros * beside + some).abs() > beside.abs() / 8
+            if not _is_within(zeros) or bool(off.any()):
+                group, row = (~((zeros >= 0) & (zeros <= 15)) | off).nonzero()[0].tolist()
+                raise LayoutError(
+                    f"{name} expects -(scale * zero) with a zero of 0..15; {name}[{begin + group}, {row}] is "
+                    f"{float(some[group, row]):.6g} beside a scale of {float(beside[group, row]):.6g}"
+                )
+            result[begin : begin + step] = zeros
+        return result.t()
 
     def holds_every_zero(self, scales: torch.Tensor) -> bool:
         low, high = scales.abs().aminmax()
