@@ -143,7 +143,7 @@ def _with_names(source: Checkpoint, target: Layout, config: QuantizationConfig) 
         try:
             if entry.startswith("re:"):
                 exact += [module for module in plain if re.match(entry[3:], module)]
-            elif not target.stores_symmetric_zeros and any(entry in layer for layer in source.layers):
+            elif target.ignores_by_name and any(entry in layer for layer in source.layers):
                 exact += [module for module in plain if entry in module]
             else:
                 parts.append(entry)

@@ -113,6 +113,7 @@ class Layout(ABC):
     weight: ClassVar[WeightFormat]
     source: ClassVar[str]  # the project, and the file in it, that defines the layout
     stores_scaled_zeros: ClassVar[bool] = False  # as floats, which not every zero survives
+    ignores_by_name: ClassVar[bool] = False  # its readers leave out whatever a name matches, quantized or not
     stores_symmetric_zeros: ClassVar[bool] = True  # zeros are stored where the configuration says that all are 8, too
 
     # --- what each layout says ---

@@ -33,6 +33,7 @@ class CompressedTensors(Layout):
     }
     weight = WeightFormat(AWQPacking.V1)
     source = "compressed-tensors, compressors/pack_quantized"
+    ignores_by_name = True
     stores_symmetric_zeros = False
 
     def is_optional(self, role: Role) -> bool:
