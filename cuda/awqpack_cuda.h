@@ -36,6 +36,9 @@ int awq_cuda_pack(const awq_geometry *geometry, const void *codes, void *payload
 /* Unpacks payload into codes. */
 int awq_cuda_unpack(const awq_geometry *geometry, const void *payload, void *codes, void *stream);
 
+/* Copies bytes from device memory to device memory of the same device. */
+int awq_cuda_copy(void *target, const void *source, size_t bytes, void *stream);
+
 /* Waits for the stream and fetches the fault word of a pack before it; not allowed while the stream is capturing. */
 int awq_cuda_read_fault(const uint64_t *fault, void *stream, uint64_t *host);
 

@@ -197,6 +197,11 @@ extern "C" int awq_cuda_unpack(const awq_geometry *geometry, const void *payload
                       nullptr, false, static_cast<cudaStream_t>(stream)));
 }
 
+extern "C" int awq_cuda_copy(void *target, const void *source, size_t bytes, void *stream)
+{
+    return finish(cudaMemcpyAsync(target, source, bytes, cudaMemcpyDeviceToDevice, static_cast<cudaStream_t>(stream)));
+}
+
 extern "C" int awq_cuda_read_fault(const uint64_t *fault, void *stream, uint64_t *host)
 {
     const cudaStream_t s = static_cast<cudaStream_t>(stream);

@@ -128,6 +128,7 @@ static int import_torch_objects(void)
         {&awqpack.tensor_detach, "Tensor.detach"},
         {&awqpack.tensor_to, "Tensor.to"},
         {&awqpack.dispatch_off, "_C._DisableTorchDispatch"},
+        {&awqpack.dispatch_off_init, "_C._DisableTorchDispatch.__init__.__func__"},
         {&awqpack.uint8, "uint8"},
         {&awqpack.int16, "int16"},
         {&awqpack.int32, "int32"},
@@ -138,7 +139,7 @@ static int import_torch_objects(void)
         {&awqpack.dispatch_depth, "_C._len_torch_dispatch_stack"},
         {&awqpack.function_depth, "_C._len_torch_function_stack"},
         {&awqpack.functorch_level, "_C._functorch.maybe_current_level"},
-        {&awqpack.tracing_state, "_C._get_tracing_state"},
+        {&awqpack.is_tracing, "_C._is_tracing"},
         {&awqpack.is_inference_on, "is_inference_mode_enabled"},
         {&awqpack.inference_mode, "inference_mode"},
         {&awqpack.increment_version, "autograd.graph.increment_version"},
@@ -146,6 +147,7 @@ static int import_torch_objects(void)
         {&awqpack.device_type, "device"},
         {&awqpack.data_descriptor, "Tensor.data"},
         {&awqpack.parameter_type, "nn.Parameter"},
+        {&awqpack.empty_like, "empty_like"},
         {&awqpack.op_pack, "ops.awqpack.pack.default._op"},
         {&awqpack.op_unpack, "ops.awqpack.unpack.default._op"},
         {&awqpack.aten_detach, "ops.aten.detach.default"},
@@ -162,7 +164,10 @@ static int import_torch_objects(void)
     awqpack.one = PyLong_FromLong(1);
     awqpack.two = PyLong_FromLong(2);
     awqpack.plans = PyDict_New();
-    return status < 0 || awqpack.one == NULL || awqpack.two == NULL || awqpack.plans == NULL ? -1 : 0;
+    awqpack.device_kinds = PyDict_New();
+    return status < 0 || awqpack.one == NULL || awqpack.two == NULL || awqpack.plans == NULL || awqpack.device_kinds == NULL
+               ? -1
+               : 0;
 }
 
 static int module_exec(PyObject *Py_UNUSED(module))

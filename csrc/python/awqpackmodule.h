@@ -25,11 +25,15 @@
     X(detach)            \
     X(device)            \
     X(dtype)             \
+    X(index)             \
+    X(is_contiguous)     \
     X(is_inference)      \
+    X(is_neg)            \
     X(is_write)          \
     X(layout)            \
     X(memory_format)     \
     X(name)              \
+    X(nbytes)            \
     X(non_blocking)      \
     X(pin_memory)        \
     X(resize_)           \
@@ -50,6 +54,7 @@
     X(tensor_detach)    /* torch.Tensor.detach, before the class hides it */ \
     X(tensor_to)        /* torch.Tensor.to, likewise */                \
     X(dispatch_off)     /* torch._C._DisableTorchDispatch, a guard */  \
+    X(dispatch_off_init) /* its __init__ */                            \
     X(uint8)                                                           \
     X(int16)                                                           \
     X(int32)                                                           \
@@ -60,7 +65,7 @@
     X(dispatch_depth)   /* torch._C._len_torch_dispatch_stack */       \
     X(function_depth)   /* torch._C._len_torch_function_stack */       \
     X(functorch_level)  /* torch._C._functorch.maybe_current_level */  \
-    X(tracing_state)    /* torch._C._get_tracing_state */              \
+    X(is_tracing)       /* torch._C._is_tracing */                     \
     X(is_inference_on)  /* torch.is_inference_mode_enabled */          \
     X(inference_mode)   /* torch.inference_mode */                     \
     X(increment_version) /* torch.autograd.graph.increment_version */  \
@@ -78,7 +83,9 @@
     X(packing_v2)                                                      \
     X(one)                                                             \
     X(two)                                                             \
-    X(plans)            /* dict: OpOverload -> plan */
+    X(empty_like)       /* torch.empty_like */                         \
+    X(plans)            /* dict: OpOverload -> plan */                 \
+    X(device_kinds)     /* dict: torch.device -> awqpack_device_kind */
 
 typedef struct awqpack_state {
 #define AWQPACK_FIELD(name) PyObject *name;
@@ -118,6 +125,8 @@ typedef struct packed_fields {
 int awqpack_is_packed(PyObject *object);
 int packed_fields_get(PyObject *self, packed_fields *fields);
 void packed_fields_clear(packed_fields *fields);
+/* Makes `self` record these. */
+int packed_fields_set(PyObject *self, PyObject *payload, PyObject *meta);
 /* The tuple that a packed tensor records beside its payload: a new reference. */
 PyObject *packed_meta_new(PyObject *packing, PyObject *reorder, PyObject *order, PyObject *size, PyObject *stride);
 /* Packing as the ops number it: a borrowed int. */
@@ -146,12 +155,33 @@ int awqpack_symbolic_strides(PyObject *size, PyObject *stride, PyObject **order,
 int packed_check_payload(PyObject *data, PyObject *packing);
 PyObject *awqpack_create_class(PyObject *module, PyObject *args);
 PyObject *packed_new(PyObject *cls, PyObject *payload, PyObject *meta);
+/* packed_new for a caller who has the payload's device at hand. */
+PyObject *packed_new_on(PyObject *cls, PyObject *payload, PyObject *meta, PyObject *device);
 
 /* packed_methods.c */
 extern PyMethodDef packed_methods[];
 PyObject *packed_unpack_fields(const packed_fields *fields);
 PyObject *packed_unpack(PyObject *self, PyObject *unused);
 PyObject *packed_pack(PyObject *module, PyObject *args);
+
+/* packed_payload.c: where a payload is, and its copy on the same device. */
+typedef enum awqpack_device_kind {
+    AWQPACK_OTHER_DEVICE = 0,
+    AWQPACK_HOST,
+    AWQPACK_CUDA, /* CUDA and XPU are the devices on which a packed weight works packed */
+    AWQPACK_XPU,
+} awqpack_device_kind;
+/* An awqpack_device_kind, or -1 with an exception. */
+int awqpack_device_kind_of(PyObject *device);
+/* True when a packed tensor moved between devices of these kinds stays packed. */
+int awqpack_stays_packed(int from, int to);
+/* 1 when no mode and no transform is on, -1 with an exception. */
+int awqpack_is_unmoded(void);
+/* The same, and no trace that should see what is done to a payload. */
+int awqpack_is_unwatched(void);
+/* payload.to(its device, copy=True) without torch's dispatcher, for a caller who is unwatched. NULL without an exception
+   when only torch can do it. */
+PyObject *awqpack_copy_payload(PyObject *payload, PyObject *device, int kind);
 
 /* packed_shortcuts.c: detach and to without torch's dispatcher, where nothing could see the difference. */
 PyObject *packed_detach(PyObject *self, PyObject *unused);
@@ -161,10 +191,6 @@ PyObject *packed_to(PyObject *self, PyObject *args, PyObject *kwargs);
 PyObject *packed_repr(PyObject *self, PyObject *args, PyObject *kwargs);
 
 /* packed_dispatch.c */
-/* 1 when the device's type is one of those on which a packed weight works packed. */
-int awqpack_is_compute_device(PyObject *device);
-/* 1 when both devices are the CPU: a copy there stays what it was. */
-int awqpack_is_host_copy(PyObject *from, PyObject *to);
 PyObject *packed_torch_dispatch(PyObject *module, PyObject *const *args, Py_ssize_t count, PyObject *names);
 
 /* packed_plan.c: how each op treats packed arguments, found from its schema once and cached. A new reference: None for an

@@ -61,31 +61,6 @@ static PyObject *given(PyObject *kwargs, PyObject *name)
     return value == Py_None ? NULL : value;
 }
 
-int awqpack_is_compute_device(PyObject *device)
-{
-    PyObject *type = PyObject_GetAttr(device, awqpack.names.type);
-    if (type == NULL) {
-        return -1;
-    }
-    const int result = PyUnicode_CompareWithASCIIString(type, "cuda") == 0 || PyUnicode_CompareWithASCIIString(type, "xpu") == 0;
-    Py_DECREF(type);
-    return result;
-}
-
-int awqpack_is_host_copy(PyObject *from, PyObject *to)
-{
-    int result = -1;
-    PyObject *from_type = PyObject_GetAttr(from, awqpack.names.type);
-    PyObject *to_type = from_type == NULL ? NULL : PyObject_GetAttr(to, awqpack.names.type);
-    if (to_type != NULL) {
-        result = PyUnicode_CompareWithASCIIString(from_type, "cpu") == 0 &&
-                 PyUnicode_CompareWithASCIIString(to_type, "cpu") == 0;
-    }
-    Py_XDECREF(from_type);
-    Py_XDECREF(to_type);
-    return result;
-}
-
 /* func(payload, **kwargs) without the arguments that speak of the codes. */
 static PyObject *copy_payload(PyObject *func, PyObject *payload, PyObject *kwargs)
 {
@@ -175,14 +150,14 @@ static PyObject *dispatch_to_copy(PyObject *func, PyObject *self, PyObject *kwar
     }
     PyObject *device = given(kwargs, awqpack.names.device);
     device = device == NULL ? source : device;
-    const int to_compute = awqpack_is_compute_device(device), from_compute = awqpack_is_compute_device(source);
-    const int host_copy = awqpack_is_host_copy(source, device);
-    if (to_compute < 0 || from_compute < 0 || host_copy < 0) {
+    const int from = awqpack_device_kind_of(source), to = from < 0 ? -1 : awqpack_device_kind_of(device);
+    if (to < 0) {
         goto done;
     }
+    const int from_compute = from == AWQPACK_CUDA || from == AWQPACK_XPU;
     const int has_plain_layout = layout == NULL || layout == awqpack.strided;
     const int has_plain_format = format == NULL || format == awqpack.preserve_format || format == awqpack.contiguous_format;
-    if ((to_compute || host_copy) && has_plain_layout && has_plain_format) {
+    if (awqpack_stays_packed(from, to) && has_plain_layout && has_plain_format) {
         result = move_packed(func, self, &fields, kwargs);
     } else {
         result = move_plain(func, &fields, kwargs, from_compute && has_plain_layout && has_plain_format && format != awqpack.contiguous_format);

@@ -2,27 +2,14 @@
    are left to it wherever somebody could see the difference: a mode, a transform, a trace, a subclass, a fake payload. */
 #include "awqpackmodule.h"
 
-/* 1 when no mode, transform or trace is on. */
-static int is_unwatched(void)
-{
-    PyObject *const questions[] = {awqpack.dispatch_depth, awqpack.function_depth, awqpack.functorch_level,
-                                   awqpack.tracing_state, awqpack.is_inference_on};
-    int result = 1;
-    for (size_t i = 0; result == 1 && i < sizeof questions / sizeof questions[0]; i++) {
-        PyObject *answer = PyObject_CallNoArgs(questions[i]);
-        result = answer == NULL ? -1 : PyObject_Not(answer);
-        Py_XDECREF(answer);
-    }
-    return result;
-}
-
-/* 1 and the fields when `self` may be worked on directly, 0 when torch's own method must be called, -1 with an exception. */
-static int open_directly(PyObject *self, packed_fields *fields)
+/* 1 and the fields when nobody watches and `self` may be worked on directly, 0 when torch's own method must be called, -1 with
+   an exception. */
+static int open_directly(PyObject *self, int (*nobody_watches)(void), packed_fields *fields)
 {
     if ((PyObject *)Py_TYPE(self) != awqpack.packed_type) {
         return 0;
     }
-    const int unwatched = is_unwatched();
+    const int unwatched = nobody_watches();
     if (unwatched <= 0 || packed_fields_get(self, fields) < 0) {
         return unwatched == 0 ? 0 : -1;
     }
@@ -33,15 +20,30 @@ static int open_directly(PyObject *self, packed_fields *fields)
     return 1;
 }
 
+/* A guard that keeps torch from __torch_dispatch__ while it lives. Calling the type would look its __init__ up each time. */
+static PyObject *turn_dispatch_off(void)
+{
+    PyTypeObject *type = (PyTypeObject *)awqpack.dispatch_off;
+    const newfunc allocate = (newfunc)PyType_GetSlot(type, Py_tp_new);
+    PyObject *none = PyTuple_New(0);
+    PyObject *guard = none == NULL ? NULL : allocate(type, none, NULL);
+    PyObject *done = guard == NULL ? NULL : PyObject_CallFunctionObjArgs(awqpack.dispatch_off_init, guard, NULL);
+    if (done == NULL) {
+        Py_CLEAR(guard);
+    }
+    Py_XDECREF(none);
+    Py_XDECREF(done);
+    return guard;
+}
+
 /* A wrapper like `self` that shares its version counter, and its storage, which holds nothing and says so when asked. */
 static PyObject *twin(PyObject *self, PyObject *payload, PyObject *meta)
 {
-    PyObject *guard = PyObject_CallNoArgs(awqpack.dispatch_off);
+    PyObject *guard = turn_dispatch_off();
     PyObject *result =
         guard == NULL ? NULL : PyObject_CallFunctionObjArgs(awqpack.make_subclass, (PyObject *)Py_TYPE(self), self, NULL);
     Py_XDECREF(guard);
-    if (result != NULL && (PyObject_SetAttr(result, awqpack.names._data, payload) < 0 ||
-                           PyObject_SetAttr(result, awqpack.names._meta, meta) < 0)) {
+    if (result != NULL && packed_fields_set(result, payload, meta) < 0) {
         Py_CLEAR(result);
     }
     return result;
@@ -50,7 +52,8 @@ static PyObject *twin(PyObject *self, PyObject *payload, PyObject *meta)
 PyObject *packed_detach(PyObject *self, PyObject *Py_UNUSED(unused))
 {
     packed_fields fields;
-    const int is_direct = open_directly(self, &fields);
+    /* twin() is an op that a trace sees. */
+    const int is_direct = open_directly(self, awqpack_is_unmoded, &fields);
     if (is_direct <= 0) {
         return is_direct < 0 ? NULL : PyObject_CallFunctionObjArgs(awqpack.tensor_detach, self, NULL);
     }
@@ -70,11 +73,40 @@ static PyObject *read_device(PyObject *given)
     return PyUnicode_CheckExact(given) ? PyObject_CallFunctionObjArgs(awqpack.device_type, given, NULL) : Py_BuildValue("");
 }
 
-/* True when a packed tensor moved from one device to the other stays packed, and torch would say so too. */
-static int stays_packed(PyObject *from, PyObject *to)
+/* `self` with its payload on `device`, itself when that is there and no copy is wanted. NULL without an exception where the
+   codes leave the packed form. */
+static PyObject *move_packed(PyObject *self, const packed_fields *fields, PyObject *device, PyObject *non_blocking,
+                             PyObject *copy)
 {
-    const int to_compute = awqpack_is_compute_device(to);
-    return to_compute != 0 ? to_compute : awqpack_is_host_copy(from, to);
+    PyObject *payload = NULL, *result = NULL;
+    PyObject *source = PyObject_GetAttr(fields->payload, awqpack.names.device);
+    const int is_same = source == NULL ? -1 : PyObject_RichCompareBool(source, device, Py_EQ);
+    const int from = is_same < 0 ? -1 : awqpack_device_kind_of(source);
+    const int to = is_same == 0 ? awqpack_device_kind_of(device) : from;
+    if (from < 0 || to < 0 || !awqpack_stays_packed(from, to)) {
+        goto done;
+    }
+    if (is_same && copy == Py_False) {
+        Py_INCREF(self);
+        result = self;
+        goto done;
+    }
+    payload = is_same ? awqpack_copy_payload(fields->payload, source, from) : NULL;
+    if (payload == NULL && !PyErr_Occurred()) {
+        payload = PyObject_CallFunctionObjArgs(awqpack.tensor_to, fields->payload, device, Py_None, non_blocking, copy, NULL);
+    }
+    if (payload == fields->payload) {
+        Py_INCREF(self);
+        result = self;
+    } else if (payload != NULL && is_same) {
+        result = packed_new_on((PyObject *)Py_TYPE(self), payload, fields->meta, source);
+    } else if (payload != NULL) {
+        result = packed_new((PyObject *)Py_TYPE(self), payload, fields->meta);
+    }
+done:
+    Py_XDECREF(source);
+    Py_XDECREF(payload);
+    return result;
 }
 
 /* to(device, dtype, non_blocking, copy) in any of its usual forms, NULL without an exception for all others. */
@@ -84,7 +116,6 @@ static PyObject *move_directly(PyObject *self, const packed_fields *fields, PyOb
     PyObject *values[] = {NULL, Py_None, Py_False, Py_False};
     const Py_ssize_t count = PyTuple_Size(args);
     Py_ssize_t named = 0;
-    PyObject *source = NULL, *device = NULL, *payload = NULL, *result = NULL;
     for (Py_ssize_t i = 0; i < 4; i++) {
         PyObject *value = kwargs == NULL ? NULL : PyDict_GetItemWithError(kwargs, names[i]);
         named += value != NULL;
@@ -97,20 +128,10 @@ static PyObject *move_directly(PyObject *self, const packed_fields *fields, PyOb
         (values[1] != Py_None && values[1] != awqpack.uint8) || !PyBool_Check(values[2]) || !PyBool_Check(values[3])) {
         return NULL;
     }
-    device = read_device(values[0]);
-    source = device == NULL || device == Py_None ? NULL : PyObject_GetAttr(fields->payload, awqpack.names.device);
-    if (source != NULL && stays_packed(source, device) > 0) {
-        payload = PyObject_CallFunctionObjArgs(awqpack.tensor_to, fields->payload, device, Py_None, values[2], values[3], NULL);
-    }
-    if (payload == fields->payload) {
-        Py_INCREF(self);
-        result = self;
-    } else if (payload != NULL) {
-        result = packed_new((PyObject *)Py_TYPE(self), payload, fields->meta);
-    }
+    PyObject *device = read_device(values[0]);
+    PyObject *result =
+        device == NULL || device == Py_None ? NULL : move_packed(self, fields, device, values[2], values[3]);
     Py_XDECREF(device);
-    Py_XDECREF(source);
-    Py_XDECREF(payload);
     return result;
 }
 
@@ -129,7 +150,7 @@ PyObject *packed_to(PyObject *self, PyObject *args, PyObject *kwargs)
 {
     packed_fields fields;
     PyObject *result = NULL;
-    const int is_direct = open_directly(self, &fields);
+    const int is_direct = open_directly(self, awqpack_is_unwatched, &fields);
     if (is_direct > 0) {
         result = move_directly(self, &fields, args, kwargs);
         packed_fields_clear(&fields);

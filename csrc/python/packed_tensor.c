@@ -1,30 +1,37 @@
 /* AWQPackedTensor: the class, its construction, and what tracing and copying take apart and put together again. */
 #include "awqpackmodule.h"
 
-PyObject *packed_new(PyObject *cls, PyObject *payload, PyObject *meta)
+PyObject *packed_new_on(PyObject *cls, PyObject *payload, PyObject *meta, PyObject *device)
 {
-    PyObject *device = PyObject_GetAttr(payload, awqpack.names.device);
-    PyObject *size = PyTuple_GetItem(meta, 3), *stride = PyTuple_GetItem(meta, 4);
-    if (device == NULL || size == NULL || stride == NULL) {
-        Py_XDECREF(device);
+    PyObject *order = PyTuple_GetItem(meta, 2), *size = PyTuple_GetItem(meta, 3), *stride = PyTuple_GetItem(meta, 4);
+    const int is_plain = Py_TYPE(payload) == (PyTypeObject *)awqpack.tensor_type;
+    if (order == NULL || size == NULL || stride == NULL) {
         return NULL;
     }
-    /* By position, which torch parses faster: the Nones are the storage offset and the memory format. */
+    /* By position, which torch parses faster: the Nones are the storage offset and the memory format. Contiguous strides it
+       computes faster than it reads them. */
+    stride = is_plain && order == Py_None ? Py_None : stride;
     PyObject *self = PyObject_CallFunctionObjArgs(awqpack.make_wrapper, cls, size, stride, Py_None, Py_None, awqpack.uint8,
                                                   awqpack.strided, device, NULL);
-    Py_DECREF(device);
-    if (self != NULL && (PyObject_SetAttr(self, awqpack.names._data, payload) < 0 ||
-                         PyObject_SetAttr(self, awqpack.names._meta, meta) < 0)) {
+    if (self != NULL && packed_fields_set(self, payload, meta) < 0) {
         Py_CLEAR(self);
     }
     /* The wrapper's own data pointer is null: torch code that goes past dispatch must raise there, not crash. */
-    if (self != NULL && Py_TYPE(payload) == (PyTypeObject *)awqpack.tensor_type) {
+    if (self != NULL && is_plain) {
         PyObject *done = PyObject_CallFunctionObjArgs(awqpack.forbid_data_ptr, self, NULL);
         if (done == NULL) {
             Py_CLEAR(self);
         }
         Py_XDECREF(done);
     }
+    return self;
+}
+
+PyObject *packed_new(PyObject *cls, PyObject *payload, PyObject *meta)
+{
+    PyObject *device = PyObject_GetAttr(payload, awqpack.names.device);
+    PyObject *self = device == NULL ? NULL : packed_new_on(cls, payload, meta, device);
+    Py_XDECREF(device);
     return self;
 }
 
@@ -305,9 +312,7 @@ static int set_data(PyObject *self, PyObject *value, void *Py_UNUSED(closure))
         }
     } else if (packed_fields_get(packed, &fields) == 0) {
         done = PyObject_CallMethod(awqpack.data_descriptor, "__set__", "OO", self, packed);
-        if (done != NULL && PyObject_SetAttr(self, awqpack.names._data, fields.payload) == 0) {
-            status = PyObject_SetAttr(self, awqpack.names._meta, fields.meta);
-        }
+        status = done == NULL ? -1 : packed_fields_set(self, fields.payload, fields.meta);
         packed_fields_clear(&fields);
     }
     Py_XDECREF(dtype);

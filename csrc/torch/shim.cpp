@@ -103,6 +103,16 @@ void awq_cuda_unregister(void)
 {
 }
 
+bool awq_cuda_is_registered(void)
+{
+    return false;
+}
+
+bool awq_cuda_copy_on(int, void *, const void *, size_t, awq_error *error)
+{
+    return awq_fail(error, AWQ_ERROR_RUNTIME, "this build has no CUDA kernels");
+}
+
 bool awq_cuda_can_run(int, awq_error *)
 {
     return false;

@@ -2,6 +2,8 @@
 #ifndef AWQPACK_SHIM_H
 #define AWQPACK_SHIM_H
 
+#include <stddef.h>
+
 #include "awqpack/error.h"
 #include "kernels/job.h"
 
@@ -24,6 +26,10 @@ const char *awq_last_value_error(void);
 /* Sends CUDA tensors to the kernels of cuda/, and back to the portable ones. False when this build has none. */
 bool awq_cuda_register(void);
 void awq_cuda_unregister(void);
+bool awq_cuda_is_registered(void);
+
+/* Copies bytes within the memory of one CUDA device, on torch's current stream there, and does not wait for it. */
+bool awq_cuda_copy_on(int device, void *target, const void *source, size_t bytes, awq_error *error);
 
 /* Whether the kernels of cuda/ run on this device; if not, `error` says why. */
 bool awq_cuda_can_run(int device, awq_error *error);

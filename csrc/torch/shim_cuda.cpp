@@ -28,7 +28,7 @@ void check(int code)
 }
 
 /* The function lives in libtorch_cuda, which a CPU-only torch does not have and this module must not need. */
-void *current_stream(int32_t device)
+bool find_stream(int32_t device, void **stream, awq_error *error)
 {
     using Function = AOTITorchError (*)(int32_t, void **);
     static const Function function = [] {
@@ -36,12 +36,15 @@ void *current_stream(int32_t device)
         return library == nullptr ? nullptr
                                   : reinterpret_cast<Function>(dlsym(library, "aoti_torch_get_current_cuda_stream"));
     }();
+    return (function != nullptr && function(device, stream) == TORCH_SUCCESS) ||
+           awq_fail(error, AWQ_ERROR_RUNTIME, "awqpack found no current CUDA stream for device %d in this torch", device);
+}
+
+void *current_stream(int32_t device)
+{
+    awq_error error;
     void *stream = nullptr;
-    if (function == nullptr || function(device, &stream) != TORCH_SUCCESS) {
-        awq_error error;
-        awq_fail(&error, AWQ_ERROR_RUNTIME, "awqpack found no current CUDA stream for device %d in this torch", device);
-        raise(error);
-    }
+    require(find_stream(device, &stream, &error), error);
     return stream;
 }
 
@@ -126,6 +129,23 @@ bool awq_cuda_register(void)
 void awq_cuda_unregister(void)
 {
     registration().reset();
+}
+
+bool awq_cuda_is_registered(void)
+{
+    return registration() != nullptr;
+}
+
+bool awq_cuda_copy_on(int device, void *target, const void *source, size_t bytes, awq_error *error)
+{
+    void *stream;
+    int previous;
+    if (!find_stream(device, &stream, error) || !succeed(awq_cuda_enter_device(device, &previous), error)) {
+        return false;
+    }
+    const int code = awq_cuda_copy(target, source, bytes, stream);
+    (void)awq_cuda_leave_device(previous);
+    return succeed(code, error);
 }
 
 bool awq_cuda_can_run(int device, awq_error *error)
