@@ -26,9 +26,7 @@
     X(device)            \
     X(dtype)             \
     X(index)             \
-    X(is_contiguous)     \
     X(is_inference)      \
-    X(is_neg)            \
     X(is_write)          \
     X(layout)            \
     X(memory_format)     \
@@ -53,8 +51,11 @@
     X(make_subclass)    /* torch.Tensor._make_subclass */              \
     X(tensor_detach)    /* torch.Tensor.detach, before the class hides it */ \
     X(tensor_to)        /* torch.Tensor.to, likewise */                \
+    X(tensor_is_contiguous) /* torch.Tensor.is_contiguous */           \
+    X(tensor_is_neg)    /* torch.Tensor.is_neg */                      \
+    X(tensor_data_ptr)  /* torch.Tensor.data_ptr */                    \
     X(dispatch_off)     /* torch._C._DisableTorchDispatch, a guard */  \
-    X(dispatch_off_init) /* its __init__ */                            \
+    X(dispatch_off_init) /* its __init__, as a plain function */       \
     X(uint8)                                                           \
     X(int16)                                                           \
     X(int32)                                                           \

@@ -45,8 +45,13 @@ static PyObject *dispatch_detach(PyObject *self)
     if (packed_fields_get(self, &fields) < 0) {
         return NULL;
     }
-    PyObject *guard = enter_view_mode(self);
-    PyObject *payload = guard == NULL ? NULL : PyObject_CallMethodObjArgs(fields.payload, awqpack.names.detach, NULL);
+    PyObject *guard = enter_view_mode(self), *payload = NULL;
+    if (guard != NULL && Py_TYPE(fields.payload) == (PyTypeObject *)awqpack.tensor_type) {
+        payload = fields.payload; /* ints have no gradient to be detached from */
+        Py_INCREF(payload);
+    } else if (guard != NULL) {
+        payload = PyObject_CallMethodObjArgs(fields.payload, awqpack.names.detach, NULL);
+    }
     PyObject *result = payload == NULL ? NULL : packed_new((PyObject *)Py_TYPE(self), payload, fields.meta);
     leave_view_mode(guard);
     Py_XDECREF(payload);
@@ -82,11 +87,20 @@ done:
     return result;
 }
 
-/* Packed on another device, with contiguous strides when the caller asked for them. */
-static PyObject *move_packed(PyObject *func, PyObject *self, const packed_fields *fields, PyObject *kwargs)
+/* The payload on a device on which it stays packed. */
+static PyObject *place_payload(PyObject *func, PyObject *payload, PyObject *kwargs, PyObject *source, int kind, PyObject *device)
+{
+    const int is_pinned = given(kwargs, awqpack.names.pin_memory) == Py_True;
+    const int is_same = is_pinned ? 0 : PyObject_RichCompareBool(source, device, Py_EQ);
+    const int is_direct = is_same <= 0 ? is_same : awqpack_is_unwatched();
+    PyObject *copy = is_direct <= 0 ? NULL : awqpack_copy_payload(payload, source, kind);
+    return copy != NULL || PyErr_Occurred() ? copy : copy_payload(func, payload, kwargs);
+}
+
+/* A packed tensor around a payload that was moved, with contiguous strides when the caller asked for them. Steals it. */
+static PyObject *wrap_moved(PyObject *self, const packed_fields *fields, PyObject *kwargs, PyObject *payload)
 {
     PyObject *result = NULL;
-    PyObject *payload = copy_payload(func, fields->payload, kwargs);
     if (payload == NULL) {
         return NULL;
     }
@@ -158,7 +172,7 @@ static PyObject *dispatch_to_copy(PyObject *func, PyObject *self, PyObject *kwar
     const int has_plain_layout = layout == NULL || layout == awqpack.strided;
     const int has_plain_format = format == NULL || format == awqpack.preserve_format || format == awqpack.contiguous_format;
     if (awqpack_stays_packed(from, to) && has_plain_layout && has_plain_format) {
-        result = move_packed(func, self, &fields, kwargs);
+        result = wrap_moved(self, &fields, kwargs, place_payload(func, fields.payload, kwargs, source, from, device));
     } else {
         result = move_plain(func, &fields, kwargs, from_compute && has_plain_layout && has_plain_format && format != awqpack.contiguous_format);
     }

@@ -41,12 +41,20 @@ int awqpack_stays_packed(int from, int to)
     return to == AWQPACK_CUDA || to == AWQPACK_XPU || (from == AWQPACK_HOST && to == AWQPACK_HOST);
 }
 
+/* question(), without the detour through the type where the question is a C function. */
+static PyObject *ask(PyObject *question)
+{
+    return PyCFunction_CheckExact(question) && PyCFunction_GetFlags(question) == METH_NOARGS
+               ? PyCFunction_GetFunction(question)(PyCFunction_GetSelf(question), NULL)
+               : PyObject_CallNoArgs(question);
+}
+
 /* 1 when all of the questions are answered with nothing. */
 static int all_say_no(PyObject *const *questions, size_t count)
 {
     int result = 1;
     for (size_t i = 0; result == 1 && i < count; i++) {
-        PyObject *answer = PyObject_CallNoArgs(questions[i]);
+        PyObject *answer = ask(questions[i]);
         result = answer == NULL ? -1 : PyObject_Not(answer);
         Py_XDECREF(answer);
     }
@@ -66,10 +74,10 @@ int awqpack_is_unwatched(void)
     return is_unmoded == 1 ? all_say_no(&awqpack.is_tracing, 1) : is_unmoded;
 }
 
-/* payload.name() is value; -1 with an exception. */
-static int answers(PyObject *payload, PyObject *name, PyObject *value)
+/* Whether method(payload) is value; -1 with an exception. */
+static int answers(PyObject *method, PyObject *payload, PyObject *value)
 {
-    PyObject *answer = PyObject_CallMethodObjArgs(payload, name, NULL);
+    PyObject *answer = PyObject_CallFunctionObjArgs(method, payload, NULL);
     Py_XDECREF(answer);
     return answer == NULL ? -1 : answer == value;
 }
@@ -77,7 +85,7 @@ static int answers(PyObject *payload, PyObject *name, PyObject *value)
 /* Address of the first element; NULL with an exception, and without one for a tensor that has no memory. */
 static void *address_of(PyObject *payload)
 {
-    PyObject *number = PyObject_CallMethodObjArgs(payload, awqpack.names.data_ptr, NULL);
+    PyObject *number = PyObject_CallFunctionObjArgs(awqpack.tensor_data_ptr, payload, NULL);
     void *address = number == NULL ? NULL : PyLong_AsVoidPtr(number);
     Py_XDECREF(number);
     return address;
@@ -86,8 +94,8 @@ static void *address_of(PyObject *payload)
 /* Bytes of a payload that lies in memory as it would be copied; 0 when torch must copy it, -1 with an exception. */
 static Py_ssize_t plain_bytes(PyObject *payload)
 {
-    const int is_contiguous = answers(payload, awqpack.names.is_contiguous, Py_True);
-    const int is_plain = is_contiguous <= 0 ? is_contiguous : answers(payload, awqpack.names.is_neg, Py_False);
+    const int is_contiguous = answers(awqpack.tensor_is_contiguous, payload, Py_True);
+    const int is_plain = is_contiguous <= 0 ? is_contiguous : answers(awqpack.tensor_is_neg, payload, Py_False);
     PyObject *number = is_plain <= 0 ? NULL : PyObject_GetAttr(payload, awqpack.names.nbytes);
     const Py_ssize_t bytes = number == NULL ? is_plain : PyLong_AsSsize_t(number);
     Py_XDECREF(number);

@@ -40,8 +40,9 @@ static PyObject *turn_dispatch_off(void)
 static PyObject *twin(PyObject *self, PyObject *payload, PyObject *meta)
 {
     PyObject *guard = turn_dispatch_off();
-    PyObject *result =
-        guard == NULL ? NULL : PyObject_CallFunctionObjArgs(awqpack.make_subclass, (PyObject *)Py_TYPE(self), self, NULL);
+    PyObject *args = guard == NULL ? NULL : PyTuple_Pack(2, (PyObject *)Py_TYPE(self), self);
+    PyObject *result = args == NULL ? NULL : PyObject_Call(awqpack.make_subclass, args, NULL);
+    Py_XDECREF(args);
     Py_XDECREF(guard);
     if (result != NULL && packed_fields_set(result, payload, meta) < 0) {
         Py_CLEAR(result);
