@@ -106,6 +106,72 @@ def test_record_stream_reaches_the_payload():
     assert_same(late.cpu(), expected)
 
 
+def copy_of(packed):
+    return packed.to(packed.device, copy=True)
+
+
+@pytest.mark.parametrize("index", range(2))
+def test_a_copy_stays_on_its_device(layout, index):
+    if index >= torch.cuda.device_count():
+        pytest.skip(f"needs {index + 1} GPUs; this machine has {torch.cuda.device_count()}")
+    before = torch.cuda.current_device()
+    packed = packed_tensor(layout, SHAPE, f"cuda:{index}")
+    copied = copy_of(packed)
+    assert copied.device == copied.payload.device == packed.device
+    assert copied.payload.data_ptr() != packed.payload.data_ptr()
+    assert_same(copied, packed)
+    assert torch.cuda.current_device() == before
+
+
+def test_a_copy_is_made_on_the_current_stream(layout):
+    packed = packed_tensor(layout, SHAPE, "cuda")
+    expected = packed.unpack()
+    late = packed.to("cuda", copy=True)
+    late.fill_(0)
+    stream = torch.cuda.Stream()
+    torch.cuda.synchronize()
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(50_000_000)
+        late.payload.copy_(packed.payload)
+        copied = copy_of(late)  # another stream would copy the zeros
+    stream.synchronize()
+    assert_same(copied.unpack(), expected)
+
+
+def test_a_captured_copy_is_made_again(layout):
+    packed = packed_tensor(layout, SHAPE, "cuda")
+    other = packed_tensor(layout, SHAPE, "cuda", seed=1)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        copied = copy_of(packed)
+    packed.payload.copy_(other.payload)
+    graph.replay()
+    torch.cuda.synchronize()
+    assert_same(copied, other)
+
+
+@pytest.mark.usefixtures("_portable")
+def test_a_copy_without_our_kernels(layout):
+    packed = packed_tensor(layout, SHAPE, "cuda")
+    assert_same(copy_of(packed), packed)
+
+
+def test_a_copy_waits_for_nothing():
+    packed = packed_tensor(LAYOUTS["v1"], SHAPE, "cuda")
+    copy_of(packed)  # memory for the next one
+    torch.cuda.synchronize()
+    torch.cuda._sleep(50_000_000)
+    copied = copy_of(packed)
+    assert not torch.cuda.current_stream().query()
+    assert_same(copied, packed)
+
+
+def test_a_copy_is_one_copy():
+    packed = packed_tensor(LAYOUTS["v1"], SHAPE, "cuda")
+    (name,) = kernels_of(lambda: copy_of(packed))
+    assert "Memcpy DtoD" in name
+
+
 def test_graph_capture(layout):
     codes = torch_codes(SHAPE, "cuda")
     out = torch.zeros_like(awqpack.pack(codes, layout.packing, layout.reorder))

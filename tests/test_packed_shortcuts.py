@@ -4,7 +4,7 @@ import warnings
 
 import pytest
 import torch
-from conftest import LAYOUTS, assert_same, packed_tensor
+from conftest import LAYOUTS, assert_same, packed_tensor, torch_codes
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -168,6 +168,65 @@ def test_every_form_of_a_copy(packed, to):
     assert_same(copied, packed)
     assert copied.payload.data_ptr() != packed.payload.data_ptr()
     assert copied._version == 0
+
+
+@pytest.mark.parametrize("to", ["to", "_to_copy"])
+@pytest.mark.parametrize(
+    "lay",
+    [
+        lambda t: t,
+        lambda t: t.mT.contiguous().mT,
+        lambda t: torch.stack([t, t], -1)[..., 0],
+        lambda t: torch.cat([t, t])[t.shape[0] :],
+        torch._neg_view,
+        lambda t: t.expand(2, *t.shape),
+    ],
+    ids=["contiguous", "column-major", "strided", "with an offset", "negated", "expanded"],
+)
+def test_a_copied_payload_lies_as_torch_would_lay_it(packed, lay, to):
+    payload = lay(packed.payload)
+    expected = payload.to(payload.device, copy=True)
+    shape = (*payload.shape[:-2], *packed.shape[-2:])
+    around = AWQPackedTensor(payload, packed.packing, packed.reorder, shape, torch.empty(shape).stride())
+    copied = around.to(around.device, copy=True) if to == "to" else torch.ops.aten._to_copy.default(around)
+    assert_same(copied.payload, expected)
+    assert copied.payload.stride() == expected.stride()
+    assert copied.payload.is_neg() == expected.is_neg()
+    assert copied.payload.data_ptr() != payload.data_ptr()
+
+
+@pytest.mark.parametrize("shape", [(0, 64), (64, 0), (4, 64), (4, 3, 64, 128), (2048, 1024)], ids=str)
+def test_copies_of_every_size(layout, device, shape):
+    """The largest is one that torch copies with all its threads."""
+    packed = packed_tensor(layout, shape, device)
+    copied = packed.to(device=packed.device, copy=True)
+    assert_same(copied, packed)
+    assert copied.stride() == copied.unpack().stride() == packed.unpack().stride()
+    copied.fill_(7)
+    assert_same(packed.unpack(), torch_codes(shape, device))
+
+
+def test_a_copy_keeps_column_major_strides(layout, device):
+    packed = AWQPackedTensor.pack(torch_codes((128, 64), device).t(), layout.packing, layout.reorder)
+    copied = packed.to(packed.device, copy=True)
+    assert copied.stride() == copied.unpack().stride() == (1, 64)
+    assert_same(copied, packed)
+
+
+@pytest.mark.parametrize(
+    "to", [lambda p, d: p.to(d), lambda p, d: p.to(d, torch.uint8, True), lambda p, d: p.to(device=d)]
+)
+def test_no_copy_is_made_of_what_is_there(packed, to):
+    assert to(packed, packed.device) is packed
+
+
+def test_uninitialized_memory_that_torch_fills_is_overwritten(packed):
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    try:
+        assert_same(packed.to(packed.device, copy=True), packed)
+    finally:
+        torch.use_deterministic_algorithms(before)
 
 
 @pytest.mark.parametrize(

@@ -324,6 +324,32 @@ static void check_capture()
     CUDA(cudaStreamDestroy(stream));
 }
 
+static void check_copy()
+{
+    cudaStream_t stream;
+    std::vector<uint8_t> source(1 << 16), target(source.size() + 2);
+    uint8_t *from, *to;
+    for (uint8_t &byte : source) {
+        byte = static_cast<uint8_t>(rng());
+    }
+    CUDA(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+    CUDA(cudaMalloc(&from, source.size()));
+    CUDA(cudaMalloc(&to, target.size()));
+    CUDA(cudaMemsetAsync(to, 0xa5, target.size(), stream));
+    CUDA(cudaMemcpyAsync(from, source.data(), source.size(), cudaMemcpyHostToDevice, stream));
+    CUDA(awq_cuda_copy(to + 1, from, source.size(), stream));
+    CUDA(cudaMemcpyAsync(target.data(), to, target.size(), cudaMemcpyDeviceToHost, stream));
+    CUDA(cudaStreamSynchronize(stream));
+    expect(memcmp(target.data() + 1, source.data(), source.size()) == 0, "copy: the bytes");
+    expect(target.front() == 0xa5 && target.back() == 0xa5, "copy: nothing beside them");
+    expect(awq_cuda_copy(to, from, 0, stream) == 0, "copy of nothing");
+    expect(awq_cuda_copy(nullptr, from, 16, stream) == cudaErrorInvalidValue, "copy to nowhere");
+    expect(cudaGetLastError() == cudaSuccess, "the error of a copy is cleared");
+    CUDA(cudaFree(from));
+    CUDA(cudaFree(to));
+    CUDA(cudaStreamDestroy(stream));
+}
+
 static void check_errors()
 {
     char text[128];
@@ -436,7 +462,8 @@ int main(int argc, char **argv)
     check_capture();
 
     if (!quick) {
-        check_errors(); /* the sanitizer would report these */
+        check_errors();
+    check_copy(); /* the sanitizer would report these */
         check_huge();
     }
     printf("%ld passed, %ld failed\n", passed, failed);
