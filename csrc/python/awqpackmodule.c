@@ -1,6 +1,7 @@
 /* The module itself: its state, its functions, and what it was built with. */
 #include "awqpackmodule.h"
 
+#include "dlpack.h"
 #include "kernels/cpu.h"
 #include "torch/shim.h"
 
@@ -127,9 +128,7 @@ static int import_torch_objects(void)
         {&awqpack.make_subclass, "Tensor._make_subclass"},
         {&awqpack.tensor_detach, "Tensor.detach"},
         {&awqpack.tensor_to, "Tensor.to"},
-        {&awqpack.tensor_is_contiguous, "Tensor.is_contiguous"},
         {&awqpack.tensor_is_neg, "Tensor.is_neg"},
-        {&awqpack.tensor_data_ptr, "Tensor.data_ptr"},
         {&awqpack.dispatch_off, "_C._DisableTorchDispatch"},
         {&awqpack.dispatch_off_init, "_C._DisableTorchDispatch.__init__.__func__"},
         {&awqpack.uint8, "uint8"},
@@ -173,6 +172,25 @@ static int import_torch_objects(void)
                : 0;
 }
 
+/* Optional: without it payloads are copied by torch. */
+static int import_dlpack(void)
+{
+    PyObject *capsule = PyObject_GetAttrString(awqpack.tensor_type, "__dlpack_c_exchange_api__");
+    if (capsule == NULL) {
+        if (!PyErr_ExceptionMatches(PyExc_AttributeError)) {
+            return -1;
+        }
+        PyErr_Clear();
+        return 0;
+    }
+    if (PyCapsule_IsValid(capsule, AWQPACK_DLPACK_CAPSULE)) {
+        const awqpack_dlpack_exchange *exchange = PyCapsule_GetPointer(capsule, AWQPACK_DLPACK_CAPSULE);
+        awqpack.dlpack = exchange->major == AWQPACK_DLPACK_MAJOR ? exchange : NULL;
+    }
+    Py_DECREF(capsule);
+    return 0;
+}
+
 static int module_exec(PyObject *Py_UNUSED(module))
 {
     awq_error error;
@@ -184,7 +202,7 @@ static int module_exec(PyObject *Py_UNUSED(module))
         awqpack_raise(&error);
         return -1;
     }
-    return intern_names() < 0 || awqpack_import_numpy() < 0 ? -1 : import_torch_objects();
+    return intern_names() < 0 || awqpack_import_numpy() < 0 || import_torch_objects() < 0 ? -1 : import_dlpack();
 }
 
 static PyModuleDef_Slot module_slots[] = {

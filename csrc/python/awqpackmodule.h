@@ -25,13 +25,11 @@
     X(detach)            \
     X(device)            \
     X(dtype)             \
-    X(index)             \
     X(is_inference)      \
     X(is_write)          \
     X(layout)            \
     X(memory_format)     \
     X(name)              \
-    X(nbytes)            \
     X(non_blocking)      \
     X(pin_memory)        \
     X(resize_)           \
@@ -51,9 +49,7 @@
     X(make_subclass)    /* torch.Tensor._make_subclass */              \
     X(tensor_detach)    /* torch.Tensor.detach, before the class hides it */ \
     X(tensor_to)        /* torch.Tensor.to, likewise */                \
-    X(tensor_is_contiguous) /* torch.Tensor.is_contiguous */           \
     X(tensor_is_neg)    /* torch.Tensor.is_neg */                      \
-    X(tensor_data_ptr)  /* torch.Tensor.data_ptr */                    \
     X(dispatch_off)     /* torch._C._DisableTorchDispatch, a guard */  \
     X(dispatch_off_init) /* its __init__, as a plain function */       \
     X(uint8)                                                           \
@@ -95,6 +91,7 @@ typedef struct awqpack_state {
         AWQPACK_NAMES(AWQPACK_FIELD)
     } names;
 #undef AWQPACK_FIELD
+    const struct awqpack_dlpack_exchange *dlpack; /* NULL where torch has none */
 } awqpack_state;
 
 /* The process has one torch, so it has one awqpack: methods of the class have no other way to their module. */
@@ -182,7 +179,7 @@ int awqpack_is_unmoded(void);
 int awqpack_is_unwatched(void);
 /* payload.to(its device, copy=True) without torch's dispatcher, for a caller who is unwatched. NULL without an exception
    when only torch can do it. */
-PyObject *awqpack_copy_payload(PyObject *payload, PyObject *device, int kind);
+PyObject *awqpack_copy_payload(PyObject *payload);
 
 /* packed_shortcuts.c: detach and to without torch's dispatcher, where nothing could see the difference. */
 PyObject *packed_detach(PyObject *self, PyObject *unused);

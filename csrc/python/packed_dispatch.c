@@ -88,12 +88,12 @@ done:
 }
 
 /* The payload on a device on which it stays packed. */
-static PyObject *place_payload(PyObject *func, PyObject *payload, PyObject *kwargs, PyObject *source, int kind, PyObject *device)
+static PyObject *place_payload(PyObject *func, PyObject *payload, PyObject *kwargs, PyObject *source, PyObject *device)
 {
     const int is_pinned = given(kwargs, awqpack.names.pin_memory) == Py_True;
     const int is_same = is_pinned ? 0 : PyObject_RichCompareBool(source, device, Py_EQ);
     const int is_direct = is_same <= 0 ? is_same : awqpack_is_unwatched();
-    PyObject *copy = is_direct <= 0 ? NULL : awqpack_copy_payload(payload, source, kind);
+    PyObject *copy = is_direct <= 0 ? NULL : awqpack_copy_payload(payload);
     return copy != NULL || PyErr_Occurred() ? copy : copy_payload(func, payload, kwargs);
 }
 
@@ -172,7 +172,7 @@ static PyObject *dispatch_to_copy(PyObject *func, PyObject *self, PyObject *kwar
     const int has_plain_layout = layout == NULL || layout == awqpack.strided;
     const int has_plain_format = format == NULL || format == awqpack.preserve_format || format == awqpack.contiguous_format;
     if (awqpack_stays_packed(from, to) && has_plain_layout && has_plain_format) {
-        result = wrap_moved(self, &fields, kwargs, place_payload(func, fields.payload, kwargs, source, from, device));
+        result = wrap_moved(self, &fields, kwargs, place_payload(func, fields.payload, kwargs, source, device));
     } else {
         result = move_plain(func, &fields, kwargs, from_compute && has_plain_layout && has_plain_format && format != awqpack.contiguous_format);
     }

@@ -3,6 +3,7 @@
 
 #include <string.h>
 
+#include "dlpack.h"
 #include "torch/shim.h"
 
 /* What torch itself leaves to one thread. It copies larger ones with all its threads. */
@@ -74,46 +75,44 @@ int awqpack_is_unwatched(void)
     return is_unmoded == 1 ? all_say_no(&awqpack.is_tracing, 1) : is_unmoded;
 }
 
-/* Whether method(payload) is value; -1 with an exception. */
-static int answers(PyObject *method, PyObject *payload, PyObject *value)
+/* Describes the memory of a tensor. 0, without an exception, when it has none. */
+static int describe(PyObject *tensor, awqpack_dlpack_tensor *memory)
 {
-    PyObject *answer = PyObject_CallFunctionObjArgs(method, payload, NULL);
+    if (awqpack.dlpack->describe(tensor, memory) != 0) {
+        PyErr_Clear();
+        return 0;
+    }
+    return memory->data != NULL && memory->byte_offset == 0;
+}
+
+/* 1 when the values of a payload are not its bytes, -1 with an exception. */
+static int is_negated(PyObject *payload)
+{
+    PyObject *answer = PyObject_CallFunctionObjArgs(awqpack.tensor_is_neg, payload, NULL);
+    const int result = answer == NULL ? -1 : answer == Py_True;
     Py_XDECREF(answer);
-    return answer == NULL ? -1 : answer == value;
+    return result;
 }
 
-/* Address of the first element; NULL with an exception, and without one for a tensor that has no memory. */
-static void *address_of(PyObject *payload)
+/* Bytes of a tensor without gaps, in row-major order; 0 for others and for an empty one. */
+static size_t contiguous_bytes(const awqpack_dlpack_tensor *memory)
 {
-    PyObject *number = PyObject_CallFunctionObjArgs(awqpack.tensor_data_ptr, payload, NULL);
-    void *address = number == NULL ? NULL : PyLong_AsVoidPtr(number);
-    Py_XDECREF(number);
-    return address;
+    int64_t count = 1;
+    for (int32_t d = memory->ndim - 1; d >= 0; d--) {
+        if (memory->strides != NULL && memory->shape[d] != 1 && memory->strides[d] != count) {
+            return 0;
+        }
+        count *= memory->shape[d];
+    }
+    return (size_t)count * memory->type_bits / 8;
 }
 
-/* Bytes of a payload that lies in memory as it would be copied; 0 when torch must copy it, -1 with an exception. */
-static Py_ssize_t plain_bytes(PyObject *payload)
-{
-    const int is_contiguous = answers(awqpack.tensor_is_contiguous, payload, Py_True);
-    const int is_plain = is_contiguous <= 0 ? is_contiguous : answers(awqpack.tensor_is_neg, payload, Py_False);
-    PyObject *number = is_plain <= 0 ? NULL : PyObject_GetAttr(payload, awqpack.names.nbytes);
-    const Py_ssize_t bytes = number == NULL ? is_plain : PyLong_AsSsize_t(number);
-    Py_XDECREF(number);
-    return PyErr_Occurred() ? -1 : bytes;
-}
-
-static int copy_on_cuda(PyObject *device, void *target, const void *source, size_t bytes)
+static int copy_on_cuda(const awqpack_dlpack_tensor *target, const awqpack_dlpack_tensor *source, size_t bytes)
 {
     awq_error error;
     bool done;
-    PyObject *number = PyObject_GetAttr(device, awqpack.names.index);
-    const long index = number == NULL ? -1 : PyLong_AsLong(number);
-    Py_XDECREF(number);
-    if (PyErr_Occurred()) {
-        return -1;
-    }
     Py_BEGIN_ALLOW_THREADS /* a full queue blocks, and what empties it may need the interpreter */
-    done = awq_cuda_copy_on((int)index, target, source, bytes, &error);
+    done = awq_cuda_copy_on(source->device_id, target->data, source->data, bytes, &error);
     Py_END_ALLOW_THREADS
     if (!done) {
         awqpack_raise(&error);
@@ -121,19 +120,24 @@ static int copy_on_cuda(PyObject *device, void *target, const void *source, size
     return done ? 0 : -1;
 }
 
-PyObject *awqpack_copy_payload(PyObject *payload, PyObject *device, int kind)
+PyObject *awqpack_copy_payload(PyObject *payload)
 {
-    const int is_cuda = kind == AWQPACK_CUDA && awq_cuda_is_registered();
-    if (Py_TYPE(payload) != (PyTypeObject *)awqpack.tensor_type || (kind != AWQPACK_HOST && !is_cuda)) {
+    awqpack_dlpack_tensor source, target;
+    if (awqpack.dlpack == NULL || Py_TYPE(payload) != (PyTypeObject *)awqpack.tensor_type || !describe(payload, &source)) {
         return NULL;
     }
-    const Py_ssize_t bytes = plain_bytes(payload);
-    const void *source = bytes <= 0 || (!is_cuda && bytes > one_thread_bytes) ? NULL : address_of(payload);
-    PyObject *copy = source == NULL ? NULL : PyObject_CallFunctionObjArgs(awqpack.empty_like, payload, NULL);
-    void *target = copy == NULL ? NULL : address_of(copy);
-    if (target != NULL && !is_cuda) {
-        memcpy(target, source, (size_t)bytes);
-    } else if (target == NULL || copy_on_cuda(device, target, source, (size_t)bytes) < 0) {
+    const size_t bytes = contiguous_bytes(&source);
+    const int is_host = source.device_type == AWQPACK_DLPACK_CPU && bytes <= one_thread_bytes;
+    const int is_cuda = source.device_type == AWQPACK_DLPACK_CUDA && awq_cuda_is_registered();
+    if (bytes == 0 || (!is_host && !is_cuda) || is_negated(payload) != 0) {
+        return NULL;
+    }
+    PyObject *copy = PyObject_CallFunctionObjArgs(awqpack.empty_like, payload, NULL);
+    if (copy == NULL || !describe(copy, &target)) {
+        Py_CLEAR(copy);
+    } else if (is_host) {
+        memcpy(target.data, source.data, bytes);
+    } else if (copy_on_cuda(&target, &source, bytes) < 0) {
         Py_CLEAR(copy);
     }
     return copy;

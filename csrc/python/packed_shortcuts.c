@@ -92,7 +92,7 @@ static PyObject *move_packed(PyObject *self, const packed_fields *fields, PyObje
         result = self;
         goto done;
     }
-    payload = is_same ? awqpack_copy_payload(fields->payload, source, from) : NULL;
+    payload = is_same ? awqpack_copy_payload(fields->payload) : NULL;
     if (payload == NULL && !PyErr_Occurred()) {
         payload = PyObject_CallFunctionObjArgs(awqpack.tensor_to, fields->payload, device, Py_None, non_blocking, copy, NULL);
     }
