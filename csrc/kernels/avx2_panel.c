@@ -1,7 +1,4 @@
-/*
- * Column-major panels for AVX2. Packing reads one slice of the panel while it writes the one above: joined columns wait
- * in lines that the slices share. Unpacking has the two phases of avx512_panel.c, with columns as what lies between.
- */
+/* Column-major panels for AVX2: the steps of packing, whose order is panel_pack.h's; and unpacking, as in avx512_panel.c. */
 #include "kernels.h"
 
 #if defined(__x86_64__)
@@ -16,9 +13,6 @@ enum {
     HALVES = TILE / VECTOR,
     /* Bytes that keep neighbouring rows of scratch off each other's cache sets. */
     PAD = VECTOR,
-    ABREAST = 4, /* payload bytes whose columns are read side by side: more than eight columns share a set of L1 */
-    LINES = 2560, /* that wait: what the second-level cache holds beside all that passes through it */
-    MAX_BYTES = AWQ_PANEL_COLS / 2, /* payload bytes of a row */
 };
 
 /* Transposes the 16 x 16 bytes of each 128-bit lane: four perfect shuffles of sixteen vectors. */
@@ -61,135 +55,124 @@ static inline void copy_run(uint8_t *restrict to, const uint8_t *restrict from, 
     memcpy(to + i, from + i, (size_t)(bytes - i));
 }
 
-/* Offsets of the two columns whose codes share each byte of a row. */
-static inline void find_columns(awq_layout layout, int64_t bytes, int64_t col_stride, int64_t (*columns)[2])
-{
-    for (int64_t i = 0; i < bytes; i++) {
-        const int64_t block = i / AWQ_BLOCK_BYTES * AWQ_BLOCK_CODES;
-        const int byte = (int)(i % AWQ_BLOCK_BYTES);
-        columns[i][0] = (block + awq_low_column(layout, byte)) * col_stride;
-        columns[i][1] = (block + awq_high_column(layout, byte)) * col_stride;
-    }
-}
-
-/* Four payload bytes of 64 rows from the eight columns they hold; asks for eight more, `ahead` bytes further down. */
-static inline void join_lines(const uint8_t *restrict codes, const int64_t (*at)[2], const int64_t (*next)[2],
-                              int64_t ahead, uint8_t *restrict lines, const uint16_t *places, __m256i *seen)
+/*
+ * A piece is lines 0..7, each in two halves of 32 rows: lane l of a half of line j holds the bytes of rows 16l + 2j and
+ * 16l + 2j + 1 of them. Three perfect shuffles of eight vectors turn 8 columns by 16 rows of each lane into that.
+ */
+static inline void join_piece(const uint8_t *restrict codes, const int64_t *columns, uint8_t *restrict piece, __m256i *seen)
 {
     const __m256i mask = _mm256_set1_epi8(AWQ_CODE_MAX);
-    for (int i = 0; i < ABREAST; i++) {
-        prefetch(codes, next[i][0] + ahead);
-        prefetch(codes, next[i][1] + ahead);
-        for (int h = 0; h < HALVES; h++) {
-            const __m256i a = load(codes + at[i][0] + VECTOR * h);
-            const __m256i b = load(codes + at[i][1] + VECTOR * h);
+    for (int h = 0; h < HALVES; h++) {
+        __m256i v[STRIP], t[STRIP];
+#pragma GCC unroll 8
+        for (int i = 0; i < STRIP; i++) {
+            const __m256i a = load(codes + columns[2 * i] + VECTOR * h), b = load(codes + columns[2 * i + 1] + VECTOR * h);
             *seen = _mm256_or_si256(*seen, _mm256_or_si256(a, b));
-            const __m256i bytes =
-                _mm256_or_si256(_mm256_and_si256(a, mask), _mm256_slli_epi16(_mm256_and_si256(b, mask), 4));
-            _mm256_store_si256((void *)(lines + LINE * places[i] + VECTOR * h), bytes);
+            v[i] = _mm256_or_si256(_mm256_and_si256(a, mask), _mm256_slli_epi16(_mm256_and_si256(b, mask), 4));
+        }
+#pragma GCC unroll 3
+        for (int pass = 0; pass < 3; pass++) {
+#pragma GCC unroll 4
+            for (int i = 0; i < 4; i++) {
+                t[2 * i] = _mm256_unpacklo_epi8(v[i], v[i + 4]);
+                t[2 * i + 1] = _mm256_unpackhi_epi8(v[i], v[i + 4]);
+            }
+#pragma GCC unroll 8
+            for (int i = 0; i < STRIP; i++) {
+                v[i] = t[i];
+            }
+        }
+#pragma GCC unroll 8
+        for (int j = 0; j < STRIP; j++) {
+            put(piece + LINE * j + VECTOR * h, v[j], false);
         }
     }
 }
 
-/* The lines of 64 rows, `bytes` of them, to payload rows as `to` has them. */
-static inline void turn_tile(const uint8_t *restrict lines, const uint16_t *at, int64_t bytes, uint8_t *restrict rows,
-                             const awq_panel_walk *to)
+/* Thirty-two bytes of two rows of each lane, from the four strips they are in: rows[2 * lane + which of the two]. */
+static inline void split_rows(const uint8_t *from, const uint16_t *at, __m256i rows[4])
 {
-    for (int g = 0; g < bytes / GROUP; g++) {
-        uint8_t *block = rows + g / BLOCK_GROUPS * to->block + g % BLOCK_GROUPS * GROUP;
-        for (int h = 0; h < HALVES; h++) {
-            __m256i v[GROUP];
-#pragma GCC unroll 16
-            for (int i = 0; i < GROUP; i++) {
-                v[i] = load(lines + LINE * at[g * GROUP + i] + VECTOR * h);
-            }
-            transpose_lanes(v);
-#pragma GCC unroll 16
-            for (int j = 0; j < GROUP; j++) {
-                uint8_t *p = block + h * (VECTOR / AWQ_QUAD_ROWS) * to->quad + j / AWQ_QUAD_ROWS * to->quad +
-                             j % AWQ_QUAD_ROWS * to->row;
-                _mm_store_si128((void *)p, _mm256_castsi256_si128(v[j]));
-                _mm_store_si128((void *)(p + GROUP / AWQ_QUAD_ROWS * to->quad), _mm256_extracti128_si256(v[j], 1));
-            }
+    const __m256i a = load(from + PIECE * at[0]), b = load(from + PIECE * at[1]);
+    const __m256i c = load(from + PIECE * at[2]), d = load(from + PIECE * at[3]);
+    const __m256i even = _mm256_unpacklo_epi64(a, b), even_end = _mm256_unpacklo_epi64(c, d);
+    const __m256i odd = _mm256_unpackhi_epi64(a, b), odd_end = _mm256_unpackhi_epi64(c, d);
+    rows[0] = _mm256_permute2x128_si256(even, even_end, 0x20);
+    rows[1] = _mm256_permute2x128_si256(odd, odd_end, 0x20);
+    rows[2] = _mm256_permute2x128_si256(even, even_end, 0x31);
+    rows[3] = _mm256_permute2x128_si256(odd, odd_end, 0x31);
+}
+
+/* Four rows of a block, 128 bytes, of each lane. */
+static inline void send_v2_unit(outgoing *o, bool stream)
+{
+    const int64_t lane = GROUP / AWQ_QUAD_ROWS * o->to.quad;
+    const uint8_t *from = o->pieces + LINE * o->pair;
+    uint8_t *to = o->target + o->strip / 4 * o->to.block + awq_panel_row(&o->to, 2 * o->pair);
+    for (int h = 0; h < HALVES; h++, from += VECTOR, to += 2 * lane) {
+        __m256i v[2][4];
+        split_rows(from, o->places + o->strip, v[0]);
+        split_rows(from + LINE, o->places + o->strip, v[1]);
+#pragma GCC unroll 8
+        for (int i = 0; i < 8; i++) {
+            put(to + i / 4 * lane + VECTOR * (i % 4), v[i / 2 % 2][2 * (i / 4) + i % 2], stream);
         }
+    }
+    o->strip += 4;
+    if (o->strip >= o->strips) {
+        o->strip = 0;
+        o->pair += 2;
     }
 }
 
-/*
- * The lines of a slice are numbered as its tiles are written, byte by byte of each. Line n of those that are read goes
- * where line n of those that were written has been, so both slices share LINES of them.
- */
-static uint8_t pack_columns(awq_layout layout, const uint8_t *restrict codes, int64_t col_stride,
-                            uint8_t *restrict payload, int64_t payload_stride, int64_t rows, int64_t cols, bool stream)
+/* Two lines, or the line and a half or less that are left, of two rows of each lane. */
+static inline void send_v1_unit(outgoing *o, bool stream)
 {
-    const int64_t quad = layout == AWQ_LAYOUT_V2 ? AWQ_QUAD_ROWS : 1;
-    const int64_t bytes = cols / 2, run = bytes * quad, tile_runs = TILE / quad; /* payload rows, and those of a tile */
-    const int64_t tiles = rows / TILE, most = LINES / bytes;
-    const awq_panel_walk to = awq_panel_walk_of(layout, run);
-    __m256i seen = _mm256_setzero_si256();
-    alignas(LINE) uint8_t lines[LINE * LINES];
-    alignas(LINE) uint8_t ready[TILE * MAX_BYTES];
-    uint16_t places[2][LINES];
-    int64_t columns[MAX_BYTES][2];
-    find_columns(layout, bytes, col_stride, columns);
-    for (int i = 0; i < LINES; i++) {
-        places[0][i] = (uint16_t)i;
-    }
-    int64_t held = 0; /* tiles of the slice above, read and not yet written */
-    for (int64_t first = 0, slice = 0; first < tiles || held > 0; slice++) {
-        const uint16_t *above = places[slice % 2];
-        uint16_t *here = places[(slice + 1) % 2];
-        const int64_t taken = tiles - first < most ? tiles - first : most;
-        const int64_t reads = taken * bytes / ABREAST;
-        const uint8_t *source = codes + TILE * first;
-        int64_t read = 0, tile = 0, byte = 0;
-        for (int64_t t = 0; t < (held > 0 ? held : 1); t++) {
-            uint8_t *target = payload + (first - held + t) * tile_runs * payload_stride;
-            const int64_t from = read, until = held > 0 ? reads * (t + 1) / held : reads;
-            int64_t sent = held > 0 ? 0 : tile_runs;
-            if (held > 0) {
-                turn_tile(lines, above + t * bytes, bytes, ready, &to);
-            }
-            for (; read < until; read++) {
-                uint16_t *at = here + tile * bytes + byte;
-                memcpy(at, above + ABREAST * read, ABREAST * sizeof *at);
-                const bool is_last = byte + ABREAST == bytes;
-                join_lines(source + TILE * tile, columns + byte, columns + (is_last ? 0 : byte + ABREAST),
-                           is_last ? TILE * taken : 0, lines, at, &seen);
-                if (++tile == taken) {
-                    tile = 0;
-                    byte += ABREAST;
-                }
-                for (; sent * (until - from) < tile_runs * (read + 1 - from) && sent < tile_runs; sent++) {
-                    copy_run(target + sent * payload_stride, ready + sent * run, run, stream);
+    const int64_t lane = GROUP / AWQ_QUAD_ROWS * o->to.quad;
+    const int64_t end = o->strip + 16 < o->strips ? o->strip + 16 : o->strips;
+    for (int h = 0; h < HALVES; h++) {
+        const uint8_t *from = o->pieces + LINE * o->pair + VECTOR * h;
+        uint8_t *to = o->target + awq_panel_row(&o->to, 2 * o->pair) + 2 * h * lane;
+        for (int64_t strip = o->strip; strip < end; strip += 8) {
+            __m256i v[2][4];
+            const bool is_line = strip + 8 <= end;
+            split_rows(from, o->places + strip, v[0]);
+            split_rows(from, o->places + (is_line ? strip + 4 : strip), v[1]);
+#pragma GCC unroll 4
+            for (int i = 0; i < 4; i++) {
+                uint8_t *p = to + strip * STRIP + i / 2 * lane + i % 2 * o->to.row;
+                put(p, v[0][i], stream);
+                if (is_line) {
+                    put(p + VECTOR, v[1][i], stream);
                 }
             }
-            for (; sent < tile_runs; sent++) {
-                copy_run(target + sent * payload_stride, ready + sent * run, run, stream);
-            }
         }
-        held = taken;
-        first += taken;
     }
-    if (stream) {
-        _mm_sfence();
+    o->strip = end;
+    if (o->strip == o->strips) {
+        o->strip = 0;
+        o->pair++;
     }
-    return or_bytes(seen);
 }
 
-/* V2's runs of four rows are long enough with half the columns, which leaves twice the rows to a slice. */
+static inline void send_unit(outgoing *o, bool is_v2, bool stream)
+{
+    if (is_v2) {
+        send_v2_unit(o, stream);
+    } else {
+        send_v1_unit(o, stream);
+    }
+}
+
+#define SEEN __m256i
+enum { PIECES = 528 /* that wait: a quarter of a MiB, half of many a second-level cache */ };
+#include "panel_pack.h"
+
 uint8_t awq_avx2_pack_panel(awq_layout layout, const uint8_t *restrict codes, int64_t col_stride,
                             uint8_t *restrict payload, int64_t payload_stride, int64_t rows, int64_t cols, bool stream)
 {
-    const bool is_v2 = layout == AWQ_LAYOUT_V2;
-    const int64_t most = is_v2 ? AWQ_PANEL_COLS / 2 : AWQ_PANEL_COLS;
-    uint8_t seen = 0;
-    for (int64_t c = 0; c < cols; c += most) {
-        seen |= pack_columns(layout, codes + c * col_stride, col_stride,
-                             payload + c / 2 * (is_v2 ? AWQ_QUAD_ROWS : 1), payload_stride, rows,
-                             cols - c < most ? cols - c : most, stream);
-    }
-    return seen;
+    return layout == AWQ_LAYOUT_V2
+               ? pack_v2_panel(codes, col_stride, payload, payload_stride, rows, cols, stream)
+               : pack_v1_panel(layout, codes, col_stride, payload, payload_stride, rows, cols, stream);
 }
 
 static inline __m256i nibbles(const uint8_t *from, __m128i shift)

@@ -1,6 +1,6 @@
 /*
- * Column-major panels for AVX-512, in two phases with the panel's payload between them in the second-level cache: one
- * reads the source in long runs and the other writes the target in long runs, as DRAM and the page tables want it.
+ * Column-major panels for AVX-512: the steps of packing, whose order is panel_pack.h's; and unpacking, in two phases with a
+ * slice's payload between them in the second-level cache: one reads it in long runs and the other writes codes in long runs.
  */
 #include "kernels.h"
 
@@ -54,105 +54,145 @@ static inline void put(uint8_t *p, __m512i v, bool stream)
     }
 }
 
-/* Streams the whole lines of a run that starts anywhere. */
-static inline void stream_run(uint8_t *restrict to, const uint8_t *restrict from, int64_t bytes)
+/* A run of a payload row that starts anywhere; only its whole lines are streamed. */
+static inline void copy_run(uint8_t *restrict to, const uint8_t *restrict from, int64_t bytes, bool stream)
 {
-    const int64_t head = bytes_to_line(to, bytes);
+    const int64_t head = stream ? bytes_to_line(to, bytes) : 0;
     _mm512_mask_storeu_epi8(to, first_bytes(head), _mm512_maskz_loadu_epi8(first_bytes(head), from));
     int64_t i = head;
     for (; i + LINE <= bytes; i += LINE) {
-        put(to + i, load(from + i), true);
+        put(to + i, load(from + i), stream);
     }
     const uint64_t rest = first_bytes(bytes - i);
     _mm512_mask_storeu_epi8(to + i, rest, _mm512_maskz_loadu_epi8(rest, from + i));
 }
 
 /*
- * A tile of payload as vectors [j][g], `pitch` to each j: lane l holds bytes 16g..16g+15 of row 16l + j.
- * Four neighbouring lanes of the payload make a line: two blocks of a V1 row, or two rows of a V2 block.
+ * A piece is vectors 0..7: lane l of vector j holds the bytes of rows 16l + 2j and 16l + 2j + 1.
+ * Three perfect shuffles of eight vectors turn 8 columns by 16 rows of each lane into that.
  */
-static inline void put_tile(const __m512i *tile, int groups, int pitch, uint8_t *payload, awq_layout layout,
-                            int64_t payload_stride, bool stream, ahead *next)
+static inline void join_piece(const uint8_t *restrict codes, const int64_t *columns, uint8_t *restrict piece, __m512i *seen)
 {
-    const awq_panel_walk to = awq_panel_walk_of(layout, payload_stride);
-    const int64_t lane = GROUP / AWQ_QUAD_ROWS * to.quad;
-    const int step = layout == AWQ_LAYOUT_V2 ? 2 : 1;
-    for (int j = 0; j < GROUP; j += step) {
-        const __m512i *row = tile + j * pitch;
-        const __m512i *second = layout == AWQ_LAYOUT_V2 ? row + pitch : row + BLOCK_GROUPS;
-        uint8_t *target = payload + awq_panel_row(&to, j);
-        for (int g = 0; g < groups; g += 4 / step) {
-            const bool is_line = g + 4 / step <= groups;
-            const __m512i none = _mm512_setzero_si512();
-            __m512i v[4] = {row[g], row[g + 1], is_line ? second[g] : none, is_line ? second[g + 1] : none};
-            transpose_four(v);
-            ask(next, 2);
-            for (int l = 0; l < 4; l++) {
-                uint8_t *p = target + l * lane + g / BLOCK_GROUPS * to.block;
-                if (is_line) {
-                    put(p, v[l], stream);
-                } else {
-                    _mm256_storeu_si256((void *)p, _mm512_castsi512_si256(v[l]));
-                }
-            }
+    const __m512i mask = _mm512_set1_epi8(AWQ_CODE_MAX);
+    __m512i v[STRIP], t[STRIP];
+#pragma GCC unroll 8
+    for (int i = 0; i < STRIP; i++) {
+        const __m512i low = load(codes + columns[2 * i]), high = load(codes + columns[2 * i + 1]);
+        *seen = _mm512_ternarylogic_epi64(*seen, low, high, 0xfe);
+        v[i] = _mm512_ternarylogic_epi64(mask, low, _mm512_slli_epi16(high, 4), 0xca);
+    }
+#pragma GCC unroll 3
+    for (int pass = 0; pass < 3; pass++) {
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; i++) {
+            t[2 * i] = _mm512_unpacklo_epi8(v[i], v[i + 4]);
+            t[2 * i + 1] = _mm512_unpackhi_epi8(v[i], v[i + 4]);
         }
+#pragma GCC unroll 8
+        for (int i = 0; i < STRIP; i++) {
+            v[i] = t[i];
+        }
+    }
+#pragma GCC unroll 8
+    for (int j = 0; j < STRIP; j++) {
+        put(piece + LINE * j, v[j], false);
     }
 }
 
-static uint8_t pack_slice(awq_layout layout, const uint8_t *restrict codes, int64_t col_stride,
-                          uint8_t *restrict payload, int64_t payload_stride, int64_t rows, int64_t cols, bool stream)
+/* Sixteen bytes of the two rows that each lane of two strips' vectors holds. */
+static inline void split_pair(const uint8_t *first, const uint8_t *second, __m512i *even, __m512i *odd)
 {
-    const int groups = (int)(cols / GROUP_COLS), tiles = (int)(rows / TILE);
-    const int pitch = groups + 1; /* rows a power of two apart would share cache sets */
-    const __m512i mask = _mm512_set1_epi8(AWQ_CODE_MAX);
-    __m512i seen = _mm512_setzero_si512();
-    __m512i scratch[MAX_TILES * GROUP * (MAX_GROUPS + 1)];
-    ahead next = ahead_of(codes, GROUP_COLS * col_stride, col_stride, cols - GROUP_COLS, rows);
-    for (int g = 0; g < groups; g++) {
-        const group_columns columns = columns_of(layout, g, col_stride);
-        for (int t = 0; t < tiles; t++) {
-            __m512i v[GROUP];
-#pragma GCC unroll 16
-            for (int i = 0; i < GROUP; i++) {
-                const __m512i low = load(codes + columns.low[i] + TILE * t);
-                const __m512i high = load(codes + columns.high[i] + TILE * t);
-                ask(&next, 2);
-                seen = _mm512_ternarylogic_epi64(seen, low, high, 0xfe);
-                v[i] = _mm512_ternarylogic_epi64(mask, low, _mm512_slli_epi16(high, 4), 0xca);
+    const __m512i a = load(first), b = load(second);
+    *even = _mm512_unpacklo_epi64(a, b);
+    *odd = _mm512_unpackhi_epi64(a, b);
+}
+
+/* Four rows of a block, 128 bytes, of each lane. */
+static inline void send_v2_unit(outgoing *o, bool stream)
+{
+    const uint8_t *from = o->pieces + LINE * o->pair;
+    const uint16_t *at = o->places + o->strip;
+    uint8_t *to = o->target + o->strip / 4 * o->to.block + awq_panel_row(&o->to, 2 * o->pair);
+    __m512i v[2][4]; /* lines of two rows */
+#pragma GCC unroll 2
+    for (int k = 0; k < 2; k++, from += LINE) {
+        split_pair(from + PIECE * at[0], from + PIECE * at[1], &v[k][0], &v[k][2]);
+        split_pair(from + PIECE * at[2], from + PIECE * at[3], &v[k][1], &v[k][3]);
+        transpose_four(v[k]);
+    }
+#pragma GCC unroll 4
+    for (int l = 0; l < 4; l++, to += GROUP / AWQ_QUAD_ROWS * o->to.quad) {
+        put(to, v[0][l], stream);
+        put(to + LINE, v[1][l], stream);
+    }
+    o->strip += 4;
+    if (o->strip >= o->strips) {
+        o->strip = 0;
+        o->pair += 2;
+    }
+}
+
+/* Two lines, or the line and a half or less that are left, of two rows of each lane. */
+static inline void send_v1_unit(outgoing *o, bool stream)
+{
+    const int64_t lane = GROUP / AWQ_QUAD_ROWS * o->to.quad, rest = o->strips - o->strip;
+    const uint8_t *from = o->pieces + LINE * o->pair;
+    const uint16_t *at = o->places + o->strip;
+    uint8_t *to = o->target + o->strip * STRIP + awq_panel_row(&o->to, 2 * o->pair);
+    __m512i v[2][2][4]; /* [row][line][lane] */
+#pragma GCC unroll 2
+    for (int h = 0; h < 2; h++) {
+#pragma GCC unroll 4
+        for (int k = 0; k < 4; k++) {
+            const int strip = 8 * h + 2 * k;
+            if (strip < rest) {
+                split_pair(from + PIECE * at[strip], from + PIECE * at[strip + 1], &v[0][h][k], &v[1][h][k]);
+            } else {
+                v[0][h][k] = v[1][h][k] = _mm512_setzero_si512();
             }
-            transpose_lanes(v);
-#pragma GCC unroll 16
-            for (int j = 0; j < GROUP; j++) {
-                scratch[(t * GROUP + j) * pitch + g] = v[j];
+        }
+        transpose_four(v[0][h]);
+        transpose_four(v[1][h]);
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++) {
+        uint8_t *p = to + i % 4 * lane + i / 4 * o->to.row;
+#pragma GCC unroll 2
+        for (int h = 0; h < 2; h++) {
+            if (rest >= 8 * (h + 1)) {
+                put(p + LINE * h, v[i / 4][h][i % 4], stream);
+            } else if (rest > 8 * h) {
+                _mm256_storeu_si256((void *)(p + LINE * h), _mm512_castsi512_si256(v[i / 4][h][i % 4]));
             }
         }
     }
-    const awq_panel_walk to = awq_panel_walk_of(layout, payload_stride);
-    const int64_t quad = layout == AWQ_LAYOUT_V2 ? AWQ_QUAD_ROWS : 1;
-    const int64_t run = cols / 2 * quad; /* bytes of a payload row */
-    const bool has_ends = stream && ((uintptr_t)payload | (uintptr_t)payload_stride) % LINE != 0; /* not streamed */
-    alignas(LINE) uint8_t lines[TILE * (AWQ_PANEL_COLS / 2 + LINE)];
-    next = ahead_of(codes, rows, col_stride, GROUP_COLS, rows); /* of the panel below */
-    for (int t = 0; t < tiles; t++) {
-        const __m512i *tile = scratch + t * GROUP * pitch;
-        uint8_t *target = payload + awq_panel_row(&to, TILE * t);
-        if (!has_ends) {
-            put_tile(tile, groups, pitch, target, layout, payload_stride, stream, &next);
-            continue;
-        }
-        for (int64_t i = 0; i < TILE / quad; i++) {
-            prefetch(target + i * payload_stride, 0);
-            prefetch(target + i * payload_stride, run - 1);
-        }
-        put_tile(tile, groups, pitch, lines, layout, run + LINE, false, &next);
-        for (int64_t i = 0; i < TILE / quad; i++) {
-            stream_run(target + i * payload_stride, lines + i * (run + LINE), run);
-        }
+    o->strip += 16;
+    if (o->strip >= o->strips) {
+        o->strip = 0;
+        o->pair++;
     }
-    if (stream) {
-        _mm_sfence();
+}
+
+static inline void send_unit(outgoing *o, bool is_v2, bool stream)
+{
+    if (is_v2) {
+        send_v2_unit(o, stream);
+    } else {
+        send_v1_unit(o, stream);
     }
-    return or_bytes(seen);
+}
+
+#define SEEN __m512i
+enum { PIECES = 1040 /* that wait: half a MiB, what the second-level cache holds beside all that passes through it */ };
+#include "panel_pack.h"
+
+uint8_t awq_avx512_pack_panel(awq_layout layout, const uint8_t *restrict codes, int64_t col_stride,
+                              uint8_t *restrict payload, int64_t payload_stride, int64_t rows, int64_t cols,
+                              bool stream)
+{
+    return layout == AWQ_LAYOUT_V2
+               ? pack_v2_panel(codes, col_stride, payload, payload_stride, rows, cols, stream)
+               : pack_v1_panel(layout, codes, col_stride, payload, payload_stride, rows, cols, stream);
 }
 
 /* The mirror of put_tile. */
@@ -254,19 +294,6 @@ static void unpack_slice(awq_layout layout, const uint8_t *restrict payload, int
     if (stream) {
         _mm_sfence();
     }
-}
-
-uint8_t awq_avx512_pack_panel(awq_layout layout, const uint8_t *restrict codes, int64_t col_stride,
-                              uint8_t *restrict payload, int64_t payload_stride, int64_t rows, int64_t cols,
-                              bool stream)
-{
-    const awq_panel_walk to = awq_panel_walk_of(layout, payload_stride);
-    uint8_t seen = 0;
-    for (int64_t r = 0; r < rows; r += SLICE_ROWS) {
-        seen |= pack_slice(layout, codes + r, col_stride, payload + awq_panel_row(&to, r), payload_stride,
-                           rows - r < SLICE_ROWS ? rows - r : SLICE_ROWS, cols, stream);
-    }
-    return seen;
 }
 
 void awq_avx512_unpack_panel(awq_layout layout, const uint8_t *restrict payload, int64_t payload_stride,

@@ -251,16 +251,22 @@ static uint8_t run_unit(const awq_job *job, const span *s)
     return seen | run_stages(job, &beside);
 }
 
-/* Down the rows of one group of columns, then on to the next: consecutive units of a group are one panel. */
+/*
+ * Down the rows of one group of columns, then on to the next: consecutive units of a group are one panel, and so are whole
+ * groups that are packed, since the packing kernels read one group while they write the other.
+ */
 static uint8_t walk_panels(const awq_job *job, int64_t begin, int64_t end)
 {
     uint8_t seen = 0;
     while (begin < end) {
-        const int64_t group = begin / job->row_units;
-        const int64_t stop = min64(end, (group + 1) * job->row_units);
-        const int64_t row = begin % job->row_units * job->unit_rows;
-        span s = span_of(job, group / job->col_units, row, group % job->col_units * job->unit_cols);
-        s.rows = min64((stop - group * job->row_units) * job->unit_rows, job->geometry.rows) - row;
+        const int64_t group = begin / job->row_units, row = begin % job->row_units * job->unit_rows;
+        const int64_t col = group % job->col_units * job->unit_cols;
+        const int64_t whole = row == 0 ? min64((end - begin) / job->row_units, job->col_units - group % job->col_units) : 0;
+        const int64_t groups = job->direction == AWQ_PACK && whole > 1 ? whole : 1;
+        const int64_t stop = min64(end, (group + groups) * job->row_units);
+        span s = span_of(job, group / job->col_units, row, col);
+        s.rows = min64((stop - (group + groups - 1) * job->row_units) * job->unit_rows, job->geometry.rows) - row;
+        s.cols = min64(groups * job->unit_cols, job->geometry.cols - col);
         seen |= run_unit(job, &s);
         begin = stop;
     }

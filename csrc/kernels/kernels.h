@@ -10,7 +10,7 @@ extern "C" {
 
 enum {
     AWQ_PANEL_STEP = 64,  /* a column-major panel has a multiple of this many rows and columns ... */
-    AWQ_PANEL_COLS = 512, /* ... and at most this many columns: as many pages as the page tables' caches hold */
+    AWQ_PANEL_COLS = 512, /* ... of which it is unpacked from at most so many: the page tables' caches hold their pages */
 };
 
 /*
@@ -40,8 +40,8 @@ typedef struct awq_kernels {
     /*
      * Column-major: a panel of `rows` by `cols`. The code of row r, column c is codes[c * col_stride + r]; payload rows
      * (V2: of four rows) are `payload_stride` bytes apart, each one contiguous as in the row-major kernels.
-     * The taller the panel, the faster: what lies further down is read while what lies above is written.
-     * Takes up to 200 KiB of stack.
+     * The larger the panel, the faster it is packed: what comes next is read while what came before is written.
+     * Takes up to 600 KiB of stack.
      */
     uint8_t (*pack_panel)(awq_layout layout, const uint8_t *restrict codes, int64_t col_stride,
                           uint8_t *restrict payload, int64_t payload_stride, int64_t rows, int64_t cols, bool stream);

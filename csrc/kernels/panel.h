@@ -11,10 +11,24 @@ enum {
     GROUP_COLS = 2 * GROUP, /* ... and the columns they hold */
     BLOCK_GROUPS = AWQ_BLOCK_BYTES / GROUP,
     TILE = AWQ_PANEL_STEP, /* rows that are transposed together: a line of a column */
-    SLICE_ROWS = 512, /* of a panel that is worked on at once, where a slice is read whole before it is written */
+    SLICE_ROWS = 512, /* of a panel that is unpacked at once */
     MAX_TILES = SLICE_ROWS / TILE,
-    PANEL_LINE = 64,       /* bytes of a cache line */
+    PANEL_LINE = 64,        /* bytes of a cache line */
+    STRIP = 8,              /* payload bytes of a row that are packed together ... */
+    STRIP_COLS = 2 * STRIP, /* ... from columns that are read side by side */
+    PIECE = STRIP * TILE,   /* bytes of a strip of one tile */
 };
+
+/* Offsets of the columns that strip number `strip` holds: of the low and the high nibbles of each byte in turn. */
+static inline void find_columns(awq_layout layout, int64_t strip, int64_t col_stride, int64_t *columns)
+{
+    for (int i = 0; i < STRIP; i++) {
+        const int64_t at = strip * STRIP + i, block = at / AWQ_BLOCK_BYTES * AWQ_BLOCK_CODES;
+        const int byte = (int)(at % AWQ_BLOCK_BYTES);
+        columns[2 * i] = (block + awq_low_column(layout, byte)) * col_stride;
+        columns[2 * i + 1] = (block + awq_high_column(layout, byte)) * col_stride;
+    }
+}
 
 /* Runs of cache lines to ask for, a few at a time; hints alone, so they may lie past the end of the source. */
 typedef struct ahead {
@@ -49,6 +63,16 @@ static inline int64_t bytes_to_line(const uint8_t *p, int64_t bytes)
     const int64_t head = (int64_t)(-(uintptr_t)p % PANEL_LINE);
     return head < bytes ? head : bytes;
 }
+
+/* A tile of pieces on its way to the payload. */
+typedef struct outgoing {
+    const uint8_t *pieces;
+    const uint16_t *places; /* of the tile's pieces, strip by strip */
+    int64_t strips;
+    awq_panel_walk to;
+    uint8_t *target;
+    int64_t pair, strip; /* what is sent next: rows 16 * l + 2 * pair and the one below it, of each l, from that strip on */
+} outgoing;
 
 /* Offsets of the columns whose codes share byte i of a group. */
 typedef struct group_columns {

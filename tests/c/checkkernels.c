@@ -20,7 +20,7 @@
 #define ASAN_UNPOISON_MEMORY_REGION(p, n) ((void)(p), (void)(n))
 #endif
 
-enum { MARGIN = 64, ALIGNMENTS = 64, ARENA_BYTES = 8 << 20, TALLEST = 1536 /* rows of a panel */ };
+enum { MARGIN = 64, ALIGNMENTS = 64, ARENA_BYTES = 8 << 20, TALLEST = 9216, WIDEST = 20 /* rows and blocks of a panel */, SMALL = 16 };
 
 const awq_kernels *variant_at(size_t index)
 {
@@ -422,6 +422,14 @@ static void random_strides(checker *c, call *k)
     }
 }
 
+/* Kind 0 has more rows and kind 1 more columns than are packed at a time; SMALL ones are small, all others large. */
+static void random_panel(checker *c, call *k, int64_t kind)
+{
+    const bool is_wide = kind == 1 && k->op == PACK_PANEL;
+    k->size = 1 + below(c, kind == 0 ? 4 : is_wide ? WIDEST : kind < SMALL ? AWQ_PANEL_COLS / 64 : 3);
+    k->panel_rows = 64 * (1 + below(c, kind == 0 ? TALLEST / 64 : is_wide ? 8 : kind < SMALL ? 24 : 2));
+}
+
 static void random_shape(checker *c, call *k, int64_t scale)
 {
     switch (k->op) {
@@ -434,8 +442,7 @@ static void random_shape(checker *c, call *k, int64_t scale)
         k->size = below(c, 4 * scale);
         break;
     default:
-        k->size = 1 + below(c, scale < 8 ? 3 : AWQ_PANEL_COLS / 64);
-        k->panel_rows = 64 * (1 + below(c, scale < 8 ? 2 : TALLEST / 64));
+        random_panel(c, k, scale < 8 ? SMALL : below(c, SMALL));
     }
     random_strides(c, k);
 }
