@@ -6,7 +6,7 @@ enum {
     RUN_CODES = 1 << 15,           /* codes of one unit of a row-major walk: long runs, yet enough units to share */
     TASK_CODES = 1 << 19, /* fewer codes than this take less time than a thread that wakes late on a busy machine */
     MIN_UNITS = 128,               /* panels shrink until there are this many, so that every thread gets some */
-    PANEL_ROWS = 512,              /* of one unit of a column-major walk: a thread's units make one tall panel */
+    PANEL_ROWS = 512,              /* of one unit of a column-major walk: a thread's units make few large panels */
     STAGE_ROWS = 64,               /* what passes through dense copies at once */
     STAGE_COLS = 128,
     /* Outputs from these sizes are streamed past the cache: measured, as they leave no room there for themselves. */
@@ -252,28 +252,49 @@ static uint8_t run_unit(const awq_job *job, const span *s)
 }
 
 /*
- * Down the rows of one group of columns, then on to the next: consecutive units of a group are one panel, and so are whole
- * groups that are packed, since the packing kernels read one group while they write the other.
+ * Packing: across the columns of some rows, then on to the rows below, so that threads write other rows and, where the
+ * payload is new, no page twice. Rows taken from end to end are one panel: the taller it is, the longer are the reads.
  */
-static uint8_t walk_panels(const awq_job *job, int64_t begin, int64_t end)
+static uint8_t pack_panels(const awq_job *job, int64_t begin, int64_t end)
 {
     uint8_t seen = 0;
     while (begin < end) {
-        const int64_t group = begin / job->row_units, row = begin % job->row_units * job->unit_rows;
-        const int64_t col = group % job->col_units * job->unit_cols;
-        const int64_t whole = row == 0 ? min64((end - begin) / job->row_units, job->col_units - group % job->col_units) : 0;
-        const int64_t groups = job->direction == AWQ_PACK && whole > 1 ? whole : 1;
-        const int64_t stop = min64(end, (group + groups) * job->row_units);
-        span s = span_of(job, group / job->col_units, row, col);
-        s.rows = min64((stop - (group + groups - 1) * job->row_units) * job->unit_rows, job->geometry.rows) - row;
-        s.cols = min64(groups * job->unit_cols, job->geometry.cols - col);
+        const int64_t line = begin / job->col_units, unit = begin % job->col_units;
+        const int64_t below = job->row_units - line % job->row_units;
+        const int64_t whole = unit == 0 ? min64((end - begin) / job->col_units, below) : 0;
+        const int64_t stop = whole > 0 ? begin + whole * job->col_units : min64(end, (line + 1) * job->col_units);
+        const int64_t row = line % job->row_units * job->unit_rows, col = unit * job->unit_cols;
+        span s = span_of(job, line / job->row_units, row, col);
+        s.rows = min64((whole > 0 ? whole : 1) * job->unit_rows, job->geometry.rows - row);
+        s.cols = min64((stop - line * job->col_units) * job->unit_cols, job->geometry.cols) - col;
         seen |= run_unit(job, &s);
         begin = stop;
     }
     return seen;
 }
 
+/* Unpacking: down the rows of one group of columns, which is one panel, then on to the next. */
+static void unpack_panels(const awq_job *job, int64_t begin, int64_t end)
+{
+    while (begin < end) {
+        const int64_t group = begin / job->row_units;
+        const int64_t stop = min64(end, (group + 1) * job->row_units);
+        const int64_t row = begin % job->row_units * job->unit_rows;
+        span s = span_of(job, group / job->col_units, row, group % job->col_units * job->unit_cols);
+        s.rows = min64((stop - group * job->row_units) * job->unit_rows, job->geometry.rows) - row;
+        (void)run_unit(job, &s);
+        begin = stop;
+    }
+}
+
 uint8_t awq_job_run(const awq_job *job, int64_t begin, int64_t end)
 {
-    return has_row_runs(&job->geometry) ? walk_rows(job, begin, end) : walk_panels(job, begin, end);
+    if (has_row_runs(&job->geometry)) {
+        return walk_rows(job, begin, end);
+    }
+    if (job->direction == AWQ_PACK) {
+        return pack_panels(job, begin, end);
+    }
+    unpack_panels(job, begin, end);
+    return 0;
 }
