@@ -17,7 +17,7 @@ enum {
     SLICE_COLS = 256, /* V1 rows are written in runs of two cache lines, V2 rows in runs of eight */
     SLICE_STRIPS = SLICE_COLS / STRIP_COLS,
     SLICE_TILES = 64, /* at most: a column of them is a page, in which the processor sees reads coming */
-    HEAD = 2,         /* lines of the next columns that are asked for, as it does not see those */
+    HEAD = 1,         /* lines of the next columns that are asked for, as it does not see those */
 };
 
 /* What is packed: `tiles` tiles of each column. */
