@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -213,9 +214,13 @@ def _write(plan: Plan, content: Path, others: list[Path], device: torch.device, 
         _copy_other(source.path / path, content / path)
     buffers = Buffers()
     with Writer(folder, plan.files, progress.advance, progress.finish_file) as writer:
-        tasks = [partial(_write_layer, plan, layer, names, device, writer, buffers) for layer, names in plan.layers]
+        tasks: dict[str, list[Callable[[], None]]] = {file.name: [] for file in plan.files}
+        for layer, names in plan.layers:
+            file = plan.where[names[plan.target.names["weight"]]]
+            tasks[file.name].append(partial(_write_layer, plan, layer, names, device, writer, buffers))
         for name, tensor in plan.copies.items():
-            tasks.append(partial(writer.copy, plan.where[name], name, source.shards[source.where[tensor]], tensor))
+            file = plan.where[name]
+            tasks[file.name].append(partial(writer.copy, file, name, source.shards[source.where[tensor]], tensor))
         run_all(tasks)
     if is_file:
         (folder / plan.files[0].name).rename(content)

@@ -10,6 +10,7 @@ from ..layouts import Layout, LayoutError, QuantizationConfig, TensorSpec
 from .errors import CheckpointError
 from .shard import DTYPE_NAMES, Entry, arranged, header_bytes
 from .source import Checkpoint, SourceLayer
+from .workers import map_all
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
@@ -159,11 +160,16 @@ def _with_names(source: Checkpoint, target: Layout, config: QuantizationConfig) 
 
 def _require_held(source: Checkpoint, target: Layout) -> None:
     """Raises CheckpointError that names every layer the target cannot hold."""
-    refused = []
-    for layer in source.layers.values():
-        reason = target.reason_not_held(layer.geometry) or _reason_values_not_held(source, layer, target)
-        if reason is not None:
-            refused.append(f"{layer.name} ({reason})")
+
+    def reason_of(layer: SourceLayer) -> str | None:
+        return target.reason_not_held(layer.geometry) or _reason_values_not_held(source, layer, target)
+
+    layers = source.layers.values()
+    refused = [
+        f"{layer.name} ({reason})"
+        for layer, reason in zip(layers, map_all(reason_of, layers), strict=True)
+        if reason is not None
+    ]
     if refused:
         raise CheckpointError(
             f"{target.name} cannot hold {len(refused)} of {len(source.layers)} layers: {', '.join(refused)}"
