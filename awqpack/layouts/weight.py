@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -75,28 +76,69 @@ def relayout(
         return payload if out is None else out.copy_(payload)
     if out is None:
         out = torch.empty(target.shape(n, k), dtype=target.dtype, device=payload.device)
-    # Along the rows of a transposed payload, so that what it holds of a chunk is one run of memory.
-    along_k = source.is_transposed or target.is_transposed
+    along_k, step = _chunks(source, target, n, k)
     length, width = (k, n) if along_k else (n, k)
-    unit = max(format.unit()[along_k] for format in (source, target))
-    step = length if payload.is_cuda else max(_CHUNK_CODES // max(width, 1) // unit * unit, unit)
-    # Contiguous codes on the way are those of the side whose rows the chunk follows.
+    if payload.is_cuda:
+        step = length
     scratch = torch.empty((min(step, length), width), dtype=torch.uint8, device=payload.device)
     for begin in range(0, length, step):
         end = min(begin + step, length)
-        part = scratch[: end - begin]
-        codes = part.t() if along_k else part
-        functional.unpack(
-            source._rows(payload, along_k, begin, end),
-            source.packing,
-            source.reorder,
-            out=codes.t() if source.is_transposed else codes,
-        )
-        functional.pack(
-            codes.t() if target.is_transposed else codes,
-            target.packing,
-            target.reorder,
-            validate=False,  # codes that were unpacked are below 16
-            out=target._rows(out, along_k, begin, end),
-        )
+        part = target._rows(out, along_k, begin, end)
+        _relayout_chunk(source._rows(payload, along_k, begin, end), source, target, scratch[: end - begin], along_k, part)
     return out
+
+
+def relayout_runs(
+    payload: torch.Tensor,
+    source: WeightFormat,
+    target: WeightFormat,
+    take: Callable[[torch.dtype, tuple[int, int]], torch.Tensor],
+) -> Iterator[torch.Tensor]:
+    """The payload in another format as runs of whole rows, one after the other; the next one may overwrite the last.
+
+    Args:
+        payload: of ``source``'s dtype and shape, on the CPU.
+        source, target: two different formats.
+        take: memory of this dtype and shape, which need not be new. Runs of a chunk's size stay in the cache, from
+            which they are written faster; a target whose rows the chunks cross is one run, of the whole payload.
+    """
+    n, k = source.features(tuple(payload.shape))
+    along_k, step = _chunks(source, target, n, k)
+    if along_k != target.is_transposed:
+        yield relayout(payload, source, target, take(target.dtype, target.shape(n, k)))
+        return
+    length, width = (k, n) if along_k else (n, k)
+    scratch = torch.empty((min(step, length), width), dtype=torch.uint8)
+    for begin in range(0, length, step):
+        end = min(begin + step, length)
+        run = take(target.dtype, target.shape(n, end - begin) if along_k else target.shape(end - begin, k))
+        _relayout_chunk(source._rows(payload, along_k, begin, end), source, target, scratch[: end - begin], along_k, run)
+        yield run
+
+
+def _chunks(source: WeightFormat, target: WeightFormat, out_features: int, in_features: int) -> tuple[bool, int]:
+    """Whether chunks of codes are runs of in_features, and how many: what a transposed payload holds of one is then
+    one run of memory."""
+    along_k = source.is_transposed or target.is_transposed
+    unit = max(format.unit()[along_k] for format in (source, target))
+    return along_k, max(_CHUNK_CODES // max(out_features if along_k else in_features, 1) // unit * unit, unit)
+
+
+def _relayout_chunk(
+    payload: torch.Tensor,
+    source: WeightFormat,
+    target: WeightFormat,
+    scratch: torch.Tensor,
+    along_k: bool,
+    out: torch.Tensor,
+) -> None:
+    """Part of a payload. The scratch's codes are contiguous on the side whose rows the chunk follows."""
+    codes = scratch.t() if along_k else scratch
+    functional.unpack(payload, source.packing, source.reorder, out=codes.t() if source.is_transposed else codes)
+    functional.pack(
+        codes.t() if target.is_transposed else codes,
+        target.packing,
+        target.reorder,
+        validate=False,  # codes that were unpacked are below 16
+        out=out,
+    )
