@@ -94,11 +94,12 @@ class Buffers(threading.local):
     """Memory that each thread reuses: fresh memory costs page faults, several times the packing."""
 
     def __init__(self) -> None:
-        self._memory = torch.empty(0, dtype=torch.uint8)
+        self._memory: dict[torch.dtype, torch.Tensor] = {}
 
     def take(self, dtype: torch.dtype, shape: tuple[int, int]) -> torch.Tensor:
-        """An uninitialised tensor, which the next call overwrites."""
-        nbytes = dtype.itemsize * shape[0] * shape[1]
-        if self._memory.numel() < nbytes:
-            self._memory = torch.empty(nbytes, dtype=torch.uint8)
-        return self._memory[:nbytes].view(dtype).view(shape)
+        """An uninitialised tensor, which the next call for the same dtype overwrites."""
+        count = shape[0] * shape[1]
+        memory = self._memory.get(dtype)
+        if memory is None or memory.numel() < count:
+            memory = self._memory[dtype] = torch.empty(count, dtype=dtype)
+        return memory[:count].view(shape)

@@ -14,7 +14,7 @@ import torch
 from .plan import OutputFile
 from .shard import Shard
 
-_CHUNK_BYTES = 1 << 22  # written at a time: longer writes were slower, and progress shows
+_CHUNK_BYTES = 1 << 20  # written at a time: shorter and longer writes were slower, and progress shows
 _NOT_THERE = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM)
 
 

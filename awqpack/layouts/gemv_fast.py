@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
 import torch
@@ -33,13 +33,14 @@ class GemvFast(PaddedLayout):
 
     def encode_side(self, geometry: Geometry, scales: torch.Tensor, zeros: torch.Tensor) -> dict[str, torch.Tensor]:
         columns = 8 * self.words(geometry)
-        scaled = zeros.float().mul_(scales).neg_().to(scales.dtype)
+        groups, n = geometry.groups, geometry.out_features
+        scaled = torch.empty((columns, n), dtype=scales.dtype, device=scales.device)
+        scaled[groups:].zero_()
+        for begin, end in _chunks(groups, n):
+            scaled[begin:end] = zeros.t()[begin:end].float().mul_(scales.t()[begin:end]).neg_()
         if not self.holds_every_zero(scales):
-            _require_held(scaled, scales, zeros)
-        return {
-            self.names["zeros"]: padded(scaled.t(), 0, columns),
-            "scales": padded(scales.t(), 0, columns),
-        }
+            _require_held(scaled[:groups].t(), scales, zeros)
+        return {self.names["zeros"]: scaled, "scales": padded(scales.t(), 0, columns)}
 
     def decode_zeros(
         self, geometry: Geometry, tensors: Mapping[str, torch.Tensor], scales: torch.Tensor
@@ -47,14 +48,13 @@ class GemvFast(PaddedLayout):
         groups = geometry.groups
         scaled, stored = tensors[self.names["zeros"]][:groups], tensors["scales"][:groups]
         result = torch.empty(stored.shape, dtype=torch.uint8, device=stored.device)
-        step = max(_CHUNK // max(stored.shape[1], 1), 1)
-        for begin in range(0, groups, step):
-            some, beside = scaled[begin : begin + step], stored[begin : begin + step]
+        for begin, end in _chunks(groups, geometry.out_features):
+            some, beside = scaled[begin:end], stored[begin:end]
             minus = (some / beside).round_()
             # what encode_side writes, and AutoAWQ: the zero's own product, to the bit
             if not (_is_within(minus, -15, 0) and bool((minus * beside == some).all())):
                 minus = -self._rounded_zeros(begin, some, beside)
-            result[begin : begin + step] = minus.neg_()
+            result[begin:end] = minus.neg_()
         return result.t()
 
     def _rounded_zeros(self, begin: int, scaled: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
@@ -72,8 +72,16 @@ class GemvFast(PaddedLayout):
         return zeros
 
     def holds_every_zero(self, scales: torch.Tensor) -> bool:
-        low, high = scales.abs().aminmax()
+        low, high = scales.aminmax()
+        if not low > 0:
+            low, high = scales.abs().aminmax()
         return bool(low > 0) and float(high) * 15 <= torch.finfo(scales.dtype).max
+
+
+def _chunks(groups: int, out_features: int) -> Iterator[tuple[int, int]]:
+    """Begin and end of runs of groups."""
+    step = max(_CHUNK // max(out_features, 1), 1)
+    return ((begin, min(begin + step, groups)) for begin in range(0, groups, step))
 
 
 def _zeros_of(scaled: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:

@@ -58,8 +58,15 @@ class WeightFormat:
         return payload.narrow(1 if is_cols else 0, begin // step, (end - begin) // step)
 
 
+Take = Callable[[torch.dtype, tuple[int, int]], torch.Tensor]
+
+
 def relayout(
-    payload: torch.Tensor, source: WeightFormat, target: WeightFormat, out: torch.Tensor | None = None
+    payload: torch.Tensor,
+    source: WeightFormat,
+    target: WeightFormat,
+    out: torch.Tensor | None = None,
+    take: Take | None = None,
 ) -> torch.Tensor:
     """The payload in another format.
 
@@ -67,6 +74,7 @@ def relayout(
         payload: of ``source``'s dtype and shape.
         source, target: the two formats.
         out: where to write, of ``target``'s dtype and shape; it saves the page faults of fresh memory.
+        take: memory of a dtype and shape for the codes on the way, likewise.
 
     Returns:
         ``out``, or a new tensor on the payload's device; the payload itself when the formats are the same.
@@ -80,11 +88,12 @@ def relayout(
     length, width = (k, n) if along_k else (n, k)
     if payload.is_cuda:
         step = length
-    scratch = torch.empty((min(step, length), width), dtype=torch.uint8, device=payload.device)
+    shape = (min(step, length), width)
+    scratch = torch.empty(shape, dtype=torch.uint8, device=payload.device) if take is None else take(torch.uint8, shape)
     for begin in range(0, length, step):
         end = min(begin + step, length)
-        part = target._rows(out, along_k, begin, end)
-        _relayout_chunk(source._rows(payload, along_k, begin, end), source, target, scratch[: end - begin], along_k, part)
+        chunk, codes = source._rows(payload, along_k, begin, end), scratch[: end - begin]
+        _relayout_chunk(chunk, source, target, codes, along_k, target._rows(out, along_k, begin, end))
     return out
 
 
@@ -92,27 +101,29 @@ def relayout_runs(
     payload: torch.Tensor,
     source: WeightFormat,
     target: WeightFormat,
-    take: Callable[[torch.dtype, tuple[int, int]], torch.Tensor],
+    take: Take,
 ) -> Iterator[torch.Tensor]:
     """The payload in another format as runs of whole rows, one after the other; the next one may overwrite the last.
 
     Args:
         payload: of ``source``'s dtype and shape, on the CPU.
         source, target: two different formats.
-        take: memory of this dtype and shape, which need not be new. Runs of a chunk's size stay in the cache, from
-            which they are written faster; a target whose rows the chunks cross is one run, of the whole payload.
+        take: memory of a dtype and shape, which may be what it gave for this dtype before. Runs of a chunk's size
+            stay in the cache, from which they are written faster; a target whose rows the chunks cross is one run, of
+            the whole payload.
     """
     n, k = source.features(tuple(payload.shape))
     along_k, step = _chunks(source, target, n, k)
     if along_k != target.is_transposed:
-        yield relayout(payload, source, target, take(target.dtype, target.shape(n, k)))
+        yield relayout(payload, source, target, take(target.dtype, target.shape(n, k)), take)
         return
     length, width = (k, n) if along_k else (n, k)
-    scratch = torch.empty((min(step, length), width), dtype=torch.uint8)
+    scratch = take(torch.uint8, (min(step, length), width))
     for begin in range(0, length, step):
         end = min(begin + step, length)
         run = take(target.dtype, target.shape(n, end - begin) if along_k else target.shape(end - begin, k))
-        _relayout_chunk(source._rows(payload, along_k, begin, end), source, target, scratch[: end - begin], along_k, run)
+        chunk, codes = source._rows(payload, along_k, begin, end), scratch[: end - begin]
+        _relayout_chunk(chunk, source, target, codes, along_k, run)
         yield run
 
 
