@@ -25,8 +25,8 @@ from awqpack import checkpoint
 from awqpack.layouts import LAYOUTS
 
 # Before anything is timed, what waits for the disk is written, and a virtual machine gives freed memory back to its
-# host, which it does for some two seconds: both would slow whatever runs meanwhile.
-_SETTLE_SECONDS = 3
+# host, which it does some of every two seconds: both would slow whatever runs meanwhile.
+_SETTLE_SECONDS = 6
 
 # One conversion, in a process of its own, prints its seconds and the peak of its resident memory in kB before and
 # after. The seconds are those of the work, not of the imports. VmHWM is of this process, as ru_maxrss is not.
