@@ -6,9 +6,12 @@ import argparse
 import io
 import os
 import resource
+import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import FrameType
 
 from . import __version__, demo
 from .checkpoint import CheckpointError, report
@@ -42,7 +45,7 @@ examples:
   awqpack convert old-gemv out --to gemm --max-shard-size 5GB --force
   awqpack convert layer.safetensors layer-fast.safetensors --to gemv_fast --group-size 128
 
-exit status: 0 converted, 2 an error (nothing is written then), 130 interrupted
+exit status: 0 converted, 2 an error (nothing is written then), 130 interrupted, 143 terminated
 """
 _VERIFY = """\
 Decodes two checkpoints, in whatever layouts, and compares codes, zeros, scales, biases, every other tensor and every
@@ -135,12 +138,25 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+class _Terminated(BaseException):
+    """SIGTERM: what is half written is removed on the way out, as after Ctrl-C."""
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise _Terminated
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command; returns its exit status: 0 fine, 1 a mismatch, 2 bad usage or input, 130 interrupted."""
+    """Runs one command; returns its exit status: 0 fine, 1 a mismatch, 2 bad usage or input, 130 interrupted, 143
+    terminated."""
     arguments = _parser().parse_args(argv)
     # a checkpoint may have more files than the soft limit lets a process open
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    is_main = threading.current_thread() is threading.main_thread()
+    is_default = is_main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    if is_default:
+        signal.signal(signal.SIGTERM, _terminate)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -158,8 +174,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         print(f"awqpack {arguments.command}: error: {error}", file=sys.stderr)
         return 2
+    except _Terminated:
+        print(f"awqpack {arguments.command}: terminated", file=sys.stderr)
+        return 143
     except KeyboardInterrupt:
         print(f"awqpack {arguments.command}: interrupted", file=sys.stderr)
         return 130
     finally:
+        if is_default:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -24,15 +24,21 @@ from synthetic import GROUP_SIZE, gemm_layer, write_checkpoint
 from awqpack import checkpoint
 from awqpack.layouts import LAYOUTS
 
+# Before anything is timed, what waits for the disk is written, and a virtual machine gives freed memory back to its
+# host, which it does some of every two seconds: both would slow whatever runs meanwhile.
+_SETTLE_SECONDS = 6
+
 # One conversion, in a process of its own, prints its seconds and the peak of its resident memory in kB before and
 # after. The seconds are those of the work, not of the imports. VmHWM is of this process, as ru_maxrss is not.
 _CONVERT = """
-import re, shutil, sys, time
+import os, re, shutil, sys, time
 from awqpack import checkpoint
 
 def peak():
     return re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1]
 
+os.sync()
+time.sleep(float(sys.argv[4]))
 shutil.rmtree(sys.argv[2], ignore_errors=True)
 before, start = peak(), time.perf_counter()
 checkpoint.convert(sys.argv[1], sys.argv[2], sys.argv[3])
@@ -42,6 +48,8 @@ print(time.perf_counter() - start, before, peak())
 
 def copy(source: Path, target: Path) -> float:
     """Seconds of `cp -r`."""
+    os.sync()
+    time.sleep(_SETTLE_SECONDS)
     shutil.rmtree(target, ignore_errors=True)
     start = time.perf_counter()
     subprocess.run(["cp", "-r", source, target], check=True)
@@ -50,7 +58,8 @@ def copy(source: Path, target: Path) -> float:
 
 def convert(source: Path, target: Path, layout: str) -> tuple[float, tuple[int, int]]:
     """Seconds, and peak resident bytes before and after a conversion."""
-    printed = subprocess.check_output([sys.executable, "-c", _CONVERT, source, target, layout], text=True)
+    command = [sys.executable, "-c", _CONVERT, str(source), str(target), layout, str(_SETTLE_SECONDS)]
+    printed = subprocess.check_output(command, text=True)
     seconds, before, after = printed.split()
     return float(seconds), (int(before) * 1024, int(after) * 1024)
 
@@ -67,10 +76,8 @@ def bench_checkpoint(folder: Path, size: int, turns: int) -> list[dict[str, obje
         for name, (one, other, layout) in directions.items():
             # Each copy is of the directory that is converted next, and each removes its own earlier target just before:
             # both find the source in the file cache, and memory that was in use a moment ago, where a virtual machine
-            # gets other memory from its host, page by page. What still waits for the disk would slow the next writer.
-            os.sync()
+            # gets other memory from its host, page by page.
             copied_in = copy(one, copied)
-            os.sync()
             seconds, peaks[name] = convert(one, other, layout)
             if turn > 0:  # the first one finds memory that was never used
                 times[name].append((copied_in, seconds))

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 import torch
@@ -176,10 +177,28 @@ def test_sources(name, command, given, tmp_path, capsys):
     assert leftovers(tmp_path) == []
 
 
+def touch(path):
+    path.parent.mkdir(exist_ok=True)
+    path.touch()
+    return path
+
+
 @pytest.mark.parametrize(
     ("make", "text"),
     [
         (lambda path: path / "nothing", "nothing: no such file or directory"),
+        (
+            lambda path: Path("org/model-AWQ"),
+            "to get a model of the Hugging Face Hub: hf download org/model",
+        ),
+        (
+            lambda path: touch(path / "model.pt"),
+            "model.pt: expects a directory or a .safetensors file",
+        ),
+        (
+            lambda path: touch(path / "old" / "pytorch_model.bin").parent,
+            "holds no .safetensors file but pytorch_model",
+        ),
         (lambda path: path / "given" / "tokenizer.json", "tokenizer.json: not a safetensors file"),
         (lambda path: path / "given" / "extra", "extra: holds no .safetensors file"),
     ],

@@ -207,7 +207,9 @@ def test_the_older_quant_config(tmp_path):
     checkpoint.convert(given, tmp_path / "ct", "compressed-tensors")
     assert not (tmp_path / "ct" / "quant_config.json").exists()
     written = json.loads((tmp_path / "ct" / "config.json").read_text())
-    assert written == {"a": 1, "quantization_config": quantization_config("compressed-tensors", not_converted=None)}
+    expected = quantization_config("compressed-tensors", not_converted=None)
+    expected["ignore"].append("visual.blocks.0.qkv")
+    assert written == {"a": 1, "quantization_config": expected}
 
 
 def test_to_its_own_layout_copies(tmp_path):
@@ -259,6 +261,23 @@ def test_part_of_a_name_that_quantized_layers_contain(tmp_path):
     assert quantization_of(tmp_path / "out")["ignore"] == [
         "lm_head",
         "re:.*visual.*",
+        "model.layers.0.mlp.gate",
+        "model.layers.1.mlp.gate",
+    ]
+
+
+def test_linears_that_are_not_quantized_are_ignored(tmp_path):
+    """compressed-tensors expects every linear that it does not ignore to be quantized, named in the source or not."""
+    layers = {"model.layers.0.mlp.up_proj": random_layer(64, 256)}
+    plain = {
+        "model.embed_tokens.weight": torch.ones(4, 256),
+        "visual.patch.weight": torch.ones(4, 3, 2, 2),
+        "lm_head.weight": torch.ones(4, 256),
+    }
+    given = write_checkpoint(tmp_path / "given", "gemm", layers, GATES | plain, modules_to_not_convert=None)
+    checkpoint.convert(given, tmp_path / "out", "compressed-tensors")
+    assert quantization_of(tmp_path / "out")["ignore"] == [
+        "lm_head",
         "model.layers.0.mlp.gate",
         "model.layers.1.mlp.gate",
     ]

@@ -200,6 +200,20 @@ def test_verify_names_the_first_difference(damage, expected, given, tmp_path, ca
         assert lines[1] == "different: 1 difference in 5 layers, 11 other tensors, 2 other files"
 
 
+def test_inspect_counts_what_is_wrong_in_the_same_way(tmp_path, capsys):
+    layers = {f"layers.{i}.{name}": random_layer(64, 256) for i in range(3) for name in ("q_proj", "k_proj")}
+    given = write_checkpoint(tmp_path / "given", "gemm", layers, {}, shards=1)
+    (given / "config.json").unlink()
+    status, out, _ = run(capsys, "inspect", given, "--group-size", "64")
+    assert status == 1
+    lines = [line for line in out.splitlines() if line.startswith("inconsistent: ")]
+    assert len(lines) == 1
+    assert lines[0].startswith("inconsistent: layers.0.")
+    assert lines[0].endswith("(and 5 others of this kind; --json lists all)")
+    _, out, _ = run(capsys, "inspect", given, "--group-size", "64", "--json")
+    assert len(json.loads(out)["problems"]) == 6
+
+
 def test_verify_names_what_only_one_has(tmp_path, capsys):
     layers = {"a.fc": random_layer(64, 256), "b.fc": random_layer(64, 256)}
     given = write_checkpoint(tmp_path / "given", "gemm", layers, {}, shards=1)
@@ -219,26 +233,37 @@ from awqpack import cli
 from awqpack.checkpoint import report
 
 def finish_file(self, name):
-    os.kill(os.getpid(), signal.SIGINT)
+    os.kill(os.getpid(), signal.NAME)
 
 report._Lines.finish_file = finish_file
 sys.exit(cli.main(sys.argv[1:]))
 """
 
 
-def test_interrupted(given, tmp_path):
-    """Ctrl-C: exit status 130, one line, nothing left."""
-    command = [sys.executable, "-c", INTERRUPTED, "convert", given, tmp_path / "out", "--to", "gemv_fast"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 130, done.stderr
-    assert done.stderr.splitlines()[-1] == "awqpack convert: interrupted"
+@pytest.mark.parametrize(("name", "status", "what"), [("SIGINT", 130, "interrupted"), ("SIGTERM", 143, "terminated")])
+def test_interrupted(name, status, what, given, tmp_path):
+    """Ctrl-C and kill: an exit status of their own, one line, nothing left."""
+    arguments = ["convert", given, tmp_path / "out", "--to", "gemv_fast"]
+    script = INTERRUPTED.replace("NAME", name)
+    done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == status, done.stderr
+    assert done.stderr.splitlines()[-1] == f"awqpack convert: {what}"
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "out").exists()
     assert leftovers(tmp_path) == []
 
 
-def test_the_console_script_is_the_module():
+def test_the_console_script_is_the_module(monkeypatch):
     from importlib.metadata import entry_points
 
     (script,) = entry_points(group="console_scripts", name="awqpack")
-    assert script.load() is cli.main
+    monkeypatch.setattr(cli, "main", lambda: 7)
+    assert script.load()() == 7
+
+
+def test_interrupted_while_torch_is_imported(tmp_path):
+    (tmp_path / "torch.py").write_text("raise KeyboardInterrupt\n")
+    paths = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
+    command = [sys.executable, "-c", "import sys, awqpack_command; sys.exit(awqpack_command.main())"]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "awqpack: interrupted\n")

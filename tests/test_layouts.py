@@ -7,7 +7,7 @@ import torch
 from checkpoints import LAYOUT_NAMES, REFERENCE_NAMES, random_layer, reference
 from conftest import assert_same
 
-from awqpack.layouts import LAYOUTS, Layer, LayoutError, TensorSpec, detect, layout_of_config, relayout
+from awqpack.layouts import LAYOUTS, Layer, LayoutError, TensorSpec, detect, layout_of_config, relayout, relayout_runs
 
 
 def specs_of(tensors):
@@ -75,6 +75,25 @@ def test_relayout_by_chunks(source, target, chunk, monkeypatch):
     out = torch.full(other.shape(72, 320), -1, dtype=other.dtype)
     assert relayout(one.pack(codes), one, other, out) is out
     assert_same(out, other.pack(codes))
+
+
+@pytest.mark.parametrize("chunk", [1, 4096, 1 << 22])
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [pair for pair in itertools.permutations(LAYOUT_NAMES, 2) if len({LAYOUTS[name].weight for name in pair}) == 2],
+)
+def test_runs_are_the_payload(source, target, chunk, monkeypatch):
+    """One after the other, in memory that is used again."""
+    monkeypatch.setattr("awqpack.layouts.weight._CHUNK_CODES", chunk)
+    codes = random_layer(72, 320, 32).codes
+    one, other = LAYOUTS[source].weight, LAYOUTS[target].weight
+    memory = {dtype: torch.full((72 * 320,), 17, dtype=dtype) for dtype in (torch.uint8, torch.int16, torch.int32)}
+
+    def take(dtype, shape):
+        return memory[dtype][: shape[0] * shape[1]].view(shape)
+
+    runs = [run.clone() for run in relayout_runs(one.pack(codes), one, other, take)]
+    assert_same(torch.cat(runs), other.pack(codes))
 
 
 def test_a_layer_without_zeros_is_symmetric():

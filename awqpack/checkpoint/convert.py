@@ -6,13 +6,14 @@ import errno
 import os
 import shutil
 import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import torch
 
-from ..layouts import LAYOUTS, Layout, relayout
+from ..layouts import LAYOUTS, Layout, relayout, relayout_runs
 from .configs import rewritten_configs, rewritten_index
 from .errors import CheckpointError
 from .files import other_entries
@@ -213,9 +214,13 @@ def _write(plan: Plan, content: Path, others: list[Path], device: torch.device, 
         _copy_other(source.path / path, content / path)
     buffers = Buffers()
     with Writer(folder, plan.files, progress.advance, progress.finish_file) as writer:
-        tasks = [partial(_write_layer, plan, layer, names, device, writer, buffers) for layer, names in plan.layers]
+        tasks: dict[str, list[Callable[[], None]]] = {file.name: [] for file in plan.files}
+        for layer, names in plan.layers:
+            file = plan.where[names[plan.target.names["weight"]]]
+            tasks[file.name].append(partial(_write_layer, plan, layer, names, device, writer, buffers))
         for name, tensor in plan.copies.items():
-            tasks.append(partial(writer.copy, plan.where[name], name, source.shards[source.where[tensor]], tensor))
+            file = plan.where[name]
+            tasks[file.name].append(partial(writer.copy, file, name, source.shards[source.where[tensor]], tensor))
         run_all(tasks)
     if is_file:
         (folder / plan.files[0].name).rename(content)
@@ -238,10 +243,10 @@ def _write_layer(
     if layer.layout.weight == target.weight:
         writer.copy(plan.where[name], name, shard, tensor)
     else:
-        n, k, _ = layer.geometry
-        payload = buffers.take(target.weight.dtype, target.weight.shape(n, k))
-        _relayout(layer.layout, target, shard.tensor(tensor), payload, device)
-        writer.write(plan.where[name], name, payload)
+        done = 0
+        for run in _relayout(layer.layout, target, shard.tensor(tensor), buffers, device):
+            writer.write(plan.where[name], name, run, done)
+            done += run.nbytes
         shard.release(tensor)
     scales, zeros = source.scales_and_zeros(layer)
     for suffix, value in target.encode_side(layer.geometry, scales, zeros).items():
@@ -250,8 +255,9 @@ def _write_layer(
             writer.write(plan.where[name], name, value)
 
 
-def _relayout(source: Layout, target: Layout, payload: torch.Tensor, out: torch.Tensor, device: torch.device) -> None:
+def _relayout(
+    source: Layout, target: Layout, payload: torch.Tensor, buffers: Buffers, device: torch.device
+) -> Iterable[torch.Tensor]:
     if device.type == "cpu":
-        relayout(payload, source.weight, target.weight, out)
-    else:
-        out.copy_(relayout(payload.to(device), source.weight, target.weight))
+        return relayout_runs(payload, source.weight, target.weight, buffers.take)
+    return [relayout(payload.to(device), source.weight, target.weight).cpu()]

@@ -10,7 +10,9 @@ from ..layouts import Layout, LayoutError, QuantizationConfig, TensorSpec
 from .errors import CheckpointError
 from .shard import DTYPE_NAMES, Entry, arranged, header_bytes
 from .source import Checkpoint, SourceLayer
+from .workers import map_all
 
+_HEAD = "lm_head"  # which AWQ configurations need not name
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 
@@ -130,7 +132,7 @@ def _with_names(source: Checkpoint, target: Layout, config: QuantizationConfig) 
     """The configuration with names that say the same in the target's.
 
     Patterns become the modules that they match, and so do parts of names that quantized layers contain, where the
-    target would take those for unquantized.
+    target would take those for unquantized. Such a target also names linears that are not quantized without a word.
     """
     plain = [
         tensor.removesuffix(".weight")
@@ -149,21 +151,36 @@ def _with_names(source: Checkpoint, target: Layout, config: QuantizationConfig) 
                 parts.append(entry)
         except re.error as error:
             raise CheckpointError(f"{source.path}: ignore expects patterns; {entry!r} is none ({error})") from None
+    if target.ignores_by_name:
+        # its readers expect every other linear to be quantized
+        exact += [
+            module
+            for module in plain
+            if module != _HEAD
+            and len(source.entry(f"{module}.weight").shape) == 2
+            and "embed" not in module.rpartition(".")[2]
+            and not any(part in module for part in parts)
+        ]
     return dataclasses.replace(
         config,
         not_converted=None if config.not_converted is None else tuple(parts),
         exact=tuple(dict.fromkeys(exact)),
-        has_head="lm_head" in source.layers,
+        has_head=_HEAD in source.layers,
     )
 
 
 def _require_held(source: Checkpoint, target: Layout) -> None:
     """Raises CheckpointError that names every layer the target cannot hold."""
-    refused = []
-    for layer in source.layers.values():
-        reason = target.reason_not_held(layer.geometry) or _reason_values_not_held(source, layer, target)
-        if reason is not None:
-            refused.append(f"{layer.name} ({reason})")
+
+    def reason_of(layer: SourceLayer) -> str | None:
+        return target.reason_not_held(layer.geometry) or _reason_values_not_held(source, layer, target)
+
+    layers = source.layers.values()
+    refused = [
+        f"{layer.name} ({reason})"
+        for layer, reason in zip(layers, map_all(reason_of, layers), strict=True)
+        if reason is not None
+    ]
     if refused:
         raise CheckpointError(
             f"{target.name} cannot hold {len(refused)} of {len(source.layers)} layers: {', '.join(refused)}"

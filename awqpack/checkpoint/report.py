@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import re
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from .._text import count, print_table, size
@@ -43,8 +45,18 @@ def _print_inspection(found: Inspection) -> None:
         f"{count(len(found.layers), 'quantized layer')}, {size(found.quantized_bytes)}; "
         f"{count(found.other_tensors, 'other tensor')}, {size(found.other_bytes)}; {count(len(found.files), 'file')}"
     )
-    for problem in found.problems:
-        print(f"inconsistent: {problem}")
+    for first, *others in _by_kind(found.problems):
+        more = f" (and {count(len(others), 'other')} of this kind; --json lists all)" if others else ""
+        print(f"inconsistent: {first}{more}")
+
+
+def _by_kind(problems: Sequence[str]) -> list[list[str]]:
+    """Problems that differ in the names of layers and in numbers alone belong together."""
+    kinds: dict[str, list[str]] = {}
+    for problem in problems:
+        name, _, reason = problem.partition(": ")
+        kinds.setdefault(re.sub(r"\d+", "", reason or name), []).append(problem)
+    return list(kinds.values())
 
 
 def _configuration(found: Inspection) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,9 @@ CONFIG_KEY = "quantization_config"
 OLD_CONFIG_KEY = "compression_config"  # llm-compressor's, before that name was common
 CONFIG_FILE = "config.json"
 LEGACY_CONFIG_FILE = "quant_config.json"  # AutoAWQ before 0.1.7
+_PICKLED = (".bin", ".pt", ".pth", ".ckpt")
+_SAVE_ANEW = "safetensors.torch.save_file writes one of what torch.load(path, weights_only=True) reads"
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _INDEX_SUFFIX = ".safetensors.index.json"
 # what follows a module's name in a quantized layer; g_idx is there so that GPTQ is recognised
 _SUFFIXES = sorted(
@@ -109,8 +113,7 @@ class Checkpoint:
         self.index_path: Path | None = None
         self.index: dict[str, Any] | None = None
         self.is_file = self.path.is_file()
-        if not os.path.lexists(self.path):
-            raise CheckpointError(f"{self.path}: no such file or directory")
+        _require_safetensors(self.path)
         try:
             for name in self._shard_names():
                 self.shards[name] = Shard(self.root / name)
@@ -166,7 +169,10 @@ class Checkpoint:
         if "model.safetensors" in names:
             return ["model.safetensors"]
         if not names:
-            raise CheckpointError(f"{self.path}: holds no .safetensors file")
+            pickled = sorted(path.name for path in self.path.iterdir() if path.suffix in _PICKLED)
+            raise CheckpointError(
+                f"{self.path}: holds no .safetensors file" + (f" but {pickled[0]}; {_SAVE_ANEW}" if pickled else "")
+            )
         return names
 
     @staticmethod
@@ -335,6 +341,17 @@ class Checkpoint:
             tensor for layer in self.layers.values() for suffix, tensor in layer.tensors.items() if suffix != "bias"
         }
         return [tensor for tensor in self.where if tensor not in parts]
+
+
+def _require_safetensors(path: Path) -> None:
+    """Raises CheckpointError for a path that is nothing, or a file of another kind; says how to get the right one."""
+    if not os.path.lexists(path):
+        advice = ""
+        if _HUB_ID.fullmatch(str(path)) and not path.parent.exists():
+            advice = f"; to get a model of the Hugging Face Hub: hf download {path} --local-dir {path.name}"
+        raise CheckpointError(f"{path}: no such file or directory{advice}")
+    if path.suffix in _PICKLED and path.is_file():
+        raise CheckpointError(f"{path}: expects a directory or a .safetensors file; {_SAVE_ANEW}")
 
 
 def _some(problems: list[str]) -> str:

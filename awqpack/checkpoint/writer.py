@@ -14,7 +14,7 @@ import torch
 from .plan import OutputFile
 from .shard import Shard
 
-_CHUNK_BYTES = 1 << 22  # written at a time: longer writes were slower, and progress shows
+_CHUNK_BYTES = 1 << 20  # written at a time: shorter and longer writes were slower, and progress shows
 _NOT_THERE = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM)
 
 
@@ -50,10 +50,10 @@ class Writer:
             self._close()
             raise
 
-    def write(self, file: OutputFile, name: str, tensor: torch.Tensor) -> None:
-        """Writes a contiguous CPU tensor."""
+    def write(self, file: OutputFile, name: str, tensor: torch.Tensor, begin: int = 0) -> None:
+        """Writes a CPU tensor, or what of it begins at that byte."""
         raw = tensor.contiguous().view(-1).view(torch.uint8)
-        self._put(file, raw.numpy().data, len(file.header) + file.entries[name].begin)
+        self._put(file, raw.numpy().data, len(file.header) + file.entries[name].begin + begin)
 
     def _put(self, file: OutputFile, data: memoryview, offset: int) -> None:
         fd = self._fds[file.name]

@@ -13,7 +13,7 @@ from .gemv import Gemv
 from .gemv_fast import GemvFast
 from .llm_awq import LlmAwq
 from .registry import LAYOUTS
-from .weight import WeightFormat, relayout
+from .weight import WeightFormat, relayout, relayout_runs
 
 __all__ = [
     "LAYOUTS",
@@ -33,4 +33,5 @@ __all__ = [
     "detect",
     "layout_of_config",
     "relayout",
+    "relayout_runs",
 ]

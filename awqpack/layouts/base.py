@@ -295,7 +295,9 @@ class Layout(ABC):
 
 
 def padded(values: torch.Tensor, dim: int, length: int) -> torch.Tensor:
-    """Contiguous 2-D values with a zero tail up to this length."""
+    """Contiguous 2-D values with a zero tail up to this length; the values themselves where they are that already."""
+    if values.shape[dim] == length:
+        return values.contiguous()
     shape = list(values.shape)
     shape[dim] = length
     result = torch.zeros(shape, dtype=values.dtype, device=values.device)

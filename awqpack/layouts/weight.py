@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -57,8 +58,15 @@ class WeightFormat:
         return payload.narrow(1 if is_cols else 0, begin // step, (end - begin) // step)
 
 
+Take = Callable[[torch.dtype, tuple[int, int]], torch.Tensor]
+
+
 def relayout(
-    payload: torch.Tensor, source: WeightFormat, target: WeightFormat, out: torch.Tensor | None = None
+    payload: torch.Tensor,
+    source: WeightFormat,
+    target: WeightFormat,
+    out: torch.Tensor | None = None,
+    take: Take | None = None,
 ) -> torch.Tensor:
     """The payload in another format.
 
@@ -66,6 +74,7 @@ def relayout(
         payload: of ``source``'s dtype and shape.
         source, target: the two formats.
         out: where to write, of ``target``'s dtype and shape; it saves the page faults of fresh memory.
+        take: memory of a dtype and shape for the codes on the way, likewise.
 
     Returns:
         ``out``, or a new tensor on the payload's device; the payload itself when the formats are the same.
@@ -75,28 +84,72 @@ def relayout(
         return payload if out is None else out.copy_(payload)
     if out is None:
         out = torch.empty(target.shape(n, k), dtype=target.dtype, device=payload.device)
-    # Along the rows of a transposed payload, so that what it holds of a chunk is one run of memory.
-    along_k = source.is_transposed or target.is_transposed
+    along_k, step = _chunks(source, target, n, k)
     length, width = (k, n) if along_k else (n, k)
-    unit = max(format.unit()[along_k] for format in (source, target))
-    step = length if payload.is_cuda else max(_CHUNK_CODES // max(width, 1) // unit * unit, unit)
-    # Contiguous codes on the way are those of the side whose rows the chunk follows.
-    scratch = torch.empty((min(step, length), width), dtype=torch.uint8, device=payload.device)
+    if payload.is_cuda:
+        step = length
+    shape = (min(step, length), width)
+    scratch = torch.empty(shape, dtype=torch.uint8, device=payload.device) if take is None else take(torch.uint8, shape)
     for begin in range(0, length, step):
         end = min(begin + step, length)
-        part = scratch[: end - begin]
-        codes = part.t() if along_k else part
-        functional.unpack(
-            source._rows(payload, along_k, begin, end),
-            source.packing,
-            source.reorder,
-            out=codes.t() if source.is_transposed else codes,
-        )
-        functional.pack(
-            codes.t() if target.is_transposed else codes,
-            target.packing,
-            target.reorder,
-            validate=False,  # codes that were unpacked are below 16
-            out=target._rows(out, along_k, begin, end),
-        )
+        chunk, codes = source._rows(payload, along_k, begin, end), scratch[: end - begin]
+        _relayout_chunk(chunk, source, target, codes, along_k, target._rows(out, along_k, begin, end))
     return out
+
+
+def relayout_runs(
+    payload: torch.Tensor,
+    source: WeightFormat,
+    target: WeightFormat,
+    take: Take,
+) -> Iterator[torch.Tensor]:
+    """The payload in another format as runs of whole rows, one after the other; the next one may overwrite the last.
+
+    Args:
+        payload: of ``source``'s dtype and shape, on the CPU.
+        source, target: two different formats.
+        take: memory of a dtype and shape, which may be what it gave for this dtype before. Runs of a chunk's size
+            stay in the cache, from which they are written faster; a target whose rows the chunks cross is one run, of
+            the whole payload.
+    """
+    n, k = source.features(tuple(payload.shape))
+    along_k, step = _chunks(source, target, n, k)
+    if along_k != target.is_transposed:
+        yield relayout(payload, source, target, take(target.dtype, target.shape(n, k)), take)
+        return
+    length, width = (k, n) if along_k else (n, k)
+    scratch = take(torch.uint8, (min(step, length), width))
+    for begin in range(0, length, step):
+        end = min(begin + step, length)
+        run = take(target.dtype, target.shape(n, end - begin) if along_k else target.shape(end - begin, k))
+        chunk, codes = source._rows(payload, along_k, begin, end), scratch[: end - begin]
+        _relayout_chunk(chunk, source, target, codes, along_k, run)
+        yield run
+
+
+def _chunks(source: WeightFormat, target: WeightFormat, out_features: int, in_features: int) -> tuple[bool, int]:
+    """Whether chunks of codes are runs of in_features, and how many: what a transposed payload holds of one is then
+    one run of memory."""
+    along_k = source.is_transposed or target.is_transposed
+    unit = max(format.unit()[along_k] for format in (source, target))
+    return along_k, max(_CHUNK_CODES // max(out_features if along_k else in_features, 1) // unit * unit, unit)
+
+
+def _relayout_chunk(
+    payload: torch.Tensor,
+    source: WeightFormat,
+    target: WeightFormat,
+    scratch: torch.Tensor,
+    along_k: bool,
+    out: torch.Tensor,
+) -> None:
+    """Part of a payload. The scratch's codes are contiguous on the side whose rows the chunk follows."""
+    codes = scratch.t() if along_k else scratch
+    functional.unpack(payload, source.packing, source.reorder, out=codes.t() if source.is_transposed else codes)
+    functional.pack(
+        codes.t() if target.is_transposed else codes,
+        target.packing,
+        target.reorder,
+        validate=False,  # codes that were unpacked are below 16
+        out=out,
+    )
