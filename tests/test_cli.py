@@ -232,6 +232,8 @@ import os, signal, sys
 from awqpack import cli
 from awqpack.checkpoint import report
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a script's background jobs start with it ignored
+
 def finish_file(self, name):
     os.kill(os.getpid(), signal.NAME)
 

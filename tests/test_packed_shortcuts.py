@@ -1,5 +1,7 @@
 """detach() and to() go past torch's dispatcher where nothing could see it; whoever watches it still sees them."""
 
+import subprocess
+import sys
 import warnings
 
 import pytest
@@ -204,6 +206,40 @@ def test_copies_of_every_size(layout, device, shape):
     assert copied.stride() == copied.unpack().stride() == packed.unpack().stride()
     copied.fill_(7)
     assert_same(packed.unpack(), torch_codes(shape, device))
+
+
+# A process of its own, as awqpack asks torch once; a fork for each torch, as importing that takes long.
+COPY_WITHOUT_DLPACK = """
+import ctypes, os, torch
+
+name = b"dlpack_exchange_api"
+new_capsule = ctypes.pythonapi.PyCapsule_New
+new_capsule.restype, new_capsule.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
+next_major = (ctypes.c_uint64 * 16)(2)
+answers = {
+    "nothing": None,
+    "another name": new_capsule(ctypes.addressof(next_major), b"another", None),
+    "the next major version": new_capsule(ctypes.addressof(next_major), name, None),
+    "no such attribute": AttributeError,
+}
+for what, answer in answers.items():
+    torch.Tensor.__dlpack_c_exchange_api__ = answer
+    if answer is AttributeError:
+        del torch.Tensor.__dlpack_c_exchange_api__
+    child = os.fork()
+    if child == 0:
+        from awqpack import AWQPackedTensor, AWQPacking
+        packed = AWQPackedTensor.pack(torch.arange(64, dtype=torch.uint8).view(1, 64) % 16, AWQPacking.V1)
+        copied = packed.to("cpu", copy=True)
+        assert torch.equal(copied.payload, packed.payload) and copied.payload is not packed.payload
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0, what
+"""
+
+
+def test_torch_copies_where_dlpack_answers_nothing_usable():
+    done = subprocess.run([sys.executable, "-c", COPY_WITHOUT_DLPACK], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_copy_keeps_column_major_strides(layout, device):

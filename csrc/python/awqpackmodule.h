@@ -99,7 +99,7 @@ extern awqpack_state awqpack;
 
 /* errors.c: the one place that turns an awq_error into a Python exception; returns NULL. */
 PyObject *awqpack_raise(const awq_error *error);
-/* A callable that calls `op` and raises ValueError where torch made RuntimeError of an op's own. */
+/* A callable that calls `op` and raises ValueError where torch made RuntimeError of an op's own; in place of `op` here, too. */
 PyObject *awqpack_keep_value_errors(PyObject *module, PyObject *op);
 
 /* ndarray.c */

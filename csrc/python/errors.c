@@ -42,5 +42,14 @@ static PyMethodDef call_op_function = {"op", (PyCFunction)(void (*)(void))call_o
 
 PyObject *awqpack_keep_value_errors(PyObject *Py_UNUSED(module), PyObject *op)
 {
-    return PyCFunction_New(&call_op_function, op);
+    PyObject **const looked_up[] = {&awqpack.op_pack, &awqpack.op_unpack}; /* at import, before there was a keeper */
+    PyObject *keeper = PyCFunction_New(&call_op_function, op);
+    for (size_t i = 0; keeper != NULL && i < sizeof looked_up / sizeof looked_up[0]; i++) {
+        if (*looked_up[i] == op) {
+            Py_INCREF(keeper);
+            *looked_up[i] = keeper;
+            Py_DECREF(op);
+        }
+    }
+    return keeper;
 }
