@@ -10,8 +10,8 @@ import torch
 from .. import functional
 from ..packing import AWQPacking
 
-# Codes between the two layouts, at a time: they stay in the last-level cache, which a whole weight would not, nor would as
-# many codes as the kernels stream past it (4 Mi).
+# Codes between the two layouts, at a time: they stay in the last-level cache, which a whole weight would not, nor would
+# as many codes as the kernels stream past it (4 Mi).
 _CHUNK_CODES = 3 << 20
 
 

@@ -117,11 +117,7 @@ static inline void send_v2_unit(outgoing *o, bool stream)
             put(to + i / 4 * lane + VECTOR * (i % 4), v[i / 2 % 2][2 * (i / 4) + i % 2], stream);
         }
     }
-    o->strip += 4;
-    if (o->strip >= o->strips) {
-        o->strip = 0;
-        o->pair += 2;
-    }
+    go_on(o, 4, 2);
 }
 
 /* Two lines, or the line and a half or less that are left, of two rows of each lane. */
@@ -147,20 +143,7 @@ static inline void send_v1_unit(outgoing *o, bool stream)
             }
         }
     }
-    o->strip = end;
-    if (o->strip == o->strips) {
-        o->strip = 0;
-        o->pair++;
-    }
-}
-
-static inline void send_unit(outgoing *o, bool is_v2, bool stream)
-{
-    if (is_v2) {
-        send_v2_unit(o, stream);
-    } else {
-        send_v1_unit(o, stream);
-    }
+    go_on(o, 16, 1);
 }
 
 #define SEEN __m256i
@@ -170,9 +153,7 @@ enum { PIECES = 528 /* that wait: a quarter of a MiB, half of many a second-leve
 uint8_t awq_avx2_pack_panel(awq_layout layout, const uint8_t *restrict codes, int64_t col_stride,
                             uint8_t *restrict payload, int64_t payload_stride, int64_t rows, int64_t cols, bool stream)
 {
-    return layout == AWQ_LAYOUT_V2
-               ? pack_v2_panel(codes, col_stride, payload, payload_stride, rows, cols, stream)
-               : pack_v1_panel(layout, codes, col_stride, payload, payload_stride, rows, cols, stream);
+    return pack_panel(layout, codes, col_stride, payload, payload_stride, rows, cols, stream);
 }
 
 static inline __m256i nibbles(const uint8_t *from, __m128i shift)

@@ -74,6 +74,16 @@ typedef struct outgoing {
     int64_t pair, strip; /* what is sent next: rows 16 * l + 2 * pair and the one below it, of each l, from that strip on */
 } outgoing;
 
+/* Past the strips that were sent; past the pairs too, once these were the last. */
+static inline void go_on(outgoing *o, int64_t strips, int64_t pairs)
+{
+    o->strip += strips;
+    if (o->strip >= o->strips) {
+        o->strip = 0;
+        o->pair += pairs;
+    }
+}
+
 /* Offsets of the columns whose codes share byte i of a group. */
 typedef struct group_columns {
     int64_t low[GROUP], high[GROUP];

@@ -1,6 +1,6 @@
 /*
- * How a column-major panel is packed: included by the file of an instruction set, below its SEEN, PIECES, join_piece and
- * send_unit.
+ * How a column-major panel is packed: included by the file of an instruction set, below its SEEN, PIECES, join_piece,
+ * send_v1_unit and send_v2_unit.
  *
  * The panel is cut into slices, as many codes as the second-level cache has room for. One slice is read, column by column
  * in long runs as DRAM and the prefetchers want it, while the one before is written, row by row: a step of one and a step
@@ -114,7 +114,11 @@ pack_slices(awq_layout layout, bool is_v2, const uint8_t *restrict codes, int64_
                     }
                 }
                 for (; sent < units && (i >= count || sent * count < units * (i + 1)); sent++) {
-                    send_unit(&next, is_v2, stream && !has_ends);
+                    if (is_v2) {
+                        send_v2_unit(&next, stream && !has_ends);
+                    } else {
+                        send_v1_unit(&next, stream && !has_ends);
+                    }
                 }
             }
             read += count;
@@ -148,6 +152,14 @@ static __attribute__((noinline)) uint8_t pack_v2_panel(const uint8_t *restrict c
                                                        int64_t cols, bool stream)
 {
     return pack_slices(AWQ_LAYOUT_V2, true, codes, col_stride, payload, payload_stride, rows, cols, stream);
+}
+
+static uint8_t pack_panel(awq_layout layout, const uint8_t *restrict codes, int64_t col_stride, uint8_t *restrict payload,
+                          int64_t payload_stride, int64_t rows, int64_t cols, bool stream)
+{
+    return layout == AWQ_LAYOUT_V2
+               ? pack_v2_panel(codes, col_stride, payload, payload_stride, rows, cols, stream)
+               : pack_v1_panel(layout, codes, col_stride, payload, payload_stride, rows, cols, stream);
 }
 
 #endif
