@@ -75,7 +75,8 @@ class _Queue:
         """The next task of this file; once it has none, of the first file among those with the fewest threads."""
         with self._lock:
             if file is None or not self._tasks[file]:
-                self._threads[file or ""] -= 1
+                if file is not None:
+                    self._threads[file] -= 1
                 waiting = [name for name, tasks in self._tasks.items() if tasks]
                 if not waiting:
                     return None, None

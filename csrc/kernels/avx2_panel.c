@@ -217,18 +217,19 @@ static void unpack_slice(awq_layout layout, const uint8_t *restrict payload, int
     const bool has_ends = stream && ((uintptr_t)codes | (uintptr_t)col_stride) % LINE != 0; /* lines not streamed */
     next = ahead_of(payload, rows / quad * payload_stride, payload_stride, lines, run); /* of the panel below */
     for (int g = 0; g < cols / GROUP_COLS; g++) {
-        const group_columns columns = columns_of(layout, g, col_stride);
+        int64_t columns[GROUP_COLS];
+        find_columns(layout, g * GROUP, GROUP, col_stride, columns);
         for (int i = 0; i < GROUP && has_ends; i++) {
-            prefetch(codes, columns.low[i]);
-            prefetch(codes, columns.low[i] + rows - 1);
-            prefetch(codes, columns.high[i]);
-            prefetch(codes, columns.high[i] + rows - 1);
+            prefetch(codes, columns[2 * i]);
+            prefetch(codes, columns[2 * i] + rows - 1);
+            prefetch(codes, columns[2 * i + 1]);
+            prefetch(codes, columns[2 * i + 1] + rows - 1);
         }
         for (int i = 0; i < GROUP; i++) {
             const uint8_t *bytes = scratch + (g * GROUP + i) * pitch;
             ask(&next, 1);
-            split_run(codes + columns.low[i], bytes, rows, 0, stream);
-            split_run(codes + columns.high[i], bytes, rows, 4, stream);
+            split_run(codes + columns[2 * i], bytes, rows, 0, stream);
+            split_run(codes + columns[2 * i + 1], bytes, rows, 4, stream);
         }
     }
     if (stream) {

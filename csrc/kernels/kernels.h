@@ -10,7 +10,7 @@ extern "C" {
 
 enum {
     AWQ_PANEL_STEP = 64,  /* a column-major panel has a multiple of this many rows and columns ... */
-    AWQ_PANEL_COLS = 512, /* ... of which it is unpacked from at most so many: the page tables' caches hold their pages */
+    AWQ_PANEL_COLS = 512, /* ... and at most so many columns where it is unpacked: the page tables' caches hold their pages */
 };
 
 /*

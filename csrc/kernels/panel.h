@@ -19,11 +19,11 @@ enum {
     PIECE = STRIP * TILE,   /* bytes of a strip of one tile */
 };
 
-/* Offsets of the columns that strip number `strip` holds: of the low and the high nibbles of each byte in turn. */
-static inline void find_columns(awq_layout layout, int64_t strip, int64_t col_stride, int64_t *columns)
+/* Offsets of the columns that `bytes` payload bytes of a row hold from byte `first` on: low, high nibble of each in turn. */
+static inline void find_columns(awq_layout layout, int64_t first, int64_t bytes, int64_t col_stride, int64_t *columns)
 {
-    for (int i = 0; i < STRIP; i++) {
-        const int64_t at = strip * STRIP + i, block = at / AWQ_BLOCK_BYTES * AWQ_BLOCK_CODES;
+    for (int64_t i = 0; i < bytes; i++) {
+        const int64_t at = first + i, block = at / AWQ_BLOCK_BYTES * AWQ_BLOCK_CODES;
         const int byte = (int)(at % AWQ_BLOCK_BYTES);
         columns[2 * i] = (block + awq_low_column(layout, byte)) * col_stride;
         columns[2 * i + 1] = (block + awq_high_column(layout, byte)) * col_stride;
@@ -82,23 +82,6 @@ static inline void go_on(outgoing *o, int64_t strips, int64_t pairs)
         o->strip = 0;
         o->pair += pairs;
     }
-}
-
-/* Offsets of the columns whose codes share byte i of a group. */
-typedef struct group_columns {
-    int64_t low[GROUP], high[GROUP];
-} group_columns;
-
-static inline group_columns columns_of(awq_layout layout, int group, int64_t col_stride)
-{
-    group_columns c;
-    for (int i = 0; i < GROUP; i++) {
-        const int byte = group % BLOCK_GROUPS * GROUP + i;
-        const int64_t block = group / BLOCK_GROUPS * AWQ_BLOCK_CODES;
-        c.low[i] = (block + awq_low_column(layout, byte)) * col_stride;
-        c.high[i] = (block + awq_high_column(layout, byte)) * col_stride;
-    }
-    return c;
 }
 
 #endif

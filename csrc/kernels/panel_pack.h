@@ -76,7 +76,7 @@ pack_slices(awq_layout layout, bool is_v2, const uint8_t *restrict codes, int64_
         unused[i] = (uint16_t)i;
     }
     for (int s = 0; s < SLICE_STRIPS; s++) {
-        find_columns(layout, s, col_stride, columns[s]);
+        find_columns(layout, s * STRIP, STRIP, col_stride, columns[s]);
     }
     slice above = {0}, here = slice_at(&all, 0, 0);
     for (int turn = 0; above.tiles > 0 || here.tiles > 0; turn ^= 1) {
