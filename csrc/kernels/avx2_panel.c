@@ -1,4 +1,7 @@
-/* Column-major panels for AVX2: the steps of packing, whose order is panel_pack.h's; and unpacking, as in avx512_panel.c. */
+/*
+ * Column-major panels for AVX2. A slice is read, then written: streamed stores among others that miss the cache take longer
+ * than one after the other does. Unpacking is as in avx512_panel.c.
+ */
 #include "kernels.h"
 
 #if defined(__x86_64__)
@@ -13,6 +16,14 @@ enum {
     HALVES = TILE / VECTOR,
     /* Bytes that keep neighbouring rows of scratch off each other's cache sets. */
     PAD = VECTOR,
+    V1_COLS = 512, /* of a panel that is packed at once: V1 rows are written in runs of four lines, V2 rows of eight; ... */
+    V1_TILES = 32,
+    V2_COLS = 256,
+    V2_TILES = 64, /* ... the more columns, the fewer rows */
+    V1_PITCH = (V1_TILES + 1) * PIECE + 3 * LINE, /* of the strips of a slice; as PAD */
+    V2_PITCH = (V2_TILES + 1) * PIECE + 3 * LINE,
+    PIECES_BYTES = V1_COLS / STRIP_COLS * V1_PITCH, /* of a slice; V2 takes a little less */
+    AHEAD = 2, /* tiles between the codes that are asked for and those that are joined */
 };
 
 /* Transposes the 16 x 16 bytes of each 128-bit lane: four perfect shuffles of sixteen vectors. */
@@ -47,29 +58,41 @@ static inline void put(uint8_t *p, __m256i v, bool stream)
 static inline void copy_run(uint8_t *restrict to, const uint8_t *restrict from, int64_t bytes, bool stream)
 {
     int64_t i = stream ? bytes_to_line(to, bytes) : 0;
-    memcpy(to, from, (size_t)i);
+    if (i > 0) {
+        memcpy(to, from, (size_t)i);
+    }
     for (; i + LINE <= bytes; i += LINE) {
         put(to + i, load(from + i), stream);
         put(to + i + VECTOR, load(from + i + VECTOR), stream);
     }
-    memcpy(to + i, from + i, (size_t)(bytes - i));
+    if (i < bytes) {
+        memcpy(to + i, from + i, (size_t)(bytes - i));
+    }
+}
+
+static inline __m256i join(__m256i low, __m256i high, __m256i *seen)
+{
+    const __m256i mask = _mm256_set1_epi8(AWQ_CODE_MAX);
+    *seen = _mm256_or_si256(*seen, _mm256_or_si256(low, high));
+    return _mm256_or_si256(_mm256_and_si256(low, mask), _mm256_slli_epi16(_mm256_and_si256(high, mask), 4));
 }
 
 /*
  * A piece is lines 0..7, each in two halves of 32 rows: lane l of a half of line j holds the bytes of rows 16l + 2j and
  * 16l + 2j + 1 of them. Three perfect shuffles of eight vectors turn 8 columns by 16 rows of each lane into that.
+ * Each line of codes is read at once: where columns are a power of two apart, all sixteen fall on one set of the cache.
  */
 static inline void join_piece(const uint8_t *restrict codes, const int64_t *columns, uint8_t *restrict piece, __m256i *seen)
 {
-    const __m256i mask = _mm256_set1_epi8(AWQ_CODE_MAX);
-    for (int h = 0; h < HALVES; h++) {
-        __m256i v[STRIP], t[STRIP];
+    __m256i halves[HALVES][STRIP], t[STRIP];
 #pragma GCC unroll 8
-        for (int i = 0; i < STRIP; i++) {
-            const __m256i a = load(codes + columns[2 * i] + VECTOR * h), b = load(codes + columns[2 * i + 1] + VECTOR * h);
-            *seen = _mm256_or_si256(*seen, _mm256_or_si256(a, b));
-            v[i] = _mm256_or_si256(_mm256_and_si256(a, mask), _mm256_slli_epi16(_mm256_and_si256(b, mask), 4));
-        }
+    for (int i = 0; i < STRIP; i++) {
+        const uint8_t *low = codes + columns[2 * i], *high = codes + columns[2 * i + 1];
+        halves[0][i] = join(load(low), load(high), seen);
+        halves[1][i] = join(load(low + VECTOR), load(high + VECTOR), seen);
+    }
+    for (int h = 0; h < HALVES; h++) {
+        __m256i *v = halves[h];
 #pragma GCC unroll 3
         for (int pass = 0; pass < 3; pass++) {
 #pragma GCC unroll 4
@@ -89,11 +112,27 @@ static inline void join_piece(const uint8_t *restrict codes, const int64_t *colu
     }
 }
 
-/* Thirty-two bytes of two rows of each lane, from the four strips they are in: rows[2 * lane + which of the two]. */
-static inline void split_rows(const uint8_t *from, const uint16_t *at, __m256i rows[4])
+/* Reads a slice into pieces: strip s of tile t is at s * pitch + t * PIECE. */
+static inline void read_slice(const uint8_t *restrict codes, const int64_t (*columns)[STRIP_COLS], const slice *s,
+                              uint8_t *restrict pieces, int64_t pitch, __m256i *seen)
 {
-    const __m256i a = load(from + PIECE * at[0]), b = load(from + PIECE * at[1]);
-    const __m256i c = load(from + PIECE * at[2]), d = load(from + PIECE * at[3]);
+    for (int64_t strip = 0; strip < s->strips; strip++) {
+        for (int64_t tile = 0; tile < s->tiles; tile++) {
+            if (tile + AHEAD < s->tiles) {
+                ask_for_lines(codes, columns[strip], TILE * (tile + AHEAD));
+            } else if (strip + 1 < s->strips) {
+                ask_for_lines(codes, columns[strip + 1], TILE * (tile + AHEAD - s->tiles));
+            }
+            join_piece(codes + TILE * tile, columns[strip], pieces + strip * pitch + tile * PIECE, seen);
+        }
+    }
+}
+
+/* Thirty-two bytes of two rows of each lane, from the four strips they are in: rows[2 * lane + which of the two]. */
+static inline void split_rows(const uint8_t *from, int64_t pitch, __m256i rows[4])
+{
+    const __m256i a = load(from), b = load(from + pitch);
+    const __m256i c = load(from + 2 * pitch), d = load(from + 3 * pitch);
     const __m256i even = _mm256_unpacklo_epi64(a, b), even_end = _mm256_unpacklo_epi64(c, d);
     const __m256i odd = _mm256_unpackhi_epi64(a, b), odd_end = _mm256_unpackhi_epi64(c, d);
     rows[0] = _mm256_permute2x128_si256(even, even_end, 0x20);
@@ -102,58 +141,82 @@ static inline void split_rows(const uint8_t *from, const uint16_t *at, __m256i r
     rows[3] = _mm256_permute2x128_si256(odd, odd_end, 0x31);
 }
 
-/* Four rows of a block, 128 bytes, of each lane. */
-static inline void send_v2_unit(outgoing *o, bool stream)
+/* Writes a tile of V1, each row's bytes at once: lines that are streamed one by one cost some CPUs twice the time. */
+static inline void write_v1_tile(const uint8_t *restrict pieces, int64_t strips, uint8_t *restrict payload,
+                                 int64_t payload_stride, bool stream)
 {
-    const int64_t lane = GROUP / AWQ_QUAD_ROWS * o->to.quad;
-    const uint8_t *from = o->pieces + LINE * o->pair;
-    uint8_t *to = o->target + o->strip / 4 * o->to.block + awq_panel_row(&o->to, 2 * o->pair);
-    for (int h = 0; h < HALVES; h++, from += VECTOR, to += 2 * lane) {
-        __m256i v[2][4];
-        split_rows(from, o->places + o->strip, v[0]);
-        split_rows(from + LINE, o->places + o->strip, v[1]);
-#pragma GCC unroll 8
-        for (int i = 0; i < 8; i++) {
-            put(to + i / 4 * lane + VECTOR * (i % 4), v[i / 2 % 2][2 * (i / 4) + i % 2], stream);
-        }
-    }
-    go_on(o, 4, 2);
-}
-
-/* Two lines, or the line and a half or less that are left, of two rows of each lane. */
-static inline void send_v1_unit(outgoing *o, bool stream)
-{
-    const int64_t lane = GROUP / AWQ_QUAD_ROWS * o->to.quad;
-    const int64_t end = o->strip + 16 < o->strips ? o->strip + 16 : o->strips;
-    for (int h = 0; h < HALVES; h++) {
-        const uint8_t *from = o->pieces + LINE * o->pair + VECTOR * h;
-        uint8_t *to = o->target + awq_panel_row(&o->to, 2 * o->pair) + 2 * h * lane;
-        for (int64_t strip = o->strip; strip < end; strip += 8) {
-            __m256i v[2][4];
-            const bool is_line = strip + 8 <= end;
-            split_rows(from, o->places + strip, v[0]);
-            split_rows(from, o->places + (is_line ? strip + 4 : strip), v[1]);
+    alignas(LINE) uint8_t runs[4][V1_COLS / 2 + PAD];
+    for (int pair = 0; pair < STRIP; pair++) {
+        for (int h = 0; h < HALVES; h++) {
+            for (int64_t strip = 0; strip < strips; strip += 4) {
+                __m256i v[4];
+                split_rows(pieces + strip * V1_PITCH + LINE * pair + VECTOR * h, V1_PITCH, v);
 #pragma GCC unroll 4
-            for (int i = 0; i < 4; i++) {
-                uint8_t *p = to + strip * STRIP + i / 2 * lane + i % 2 * o->to.row;
-                put(p, v[0][i], stream);
-                if (is_line) {
-                    put(p + VECTOR, v[1][i], stream);
+                for (int i = 0; i < 4; i++) {
+                    put(runs[i] + strip * STRIP, v[i], false);
                 }
+            }
+            for (int i = 0; i < 4; i++) {
+                const int row = VECTOR * h + GROUP * (i / 2) + 2 * pair + i % 2;
+                copy_run(payload + row * payload_stride, runs[i], strips * STRIP, stream);
             }
         }
     }
-    go_on(o, 16, 1);
 }
 
-#define SEEN __m256i
-enum { PIECES = 528 /* that wait: a quarter of a MiB, half of many a second-level cache */ };
-#include "panel_pack.h"
+/* Writes a tile of V2, each payload row's bytes at once. */
+static inline void write_v2_tile(const uint8_t *restrict pieces, int64_t strips, uint8_t *restrict payload,
+                                 int64_t payload_stride, bool stream)
+{
+    alignas(LINE) uint8_t runs[2][V2_COLS / 2 * AWQ_QUAD_ROWS + PAD];
+    for (int quad = 0; quad < GROUP / AWQ_QUAD_ROWS; quad++) { /* of each lane: its rows 4 * quad .. 4 * quad + 3 */
+        for (int h = 0; h < HALVES; h++) {
+            for (int64_t strip = 0; strip < strips; strip += 4) {
+                const uint8_t *from = pieces + strip * V2_PITCH + 2 * LINE * quad + VECTOR * h;
+                __m256i v[2][4];
+                split_rows(from, V2_PITCH, v[0]);
+                split_rows(from + LINE, V2_PITCH, v[1]);
+#pragma GCC unroll 8
+                for (int i = 0; i < 8; i++) {
+                    put(runs[i / 4] + strip * STRIP * AWQ_QUAD_ROWS + VECTOR * (i % 4), v[i / 2 % 2][2 * (i / 4) + i % 2],
+                        false);
+                }
+            }
+            for (int l = 0; l < 2; l++) {
+                const int row = (VECTOR * h + GROUP * l) / AWQ_QUAD_ROWS + quad;
+                copy_run(payload + row * payload_stride, runs[l], strips * STRIP * AWQ_QUAD_ROWS, stream);
+            }
+        }
+    }
+}
 
 uint8_t awq_avx2_pack_panel(awq_layout layout, const uint8_t *restrict codes, int64_t col_stride,
                             uint8_t *restrict payload, int64_t payload_stride, int64_t rows, int64_t cols, bool stream)
 {
-    return pack_panel(layout, codes, col_stride, payload, payload_stride, rows, cols, stream);
+    const bool is_v2 = layout == AWQ_LAYOUT_V2;
+    const int64_t quad = is_v2 ? AWQ_QUAD_ROWS : 1;
+    const extent all = extent_of(codes, rows, cols, is_v2 ? V2_COLS : V1_COLS, is_v2 ? V2_TILES : V1_TILES);
+    alignas(LINE) uint8_t pieces[PIECES_BYTES];
+    int64_t columns[V1_COLS / STRIP_COLS][STRIP_COLS];
+    __m256i seen = _mm256_setzero_si256();
+    for (int64_t strip = 0; strip < all.slice_cols / STRIP_COLS; strip++) {
+        find_columns(layout, strip * STRIP, STRIP, col_stride, columns[strip]);
+    }
+    for (slice s = slice_at(&all, 0, 0); s.tiles > 0; s = slice_after(&all, &s)) {
+        read_slice(codes + s.col * col_stride + TILE * s.first, columns, &s, pieces, is_v2 ? V2_PITCH : V1_PITCH, &seen);
+        for (int64_t t = 0; t < s.tiles; t++) {
+            uint8_t *target = payload + (s.first + t) * (TILE / quad) * payload_stride + s.col / 2 * quad;
+            if (is_v2) {
+                write_v2_tile(pieces + t * PIECE, s.strips, target, payload_stride, stream);
+            } else {
+                write_v1_tile(pieces + t * PIECE, s.strips, target, payload_stride, stream);
+            }
+        }
+    }
+    if (stream) {
+        _mm_sfence();
+    }
+    return or_bytes(seen);
 }
 
 static inline __m256i nibbles(const uint8_t *from, __m128i shift)

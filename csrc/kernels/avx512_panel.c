@@ -1,6 +1,7 @@
 /*
- * Column-major panels for AVX-512: the steps of packing, whose order is panel_pack.h's; and unpacking, in two phases with a
- * slice's payload between them in the second-level cache: one reads it in long runs and the other writes codes in long runs.
+ * Column-major panels for AVX-512. Packing: one slice is read while the one before is written, a step of one and a step of
+ * the other in turn. Unpacking: in two phases with a slice's payload between them in the second-level cache, one of which
+ * reads it in long runs and the other writes codes in long runs.
  */
 #include "kernels.h"
 
@@ -11,7 +12,14 @@
 
 #include <stdalign.h>
 
-enum { MAX_GROUPS = AWQ_PANEL_COLS / GROUP_COLS };
+enum {
+    MAX_GROUPS = AWQ_PANEL_COLS / GROUP_COLS,
+    SLICE_COLS = 256, /* of a panel that is packed at once: V1 rows are written in runs of two lines, V2 rows of eight */
+    SLICE_STRIPS = SLICE_COLS / STRIP_COLS,
+    SPAN_TILES = 64,
+    PIECES = SLICE_STRIPS * (SPAN_TILES + 2), /* of a slice, and of one more tile as that is being written */
+    HEAD = 1, /* lines of the next columns that are asked for, as the processor does not see those coming */
+};
 
 /* Transposes the 16 x 16 bytes of each 128-bit lane: four perfect shuffles of sixteen vectors. */
 static inline void transpose_lanes(__m512i v[16])
@@ -99,6 +107,26 @@ static inline void join_piece(const uint8_t *restrict codes, const int64_t *colu
     }
 }
 
+/* A tile of pieces on its way to the payload. */
+typedef struct outgoing {
+    const uint8_t *pieces;
+    const uint16_t *places; /* of the tile's pieces, strip by strip */
+    int64_t strips;
+    awq_panel_walk to;
+    uint8_t *target;
+    int64_t pair, strip; /* what is sent next: rows 16 * l + 2 * pair and the one below it, of each l, from that strip on */
+} outgoing;
+
+/* Past the strips that were sent; past the pairs too, once these were the last. */
+static inline void go_on(outgoing *o, int64_t strips, int64_t pairs)
+{
+    o->strip += strips;
+    if (o->strip >= o->strips) {
+        o->strip = 0;
+        o->pair += pairs;
+    }
+}
+
 /* Sixteen bytes of the two rows that each lane of two strips' vectors holds. */
 static inline void split_pair(const uint8_t *first, const uint8_t *second, __m512i *even, __m512i *odd)
 {
@@ -165,15 +193,109 @@ static inline void send_v1_unit(outgoing *o, bool stream)
     go_on(o, 16, 1);
 }
 
-#define SEEN __m512i
-enum { PIECES = 1040 /* that wait: half a MiB, what the second-level cache holds beside all that passes through it */ };
-#include "panel_pack.h"
+/* Inlined for a constant is_v2. */
+static inline __attribute__((always_inline)) uint8_t
+pack_slices(awq_layout layout, bool is_v2, const uint8_t *restrict codes, int64_t col_stride, uint8_t *restrict payload,
+            int64_t payload_stride, int64_t rows, int64_t cols, bool stream)
+{
+    const extent all = extent_of(codes, rows, cols, SLICE_COLS, SPAN_TILES);
+    const int64_t quad = is_v2 ? AWQ_QUAD_ROWS : 1, tile_runs = TILE / quad; /* payload rows of a tile */
+    const bool has_ends = stream && ((uintptr_t)payload | (uintptr_t)payload_stride) % LINE != 0; /* not streamed */
+    alignas(LINE) uint8_t pieces[PIECES * PIECE];
+    alignas(LINE) uint8_t ready[TILE * (SLICE_COLS / 2 + LINE)]; /* a tile with ends, before it is copied */
+    uint16_t places[2][PIECES], unused[PIECES]; /* of the pieces of two slices, tile by tile; a ring of the other pieces */
+    int64_t columns[SLICE_STRIPS][STRIP_COLS];
+    int64_t taken = 0, freed = 0; /* positions in the ring */
+    __m512i seen = _mm512_setzero_si512();
+    for (int i = 0; i < PIECES; i++) {
+        unused[i] = (uint16_t)i;
+    }
+    for (int s = 0; s < SLICE_STRIPS; s++) {
+        find_columns(layout, s * STRIP, STRIP, col_stride, columns[s]);
+    }
+    slice above = {0}, here = slice_at(&all, 0, 0);
+    for (int turn = 0; above.tiles > 0 || here.tiles > 0; turn ^= 1) {
+        const slice below = slice_after(&all, &here);
+        const uint8_t *source = codes + here.col * col_stride + TILE * here.first;
+        const int64_t to_next = (below.col - here.col) * col_stride + TILE * (below.first - here.first);
+        const int64_t run = above.strips * STRIP * quad; /* bytes of a payload row */
+        const int64_t reads = here.tiles * here.strips, rounds = above.tiles > 0 ? above.tiles : 1;
+        const int64_t units = above.tiles == 0 ? 0 : is_v2 ? above.strips : STRIP * ((above.strips + 15) / 16);
+        int64_t read = 0, tile = 0, strip = 0;
+        for (int64_t t = 0; t < rounds; t++) { /* tile t of the slice above is written */
+            const uint16_t *from = places[turn ^ 1] + t * above.strips;
+            uint8_t *target = payload + (above.first + t) * tile_runs * payload_stride + above.col / 2 * quad;
+            outgoing next = {.pieces = pieces,
+                             .places = from,
+                             .strips = above.strips,
+                             .to = awq_panel_walk_of(layout, has_ends ? run + LINE : payload_stride),
+                             .target = has_ends ? ready : target};
+            const int64_t count = reads * (t + 1) / rounds - read;
+            int64_t sent = 0;
+            for (int64_t i = 0; i < count || sent < units; i++) {
+                if (i < count) {
+                    const uint16_t place = unused[taken];
+                    taken = taken + 1 == PIECES ? 0 : taken + 1;
+                    places[turn][tile * here.strips + strip] = place;
+                    if (tile + HEAD >= here.tiles) {
+                        const bool is_last = strip + 1 == here.strips;
+                        ask_for_lines(source + TILE * (tile + HEAD - here.tiles), columns[is_last ? 0 : strip + 1],
+                                      is_last ? to_next : 0);
+                    }
+                    join_piece(source + TILE * tile, columns[strip], pieces + PIECE * place, &seen);
+                    if (++tile == here.tiles) {
+                        tile = 0;
+                        strip++;
+                    }
+                }
+                for (; sent < units && (i >= count || sent * count < units * (i + 1)); sent++) {
+                    if (is_v2) {
+                        send_v2_unit(&next, stream && !has_ends);
+                    } else {
+                        send_v1_unit(&next, stream && !has_ends);
+                    }
+                }
+            }
+            read += count;
+            for (int64_t i = 0; i < above.strips; i++) {
+                unused[freed] = from[i];
+                freed = freed + 1 == PIECES ? 0 : freed + 1;
+            }
+            for (int64_t i = 0; i < tile_runs && has_ends && units > 0; i++) {
+                copy_run(target + i * payload_stride, ready + i * (run + LINE), run, true);
+            }
+        }
+        above = here;
+        here = below;
+    }
+    if (stream) {
+        _mm_sfence();
+    }
+    return or_bytes(seen);
+}
+
+/* Two functions, so that the stack of one need not hold the scratch of both. */
+static __attribute__((noinline)) uint8_t pack_v1_panel(awq_layout layout, const uint8_t *restrict codes, int64_t col_stride,
+                                                       uint8_t *restrict payload, int64_t payload_stride, int64_t rows,
+                                                       int64_t cols, bool stream)
+{
+    return pack_slices(layout, false, codes, col_stride, payload, payload_stride, rows, cols, stream);
+}
+
+static __attribute__((noinline)) uint8_t pack_v2_panel(const uint8_t *restrict codes, int64_t col_stride,
+                                                       uint8_t *restrict payload, int64_t payload_stride, int64_t rows,
+                                                       int64_t cols, bool stream)
+{
+    return pack_slices(AWQ_LAYOUT_V2, true, codes, col_stride, payload, payload_stride, rows, cols, stream);
+}
 
 uint8_t awq_avx512_pack_panel(awq_layout layout, const uint8_t *restrict codes, int64_t col_stride,
                               uint8_t *restrict payload, int64_t payload_stride, int64_t rows, int64_t cols,
                               bool stream)
 {
-    return pack_panel(layout, codes, col_stride, payload, payload_stride, rows, cols, stream);
+    return layout == AWQ_LAYOUT_V2
+               ? pack_v2_panel(codes, col_stride, payload, payload_stride, rows, cols, stream)
+               : pack_v1_panel(layout, codes, col_stride, payload, payload_stride, rows, cols, stream);
 }
 
 /* The mirror of put_tile. */

@@ -19,6 +19,52 @@ enum {
     PIECE = STRIP * TILE,   /* bytes of a strip of one tile */
 };
 
+/*
+ * How a column-major panel is packed. It is cut into slices, as many codes as the second-level cache has room for. A slice is
+ * read column by column, in long runs as DRAM and the prefetchers want it, and written row by row. What was read waits in
+ * pieces: 64 rows of a strip of payload bytes, already half turned.
+ */
+
+/*
+ * What is packed: `tiles` tiles of each column, in slices of slice_cols columns at most that end with a span of span_tiles
+ * tiles, a page of a column or a part of one: the processor sees reads coming within a page. The first tile is the lead-th of
+ * its span.
+ */
+typedef struct extent {
+    int64_t cols, tiles, lead;
+    int64_t slice_cols, span_tiles;
+} extent;
+
+static inline extent extent_of(const uint8_t *codes, int64_t rows, int64_t cols, int64_t slice_cols, int64_t span_tiles)
+{
+    return (extent){cols, rows / TILE, (int64_t)((uintptr_t)codes / TILE % (uintptr_t)span_tiles), slice_cols, span_tiles};
+}
+
+/* Tiles first..first + tiles - 1 of `strips` strips from column `col`; none when tiles is 0. */
+typedef struct slice {
+    int64_t col, strips;
+    int64_t first, tiles;
+} slice;
+
+/* A slice takes in the odd tile before or after its span. */
+static inline slice slice_at(const extent *all, int64_t col, int64_t first)
+{
+    const int64_t rest = all->cols - col, left = all->tiles - first, most = all->span_tiles + 1;
+    if (rest <= 0) {
+        return (slice){.col = all->cols};
+    }
+    const int64_t span = all->span_tiles - (all->lead + first) % all->span_tiles;
+    const int64_t whole = span == 1 ? most : span, tiles = left <= whole + 1 ? left : whole;
+    return (slice){col, (rest < all->slice_cols ? rest : all->slice_cols) / STRIP_COLS, first, tiles < most ? tiles : most};
+}
+
+/* Down the tiles of some columns, then on to the next columns. */
+static inline slice slice_after(const extent *all, const slice *s)
+{
+    const bool is_below = s->first + s->tiles < all->tiles;
+    return slice_at(all, is_below ? s->col : s->col + all->slice_cols, is_below ? s->first + s->tiles : 0);
+}
+
 /* Offsets of the columns that `bytes` payload bytes of a row hold from byte `first` on: low, high nibble of each in turn. */
 static inline void find_columns(awq_layout layout, int64_t first, int64_t bytes, int64_t col_stride, int64_t *columns)
 {
@@ -64,23 +110,11 @@ static inline int64_t bytes_to_line(const uint8_t *p, int64_t bytes)
     return head < bytes ? head : bytes;
 }
 
-/* A tile of pieces on its way to the payload. */
-typedef struct outgoing {
-    const uint8_t *pieces;
-    const uint16_t *places; /* of the tile's pieces, strip by strip */
-    int64_t strips;
-    awq_panel_walk to;
-    uint8_t *target;
-    int64_t pair, strip; /* what is sent next: rows 16 * l + 2 * pair and the one below it, of each l, from that strip on */
-} outgoing;
-
-/* Past the strips that were sent; past the pairs too, once these were the last. */
-static inline void go_on(outgoing *o, int64_t strips, int64_t pairs)
+/* Asks for a line of each column of a strip; a hint alone, so it may lie past the end of the codes. */
+static inline void ask_for_lines(const uint8_t *codes, const int64_t *columns, int64_t ahead)
 {
-    o->strip += strips;
-    if (o->strip >= o->strips) {
-        o->strip = 0;
-        o->pair += pairs;
+    for (int i = 0; i < STRIP_COLS; i++) {
+        _mm_prefetch((const void *)((uintptr_t)codes + (uintptr_t)(columns[i] + ahead)), _MM_HINT_T1);
     }
 }
 
