@@ -149,7 +149,6 @@ static int import_torch_objects(void)
         {&awqpack.device_type, "device"},
         {&awqpack.data_descriptor, "Tensor.data"},
         {&awqpack.parameter_type, "nn.Parameter"},
-        {&awqpack.empty_like, "empty_like"},
         {&awqpack.op_pack, "ops.awqpack.pack.default._op"},
         {&awqpack.op_unpack, "ops.awqpack.unpack.default._op"},
         {&awqpack.aten_detach, "ops.aten.detach.default"},
@@ -172,23 +171,30 @@ static int import_torch_objects(void)
                : 0;
 }
 
-/* Optional: without it payloads are copied by torch. */
-static int import_dlpack(void)
+/* Clears an AttributeError, -1 for any other exception. */
+static int forgive_absence(void)
+{
+    if (!PyErr_ExceptionMatches(PyExc_AttributeError)) {
+        return -1;
+    }
+    PyErr_Clear();
+    return 0;
+}
+
+/* Optional: without them payloads are copied by torch. */
+static int import_copying(void)
 {
     PyObject *capsule = PyObject_GetAttrString(awqpack.tensor_type, "__dlpack_c_exchange_api__");
-    if (capsule == NULL) {
-        if (!PyErr_ExceptionMatches(PyExc_AttributeError)) {
-            return -1;
-        }
-        PyErr_Clear();
-        return 0;
-    }
-    if (PyCapsule_IsValid(capsule, AWQPACK_DLPACK_CAPSULE)) {
+    PyObject *torch = capsule == NULL ? NULL : PyImport_ImportModule("torch");
+    awqpack.adopt_tensors = torch == NULL ? NULL : attribute_at(torch, "_C._aoti.alloc_tensors_by_stealing_from_void_ptrs");
+    const int status = awqpack.adopt_tensors == NULL ? forgive_absence() : 0;
+    if (awqpack.adopt_tensors != NULL && PyCapsule_IsValid(capsule, AWQPACK_DLPACK_CAPSULE)) {
         const awqpack_dlpack_exchange *exchange = PyCapsule_GetPointer(capsule, AWQPACK_DLPACK_CAPSULE);
         awqpack.dlpack = exchange->major == AWQPACK_DLPACK_MAJOR ? exchange : NULL;
     }
-    Py_DECREF(capsule);
-    return 0;
+    Py_XDECREF(torch);
+    Py_XDECREF(capsule);
+    return status;
 }
 
 static int module_exec(PyObject *Py_UNUSED(module))
@@ -202,7 +208,7 @@ static int module_exec(PyObject *Py_UNUSED(module))
         awqpack_raise(&error);
         return -1;
     }
-    return intern_names() < 0 || awqpack_import_numpy() < 0 || import_torch_objects() < 0 ? -1 : import_dlpack();
+    return intern_names() < 0 || awqpack_import_numpy() < 0 || import_torch_objects() < 0 ? -1 : import_copying();
 }
 
 static PyModuleDef_Slot module_slots[] = {

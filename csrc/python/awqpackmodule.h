@@ -80,7 +80,7 @@
     X(packing_v2)                                                      \
     X(one)                                                             \
     X(two)                                                             \
-    X(empty_like)       /* torch.empty_like */                         \
+    X(adopt_tensors)    /* makes tensors of handles; may be NULL */    \
     X(plans)            /* dict: OpOverload -> plan */                 \
     X(device_kinds)     /* dict: torch.device -> awqpack_device_kind */
 

@@ -107,38 +107,52 @@ static size_t contiguous_bytes(const awqpack_dlpack_tensor *memory)
     return (size_t)count * memory->type_bits / 8;
 }
 
-static int copy_on_cuda(const awqpack_dlpack_tensor *target, const awqpack_dlpack_tensor *source, size_t bytes)
+/* The tensor object of a handle, which it takes over. torch's function for one handle, unlike that for a list, leaks it. */
+static PyObject *adopt(void *tensor)
 {
-    awq_error error;
-    bool done;
-    Py_BEGIN_ALLOW_THREADS /* a full queue blocks, and what empties it may need the interpreter */
-    done = awq_cuda_copy_on(source->device_id, target->data, source->data, bytes, &error);
-    Py_END_ALLOW_THREADS
-    if (!done) {
-        awqpack_raise(&error);
+    PyObject *capsule = PyCapsule_New(tensor, NULL, NULL);
+    PyObject *handles = capsule == NULL ? NULL : PyList_New(1);
+    if (handles == NULL) {
+        awq_tensor_delete(tensor);
+        Py_XDECREF(capsule);
+        return NULL;
     }
-    return done ? 0 : -1;
+    (void)PyList_SetItem(handles, 0, capsule);
+    PyObject *tensors = PyObject_CallFunctionObjArgs(awqpack.adopt_tensors, handles, NULL);
+    PyObject *result = tensors == NULL ? NULL : PyList_GetItem(tensors, 0);
+    Py_XINCREF(result);
+    Py_XDECREF(tensors);
+    Py_DECREF(handles);
+    return result;
 }
 
 PyObject *awqpack_copy_payload(PyObject *payload)
 {
-    awqpack_dlpack_tensor source, target;
+    awqpack_dlpack_tensor source;
     if (awqpack.dlpack == NULL || Py_TYPE(payload) != (PyTypeObject *)awqpack.tensor_type || !describe(payload, &source)) {
         return NULL;
     }
     const size_t bytes = contiguous_bytes(&source);
     const int is_host = source.device_type == AWQPACK_DLPACK_CPU && bytes <= one_thread_bytes;
     const int is_cuda = source.device_type == AWQPACK_DLPACK_CUDA && awq_cuda_is_registered();
-    if (bytes == 0 || (!is_host && !is_cuda) || is_negated(payload) != 0) {
+    if (bytes == 0 || (source.type_bits != 16 && source.type_bits != 32) || (!is_host && !is_cuda) || is_negated(payload) != 0) {
         return NULL;
     }
-    PyObject *copy = PyObject_CallFunctionObjArgs(awqpack.empty_like, payload, NULL);
-    if (copy == NULL || !describe(copy, &target)) {
-        Py_CLEAR(copy);
-    } else if (is_host) {
-        memcpy(target.data, source.data, bytes);
-    } else if (copy_on_cuda(&target, &source, bytes) < 0) {
-        Py_CLEAR(copy);
+    void *tensor, *target;
+    awq_error error;
+    bool is_made, is_copied = false;
+    Py_BEGIN_ALLOW_THREADS /* a full queue blocks, and what empties it may need the interpreter */
+    is_made = awq_tensor_new(source.ndim, source.shape, source.type_bits, is_cuda ? source.device_id : -1, &tensor, &target);
+    if (is_made && is_cuda) {
+        is_copied = awq_cuda_copy_on(source.device_id, target, source.data, bytes, &error);
+    } else if (is_made) {
+        memcpy(target, source.data, bytes);
+        is_copied = true;
     }
-    return copy;
+    Py_END_ALLOW_THREADS
+    if (is_made && !is_copied) {
+        awq_tensor_delete(tensor);
+        return awqpack_raise(&error);
+    }
+    return is_made ? adopt(tensor) : NULL; /* torch says better what was wrong */
 }

@@ -80,6 +80,31 @@ const char *awq_last_value_error(void)
     return awqpack::last_value_error.text;
 }
 
+bool awq_tensor_new(int32_t ndim, const int64_t *sizes, int bits, int32_t cuda_device, void **tensor, void **data)
+{
+    const bool on_host = cuda_device < 0;
+    int64_t strides[AWQ_MAX_DIMS];
+    awq_error error;
+    AtenTensorHandle handle;
+    if (ndim > AWQ_MAX_DIMS || !awq_dense_strides(ndim, sizes, nullptr, strides, &error) ||
+        aoti_torch_empty_strided(ndim, sizes, strides, bits == 16 ? aoti_torch_dtype_int16() : aoti_torch_dtype_int32(),
+                                 on_host ? aoti_torch_device_type_cpu() : aoti_torch_device_type_cuda(),
+                                 on_host ? 0 : cuda_device, &handle) != TORCH_SUCCESS) {
+        return false;
+    }
+    if (aoti_torch_get_data_ptr(handle, data) != TORCH_SUCCESS) {
+        aoti_torch_delete_tensor_object(handle);
+        return false;
+    }
+    *tensor = handle;
+    return true;
+}
+
+void awq_tensor_delete(void *tensor)
+{
+    aoti_torch_delete_tensor_object(static_cast<AtenTensorHandle>(tensor));
+}
+
 STABLE_TORCH_LIBRARY(awqpack, m)
 {
     m.def("pack(Tensor codes, int packing, bool reorder, bool validate=True) -> Tensor");

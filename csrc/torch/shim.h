@@ -23,6 +23,11 @@ const awq_kernels *awq_active_kernels(awq_error *error);
    error from others where torch makes RuntimeError of all of them. */
 const char *awq_last_value_error(void);
 
+/* A new contiguous tensor of int16 or int32 in torch's memory, on a CUDA device or, where that is -1, on the host: a handle
+   that the caller owns, and its data. False when torch makes none. */
+bool awq_tensor_new(int32_t ndim, const int64_t *sizes, int bits, int32_t cuda_device, void **tensor, void **data);
+void awq_tensor_delete(void *tensor);
+
 /* Sends CUDA tensors to the kernels of cuda/, and back to the portable ones. False when this build has none. */
 bool awq_cuda_register(void);
 void awq_cuda_unregister(void);
