@@ -1,5 +1,6 @@
 """What the tests share: layouts, devices, random codes, memory layouts, and the hypothesis profiles."""
 
+import gc
 import os
 from enum import Enum
 from pathlib import Path
@@ -84,9 +85,11 @@ def require_fake_tensors(*devices):
 
 
 @pytest.fixture
-def fresh_dynamo():
+def fresh_dynamo(monkeypatch):
     """For tests that compile: dynamo counts the recompiles of a function over the whole process."""
     torch._dynamo.reset()
+    # Dynamo times each guard once, for its log, on a cache that it empties first: that takes longer than many a trace.
+    monkeypatch.setattr("torch._dynamo.guards.profile_guard_manager", lambda *_: 0.0, raising=False)
     yield
     torch._dynamo.reset()
 
@@ -231,3 +234,22 @@ def is_plain(result, expected):
     assert type(result) is torch.Tensor
     assert_same(result, expected)
     return True
+
+
+# Each worker of pytest-xdist begins with an equal share of the tests, in their order. These modules go first and last, so
+# that one worker has those that start processes or import the packages of others, and another those that compile:
+# what they all wait for once, each time, happens once.
+FIRST = ["quanto", "checkpoint_clients", "isolated", "collectives", "cli", "checkpoint_writing", "variants"]
+LAST = ["packed_edges", "defects_of_the_reference", "ops", "compile", "contract"]
+
+
+def pytest_collection_modifyitems(items):
+    def rank(item):
+        name = item.path.stem.removeprefix("test_")
+        return FIRST.index(name) - len(FIRST) if name in FIRST else LAST.index(name) + 1 if name in LAST else 0
+
+    items.sort(key=rank)
+
+
+def pytest_collection_finish():
+    gc.freeze()  # collections then pass over torch, which takes them a quarter of a second each
