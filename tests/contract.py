@@ -7,8 +7,8 @@ import pickle
 import pytest
 import torch
 import torch.distributed as dist
-from conftest import LAYOUTS, torch_codes
 from models import SHAPE, PackedLinear, emptied_at_registration
+from shared import LAYOUTS, torch_codes
 
 import awqpack
 from awqpack import AWQPackedTensor, AWQPacking

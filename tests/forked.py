@@ -1,4 +1,4 @@
-"""Other processes. run() starts scripts that have torch already: forks of one that waits, as importing it takes seconds.
+"""Other processes. run() starts scripts that have torch already: forks of one that waits, as importing takes long.
 
 Nothing of awqpack is imported before the script begins, and no thread of torch's has started.
 """
@@ -17,6 +17,8 @@ import tempfile
 SERVER = """
 import gc, json, os, signal, socket, sys, warnings
 import torch
+if torch.distributed.is_available():
+    import torch.distributed.tensor  # torch itself does so at the first op of a subclass, and it takes a second
 
 gc.freeze()  # the scripts' collections pass over what was there before them
 requests = socket.socket(fileno=int(sys.argv[1]))

@@ -1,7 +1,7 @@
 """What the contract is tried on: a layer, a wrapper of another kind, a data set."""
 
 import torch
-from conftest import packed_tensor
+from shared import packed_tensor
 from torch.utils._pytree import tree_map_only
 
 SHAPE = (64, 128)

@@ -8,7 +8,7 @@ import forked
 import pytest
 import torch
 import torch.distributed as dist
-from conftest import LAYOUTS, torch_codes
+from shared import LAYOUTS, torch_codes
 
 from awqpack import AWQPackedTensor
 

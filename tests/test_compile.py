@@ -4,9 +4,9 @@ import copy
 
 import pytest
 import torch
-from conftest import LAYOUTS, assert_same, packed_tensor, torch_codes
 from contract import READS
 from models import SHAPE, PackedLinear
+from shared import LAYOUTS, assert_same, packed_tensor, torch_codes
 from test_contract import assert_all_same, compiled, once
 from torch._subclasses.fake_tensor import FakeTensorMode
 

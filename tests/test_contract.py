@@ -11,7 +11,6 @@ import weakref
 import pytest
 import torch
 import torch.distributed as dist
-from conftest import HAS_CUDA, LAYOUTS, assert_same, is_plain, packed_tensor, require_fake_tensors, torch_codes
 from contract import (
     COLLECTIVES,
     COMPILED_WRITES,
@@ -33,6 +32,7 @@ from contract import (
 )
 from forked import write_and_report
 from models import SHAPE, Codes, Dequantize, PackedLinear, Scaled
+from shared import HAS_CUDA, LAYOUTS, assert_same, is_plain, packed_tensor, require_fake_tensors, torch_codes
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from awqpack import AWQPackedTensor

@@ -1,4 +1,4 @@
-"""Runs the scripts of tests/isolated, each in a process of its own; AWQPACK_LEAK_ROUNDS sets how long."""
+"""What wants a process of its own: the scripts of tests/isolated (AWQPACK_LEAK_ROUNDS sets how long), and importing."""
 
 import ctypes
 from pathlib import Path
@@ -62,3 +62,40 @@ def test_a_deliberate_leak_is_found(kind):
     done = forked.run(LEAKS.replace("KIND", repr(kind)), FOLDER, timeout=None)
     assert done.returncode == 1
     assert DELIBERATE[kind] in done.stderr
+
+
+# --- importing ---
+
+IMPORT_HAS_NO_OTHER_EFFECT = """
+import os, signal, threading, warnings
+import numpy, torch
+
+def state():
+    return {
+        "dtype": torch.get_default_dtype(),
+        "device": torch.get_default_device(),
+        "threads": (torch.get_num_threads(), torch.get_num_interop_threads()),
+        "grad": torch.is_grad_enabled(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "modes": (torch._C._len_torch_dispatch_stack(), torch._C._len_torch_function_stack()),
+        "add": torch.Tensor.add,
+        "seed": torch.initial_seed(),
+        "cuda": torch.cuda.is_initialized(),
+        "numpy": numpy.geterr(),
+        "warnings": list(warnings.filters),
+        "environment": dict(os.environ),
+        "signals": [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGSEGV)],
+        "python threads": threading.active_count(),
+    }
+
+before = state()
+import awqpack
+after = state()
+changed = [name for name in before if before[name] != after[name]]
+assert not changed, changed
+"""
+
+
+def test_importing_has_no_other_effect():
+    done = forked.run(IMPORT_HAS_NO_OTHER_EFFECT)
+    assert done.returncode == 0, done.stderr

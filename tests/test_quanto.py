@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import torch_codes
+from shared import torch_codes
 
 import awqpack
 import awqpack.quanto

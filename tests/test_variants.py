@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 import twin
-from conftest import (
+from hypothesis import strategies
+from shared import (
     LAYOUTS,
     VARIANTS,
     Memory,
@@ -19,7 +20,6 @@ from conftest import (
     random_payload,
     unpack_array,
 )
-from hypothesis import strategies
 
 import awqpack
 from awqpack import AWQPacking
