@@ -59,17 +59,18 @@ exec(compile(script, "<script>", "exec"), {"__name__": "__main__"})
 
 @functools.cache
 def _server():
-    """The socket of the process that waits; it ends when this one does."""
+    """The socket of the process that waits, until this one ends."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with theirs:
-        subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-c", SERVER, str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             start_new_session=True,
         )
-    atexit.register(ours.close)
+    atexit.register(process.wait)
+    atexit.register(process.kill)  # first: the last that is registered
     return ours
 
 
