@@ -7,8 +7,8 @@ import pickle
 import pytest
 import torch
 import torch.distributed as dist
-from conftest import LAYOUTS, torch_codes
 from models import SHAPE, PackedLinear, emptied_at_registration
+from shared import LAYOUTS, torch_codes
 
 import awqpack
 from awqpack import AWQPackedTensor, AWQPacking
@@ -170,7 +170,12 @@ def call_in_place(op, t, rest):
 
 
 def call_out(op, t, rest):
-    return op(copy.deepcopy(t), *rest, out=t)
+    positional = [a for a in op._schema.arguments if not a.kwarg_only]
+    required = sum(not a.has_default_value() for a in positional)
+    if not required <= 1 + len(rest) <= len(positional):
+        raise TypeError  # as torch would, which takes its time to say why
+    other = copy.deepcopy(t) if isinstance(t, AWQPackedTensor) else t.clone()
+    return op(other, *rest, out=t)
 
 
 def call_foreach(op, t, rest):

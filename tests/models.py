@@ -1,7 +1,7 @@
-"""What the contract is tried on: a layer, a wrapper of another kind, a data set, and what other processes run."""
+"""What the contract is tried on: a layer, a wrapper of another kind, a data set."""
 
 import torch
-from conftest import packed_tensor
+from shared import packed_tensor
 from torch.utils._pytree import tree_map_only
 
 SHAPE = (64, 128)
@@ -77,17 +77,6 @@ def emptied_at_registration(make):
         return make()
     finally:
         torch.nn.Module.register_parameter = register
-
-
-def write_and_report(packed_in, report_out):
-    """In another process: writes into each packed tensor that arrives, and says what it was."""
-    for packed in iter(lambda: packed_in.get(timeout=120), None):
-        report = (type(packed).__name__, packed.packing.name, packed.reorder, packed.sum().item())
-        packed.fill_(9)
-        if packed.is_cuda:
-            torch.cuda.synchronize()
-        del packed
-        report_out.put(report)
 
 
 class Codes(torch.utils.data.Dataset):

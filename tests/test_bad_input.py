@@ -5,7 +5,7 @@ import threading
 import numpy as np
 import pytest
 import torch
-from conftest import PACKET_ERROR, assert_same, packed_tensor, random_codes
+from shared import PACKET_ERROR, assert_same, packed_tensor, random_codes
 
 import awqpack
 from awqpack import AWQPackedTensor, AWQPacking

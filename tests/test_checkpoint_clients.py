@@ -11,10 +11,14 @@ from awqpack import checkpoint
 from awqpack.demo import quantize
 from awqpack.layouts import LAYOUTS, Layer
 
-compressed_tensors = pytest.importorskip("compressed_tensors", reason="needs the package compressed-tensors")
-transformers = pytest.importorskip("transformers", reason="needs the package transformers")
-
 GROUP_SIZE = 32
+
+
+@pytest.fixture(scope="module", autouse=True)
+def transformers():
+    """Imported when a test here runs, not whenever tests are collected: the two take seconds."""
+    pytest.importorskip("compressed_tensors", reason="needs the package compressed-tensors")
+    return pytest.importorskip("transformers", reason="needs the package transformers")
 
 
 @pytest.mark.parametrize("source", ["gemm", "gemv", "gemv_fast", "llm-awq"])
@@ -39,7 +43,7 @@ def test_compressed_tensors_decompresses_the_same_weights(name, source, tmp_path
 
 
 @pytest.fixture(scope="module")
-def llama(tmp_path_factory):
+def llama(transformers, tmp_path_factory):
     """A tiny Llama as a gemm checkpoint that transformers saved, and the same model with dequantized weights."""
     torch.manual_seed(0)
     config = transformers.LlamaConfig(
@@ -104,7 +108,7 @@ def test_a_llama_survives_every_layout_byte_for_byte(layout, llama, tmp_path):
     assert contents(tmp_path / "back") == contents(folder)
 
 
-def test_transformers_loads_the_compressed_tensors_checkpoint(llama, tmp_path):
+def test_transformers_loads_the_compressed_tensors_checkpoint(transformers, llama, tmp_path):
     """On the CPU, where AWQ's own kernels do not run: the same logits as the dequantized model's."""
     folder, model = llama
     checkpoint.convert(folder, tmp_path / "ct", "compressed-tensors")

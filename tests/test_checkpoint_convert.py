@@ -17,9 +17,9 @@ from checkpoints import (
     some_tensors,
     write_checkpoint,
 )
-from conftest import CUDA
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from shared import CUDA
 
 from awqpack import checkpoint
 from awqpack.checkpoint import CheckpointError

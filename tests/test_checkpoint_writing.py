@@ -4,9 +4,8 @@ import gc
 import os
 import random
 import signal
-import subprocess
-import sys
 
+import forked
 import pytest
 from checkpoints import (
     contents,
@@ -102,20 +101,14 @@ import os, signal, sys
 from awqpack import checkpoint
 
 class Killer(checkpoint.Progress):
-    def __init__(self, left):
-        self.left = left
+    left = int(sys.argv[3])
 
     def advance(self, nbytes):
         self.left -= nbytes
         if self.left < 0:
             os.kill(os.getpid(), signal.SIGKILL)
 
-for line in sys.stdin:
-    if os.fork() == 0:  # torch's threads are not started yet
-        checkpoint.convert(sys.argv[1], sys.argv[2], "gemv_fast", force=True, progress=Killer(int(line)))
-        os._exit(0)
-    _, status = os.wait()
-    print(os.WTERMSIG(status) if os.WIFSIGNALED(status) else "was not killed", flush=True)
+checkpoint.convert(sys.argv[1], sys.argv[2], "gemv_fast", force=True, progress=Killer())
 """
 
 
@@ -129,14 +122,11 @@ def test_killed_at_random_points(has_earlier_target, tmp_path):
         checkpoint.convert(given, out, "gemv")
         earlier = contents(out)
     size = checkpoint.convert(given, out, "gemv_fast", dry_run=True, force=True).nbytes
-    command = [sys.executable, "-c", KILLED, given, out]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as killer:
-        for point in random.Random(0).sample(range(size), 5):
-            print(point, file=killer.stdin, flush=True)
-            assert killer.stdout.readline() == f"{signal.SIGKILL.value}\n"
-            assert out.exists() == has_earlier_target
-            assert (contents(out) if out.exists() else {}) == earlier
-            assert leftovers(tmp_path) == [".out.awqpack-partial"]
+    for point in random.Random(0).sample(range(size), 5):
+        assert forked.run(KILLED, given, out, point).returncode == -signal.SIGKILL
+        assert out.exists() == has_earlier_target
+        assert (contents(out) if out.exists() else {}) == earlier
+        assert leftovers(tmp_path) == [".out.awqpack-partial"]
     checkpoint.convert(given, out, "gemv_fast", force=has_earlier_target)
     assert checkpoint.verify(given, out).is_equal
     assert leftovers(tmp_path) == []
@@ -179,8 +169,8 @@ def test_memory_stays_below_two_shards(tmp_path):
     given = write_checkpoint(tmp_path / "given", "gemm", layers, {}, shards=2)
     shard = max(file.stat().st_size for file in given.glob("*.safetensors"))
     assert shard > 48 << 20
-    grown = subprocess.check_output([sys.executable, "-c", MEMORY, given, tmp_path / "out", "gemv_fast"])
-    assert int(grown) * 1024 < 2 * shard
+    grown = forked.run(MEMORY, given, tmp_path / "out", "gemv_fast")
+    assert int(grown.stdout) * 1024 < 2 * shard, grown.stderr
 
 
 def test_progress_counts_every_byte(tmp_path):

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import termios
 
+import forked
 import pytest
 from checkpoints import leftovers, random_layer, write_checkpoint
 from safetensors.torch import load_file, save_file
@@ -247,7 +248,7 @@ def test_interrupted(name, status, what, given, tmp_path):
     """Ctrl-C and kill: an exit status of their own, one line, nothing left."""
     arguments = ["convert", given, tmp_path / "out", "--to", "gemv_fast"]
     script = INTERRUPTED.replace("NAME", name)
-    done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=False)
+    done = forked.run(script, *arguments)
     assert done.returncode == status, done.stderr
     assert done.stderr.splitlines()[-1] == f"awqpack convert: {what}"
     assert "Traceback" not in done.stderr

@@ -1,14 +1,14 @@
 """Collectives that write into packed tensors, between two processes over gloo: what arrives is kept."""
 
-import multiprocessing
-import os
-import socket
-import traceback
+import datetime
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
+import forked
 import pytest
 import torch
 import torch.distributed as dist
-from conftest import LAYOUTS, torch_codes
+from shared import LAYOUTS, torch_codes
 
 from awqpack import AWQPackedTensor
 
@@ -83,40 +83,32 @@ def functional_all_reduce(rank, layout):
 COLLECTIVES = [functional_all_reduce, broadcast, broadcast_async, all_reduce, all_gather, send_recv, scatter]
 
 
-def work(rank, port, results):
-    """One rank: every collective with every layout; what went wrong, or None, into the queue."""
-    try:
-        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-        dist.init_process_group("gloo", rank=rank, world_size=RANKS)
-        for collective in COLLECTIVES:
-            for name, layout in LAYOUTS.items():
-                for packed, expected in collective(rank, layout):
-                    assert type(packed) is AWQPackedTensor, (collective.__name__, name)
-                    assert torch.equal(packed.unpack(), expected), (collective.__name__, name)
-        too_large = pack(torch.full_like(codes_of(0), 15), LAYOUTS["v1"])
-        with pytest.raises(ValueError, match="is 30"):
-            dist.all_reduce(too_large)
-        assert torch.equal(too_large.unpack(), torch.full_like(codes_of(0), 15)), "a refused sum was stored"
-        dist.destroy_process_group()
-        results.put(None)
-    except BaseException:
-        results.put(traceback.format_exc())
+def work(rank, folder):
+    """One rank: every collective with every layout."""
+    store = dist.FileStore(f"{folder}/store", RANKS)
+    dist.init_process_group("gloo", rank=rank, world_size=RANKS, store=store, timeout=datetime.timedelta(seconds=60))
+    for collective in COLLECTIVES:
+        for name, layout in LAYOUTS.items():
+            for packed, expected in collective(rank, layout):
+                assert type(packed) is AWQPackedTensor, (collective.__name__, name)
+                assert torch.equal(packed.unpack(), expected), (collective.__name__, name)
+    too_large = pack(torch.full_like(codes_of(0), 15), LAYOUTS["v1"])
+    with pytest.raises(ValueError, match="is 30"):
+        dist.all_reduce(too_large)
+    assert torch.equal(too_large.unpack(), torch.full_like(codes_of(0), 15)), "a refused sum was stored"
+    dist.destroy_process_group()
+
+
+WORK = """
+import sys
+sys.path.insert(0, sys.argv[3])
+import test_collectives
+test_collectives.work(int(sys.argv[1]), sys.argv[2])
+"""
 
 
 @pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_available(), reason="this torch has no gloo")
-def test_collectives_between_two_processes():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    context = multiprocessing.get_context("spawn")
-    results = context.Queue()
-    processes = [context.Process(target=work, args=(rank, port, results)) for rank in range(RANKS)]
-    for process in processes:
-        process.start()
-    try:
-        errors = [error for error in (results.get(timeout=120) for _ in processes) if error is not None]
-    finally:
-        for process in processes:
-            process.kill()
-            process.join()
-    assert not errors, "\n".join(errors)
+def test_collectives_between_two_processes(tmp_path):
+    with ThreadPoolExecutor(RANKS) as pool:
+        ranks = list(pool.map(lambda rank: forked.run(WORK, rank, tmp_path, Path(__file__).parent), range(RANKS)))
+    assert [rank.returncode for rank in ranks] == [0] * RANKS, "\n".join(rank.stderr for rank in ranks)

@@ -4,11 +4,10 @@ import copy
 
 import pytest
 import torch
-from conftest import LAYOUTS, assert_same, packed_tensor, torch_codes
 from contract import READS
 from models import SHAPE, PackedLinear
+from shared import LAYOUTS, assert_same, packed_tensor, torch_codes
 from test_contract import assert_all_same, compiled, once
-from torch._dynamo.testing import CompileCounterWithBackend
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from awqpack import AWQPackedTensor
@@ -75,6 +74,8 @@ def test_gradients_flow_to_the_rest():
 
 
 def count_compiles(function, inputs, **kwargs):
+    from torch._dynamo.testing import CompileCounterWithBackend
+
     counter = CompileCounterWithBackend("aot_eager")
     run = torch.compile(function, fullgraph=True, backend=counter, **kwargs)
     for packed in inputs:

@@ -11,7 +11,6 @@ import weakref
 import pytest
 import torch
 import torch.distributed as dist
-from conftest import HAS_CUDA, LAYOUTS, assert_same, is_plain, packed_tensor, require_fake_tensors, torch_codes
 from contract import (
     COLLECTIVES,
     COMPILED_WRITES,
@@ -31,8 +30,9 @@ from contract import (
     saved,
     writing_ops,
 )
-from models import SHAPE, Codes, Dequantize, PackedLinear, Scaled, write_and_report
-from torch._dynamo.testing import CompileCounterWithBackend
+from forked import write_and_report
+from models import SHAPE, Codes, Dequantize, PackedLinear, Scaled
+from shared import HAS_CUDA, LAYOUTS, assert_same, is_plain, packed_tensor, require_fake_tensors, torch_codes
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from awqpack import AWQPackedTensor
@@ -164,7 +164,8 @@ def test_refused_and_nothing_changed(row, packed):
 
 @pytest.mark.filterwarnings("ignore")
 @table(KINDS, "kind")
-def test_no_write_is_lost(kind, layout, device):
+def test_no_write_is_lost(kind, layout, device, monkeypatch):
+    monkeypatch.setattr(torch.Tensor, "__repr__", object.__repr__)  # what refuses a call prints all its arguments
     is_one, call, at_least = kind
     written, lost = 0, []
     for op in writing_ops(is_one):
@@ -409,6 +410,8 @@ def test_export(layout, device):
 @pytest.mark.parametrize("dynamic", [False, True])
 @table({name: {**READS, **COMPILED_WRITES}[name] for name in ("+1", "unpack", "detach", "zero_")})
 def test_new_values_do_not_recompile(row, dynamic, device):
+    from torch._dynamo.testing import CompileCounterWithBackend
+
     counter = CompileCounterWithBackend("aot_eager")
     run = compiled(row, backend=counter, dynamic=dynamic)
     for seed in range(3):
@@ -470,7 +473,7 @@ def tensors_in_cycles():
 def test_memory_is_freed_at_once(row, packed, device):
     row(packed)  # what torch keeps from a first call
     gc.collect()
-    gc.freeze()  # what was there before is not looked at: neither garbage of earlier tests nor all of torch
+    gc.freeze()  # nobody looks again at what was there before, torch itself for one: a collection takes no time then
     gc.disable()
     try:
         before = allocated(device)
@@ -484,4 +487,3 @@ def test_memory_is_freed_at_once(row, packed, device):
         assert [reference() for reference in watched] == [None, None]
     finally:
         gc.enable()
-        gc.unfreeze()

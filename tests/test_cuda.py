@@ -4,7 +4,7 @@ import gc
 
 import pytest
 import torch
-from conftest import HAS_CUDA, LAYOUTS, assert_same, pack_array, packed_tensor, torch_codes
+from shared import HAS_CUDA, LAYOUTS, assert_same, pack_array, packed_tensor, torch_codes
 
 import awqpack
 from awqpack import _C, AWQPackedTensor

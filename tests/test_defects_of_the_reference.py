@@ -5,7 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from conftest import assert_same, packed_tensor, require_fake_tensors, torch_codes
+from shared import assert_same, packed_tensor, require_fake_tensors, torch_codes
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import awqpack

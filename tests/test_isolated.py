@@ -1,47 +1,24 @@
-"""Runs the scripts of tests/isolated, each in a process of its own; AWQPACK_LEAK_ROUNDS sets how long."""
+"""What wants a process of its own: the scripts of tests/isolated (AWQPACK_LEAK_ROUNDS sets how long), and importing."""
 
 import ctypes
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
+import forked
 import pytest
 
-SCRIPTS = sorted((Path(__file__).parent / "isolated").glob("leak_*.py"))
+FOLDER = Path(__file__).parent / "isolated"
+SCRIPTS = sorted(FOLDER.glob("leak_*.py"))
 
-# Importing torch takes longer than a script: one process imports it and each script runs in a fork of that.
-RUN_EACH = """
-import io, json, os, runpy, sys, traceback
-import torch
-import awqpack
-
-def run(path):
-    sys.argv = [path]
-    try:
-        runpy.run_path(path, run_name="__main__")
-        return ""
-    except BaseException:
-        return traceback.format_exc()[-2000:]
-
-sys.path.insert(0, os.path.dirname(sys.argv[1]))
-pipes = {}
-for path in sys.argv[1:]:
-    read_end, write_end = os.pipe()
-    if os.fork() == 0:
-        sys.stdout = io.StringIO()
-        os.write(write_end, run(path).encode() + b"<done>")
-        os._exit(0)
-    os.close(write_end)
-    pipes[path] = os.fdopen(read_end)
-reports = {path: pipe.read() for path, pipe in pipes.items()}
-print(json.dumps(reports))
+RUN = """
+import runpy, sys
+sys.argv = sys.argv[1:]
+sys.path.insert(0, sys.argv[0].rpartition("/")[0])
+runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 LEAKS = """
-import ctypes
-import sys
+import ctypes, sys
+sys.path.insert(0, sys.argv.pop())
 from leaks import check, packed_tensors
 
 kept, libc = [], ctypes.CDLL(None)
@@ -53,21 +30,6 @@ kinds = {
 }
 check(kinds[KIND], packed_tensors())
 """
-
-
-@pytest.fixture(scope="module")
-def reports(tmp_path_factory):
-    """What each script, and each deliberate leak, reports: "<done>" or a traceback before it."""
-    folder = tmp_path_factory.mktemp("leaks")
-    paths = [str(path) for path in SCRIPTS]
-    for kind in DELIBERATE:
-        paths.append(str(folder / f"{kind}.py"))
-        Path(paths[-1]).write_text(LEAKS.replace("KIND", repr(kind)))
-    # One thread: a pool that starts up late would look like growing memory.
-    environment = {"OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1", **os.environ}
-    command = [sys.executable, "-c", RUN_EACH, *paths]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    return {Path(path).stem: report for path, report in json.loads(done.stdout).items()}
 
 
 DELIBERATE = {
@@ -83,8 +45,9 @@ def test_there_are_scripts():
 
 
 @pytest.mark.parametrize("script", [path.stem for path in SCRIPTS])
-def test_nothing_leaks(reports, script):
-    assert reports[script] == "<done>"
+def test_nothing_leaks(script):
+    done = forked.run(RUN, FOLDER / f"{script}.py", timeout=None)
+    assert done.returncode == 0, done.stderr
 
 
 def without_asan(kind):
@@ -95,5 +58,44 @@ def without_asan(kind):
 
 
 @pytest.mark.parametrize("kind", map(without_asan, DELIBERATE))
-def test_a_deliberate_leak_is_found(reports, kind):
-    assert DELIBERATE[kind] in reports[kind]
+def test_a_deliberate_leak_is_found(kind):
+    done = forked.run(LEAKS.replace("KIND", repr(kind)), FOLDER, timeout=None)
+    assert done.returncode == 1
+    assert DELIBERATE[kind] in done.stderr
+
+
+# --- importing ---
+
+IMPORT_HAS_NO_OTHER_EFFECT = """
+import os, signal, threading, warnings
+import numpy, torch
+
+def state():
+    return {
+        "dtype": torch.get_default_dtype(),
+        "device": torch.get_default_device(),
+        "threads": (torch.get_num_threads(), torch.get_num_interop_threads()),
+        "grad": torch.is_grad_enabled(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "modes": (torch._C._len_torch_dispatch_stack(), torch._C._len_torch_function_stack()),
+        "add": torch.Tensor.add,
+        "seed": torch.initial_seed(),
+        "cuda": torch.cuda.is_initialized(),
+        "numpy": numpy.geterr(),
+        "warnings": list(warnings.filters),
+        "environment": dict(os.environ),
+        "signals": [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGSEGV)],
+        "python threads": threading.active_count(),
+    }
+
+before = state()
+import awqpack
+after = state()
+changed = [name for name in before if before[name] != after[name]]
+assert not changed, changed
+"""
+
+
+def test_importing_has_no_other_effect():
+    done = forked.run(IMPORT_HAS_NO_OTHER_EFFECT)
+    assert done.returncode == 0, done.stderr

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 import twin
-from conftest import (
+from shared import (
     LAYOUTS,
     REFERENCE,
     assert_same,

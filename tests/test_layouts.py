@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 from checkpoints import LAYOUT_NAMES, REFERENCE_NAMES, random_layer, reference
-from conftest import assert_same
+from shared import assert_same
 
 from awqpack.layouts import LAYOUTS, Layer, LayoutError, TensorSpec, detect, layout_of_config, relayout, relayout_runs
 

@@ -1,7 +1,5 @@
-"""torch.ops.awqpack: schemas, fake kernels, torch.compile, out=, threads, and what importing does not do."""
+"""torch.ops.awqpack: schemas, fake kernels, torch.compile, out=, threads."""
 
-import subprocess
-import sys
 import threading
 import time
 import tracemalloc
@@ -9,7 +7,7 @@ import tracemalloc
 import numpy as np
 import pytest
 import torch
-from conftest import LAYOUTS, VARIANTS, Memory, assert_same, random_codes, random_payload, torch_codes
+from shared import LAYOUTS, VARIANTS, Memory, assert_same, random_codes, random_payload, torch_codes
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import awqpack
@@ -312,42 +310,6 @@ def test_the_gil_is_released(kind):
     while thread.is_alive():
         ticks.append(time.perf_counter())
     assert sum(begin < tick < end for tick in ticks for begin, end in calls) > 100
-
-
-# --- importing ---
-
-IMPORT_HAS_NO_OTHER_EFFECT = """
-import os, signal, threading, warnings
-import numpy, torch
-
-def state():
-    return {
-        "dtype": torch.get_default_dtype(),
-        "device": torch.get_default_device(),
-        "threads": (torch.get_num_threads(), torch.get_num_interop_threads()),
-        "grad": torch.is_grad_enabled(),
-        "deterministic": torch.are_deterministic_algorithms_enabled(),
-        "modes": (torch._C._len_torch_dispatch_stack(), torch._C._len_torch_function_stack()),
-        "add": torch.Tensor.add,
-        "seed": torch.initial_seed(),
-        "cuda": torch.cuda.is_initialized(),
-        "numpy": numpy.geterr(),
-        "warnings": list(warnings.filters),
-        "environment": dict(os.environ),
-        "signals": [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGSEGV)],
-        "python threads": threading.active_count(),
-    }
-
-before = state()
-import awqpack
-after = state()
-changed = [name for name in before if before[name] != after[name]]
-assert not changed, changed
-"""
-
-
-def test_importing_has_no_other_effect():
-    subprocess.run([sys.executable, "-c", IMPORT_HAS_NO_OTHER_EFFECT], check=True, timeout=120)
 
 
 # --- more than 2^31 codes ---

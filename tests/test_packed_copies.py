@@ -6,7 +6,7 @@ import pickle
 
 import pytest
 import torch
-from conftest import LAYOUTS, assert_same, packed_tensor, torch_codes
+from shared import LAYOUTS, assert_same, packed_tensor, torch_codes
 
 import awqpack
 from awqpack import AWQPackedTensor, AWQPacking

@@ -7,7 +7,7 @@ import threading
 import numpy as np
 import pytest
 import torch
-from conftest import LAYOUTS, assert_same, packed_tensor, torch_codes
+from shared import LAYOUTS, assert_same, packed_tensor, torch_codes
 
 from awqpack import AWQPackedTensor, AWQPacking
 

@@ -4,8 +4,8 @@ import multiprocessing
 
 import pytest
 import torch
-from conftest import LAYOUTS, assert_same, packed_tensor, torch_codes
 from models import SHAPE, PackedLinear
+from shared import LAYOUTS, assert_same, packed_tensor, torch_codes
 
 from awqpack import AWQPackedTensor
 

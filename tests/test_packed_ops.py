@@ -7,7 +7,7 @@ import weakref
 
 import pytest
 import torch
-from conftest import LAYOUTS, SHAPE, assert_same, is_plain, packed_tensor, torch_codes
+from shared import LAYOUTS, SHAPE, assert_same, is_plain, packed_tensor, torch_codes
 
 from awqpack import AWQPackedTensor
 

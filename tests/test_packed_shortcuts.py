@@ -1,12 +1,11 @@
 """detach() and to() go past torch's dispatcher where nothing could see it; whoever watches it still sees them."""
 
-import subprocess
-import sys
 import warnings
 
+import forked
 import pytest
 import torch
-from conftest import LAYOUTS, assert_same, packed_tensor, torch_codes
+from shared import LAYOUTS, assert_same, packed_tensor, torch_codes
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -208,7 +207,7 @@ def test_copies_of_every_size(layout, device, shape):
     assert_same(packed.unpack(), torch_codes(shape, device))
 
 
-# A process of its own, as awqpack asks torch once; a fork for each torch, as importing that takes long.
+# A process of its own for each torch, as awqpack asks it once.
 COPY_WITHOUT_DLPACK = """
 import ctypes, os, torch
 
@@ -238,7 +237,7 @@ for what, answer in answers.items():
 
 
 def test_torch_copies_where_dlpack_answers_nothing_usable():
-    done = subprocess.run([sys.executable, "-c", COPY_WITHOUT_DLPACK], capture_output=True, text=True, check=False)
+    done = forked.run(COPY_WITHOUT_DLPACK)
     assert done.returncode == 0, done.stderr
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import LAYOUTS, assert_same, packed_tensor, torch_codes
+from shared import LAYOUTS, assert_same, packed_tensor, torch_codes
 
 from awqpack import AWQPackedTensor, AWQPacking
 

@@ -7,15 +7,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import torch_codes
+from shared import torch_codes
 
 import awqpack
 import awqpack.quanto
 
-packed = pytest.importorskip("optimum.quanto.tensor.weights.awq.packed", reason="optimum-quanto is not installed")
-qbits = pytest.importorskip("optimum.quanto.tensor.weights.awq.qbits")
-
 NAMES = ["AWQPackedTensor", "AWQPacking", "pack", "unpack", "pack_v2", "unpack_v2"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quanto():
+    """Imported when a test here runs, not whenever tests are collected: it takes seconds."""
+    global packed, qbits
+    packed = pytest.importorskip("optimum.quanto.tensor.weights.awq.packed", reason="optimum-quanto is not installed")
+    qbits = pytest.importorskip("optimum.quanto.tensor.weights.awq.qbits")
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import LAYOUTS, REFERENCE, assert_same, pack_array, unpack_array
+from shared import LAYOUTS, REFERENCE, assert_same, pack_array, unpack_array
 
 import awqpack
 from awqpack import AWQPackedTensor

@@ -4,9 +4,9 @@ import json
 
 import pytest
 import torch
-from conftest import LAYOUTS, packed_tensor, torch_codes
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file as save_plain_file
+from shared import LAYOUTS, packed_tensor, torch_codes
 
 import awqpack
 from awqpack import AWQPackedTensor

@@ -1,16 +1,15 @@
 """Every CPU variant gives scalar's result on the same inputs, whatever the shapes, strides and offsets."""
 
 import functools
-import json
-import subprocess
-import sys
 
+import forked
 import hypothesis
 import numpy as np
 import pytest
 import torch
 import twin
-from conftest import (
+from hypothesis import strategies
+from shared import (
     LAYOUTS,
     VARIANTS,
     Memory,
@@ -21,7 +20,6 @@ from conftest import (
     random_payload,
     unpack_array,
 )
-from hypothesis import strategies
 
 import awqpack
 from awqpack import AWQPacking
@@ -262,55 +260,28 @@ def test_torch_agrees_with_numpy(case):
 
 # --- the choice at import ---
 
-# Imports torch once; each child then imports awqpack under its own AWQPACK_CPU. Prints one JSON object.
-IMPORT_UNDER_EACH = """
-import json, os, sys
-import torch
-
-def report():
-    try:
-        import awqpack
-        codes = torch.arange(4096, dtype=torch.uint8).reshape(8, 512) % 16
-        assert (awqpack.unpack(awqpack.pack(codes)) == codes).all()
-        return [awqpack.build_info()["cpu_active"], ""]
-    except Exception as error:
-        return ["", f"{type(error).__name__}: {error}"]
-
-reports = {}
-for name in sys.argv[1:]:
-    read_end, write_end = os.pipe()
-    if os.fork() == 0:
-        os.environ["AWQPACK_CPU"] = name
-        os.write(write_end, json.dumps(report()).encode())
-        os._exit(0)
-    os.close(write_end)
-    with os.fdopen(read_end) as pipe:
-        reports[name] = json.loads(pipe.read())
-    os.wait()
-print(json.dumps(reports))
+IMPORTED = """
+import torch, awqpack
+codes = torch.arange(4096, dtype=torch.uint8).reshape(8, 512) % 16
+assert (awqpack.unpack(awqpack.pack(codes)) == codes).all()
+print(awqpack.build_info()["cpu_active"])
 """
 UNSUPPORTED = next(name for name in ("neon", "avx512") if name not in VARIANTS)
 NOT_VARIANTS = ["sse9", UNSUPPORTED, "AVX2", "scalar "]
 
 
-@pytest.fixture(scope="module")
-def imported():
-    """What importing under each AWQPACK_CPU gives: [active variant, error]."""
-    command = [sys.executable, "-c", IMPORT_UNDER_EACH, "", *VARIANTS, *NOT_VARIANTS]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    return json.loads(done.stdout)
-
-
 @pytest.mark.parametrize("variant", [*VARIANTS, ""])
-def test_a_variant_can_be_forced(imported, variant):
-    assert imported[variant] == [variant or VARIANTS[-1], ""]
+def test_a_variant_can_be_forced(variant):
+    done = forked.run(IMPORTED, AWQPACK_CPU=variant)
+    assert (done.returncode, done.stdout) == (0, f"{variant or VARIANTS[-1]}\n"), done.stderr
 
 
 @pytest.mark.parametrize("name", NOT_VARIANTS)
-def test_another_variant_is_an_error_at_import(imported, name):
+def test_another_variant_is_an_error_at_import(name):
+    done = forked.run(IMPORTED, AWQPACK_CPU=name)
     variants = ", ".join(VARIANTS)
     expected = f'AWQPACK_CPU expects one of the variants this CPU has ({variants}); got "{name}"'
-    assert imported[name] == ["", f"ValueError: {expected}"]
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (1, f"ValueError: {expected}")
 
 
 @pytest.mark.parametrize("name", ["sse9", UNSUPPORTED])

@@ -7,6 +7,7 @@
 #define _GNU_SOURCE
 #include "checkkernels.h"
 
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,11 +21,12 @@
 #define ASAN_UNPOISON_MEMORY_REGION(p, n) ((void)(p), (void)(n))
 #endif
 
-enum { MARGIN = 64, ALIGNMENTS = 64, ARENA_BYTES = 8 << 20, TALLEST = 9216, WIDEST = 20 /* rows and blocks of a panel */, SMALL = 16 };
+enum { MARGIN = 64, ALIGNMENTS = 64, ARENA_BYTES = 8 << 20, VARIANTS = 4 };
+enum { TALLEST = 9216, WIDEST = 20 /* rows and blocks of a panel */, SMALL = 16 };
 
 const awq_kernels *variant_at(size_t index)
 {
-    const awq_kernels *found[4] = {&awq_kernels_scalar};
+    const awq_kernels *found[VARIANTS] = {&awq_kernels_scalar};
     size_t count = 1;
 #if defined(__x86_64__)
     if (__builtin_cpu_supports("avx2")) {
@@ -206,6 +208,7 @@ static uint8_t *arena_new(void)
 }
 
 typedef struct checker {
+    const awq_kernels *kernels, *reference;
     uint8_t *source, *got, *want; /* arenas */
     uint64_t random;
     int64_t passed, failed;
@@ -315,6 +318,14 @@ static uint8_t run(const awq_kernels *kernels, const call *k, const uint8_t *sou
     }
 }
 
+#define EACH_BYTE(value) (UINT64_C(0x0101010101010101) * (value))
+
+/* All bits of the bytes of r that are odd, and none of the others. */
+static uint64_t odd_bytes(uint64_t r)
+{
+    return (r & EACH_BYTE(1)) * 255;
+}
+
 /* Valid codes, or now and then one or some with high bits. */
 static uint8_t fill_source(checker *c, const call *k, const footprint *f, uint8_t *origin)
 {
@@ -323,10 +334,10 @@ static uint8_t fill_source(checker *c, const call *k, const footprint *f, uint8_
     const int64_t count = segments(f);
     for (int64_t s = 0; s < count; s++) {
         uint8_t *p = segment_at(f, origin, s);
-        for (int64_t i = 0; i < f->length; i++) {
-            const uint64_t r = next_random(c);
-            const bool any = !is_pack(k) || (kind == 1 && r >> 32 & 1);
-            p[i] = (uint8_t)(any ? r : r & 15 & (kind == 2 ? 8 : 15));
+        for (int64_t i = 0; i < f->length; i += 8) {
+            const uint64_t any = !is_pack(k) ? EACH_BYTE(255) : kind == 1 ? odd_bytes(next_random(c)) : 0;
+            const uint64_t eight = next_random(c) & (any | (kind == 2 ? EACH_BYTE(8) : EACH_BYTE(15)));
+            memcpy(p + i, &eight, (size_t)(f->length - i < 8 ? f->length - i : 8));
         }
     }
     if (is_pack(k) && kind == 3 && count > 0) {
@@ -478,21 +489,23 @@ static void check_operation(checker *c, const awq_kernels *kernels, const awq_ke
     }
 }
 
-static void check_variant(checker *c, const awq_kernels *kernels, const awq_kernels *reference)
+/* A thread's whole work: everything with one variant. */
+static void *check_variant(void *argument)
 {
-    const int64_t passed = c->passed, failed = c->failed;
+    checker *c = argument;
+    c->source = arena_new();
+    c->got = arena_new();
+    c->want = arena_new();
     for (operation op = 0; op < OPERATIONS; op++) {
         for (awq_layout layout = 0; layout < AWQ_LAYOUT_COUNT; layout++) {
             const bool is_v2 = op == PACK_V2 || op == UNPACK_V2;
             const bool is_panel = op == PACK_PANEL || op == UNPACK_PANEL;
             if (is_panel || is_v2 == (layout == AWQ_LAYOUT_V2)) {
-                check_operation(c, kernels, reference, op, layout);
+                check_operation(c, c->kernels, c->reference, op, layout);
             }
         }
     }
-    printf("%-8s against %-8s: %lld passed, %lld failed\n", kernels->name, reference->name,
-           (long long)(c->passed - passed), (long long)(c->failed - failed));
-    fflush(stdout);
+    return NULL;
 }
 
 static const char *text_option(int argc, char **argv, const char *name)
@@ -538,13 +551,31 @@ int main(int argc, char **argv)
         return bench(&options);
     }
     const uint64_t seed = (uint64_t)option(argc, argv, "--seed", 1);
-    checker c = {.source = arena_new(), .got = arena_new(), .want = arena_new(), .quick = flag(argc, argv, "--quick"),
-                 .random = seed * UINT64_C(0x9e3779b97f4a7c15) | 1};
+    checker checkers[VARIANTS];
+    pthread_t threads[VARIANTS];
+    size_t count = 0;
     for (size_t i = 0; variant_at(i) != NULL; i++) {
         if (only == NULL || strcmp(only, variant_at(i)->name) == 0) {
-            check_variant(&c, variant_at(i), i == 0 ? &formulas : &awq_kernels_scalar);
+            checkers[count] = (checker){.kernels = variant_at(i), .reference = i == 0 ? &formulas : &awq_kernels_scalar,
+                                        .quick = flag(argc, argv, "--quick"),
+                                        .random = seed * UINT64_C(0x9e3779b97f4a7c15) | 1};
+            if (pthread_create(&threads[count], NULL, check_variant, &checkers[count]) != 0) {
+                fputs("no thread could be started\n", stderr);
+                return 2;
+            }
+            count++;
         }
     }
-    printf("%lld passed, %lld failed\n", (long long)c.passed, (long long)c.failed);
-    return c.failed > 0;
+    int64_t passed = 0, failed = 0;
+    for (size_t i = 0; i < count; i++) {
+        const checker *c = &checkers[i];
+        pthread_join(threads[i], NULL);
+        printf("%-8s against %-8s: %lld passed, %lld failed\n", c->kernels->name, c->reference->name,
+               (long long)c->passed, (long long)c->failed);
+        fflush(stdout);
+        passed += c->passed;
+        failed += c->failed;
+    }
+    printf("%lld passed, %lld failed\n", (long long)passed, (long long)failed);
+    return failed > 0;
 }

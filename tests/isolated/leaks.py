@@ -22,6 +22,8 @@ ALLOWED_GROWTH = 1 << 19  # bytes: noise of the allocator; 100 rounds that each 
 LAYOUTS = [(AWQPacking.V1, False), (AWQPacking.V1, True), (AWQPacking.V2, False)]
 
 LIBC = ctypes.CDLL(None)
+LIBC.mallopt(-8, 1)  # M_ARENA_MAX: one arena, and one thread ...
+torch.set_num_threads(1)  # ... as a pool that starts up late would look like growing memory
 HAS_ASAN = hasattr(LIBC, "__asan_init")  # it holds on to freed memory, so that growth says nothing
 
 
