@@ -24,6 +24,7 @@ Row = dict[str, object]
 
 MIB = 1 << 20
 PEER_SIZE = 4096
+LEAST_SECONDS = 0.5  # of turns of each call: one of many threads takes milliseconds, and scatters
 
 
 ORDERS = ("row", "column")
@@ -87,7 +88,7 @@ def in_order(codes: torch.Tensor, order: str) -> torch.Tensor:
 
 def measure(name: str, call: Call, moved: int, copies: dict[str, Call], repetitions: int, **columns: object) -> Row:
     """One row of results: a call beside copies, with the ratio to the fastest of them."""
-    medians = interleaved_medians({**copies, name: call}, repetitions)
+    medians = interleaved_medians({**copies, name: call}, repetitions, LEAST_SECONDS)
     seconds = medians.pop(name)
     baseline = min(medians, key=lambda copy: medians[copy])
     return {
@@ -286,7 +287,7 @@ def main() -> None:
     print(
         f"{env['cpu']}, {env['cpus']} CPUs, torch {env['torch']}, "
         f"awqpack {env['awqpack']} ({env['commit']})\n"
-        f"{side}x{side} codes ({side * side / MIB:.0f} MiB); medians of {arguments.repetitions} turns"
+        f"{side}x{side} codes ({side * side / MIB:.0f} MiB); medians of {arguments.repetitions} turns or more"
     )
     kernels = bench_kernels(side, threads, arguments.repetitions)
     print_table(

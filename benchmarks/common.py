@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import datetime
+import itertools
 import os
 import platform
 import re
@@ -65,13 +66,18 @@ def environment(machine: str | None = None) -> dict[str, str]:
     }
 
 
-def interleaved_medians(calls: Mapping[str, Callable[[], object]], repetitions: int) -> dict[str, float]:
-    """Median seconds of each call.
+def interleaved_medians(
+    calls: Mapping[str, Callable[[], object]], repetitions: int, least_seconds: float = 0.0
+) -> dict[str, float]:
+    """Median seconds of each call, over `repetitions` turns or, where these are over sooner, over `least_seconds`.
 
     They take turns, so that whatever slows the machine slows all of them; the first turn does not count.
     """
     times: dict[str, list[float]] = {name: [] for name in calls}
-    for turn in range(repetitions + 1):
+    begin = time.perf_counter()
+    for turn in itertools.count():
+        if turn > repetitions and time.perf_counter() - begin > least_seconds:
+            break
         for name, call in calls.items():
             start = time.perf_counter()
             call()

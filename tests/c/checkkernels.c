@@ -462,7 +462,8 @@ static void check_operation(checker *c, const awq_kernels *kernels, const awq_ke
                             awq_layout layout)
 {
     call k = {.op = op, .layout = layout};
-    const int step = c->quick ? 5 : 1;
+    /* Plain C does not care how bytes are aligned, and the formulas are slow: a third of the pairs has every alignment. */
+    const int step = c->quick ? 5 : c->reference == &formulas ? 3 : 1;
     for (int pair = 0; pair < ALIGNMENTS * ALIGNMENTS; pair += step) {
         k.source_place = pair % ALIGNMENTS;
         k.target_place = pair / ALIGNMENTS;
