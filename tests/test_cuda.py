@@ -215,6 +215,19 @@ def test_the_first_invalid_code_is_named(layout, order):
     assert_same(masked.cpu(), expected_payload(codes & 15, layout))
 
 
+def test_a_copy_without_memory_raises_as_torch_does(layout):
+    packed = packed_tensor(layout, (8192, 8192), "cuda")
+    torch.cuda.empty_cache()
+    total = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + (1 << 20)) / total)
+    try:
+        with pytest.raises(torch.OutOfMemoryError):
+            copy_of(packed)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert_same(copy_of(packed), packed)
+
+
 def test_out_of_memory_changes_nothing():
     gc.collect()
     torch.cuda.empty_cache()

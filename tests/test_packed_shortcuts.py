@@ -208,7 +208,7 @@ def test_copies_of_every_size(layout, device, shape):
 
 
 # A process of its own for each torch, as awqpack asks it once.
-COPY_WITHOUT_DLPACK = """
+COPY_BY_TORCH = """
 import ctypes, os, torch
 
 name = b"dlpack_exchange_api"
@@ -220,11 +220,14 @@ answers = {
     "another name": new_capsule(ctypes.addressof(next_major), b"another", None),
     "the next major version": new_capsule(ctypes.addressof(next_major), name, None),
     "no such attribute": AttributeError,
+    "no tensor for a handle": torch.Tensor.__dlpack_c_exchange_api__,
 }
 for what, answer in answers.items():
     torch.Tensor.__dlpack_c_exchange_api__ = answer
     if answer is AttributeError:
         del torch.Tensor.__dlpack_c_exchange_api__
+    if what == "no tensor for a handle":
+        del torch._C._aoti.alloc_tensors_by_stealing_from_void_ptrs
     child = os.fork()
     if child == 0:
         from awqpack import AWQPackedTensor, AWQPacking
@@ -236,8 +239,8 @@ for what, answer in answers.items():
 """
 
 
-def test_torch_copies_where_dlpack_answers_nothing_usable():
-    done = forked.run(COPY_WITHOUT_DLPACK)
+def test_torch_copies_where_it_lends_nothing_usable():
+    done = forked.run(COPY_BY_TORCH)
     assert done.returncode == 0, done.stderr
 
 
