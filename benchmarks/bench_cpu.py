@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import itertools
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -57,6 +58,12 @@ class Copies:
             return
         cuts = [self.bytes * i // threads // 64 * 64 for i in range(threads)] + [self.bytes]
         list(pool.map(self.memcpy, cuts[:-1], cuts[1:]))
+
+
+def copying_pool(threads: int) -> ThreadPoolExecutor:
+    """Threads for memcpy, on any CPU: `make bench-cpu` binds torch's threads, and the main thread with them."""
+    cpus = os.sched_getaffinity(os.getppid())  # this process had the same at first
+    return ThreadPoolExecutor(threads, initializer=os.sched_setaffinity, initargs=(0, cpus))
 
 
 @contextmanager
@@ -119,7 +126,7 @@ def bench_kernels(side: int, threads: Sequence[int], repetitions: int) -> list[R
         payload = empty_payload(layout, side, side)
         for order, variant, count in itertools.product(ORDERS, _C.variants(), threads):
             source, target = in_order(codes, order), in_order(unpacked, order)
-            with torch_threads(count), ThreadPoolExecutor(count) as pool:
+            with torch_threads(count), copying_pool(count) as pool:
                 baselines: dict[str, Call] = {
                     "memcpy": lambda pool=pool, count=count: copies.memcpy_on(pool, count),  # type: ignore[misc]
                     "torch copy_": copies.torch_copy,

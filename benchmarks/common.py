@@ -20,6 +20,7 @@ import torch
 import awqpack
 
 RESULTS = Path(__file__).parent / "results"
+CPUS = torch.get_num_threads()  # that this process may run on, which its main thread may be bound to one of
 
 
 def cpu_model() -> str:
@@ -35,7 +36,7 @@ def cpu_model() -> str:
 def machine_name() -> str:
     """A name for result files: the CPU and how many threads may run on it."""
     words = re.sub(r"\((r|tm|c)\)|\bcpu\b|\bprocessor\b|@.*", " ", cpu_model().lower())
-    return "-".join([*re.findall(r"[a-z0-9]+", words), f"{len(os.sched_getaffinity(0))}cpu"])
+    return "-".join([*re.findall(r"[a-z0-9]+", words), f"{CPUS}cpu"])
 
 
 def git_commit() -> str:
@@ -56,7 +57,7 @@ def environment(machine: str | None = None) -> dict[str, str]:
     return {
         "machine": machine or machine_name(),
         "cpu": cpu_model(),
-        "cpus": str(len(os.sched_getaffinity(0))),
+        "cpus": str(CPUS),
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
         "commit": git_commit(),
         "awqpack": awqpack.__version__,

@@ -166,10 +166,11 @@ def test_a_copy_waits_for_nothing():
     assert_same(copied, packed)
 
 
-def test_a_copy_is_one_copy():
-    packed = packed_tensor(LAYOUTS["v1"], SHAPE, "cuda")
+@pytest.mark.parametrize(("shape", "kernel"), [(SHAPE, "copy_small"), ((2048, 2048), "Memcpy DtoD")], ids=str)
+def test_a_copy_is_one_copy(shape, kernel):
+    packed = packed_tensor(LAYOUTS["v1"], shape, "cuda")
     (name,) = kernels_of(lambda: copy_of(packed))
-    assert "Memcpy DtoD" in name
+    assert kernel in name
 
 
 def test_graph_capture(layout):
