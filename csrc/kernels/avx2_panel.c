@@ -112,6 +112,14 @@ static inline void join_piece(const uint8_t *restrict codes, const int64_t *colu
     }
 }
 
+/* Asks for a line of each column of a strip; a hint alone, so it may lie past the end of the codes. */
+static inline void ask_for_lines(const uint8_t *codes, const int64_t *columns, int64_t row)
+{
+    for (int i = 0; i < STRIP_COLS; i++) {
+        _mm_prefetch((const void *)((uintptr_t)codes + (uintptr_t)(columns[i] + row)), _MM_HINT_T1);
+    }
+}
+
 /* Reads a slice into pieces: strip s of tile t is at s * pitch + t * PIECE. */
 static inline void read_slice(const uint8_t *restrict codes, const int64_t (*columns)[STRIP_COLS], const slice *s,
                               uint8_t *restrict pieces, int64_t pitch, __m256i *seen)

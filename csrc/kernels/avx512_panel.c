@@ -18,7 +18,6 @@ enum {
     SLICE_STRIPS = SLICE_COLS / STRIP_COLS,
     SPAN_TILES = 64,
     PIECES = SLICE_STRIPS * (SPAN_TILES + 2), /* of a slice, and of one more tile as that is being written */
-    HEAD = 1, /* lines of the next columns that are asked for, as the processor does not see those coming */
 };
 
 /* Transposes the 16 x 16 bytes of each 128-bit lane: four perfect shuffles of sixteen vectors. */
@@ -215,9 +214,7 @@ pack_slices(awq_layout layout, bool is_v2, const uint8_t *restrict codes, int64_
     }
     slice above = {0}, here = slice_at(&all, 0, 0);
     for (int turn = 0; above.tiles > 0 || here.tiles > 0; turn ^= 1) {
-        const slice below = slice_after(&all, &here);
         const uint8_t *source = codes + here.col * col_stride + TILE * here.first;
-        const int64_t to_next = (below.col - here.col) * col_stride + TILE * (below.first - here.first);
         const int64_t run = above.strips * STRIP * quad; /* bytes of a payload row */
         const int64_t reads = here.tiles * here.strips, rounds = above.tiles > 0 ? above.tiles : 1;
         const int64_t units = above.tiles == 0 ? 0 : is_v2 ? above.strips : STRIP * ((above.strips + 15) / 16);
@@ -237,11 +234,6 @@ pack_slices(awq_layout layout, bool is_v2, const uint8_t *restrict codes, int64_
                     const uint16_t place = unused[taken];
                     taken = taken + 1 == PIECES ? 0 : taken + 1;
                     places[turn][tile * here.strips + strip] = place;
-                    if (tile + HEAD >= here.tiles) {
-                        const bool is_last = strip + 1 == here.strips;
-                        ask_for_lines(source + TILE * (tile + HEAD - here.tiles), columns[is_last ? 0 : strip + 1],
-                                      is_last ? to_next : 0);
-                    }
                     join_piece(source + TILE * tile, columns[strip], pieces + PIECE * place, &seen);
                     if (++tile == here.tiles) {
                         tile = 0;
@@ -266,7 +258,7 @@ pack_slices(awq_layout layout, bool is_v2, const uint8_t *restrict codes, int64_
             }
         }
         above = here;
-        here = below;
+        here = slice_after(&all, &above);
     }
     if (stream) {
         _mm_sfence();

@@ -110,12 +110,4 @@ static inline int64_t bytes_to_line(const uint8_t *p, int64_t bytes)
     return head < bytes ? head : bytes;
 }
 
-/* Asks for a line of each column of a strip; a hint alone, so it may lie past the end of the codes. */
-static inline void ask_for_lines(const uint8_t *codes, const int64_t *columns, int64_t ahead)
-{
-    for (int i = 0; i < STRIP_COLS; i++) {
-        _mm_prefetch((const void *)((uintptr_t)codes + (uintptr_t)(columns[i] + ahead)), _MM_HINT_T1);
-    }
-}
-
 #endif
