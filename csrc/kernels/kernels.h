@@ -40,7 +40,7 @@ typedef struct awq_kernels {
     /*
      * Column-major: a panel of `rows` by `cols`. The code of row r, column c is codes[c * col_stride + r]; payload rows
      * (V2: of four rows) are `payload_stride` bytes apart, each one contiguous as in the row-major kernels.
-     * The larger the panel, the faster it is packed: what comes next is read while what came before is written.
+     * The larger the panel, the faster it is packed: its columns are read in longer runs.
      * Takes up to 600 KiB of stack.
      */
     uint8_t (*pack_panel)(awq_layout layout, const uint8_t *restrict codes, int64_t col_stride,
