@@ -36,7 +36,7 @@ int awq_cuda_pack(const awq_geometry *geometry, const void *codes, void *payload
 /* Unpacks payload into codes. */
 int awq_cuda_unpack(const awq_geometry *geometry, const void *payload, void *codes, void *stream);
 
-/* Copies bytes from device memory to device memory of the same device. */
+/* Copies bytes between two places of the current device's memory that do not overlap; it does not look whether they are. */
 int awq_cuda_copy(void *target, const void *source, size_t bytes, void *stream);
 
 /* Waits for the stream and fetches the fault word of a pack before it; not allowed while the stream is capturing. */

@@ -196,6 +196,12 @@ def test_a_copied_payload_lies_as_torch_would_lay_it(packed, lay, to):
     assert copied.payload.data_ptr() != payload.data_ptr()
 
 
+def test_a_payload_that_became_another_dtype_is_copied_as_it_is(packed):
+    floats = torch.float32 if packed.payload.dtype == torch.int32 else torch.float16
+    packed.payload.data = packed.payload.data.to(floats)
+    assert_same(packed.to(packed.device, copy=True).payload, packed.payload)
+
+
 @pytest.mark.parametrize("shape", [(0, 64), (64, 0), (4, 64), (4, 3, 64, 128), (2048, 1024)], ids=str)
 def test_copies_of_every_size(layout, device, shape):
     """The largest is one that torch copies with all its threads."""
@@ -221,6 +227,7 @@ answers = {
     "the next major version": new_capsule(ctypes.addressof(next_major), name, None),
     "no such attribute": AttributeError,
     "no tensor for a handle": torch.Tensor.__dlpack_c_exchange_api__,
+    "no tensor for these arguments": torch.Tensor.__dlpack_c_exchange_api__,
 }
 for what, answer in answers.items():
     torch.Tensor.__dlpack_c_exchange_api__ = answer
@@ -228,6 +235,8 @@ for what, answer in answers.items():
         del torch.Tensor.__dlpack_c_exchange_api__
     if what == "no tensor for a handle":
         del torch._C._aoti.alloc_tensors_by_stealing_from_void_ptrs
+    if what == "no tensor for these arguments":
+        torch._C._aoti.alloc_tensors_by_stealing_from_void_ptrs = lambda: None
     child = os.fork()
     if child == 0:
         from awqpack import AWQPackedTensor, AWQPacking

@@ -8,7 +8,8 @@
 #define AWQPACK_DLPACK_MAJOR 1
 #define AWQPACK_DLPACK_CAPSULE "dlpack_exchange_api"
 
-enum { AWQPACK_DLPACK_CPU = 1, AWQPACK_DLPACK_CUDA = 2 };
+enum { AWQPACK_DLPACK_CPU = 1, AWQPACK_DLPACK_CUDA = 2 }; /* devices */
+enum { AWQPACK_DLPACK_INT = 0 };                          /* type codes */
 
 /* DLTensor: what it points to belongs to the tensor. */
 typedef struct awqpack_dlpack_tensor {

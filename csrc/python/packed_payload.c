@@ -1,4 +1,4 @@
-/* Where a payload is, and its copy on the same device without torch's dispatcher, which costs more than a small copy. */
+/* Where a payload is, and its copy on the same device past torch's ops, which cost more than a small copy. */
 #include "awqpackmodule.h"
 
 #include <string.h>
@@ -107,7 +107,8 @@ static size_t contiguous_bytes(const awqpack_dlpack_tensor *memory)
     return (size_t)count * memory->type_bits / 8;
 }
 
-/* The tensor object of a handle, which it takes over. torch's function for one handle, unlike that for a list, leaks it. */
+/* The tensor object of a handle, which it takes over; NULL without an exception where torch cannot make it. torch's function
+   for one handle, unlike that for a list, leaks it. */
 static PyObject *adopt(void *tensor)
 {
     PyObject *capsule = PyCapsule_New(tensor, NULL, NULL);
@@ -121,9 +122,53 @@ static PyObject *adopt(void *tensor)
     PyObject *tensors = PyObject_CallFunctionObjArgs(awqpack.adopt_tensors, handles, NULL);
     PyObject *result = tensors == NULL ? NULL : PyList_GetItem(tensors, 0);
     Py_XINCREF(result);
+    if (tensors == NULL && PyErr_ExceptionMatches(PyExc_TypeError)) { /* it wants other arguments and took nothing */
+        PyErr_Clear();
+        awq_tensor_delete(tensor);
+    }
     Py_XDECREF(tensors);
     Py_DECREF(handles);
     return result;
+}
+
+/* An int16 or int32 tensor without gaps where we can copy, which torch would not do with several threads. */
+static int can_copy(const awqpack_dlpack_tensor *source, size_t bytes)
+{
+    const int is_payload = source->type_code == AWQPACK_DLPACK_INT && source->type_lanes == 1 &&
+                           (source->type_bits == 16 || source->type_bits == 32);
+    const int is_here = source->device_type == AWQPACK_DLPACK_CPU    ? bytes <= one_thread_bytes
+                        : source->device_type == AWQPACK_DLPACK_CUDA ? awq_cuda_is_registered()
+                                                                     : 0;
+    return is_payload && is_here && bytes > 0;
+}
+
+/* NULL, without an exception, where torch makes no tensor: it will say why when it is asked for the copy. */
+static PyObject *copy_on_host(const awqpack_dlpack_tensor *source, size_t bytes)
+{
+    void *tensor, *target;
+    if (!awq_tensor_new(source->ndim, source->shape, source->type_bits, -1, &tensor, &target)) {
+        return NULL;
+    }
+    memcpy(target, source->data, bytes);
+    return adopt(tensor);
+}
+
+static PyObject *copy_on_cuda(const awqpack_dlpack_tensor *source, size_t bytes)
+{
+    void *tensor, *target;
+    awq_error error;
+    bool is_made, is_copied = false;
+    Py_BEGIN_ALLOW_THREADS /* a full queue blocks, and what empties it may need the interpreter */
+    is_made = awq_tensor_new(source->ndim, source->shape, source->type_bits, source->device_id, &tensor, &target);
+    if (is_made) {
+        is_copied = awq_cuda_copy_on(source->device_id, target, source->data, bytes, &error);
+    }
+    Py_END_ALLOW_THREADS
+    if (is_made && !is_copied) {
+        awq_tensor_delete(tensor);
+        return awqpack_raise(&error);
+    }
+    return is_made ? adopt(tensor) : NULL;
 }
 
 PyObject *awqpack_copy_payload(PyObject *payload)
@@ -133,26 +178,8 @@ PyObject *awqpack_copy_payload(PyObject *payload)
         return NULL;
     }
     const size_t bytes = contiguous_bytes(&source);
-    const int is_host = source.device_type == AWQPACK_DLPACK_CPU && bytes <= one_thread_bytes;
-    const int is_cuda = source.device_type == AWQPACK_DLPACK_CUDA && awq_cuda_is_registered();
-    if (bytes == 0 || (source.type_bits != 16 && source.type_bits != 32) || (!is_host && !is_cuda) || is_negated(payload) != 0) {
+    if (!can_copy(&source, bytes) || is_negated(payload) != 0) {
         return NULL;
     }
-    void *tensor, *target;
-    awq_error error;
-    bool is_made, is_copied = false;
-    Py_BEGIN_ALLOW_THREADS /* a full queue blocks, and what empties it may need the interpreter */
-    is_made = awq_tensor_new(source.ndim, source.shape, source.type_bits, is_cuda ? source.device_id : -1, &tensor, &target);
-    if (is_made && is_cuda) {
-        is_copied = awq_cuda_copy_on(source.device_id, target, source.data, bytes, &error);
-    } else if (is_made) {
-        memcpy(target, source.data, bytes);
-        is_copied = true;
-    }
-    Py_END_ALLOW_THREADS
-    if (is_made && !is_copied) {
-        awq_tensor_delete(tensor);
-        return awqpack_raise(&error);
-    }
-    return is_made ? adopt(tensor) : NULL; /* torch says better what was wrong */
+    return source.device_type == AWQPACK_DLPACK_CPU ? copy_on_host(&source, bytes) : copy_on_cuda(&source, bytes);
 }

@@ -1,4 +1,4 @@
-/* Registers awqpack's ops over libtorch's stable ABI and lends torch's thread pool to the C code; nothing else. */
+/* Registers awqpack's ops over libtorch's stable ABI, lends torch's thread pool and its memory to the C code; nothing else. */
 #include <atomic>
 #include <cstdlib>
 

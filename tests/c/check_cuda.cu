@@ -324,29 +324,45 @@ static void check_capture()
     CUDA(cudaStreamDestroy(stream));
 }
 
-static void check_copy()
+/* `bytes` bytes to an address that is or is not a multiple of 16, among others that must stay. */
+static void check_copy_of(size_t bytes, size_t offset, cudaStream_t stream)
 {
-    cudaStream_t stream;
-    std::vector<uint8_t> source(1 << 16), target(source.size() + 2);
+    std::vector<uint8_t> source(bytes), target(bytes + 2 * 16);
     uint8_t *from, *to;
     for (uint8_t &byte : source) {
         byte = static_cast<uint8_t>(rng());
     }
-    CUDA(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
-    CUDA(cudaMalloc(&from, source.size()));
+    CUDA(cudaMalloc(&from, bytes));
     CUDA(cudaMalloc(&to, target.size()));
     CUDA(cudaMemsetAsync(to, 0xa5, target.size(), stream));
-    CUDA(cudaMemcpyAsync(from, source.data(), source.size(), cudaMemcpyHostToDevice, stream));
-    CUDA(awq_cuda_copy(to + 1, from, source.size(), stream));
+    CUDA(cudaMemcpyAsync(from, source.data(), bytes, cudaMemcpyHostToDevice, stream));
+    CUDA(awq_cuda_copy(to + offset, from, bytes, stream));
     CUDA(cudaMemcpyAsync(target.data(), to, target.size(), cudaMemcpyDeviceToHost, stream));
     CUDA(cudaStreamSynchronize(stream));
-    expect(memcmp(target.data() + 1, source.data(), source.size()) == 0, "copy: the bytes");
-    expect(target.front() == 0xa5 && target.back() == 0xa5, "copy: nothing beside them");
-    expect(awq_cuda_copy(to, from, 0, stream) == 0, "copy of nothing");
-    expect(awq_cuda_copy(nullptr, from, 16, stream) == cudaErrorInvalidValue, "copy to nowhere");
-    expect(cudaGetLastError() == cudaSuccess, "the error of a copy is cleared");
+    expect(memcmp(target.data() + offset, source.data(), bytes) == 0, "copy: the bytes");
+    bool is_kept = true;
+    for (size_t i = 0; i < target.size(); i++) {
+        is_kept = is_kept && ((i >= offset && i < offset + bytes) || target[i] == 0xa5);
+    }
+    expect(is_kept, "copy: nothing beside them");
     CUDA(cudaFree(from));
     CUDA(cudaFree(to));
+}
+
+static void check_copy()
+{
+    cudaStream_t stream;
+    uint8_t *from;
+    CUDA(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+    for (size_t bytes : {1, 16, 4080, 4096, 1 << 20, (1 << 20) + 16}) {
+        check_copy_of(bytes, 16, stream);
+        check_copy_of(bytes, 1, stream);
+    }
+    CUDA(cudaMalloc(&from, 17));
+    expect(awq_cuda_copy(from, from, 0, stream) == 0, "copy of nothing");
+    expect(awq_cuda_copy(nullptr, from, 17, stream) == cudaErrorInvalidValue, "copy to nowhere");
+    expect(cudaGetLastError() == cudaSuccess, "the error of a copy is cleared");
+    CUDA(cudaFree(from));
     CUDA(cudaStreamDestroy(stream));
 }
 
