@@ -54,7 +54,7 @@ static inline void put(uint8_t *p, __m256i v, bool stream)
     }
 }
 
-/* A payload row of whole blocks that starts anywhere; only its whole lines are streamed. */
+/* A payload row of whole blocks that starts anywhere; only its whole lines are streamed. Most have no ends: memcpy is a call. */
 static inline void copy_run(uint8_t *restrict to, const uint8_t *restrict from, int64_t bytes, bool stream)
 {
     int64_t i = stream ? bytes_to_line(to, bytes) : 0;
@@ -129,7 +129,7 @@ static inline void read_slice(const uint8_t *restrict codes, const int64_t (*col
             if (tile + AHEAD < s->tiles) {
                 ask_for_lines(codes, columns[strip], TILE * (tile + AHEAD));
             } else if (strip + 1 < s->strips) {
-                ask_for_lines(codes, columns[strip + 1], TILE * (tile + AHEAD - s->tiles));
+                ask_for_lines(codes, columns[strip + 1], TILE * ((tile + AHEAD) % s->tiles));
             }
             join_piece(codes + TILE * tile, columns[strip], pieces + strip * pitch + tile * PIECE, seen);
         }

@@ -17,7 +17,7 @@ enum {
     SLICE_COLS = 256, /* of a panel that is packed at once: V1 rows are written in runs of two lines, V2 rows of eight */
     SLICE_STRIPS = SLICE_COLS / STRIP_COLS,
     SPAN_TILES = 64,
-    PIECES = SLICE_STRIPS * (SPAN_TILES + 2), /* of a slice, and of one more tile as that is being written */
+    PIECES = SLICE_STRIPS * (SPAN_TILES + 2), /* of the longest slice, and of one tile of the slice that is read or written beside it */
 };
 
 /* Transposes the 16 x 16 bytes of each 128-bit lane: four perfect shuffles of sixteen vectors. */

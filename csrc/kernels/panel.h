@@ -1,4 +1,5 @@
-/* What the column-major kernels of both x86 instruction sets share: which lines to ask for, which columns to join. */
+/* What the column-major kernels of both x86 instruction sets share: slices, which lines to ask for, which columns to join.
+   Included below avx2.h or avx512.h, which say what a LINE is. */
 #ifndef AWQPACK_PANEL_H
 #define AWQPACK_PANEL_H
 
@@ -13,16 +14,15 @@ enum {
     TILE = AWQ_PANEL_STEP, /* rows that are transposed together: a line of a column */
     SLICE_ROWS = 512, /* of a panel that is unpacked at once */
     MAX_TILES = SLICE_ROWS / TILE,
-    PANEL_LINE = 64,        /* bytes of a cache line */
     STRIP = 8,              /* payload bytes of a row that are packed together ... */
     STRIP_COLS = 2 * STRIP, /* ... from columns that are read side by side */
     PIECE = STRIP * TILE,   /* bytes of a strip of one tile */
 };
 
 /*
- * How a column-major panel is packed. It is cut into slices, as many codes as the second-level cache has room for. A slice is
- * read column by column, in long runs as DRAM and the prefetchers want it, and written row by row. What was read waits in
- * pieces: 64 rows of a strip of payload bytes, already half turned.
+ * How a column-major panel is packed. It is cut into slices of half a MiB of payload, measured to be best where the second-level
+ * cache holds that and where it holds a little less. A slice is read column by column, in long runs as DRAM and the prefetchers
+ * want it, and written row by row. What was read waits in pieces: 64 rows of a strip of payload bytes, already half turned.
  */
 
 /*
@@ -86,7 +86,7 @@ typedef struct ahead {
 
 static inline ahead ahead_of(const uint8_t *from, int64_t offset, int64_t stride, int64_t runs, int64_t bytes)
 {
-    const int64_t lines = (bytes + PANEL_LINE - 1) / PANEL_LINE;
+    const int64_t lines = (bytes + LINE - 1) / LINE;
     return (ahead){(uintptr_t)from + (uintptr_t)offset, (uintptr_t)stride, runs, 0, lines};
 }
 
@@ -94,7 +94,7 @@ static inline ahead ahead_of(const uint8_t *from, int64_t offset, int64_t stride
 static inline void ask(ahead *next, int count)
 {
     for (int i = 0; i < count && next->runs > 0; i++) {
-        _mm_prefetch((const void *)(next->run + PANEL_LINE * (uintptr_t)next->line), _MM_HINT_T1);
+        _mm_prefetch((const void *)(next->run + LINE * (uintptr_t)next->line), _MM_HINT_T1);
         if (++next->line == next->lines) {
             next->line = 0;
             next->run += next->stride;
@@ -106,7 +106,7 @@ static inline void ask(ahead *next, int count)
 /* Bytes of a run before its first whole line. */
 static inline int64_t bytes_to_line(const uint8_t *p, int64_t bytes)
 {
-    const int64_t head = (int64_t)(-(uintptr_t)p % PANEL_LINE);
+    const int64_t head = (int64_t)(-(uintptr_t)p % LINE);
     return head < bytes ? head : bytes;
 }
 

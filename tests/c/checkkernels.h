@@ -9,6 +9,9 @@
 /* The variant number `index` that this CPU can run, scalar first; NULL past the last one. */
 const awq_kernels *variant_at(size_t index);
 
+/* The layouts as their formulas say, slowly: in formulas.c. */
+extern const awq_kernels formulas;
+
 typedef struct bench_options {
     const char *variant, *kernel; /* NULL: all of them */
     int64_t mebibytes;            /* of codes */
