@@ -55,7 +55,7 @@ lint: $(VENV)/.test ## ruff and mypy
 
 # Bound to CPUs, as two of torch's threads on one of them would take twice as long.
 bench-cpu: $(VENV)/.bench ## pack and unpack beside memcpy, and the packers of others
-	OMP_PROC_BIND=true OMP_PLACES=threads $(BIN)/python benchmarks/bench_cpu.py $(ARGS)
+	OMP_PROC_BIND=spread OMP_PLACES=threads $(BIN)/python benchmarks/bench_cpu.py $(ARGS)
 
 bench-gpu: $(VENV)/.bench ## pack and unpack beside copies on a GPU, the packers of others, whole models
 	$(BIN)/python benchmarks/bench_gpu.py $(ARGS)

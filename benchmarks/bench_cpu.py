@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
+import cpus
 import torch
 from common import environment, interleaved_medians, write_csv
 from peers import LAYOUTS, Layout, load_quanto, quanto_calls, torch_pack, torch_unpack
@@ -25,7 +26,7 @@ Row = dict[str, object]
 
 MIB = 1 << 20
 PEER_SIZE = 4096
-LEAST_SECONDS = 0.5  # of turns of each call: one of many threads takes milliseconds, and scatters
+LEAST_SECONDS = 0.5  # of the turns of a row: a call of many threads takes milliseconds, and scatters
 
 
 ORDERS = ("row", "column")
@@ -62,8 +63,7 @@ class Copies:
 
 def copying_pool(threads: int) -> ThreadPoolExecutor:
     """Threads for memcpy, on any CPU: `make bench-cpu` binds torch's threads, and the main thread with them."""
-    cpus = os.sched_getaffinity(os.getppid())  # this process had the same at first
-    return ThreadPoolExecutor(threads, initializer=os.sched_setaffinity, initargs=(0, cpus))
+    return ThreadPoolExecutor(threads, initializer=os.sched_setaffinity, initargs=(0, cpus.ALL))
 
 
 @contextmanager
@@ -229,7 +229,7 @@ def bench_peers(side: int, threads: int, repetitions: int) -> list[Row]:
                 result = call()
                 if isinstance(result, torch.Tensor) and not torch.equal(result, expected):
                     raise SystemExit(f"{name} does not {op} {layout.name} as awqpack does")
-            medians = interleaved_medians({"copy": copies.torch_copy, **calls}, repetitions)
+            medians = interleaved_medians({"copy": copies.torch_copy, **calls}, repetitions, LEAST_SECONDS)
             for name, seconds in medians.items():
                 rows.append(
                     {

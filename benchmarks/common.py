@@ -14,13 +14,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import cpus
 import numpy as np
 import torch
 
 import awqpack
 
 RESULTS = Path(__file__).parent / "results"
-CPUS = torch.get_num_threads()  # that this process may run on, which its main thread may be bound to one of
 
 
 def cpu_model() -> str:
@@ -36,7 +36,7 @@ def cpu_model() -> str:
 def machine_name() -> str:
     """A name for result files: the CPU and how many threads may run on it."""
     words = re.sub(r"\((r|tm|c)\)|\bcpu\b|\bprocessor\b|@.*", " ", cpu_model().lower())
-    return "-".join([*re.findall(r"[a-z0-9]+", words), f"{CPUS}cpu"])
+    return "-".join([*re.findall(r"[a-z0-9]+", words), f"{len(cpus.ALL)}cpu"])
 
 
 def git_commit() -> str:
@@ -57,7 +57,7 @@ def environment(machine: str | None = None) -> dict[str, str]:
     return {
         "machine": machine or machine_name(),
         "cpu": cpu_model(),
-        "cpus": str(CPUS),
+        "cpus": str(len(cpus.ALL)),
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
         "commit": git_commit(),
         "awqpack": awqpack.__version__,
@@ -75,10 +75,11 @@ def interleaved_medians(
     They take turns, so that whatever slows the machine slows all of them; the first turn does not count.
     """
     times: dict[str, list[float]] = {name: [] for name in calls}
-    begin = time.perf_counter()
+    begin = 0.0
     for turn in itertools.count():
         if turn > repetitions and time.perf_counter() - begin > least_seconds:
             break
+        begin = time.perf_counter() if turn == 1 else begin
         for name, call in calls.items():
             start = time.perf_counter()
             call()
