@@ -68,6 +68,26 @@ def test_a_deliberate_leak_is_found(kind):
     assert DELIBERATE[kind] in done.stderr
 
 
+# --- the processes themselves ---
+
+
+def test_a_script_that_hangs_is_no_script_that_was_killed():
+    forked.run("")  # so that the server is there: the first script waits for torch
+    with pytest.raises(subprocess.TimeoutExpired) as caught:
+        forked.run("import time; print('begun', flush=True); time.sleep(120)", timeout=2)
+    assert caught.value.stdout == "begun\n"
+
+
+def test_a_script_has_the_folder_and_the_environment_of_its_run(tmp_path, monkeypatch):
+    script = "import os; print(os.getcwd(), os.environ.get('OF_ALL'), os.environ.get('OF_ONE'))"
+    monkeypatch.setenv("OF_ALL", "1")
+    monkeypatch.chdir(tmp_path)
+    assert forked.run(script, OF_ONE="2").stdout == f"{tmp_path} 1 2\n"
+    monkeypatch.delenv("OF_ALL")
+    monkeypatch.chdir(tmp_path.parent)
+    assert forked.run(script).stdout == f"{tmp_path.parent} None None\n"
+
+
 # --- importing ---
 
 IMPORT_HAS_NO_OTHER_EFFECT = """
