@@ -32,14 +32,16 @@ demo: $(VENV)/.demo ## pack a real model's weights, save them, read them back, c
 # JOBS workers share the tests; each has torch's threads as usual, which wait for work asleep. What inductor compiled and what
 # Python compiled are kept for the next run, the former for as long as awqpack and its tests are what they were.
 JOBS ?= auto
-PYTEST = pytest -m 'not large' -n $(JOBS) --maxprocesses 4 --dist worksteal
+PYTEST_ARGS = -m 'not large' -n $(JOBS) --maxprocesses 4 --dist worksteal
 PYTEST_ENV = OMP_WAIT_POLICY=passive PYTHONDONTWRITEBYTECODE= TORCHINDUCTOR_CACHE_DIR=$(1) TORCHINDUCTOR_COMPILE_THREADS=1
-COMPILED_FROM := $(SOURCES) $(shell find awqpack tests -name '*.py')
+COMPILED_FROM := $(sort $(SOURCES) $(shell find awqpack tests -name '*.py'))
+# Named after the list of files, as one that is gone is newer than nothing.
+MADE := .made-$(firstword $(shell echo $(COMPILED_FROM) | cksum))
 
-test: $(VENV)/.test $(BUILD)/inductor/.made check-c ## the C checks, then pytest
-	$(call PYTEST_ENV,$(BUILD)/inductor) $(BIN)/python -m $(PYTEST) $(ARGS)
+test: $(VENV)/.test $(BUILD)/inductor/$(MADE) check-c ## the C checks, then pytest
+	$(call PYTEST_ENV,$(BUILD)/inductor) $(BIN)/python -m pytest $(PYTEST_ARGS) $(ARGS)
 
-$(BUILD)/inductor/.made $(BUILD)/asan-inductor/.made: $(TORCH_STAMP) $(COMPILED_FROM)
+$(BUILD)/inductor/$(MADE) $(BUILD)/asan-inductor/$(MADE): $(TORCH_STAMP) $(COMPILED_FROM)
 	@rm -rf $(@D) && mkdir -p $(@D) && touch $@
 
 check-c: ## every kernel of this CPU beside the scalar one, in C
@@ -89,12 +91,12 @@ ASAN_ENV = LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-na
 	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1:detect_stack_use_after_return=1 \
 	UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 PYTHONMALLOC=malloc PYTHONSAFEPATH=1 PYTHONPATH=$(BUILD)/asan
 
-asan: $(VENV)/.test $(BUILD)/asan/.built $(BUILD)/asan-inductor/.made ## the C checks and pytest under AddressSanitizer and UBSan
+asan: $(VENV)/.test $(BUILD)/asan/.built $(BUILD)/asan-inductor/$(MADE) ## the C checks and pytest under AddressSanitizer and UBSan
 	$(CHECK_C) check-asan BUILD=$(BUILD)/c
 	@cd $(BUILD) && $(ASAN_ENV) $(abspath $(BIN))/python -c \
 		'import awqpack; assert awqpack.__file__.startswith("$(BUILD)/asan"), awqpack.__file__'
 	@echo 'pytest under the sanitizers'
-	@$(call PYTEST_ENV,$(BUILD)/asan-inductor) $(ASAN_ENV) $(BIN)/$(PYTEST) -p no:cacheprovider --capture=sys $(ARGS)
+	@$(call PYTEST_ENV,$(BUILD)/asan-inductor) $(ASAN_ENV) $(BIN)/pytest $(PYTEST_ARGS) -p no:cacheprovider --capture=sys $(ARGS)
 
 sanitize-gpu: $(VENV)/.test ## check_cuda and the GPU tests under compute-sanitizer
 	PYTHON=$(BIN)/python BUILD=$(BUILD)/c tests/c/sanitize_gpu.sh $(ARGS)

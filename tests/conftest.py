@@ -2,6 +2,7 @@
 
 import gc
 import importlib
+from pathlib import Path
 
 import pytest
 
@@ -19,6 +20,8 @@ FIRST = [
     "variants",
 ]
 LAST = ["packed_edges", "defects_of_the_reference", "ops", "compile", "contract"]
+GONE = [name for name in FIRST + LAST if not Path(__file__).with_name(f"test_{name}.py").exists()]
+assert not GONE, f"expected a test_*.py for every name in FIRST and LAST; there is none for {GONE}"
 
 
 def pytest_configure(config):

@@ -1,9 +1,11 @@
 """Other processes. run() starts scripts that have torch already: forks of one that waits, as importing takes long.
 
-Nothing of awqpack is imported before the script begins, and no thread of torch's has started.
+Nothing of awqpack is imported before the script begins, and no thread of torch's has started. A script has the folder
+and the environment of its run(); what Python and torch read of the latter as they start is that of the first.
 """
 
 import atexit
+import contextlib
 import functools
 import json
 import os
@@ -13,6 +15,8 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 
 SERVER = """
 import gc, json, os, signal, socket, sys, warnings
@@ -31,8 +35,8 @@ def fork():
 def next_job():
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     while True:
-        job, files, _, _ = socket.recv_fds(requests, 1 << 16, 4)
-        if not job:
+        files = socket.recv_fds(requests, 1, 5)[1]
+        if not files:
             os._exit(0)
         if fork() == 0:
             break
@@ -40,7 +44,7 @@ def next_job():
             os.close(file)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     requests.close()
-    report = files.pop()
+    job, report = files.pop(), files.pop()
     if child := fork():
         os.write(report, b"%d\\n" % child)
         os.write(report, b"%d\\n" % os.waitpid(child, 0)[1])
@@ -49,17 +53,23 @@ def next_job():
     for number, file in enumerate(files):
         os.dup2(file, number)
         os.close(file)
-    return json.loads(job)
+    with open(job) as job:
+        return json.load(job)
 
-sys.argv, environment, script = next_job()  # returns in each process that is to run a script, as python -c would
+sys.argv, folder, environment, script = next_job()  # returns in each process that is to run a script, as python -c
+os.chdir(folder)
+os.environ.clear()
 os.environ.update(environment)
 exec(compile(script, "<script>", "exec"), {"__name__": "__main__"})
 """
 
 
+_starting = threading.Lock()
+
+
 @functools.cache
 def _server():
-    """The socket of the process that waits, until this one ends."""
+    """The process that waits, until this one ends, and the socket to it."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with theirs:
         process = subprocess.Popen(
@@ -71,26 +81,53 @@ def _server():
         )
     atexit.register(process.wait)
     atexit.register(process.kill)  # first: the last that is registered
-    return ours
+    return process, ours
+
+
+def _next_report(reports, deadline):
+    """The next number that the server says of a script; None if it says none in time."""
+    if not select.select([reports], [], [], max(0, deadline - time.monotonic()))[0]:
+        return None
+    line = reports.readline()
+    if not line:
+        raise EOFError
+    return int(line)
+
+
+def _run(job, deadline, files):
+    """The status of a job that is told the server; None if it was killed as it took too long."""
+    with _starting:
+        server, requests = _server()
+    reports, report = os.pipe()
+    with open(reports, "rb", buffering=0) as reports:  # what lay in a buffer, select would not see
+        try:
+            with open(report, "wb") as report, open(os.devnull) as nothing, tempfile.TemporaryFile("w+") as file:
+                json.dump(job, file)
+                file.seek(0)
+                socket.send_fds(requests, [b"."], [file.fileno() for file in (nothing, *files, report, file)])
+            child = _next_report(reports, deadline)
+            status = child and _next_report(reports, deadline)
+        except (ConnectionError, EOFError) as error:
+            message = f"expected a script's status from the server of scripts, process {server.pid}; it is gone"
+            raise RuntimeError(message) from error
+        if child and status is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
+            reports.readline()  # when the script is dead
+        return status
 
 
 def run(script, *arguments, timeout=120, **environment):
-    """As subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True)."""
+    """As subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, timeout=...)."""
+    deadline = time.monotonic() + timeout
     arguments = ["-c", *map(str, arguments)]
-    reports, report = os.pipe()
-    with open(reports) as reports, tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
-        with open(os.devnull) as nothing:
-            job = json.dumps([arguments, environment, script]).encode()
-            files = [nothing.fileno(), out.fileno(), err.fileno(), report]
-            socket.send_fds(_server(), [job], files)
-            os.close(report)
-        child = int(reports.readline())
-        if not select.select([reports], [], [], timeout)[0]:
-            os.kill(child, signal.SIGKILL)
-        status = os.waitstatus_to_exitcode(int(reports.readline()))
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        status = _run([arguments, os.getcwd(), {**os.environ, **environment}, script], deadline, [out, err])
         for file in (out, err):
             file.seek(0)
-        return subprocess.CompletedProcess(arguments, status, out.read(), err.read())
+        if status is None:
+            raise subprocess.TimeoutExpired(arguments, timeout, out.read(), err.read())
+        return subprocess.CompletedProcess(arguments, os.waitstatus_to_exitcode(status), out.read(), err.read())
 
 
 def write_and_report(packed_in, report_out):

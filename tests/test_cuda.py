@@ -216,7 +216,7 @@ def test_the_first_invalid_code_is_named(layout, order):
     assert_same(masked.cpu(), expected_payload(codes & 15, layout))
 
 
-def test_a_copy_without_memory_raises_as_torch_does(layout):
+def test_a_copy_out_of_memory_raises_as_torch_does(layout):
     packed = packed_tensor(layout, (8192, 8192), "cuda")
     torch.cuda.empty_cache()
     total = torch.cuda.get_device_properties(0).total_memory

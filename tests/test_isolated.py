@@ -1,6 +1,9 @@
 """What wants a process of its own: the scripts of tests/isolated (AWQPACK_LEAK_ROUNDS sets how long), and importing."""
 
 import ctypes
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import forked
@@ -8,6 +11,7 @@ import pytest
 
 FOLDER = Path(__file__).parent / "isolated"
 SCRIPTS = sorted(FOLDER.glob("leak_*.py"))
+TIMEOUT = 600 + int(os.environ.get("AWQPACK_LEAK_ROUNDS", "100"))  # seconds
 
 RUN = """
 import runpy, sys
@@ -46,7 +50,7 @@ def test_there_are_scripts():
 
 @pytest.mark.parametrize("script", [path.stem for path in SCRIPTS])
 def test_nothing_leaks(script):
-    done = forked.run(RUN, FOLDER / f"{script}.py", timeout=None)
+    done = forked.run(RUN, FOLDER / f"{script}.py", timeout=TIMEOUT)
     assert done.returncode == 0, done.stderr
 
 
@@ -59,9 +63,29 @@ def without_asan(kind):
 
 @pytest.mark.parametrize("kind", map(without_asan, DELIBERATE))
 def test_a_deliberate_leak_is_found(kind):
-    done = forked.run(LEAKS.replace("KIND", repr(kind)), FOLDER, timeout=None)
+    done = forked.run(LEAKS.replace("KIND", repr(kind)), FOLDER, timeout=TIMEOUT)
     assert done.returncode == 1
     assert DELIBERATE[kind] in done.stderr
+
+
+# --- the processes themselves ---
+
+
+def test_a_script_that_hangs_is_no_script_that_was_killed():
+    forked.run("")  # so that the server is there: the first script waits for torch
+    with pytest.raises(subprocess.TimeoutExpired) as caught:
+        forked.run("import time; print('begun', flush=True); time.sleep(120)", timeout=2)
+    assert caught.value.stdout == "begun\n"
+
+
+def test_a_script_has_the_folder_and_the_environment_of_its_run(tmp_path, monkeypatch):
+    script = "import os; print(os.getcwd(), os.environ.get('OF_ALL'), os.environ.get('OF_ONE'))"
+    monkeypatch.setenv("OF_ALL", "1")
+    monkeypatch.chdir(tmp_path)
+    assert forked.run(script, OF_ONE="2").stdout == f"{tmp_path} 1 2\n"
+    monkeypatch.delenv("OF_ALL")
+    monkeypatch.chdir(tmp_path.parent)
+    assert forked.run(script).stdout == f"{tmp_path.parent} None None\n"
 
 
 # --- importing ---
@@ -97,5 +121,6 @@ assert not changed, changed
 
 
 def test_importing_has_no_other_effect():
-    done = forked.run(IMPORT_HAS_NO_OTHER_EFFECT)
+    command = [sys.executable, "-c", IMPORT_HAS_NO_OTHER_EFFECT]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

@@ -4,6 +4,7 @@ import importlib
 import importlib.metadata
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,57 +13,60 @@ from shared import torch_codes
 import awqpack
 import awqpack.quanto
 
+NOT_INSTALLED = "optimum-quanto is not installed"
 NAMES = ["AWQPackedTensor", "AWQPacking", "pack", "unpack", "pack_v2", "unpack_v2"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _quanto():
-    """Imported when a test here runs, not whenever tests are collected: it takes seconds."""
-    global packed, qbits
-    packed = pytest.importorskip("optimum.quanto.tensor.weights.awq.packed", reason="optimum-quanto is not installed")
-    qbits = pytest.importorskip("optimum.quanto.tensor.weights.awq.qbits")
+@pytest.fixture(scope="module")
+def quanto():
+    """optimum-quanto's modules. Imported when a test here runs, not whenever tests are collected: it takes seconds."""
+    folder = "optimum.quanto.tensor.weights.awq"
+    return SimpleNamespace(
+        packed=pytest.importorskip(f"{folder}.packed", reason=NOT_INSTALLED),
+        qbits=pytest.importorskip(f"{folder}.qbits", reason=NOT_INSTALLED),
+    )
 
 
 @pytest.fixture(autouse=True)
-def _restored():
-    originals = [getattr(packed, name) for name in NAMES]
+def _restored(quanto):
+    originals = [getattr(quanto.packed, name) for name in NAMES]
     yield
     awqpack.quanto.disable()
-    assert [getattr(packed, name) for name in NAMES] == originals
+    assert [getattr(quanto.packed, name) for name in NAMES] == originals
 
 
-def test_enable_and_disable():
-    theirs = packed.AWQPackedTensor
+def test_enable_and_disable(quanto):
+    theirs = quanto.packed.AWQPackedTensor
     awqpack.quanto.enable()
-    assert packed.AWQPackedTensor is qbits.AWQPackedTensor is awqpack.AWQPackedTensor
-    assert qbits.AWQPacking is awqpack.AWQPacking
+    assert quanto.packed.AWQPackedTensor is quanto.qbits.AWQPackedTensor is awqpack.AWQPackedTensor
+    assert quanto.qbits.AWQPacking is awqpack.AWQPacking
     awqpack.quanto.disable()
-    assert packed.AWQPackedTensor is qbits.AWQPackedTensor is theirs
+    assert quanto.packed.AWQPackedTensor is quanto.qbits.AWQPackedTensor is theirs
     awqpack.quanto.disable()
 
 
-def test_context_manager_nests():
-    theirs = packed.AWQPackedTensor
+def test_context_manager_nests(quanto):
+    theirs = quanto.packed.AWQPackedTensor
     with awqpack.quanto.enable():
         with awqpack.quanto.enable():
             pass
-        assert packed.AWQPackedTensor is awqpack.AWQPackedTensor
-    assert packed.AWQPackedTensor is theirs
+        assert quanto.packed.AWQPackedTensor is awqpack.AWQPackedTensor
+    assert quanto.packed.AWQPackedTensor is theirs
 
 
-def test_context_manager_restores_after_an_error():
-    theirs = packed.AWQPackedTensor
+def test_context_manager_restores_after_an_error(quanto):
+    theirs = quanto.packed.AWQPackedTensor
     with pytest.raises(KeyError), awqpack.quanto.enable():
         raise KeyError
-    assert packed.AWQPackedTensor is theirs
+    assert quanto.packed.AWQPackedTensor is theirs
 
 
-def test_unknown_versions_are_refused(monkeypatch):
+def test_unknown_versions_are_refused(monkeypatch, quanto):
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "9.9.9")
-    theirs = packed.AWQPackedTensor
+    theirs = quanto.packed.AWQPackedTensor
     with pytest.raises(RuntimeError, match=r"knows optimum-quanto 0\.2\.7; 9\.9\.9 is installed"):
         awqpack.quanto.enable()
-    assert packed.AWQPackedTensor is theirs
+    assert quanto.packed.AWQPackedTensor is theirs
 
 
 def test_a_missing_package_is_named(monkeypatch):
@@ -75,29 +79,29 @@ def test_a_missing_package_is_named(monkeypatch):
 
 
 @pytest.mark.parametrize("reorder", [False, True])
-def test_their_v1_packer_makes_our_bytes(reorder):
+def test_their_v1_packer_makes_our_bytes(reorder, quanto):
     codes = torch_codes()
-    theirs = packed.pack(codes, reorder=reorder)
+    theirs = quanto.packed.pack(codes, reorder=reorder)
     with awqpack.quanto.enable():
-        ours = packed.pack(codes, reorder=reorder)
-        assert torch.equal(packed.unpack(ours, reorder=reorder), codes)
+        ours = quanto.packed.pack(codes, reorder=reorder)
+        assert torch.equal(quanto.packed.unpack(ours, reorder=reorder), codes)
     assert torch.equal(ours, theirs)
 
 
-def test_awq_weights_of_quanto(device):
+def test_awq_weights_of_quanto(device, quanto):
     # Their AWQWeightQBitsTensor wants CUDA; the packing below it does not.
     codes = torch_codes().to(device)
     with awqpack.quanto.enable():
-        tensor = qbits.AWQPackedTensor.pack(codes, packing=qbits.AWQPacking.V2)
+        tensor = quanto.qbits.AWQPackedTensor.pack(codes, packing=quanto.qbits.AWQPacking.V2)
         assert torch.equal(tensor.unpack(), codes)
-        assert torch.equal(packed.unpack_v2(tensor._data), codes)
-        assert torch.equal(packed.pack_v2(codes), tensor._data)
+        assert torch.equal(quanto.packed.unpack_v2(tensor._data), codes)
+        assert torch.equal(quanto.packed.pack_v2(codes), tensor._data)
 
 
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="optimum-quanto's AWQWeightQBitsTensor needs a CUDA GPU")
-def test_quantized_weight_survives_the_exchange():
-    qtypes = pytest.importorskip("optimum.quanto")
+def test_quantized_weight_survives_the_exchange(quanto):
+    qtypes = pytest.importorskip("optimum.quanto", reason=NOT_INSTALLED)
     shape, group = (256, 512), 128
     data = torch.randint(0, 16, shape, dtype=torch.uint8, device="cuda")
     scale = torch.rand(shape[0] * shape[1] // group, 1, device="cuda", dtype=torch.float16) + 0.1
@@ -105,7 +109,7 @@ def test_quantized_weight_survives_the_exchange():
     grouped = data.reshape(-1, group)
 
     def dequantized():
-        weight = qbits.AWQWeightQBitsTensor(
+        weight = quanto.qbits.AWQWeightQBitsTensor(
             qtypes.qint4, 0, group, torch.Size(shape), (shape[1], 1), grouped, scale, shift
         )
         return type(weight._data), weight.dequantize()
@@ -113,7 +117,7 @@ def test_quantized_weight_survives_the_exchange():
     their_type, theirs = dequantized()
     with awqpack.quanto.enable():
         our_type, ours = dequantized()
-    assert (their_type, our_type) == (packed.AWQPackedTensor, awqpack.AWQPackedTensor)
+    assert (their_type, our_type) == (quanto.packed.AWQPackedTensor, awqpack.AWQPackedTensor)
     assert torch.equal(ours, theirs)
 
 
@@ -140,11 +144,11 @@ PACKERS = {"AutoAWQ": (awqpack.AWQPacking.V1, True, auto_awq), "llm-awq": (awqpa
 @pytest.mark.parametrize("name", PACKERS)
 @pytest.mark.parametrize("in_features", [128, 256, 512, 1024])
 @pytest.mark.parametrize("out_features", [128, 256, 512, 1024])
-def test_data_is_what_other_packers_make(in_features, out_features, name, device):
+def test_data_is_what_other_packers_make(in_features, out_features, name, device, quanto):
     packing, reorder, packer = PACKERS[name]
     codes = torch_codes((out_features, in_features), device)
     with awqpack.quanto.enable():
-        tensor = qbits.AWQPackedTensor.pack(codes, packing=packing, reorder=reorder)
+        tensor = quanto.qbits.AWQPackedTensor.pack(codes, packing=packing, reorder=reorder)
     assert torch.equal(tensor._data, packer(codes))
     assert torch.equal(tensor.unpack(), codes)
     assert (tensor.shape, tensor.dtype, tensor._packing, tensor._reorder) == (
@@ -156,11 +160,11 @@ def test_data_is_what_other_packers_make(in_features, out_features, name, device
 
 
 @pytest.mark.parametrize("name", PACKERS)
-def test_moves_of_the_packed_tensor(name, device):
+def test_moves_of_the_packed_tensor(name, device, quanto):
     packing, reorder, packer = PACKERS[name]
     codes = torch_codes((256, 256))
     with awqpack.quanto.enable():
-        moved = qbits.AWQPackedTensor.pack(codes, packing=packing, reorder=reorder).to(device)
+        moved = quanto.qbits.AWQPackedTensor.pack(codes, packing=packing, reorder=reorder).to(device)
     assert type(moved) is awqpack.AWQPackedTensor
     assert moved._data.device.type == device
     assert torch.equal(moved._data.cpu(), packer(codes))

@@ -12,7 +12,7 @@ TESTS="tests/test_cuda.py tests/test_ops.py tests/test_layout_twin.py tests/test
 # What cannot run here: the profiler has no room beside the sanitizer, captures and streams that keep memory need torch's
 # caching allocator, and compiled kernels and huge tensors take longer than they are worth.
 LEFT_OUT="not our_kernels and not portable_kernels and not capture and not record_stream and not compile and not to_the_31 \
-and not out_of_memory"
+and not out_of_memory and not one_copy"
 failures=""
 
 sanitize() { # name, tool, what to run and the tool's options
