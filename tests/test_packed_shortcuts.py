@@ -213,6 +213,15 @@ def test_copies_of_every_size(layout, device, shape):
     assert_same(packed.unpack(), torch_codes(shape, device))
 
 
+def test_torch_runs_no_op_for_a_copy(layout):
+    """A torch that no longer lent what this needs would copy as rightly, but slower."""
+    packed = packed_tensor(layout, (256, 1024))
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        packed.to("cpu", copy=True)
+        torch.empty(0)
+    assert [event.name for event in profile.events()] == ["aten::empty"]
+
+
 # A process of its own for each torch, as awqpack asks it once.
 COPY_BY_TORCH = """
 import ctypes, os, torch
