@@ -22,9 +22,10 @@ enum {
     V2_TILES = 64, /* ... the more columns, the fewer rows */
     V1_PITCH = (V1_TILES + 1) * PIECE + 3 * LINE, /* of the strips of a slice; as PAD */
     V2_PITCH = (V2_TILES + 1) * PIECE + 3 * LINE,
-    PIECES_BYTES = V1_COLS / STRIP_COLS * V1_PITCH, /* of a slice; V2 takes a little less */
+    PIECES_BYTES = V1_COLS / STRIP_COLS * V1_PITCH, /* of a slice */
     AHEAD = 2, /* tiles between the codes that are asked for and those that are joined */
 };
+_Static_assert(V2_COLS <= V1_COLS && V2_COLS / STRIP_COLS * V2_PITCH <= PIECES_BYTES, "a slice of V2 fits too");
 
 /* Transposes the 16 x 16 bytes of each 128-bit lane: four perfect shuffles of sixteen vectors. */
 static inline void transpose_lanes(__m256i v[16])
