@@ -6,7 +6,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "awqpack/layout.h"
+#include "awqpack/packing.h"
 
 #ifdef __cplusplus
 extern "C" {

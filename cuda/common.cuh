@@ -1,11 +1,11 @@
-/* What all kernels share: their job, the byte shuffles of each layout, memory accesses of any alignment, the fault word. */
+/* What all kernels share: their job, the byte shuffles of each packing, memory accesses of any alignment, the fault word. */
 #ifndef AWQPACK_CUDA_COMMON_CUH
 #define AWQPACK_CUDA_COMMON_CUH
 
 #include <cuda_runtime.h>
 #include <stdint.h>
 
-#include "awqpack/layout.h"
+#include "awqpack/packing.h"
 
 namespace awq_cuda {
 
@@ -54,41 +54,41 @@ inline __host__ __device__ int64_t ceil_div(int64_t a, int64_t b)
     return (a + b - 1) / b;
 }
 
-/* ---- layouts ---- */
+/* ---- packings ---- */
 
-constexpr __host__ __device__ bool interleaves_rows(awq_layout layout)
+constexpr __host__ __device__ bool interleaves_rows(awq_packing packing)
 {
-    return layout == AWQ_LAYOUT_V2;
+    return packing == AWQ_PACKING_V2;
 }
 
-constexpr __host__ __device__ int element_bytes(awq_layout layout)
+constexpr __host__ __device__ int element_bytes(awq_packing packing)
 {
-    return layout == AWQ_LAYOUT_V2 ? 2 : 4;
+    return packing == AWQ_PACKING_V2 ? 2 : 4;
 }
 
 /* Payload rows of a matrix of codes. */
-constexpr __host__ __device__ int64_t payload_lines(awq_layout layout, int64_t rows)
+constexpr __host__ __device__ int64_t payload_lines(awq_packing packing, int64_t rows)
 {
-    return interleaves_rows(layout) ? rows / AWQ_QUAD_ROWS : rows;
+    return interleaves_rows(packing) ? rows / AWQ_QUAD_ROWS : rows;
 }
 
 /* Every payload word holds eight columns; first of those of word 0..7 of a block. */
-constexpr __host__ __device__ int word_column(awq_layout layout, int word)
+constexpr __host__ __device__ int word_column(awq_packing packing, int word)
 {
-    return layout == AWQ_LAYOUT_V2 ? 32 * (word / 4) + 2 * (word % 4) : AWQ_WORD_CODES * word;
+    return packing == AWQ_PACKING_V2 ? 32 * (word / 4) + 2 * (word % 4) : AWQ_WORD_CODES * word;
 }
 
 /* Column, counted from word_column, in the low nibble of byte 0..3 of a word; the high nibble is high_step further. */
-constexpr __host__ __device__ int low_column(awq_layout layout, int byte)
+constexpr __host__ __device__ int low_column(awq_packing packing, int byte)
 {
-    return layout == AWQ_LAYOUT_V1           ? 2 * byte
-           : layout == AWQ_LAYOUT_V1_REORDER ? 4 * (byte % 2) + byte / 2
+    return packing == AWQ_PACKING_V1           ? 2 * byte
+           : packing == AWQ_PACKING_V1_REORDER ? 4 * (byte % 2) + byte / 2
                                              : 16 * (byte % 2) + byte / 2;
 }
 
-constexpr __host__ __device__ int high_step(awq_layout layout)
+constexpr __host__ __device__ int high_step(awq_packing packing)
 {
-    return layout == AWQ_LAYOUT_V1 ? 1 : layout == AWQ_LAYOUT_V1_REORDER ? 2 : 8;
+    return packing == AWQ_PACKING_V1 ? 1 : packing == AWQ_PACKING_V1_REORDER ? 2 : 8;
 }
 
 /* Bytes whose low nibbles come from `low` and whose high nibbles come from the low ones of `high`. */
@@ -98,24 +98,24 @@ __device__ __forceinline__ uint32_t join_nibbles(uint32_t low, uint32_t high)
 }
 
 /* The V1 word of eight codes a row, four in each argument. */
-template <awq_layout L>
+template <awq_packing L>
 __device__ __forceinline__ uint32_t pack_word(uint32_t first, uint32_t second)
 {
     first &= low_nibbles;
     second &= low_nibbles;
-    if constexpr (L == AWQ_LAYOUT_V1) {
+    if constexpr (L == AWQ_PACKING_V1) {
         return __byte_perm(first | first >> 4, second | second >> 4, 0x6420);
     } else {
         return __byte_perm(first | first >> 12, second | second >> 12, 0x5140);
     }
 }
 
-template <awq_layout L>
+template <awq_packing L>
 __device__ __forceinline__ void unpack_word(uint32_t word, uint32_t *first, uint32_t *second)
 {
     const uint32_t low = word & low_nibbles;
     const uint32_t high = word >> 4 & low_nibbles;
-    if constexpr (L == AWQ_LAYOUT_V1) {
+    if constexpr (L == AWQ_PACKING_V1) {
         *first = __byte_perm(low, high, 0x5140);
         *second = __byte_perm(low, high, 0x7362);
     } else {
@@ -246,7 +246,7 @@ __device__ __forceinline__ void store_codes(uint8_t *p, const Words<N> &v, int c
 }
 
 /* Loads the first `count` of N contiguous payload words that are aligned to their elements; the rest is zero. */
-template <awq_layout L, int N>
+template <awq_packing L, int N>
 __device__ __forceinline__ Words<N> load_payload(const uint8_t *p, int count)
 {
     Words<N> v;
@@ -265,7 +265,7 @@ __device__ __forceinline__ Words<N> load_payload(const uint8_t *p, int count)
     return v;
 }
 
-template <awq_layout L, int N>
+template <awq_packing L, int N>
 __device__ __forceinline__ void store_payload(uint8_t *p, const Words<N> &v, int count)
 {
 #pragma unroll

@@ -8,15 +8,15 @@ namespace awq_cuda {
 
 constexpr int generic_threads = 256;
 
-constexpr __host__ __device__ int64_t line_elements(awq_layout layout, int64_t cols)
+constexpr __host__ __device__ int64_t line_elements(awq_packing packing, int64_t cols)
 {
-    return interleaves_rows(layout) ? cols : cols / AWQ_WORD_CODES;
+    return interleaves_rows(packing) ? cols : cols / AWQ_WORD_CODES;
 }
 
 /* split = 1 where neighbouring threads take neighbouring rows, 0 where they take neighbouring elements of a row. */
-inline Shape generic_shape(const Job &job, awq_layout layout)
+inline Shape generic_shape(const Job &job, awq_packing packing)
 {
-    const int64_t elements = payload_lines(layout, job.rows) * line_elements(layout, job.cols);
+    const int64_t elements = payload_lines(packing, job.rows) * line_elements(packing, job.cols);
     const int64_t row_step = job.codes_row < 0 ? -job.codes_row : job.codes_row;
     const int64_t col_step = job.codes_col < 0 ? -job.codes_col : job.codes_col;
     return {static_cast<uint64_t>(ceil_div(elements, generic_threads)), dim3(generic_threads), row_step < col_step};
@@ -28,7 +28,7 @@ struct Element {
     bool exists;
 };
 
-template <awq_layout L>
+template <awq_packing L>
 __device__ __forceinline__ Element generic_element(const Job &job, uint32_t split)
 {
     const int64_t index = static_cast<int64_t>(blockIdx.x) * generic_threads + threadIdx.x;
@@ -48,7 +48,7 @@ __device__ __forceinline__ Element generic_element(const Job &job, uint32_t spli
     return e;
 }
 
-template <awq_layout L>
+template <awq_packing L>
 __global__ void __launch_bounds__(generic_threads) pack_generic(const Job job, const uint32_t split)
 {
     const Element e = generic_element<L>(job, split);
@@ -81,7 +81,7 @@ __global__ void __launch_bounds__(generic_threads) pack_generic(const Job job, c
     }
 }
 
-template <awq_layout L>
+template <awq_packing L>
 __global__ void __launch_bounds__(generic_threads) unpack_generic(const Job job, const uint32_t split)
 {
     const Element e = generic_element<L>(job, split);
@@ -104,17 +104,17 @@ __global__ void __launch_bounds__(generic_threads) unpack_generic(const Job job,
     }
 }
 
-/* The kernels by layout. */
-constexpr Kernel generic_packers[AWQ_LAYOUT_COUNT] = {
-    pack_generic<AWQ_LAYOUT_V1>,
-    pack_generic<AWQ_LAYOUT_V1_REORDER>,
-    pack_generic<AWQ_LAYOUT_V2>,
+/* The kernels by packing. */
+constexpr Kernel generic_packers[AWQ_PACKING_COUNT] = {
+    pack_generic<AWQ_PACKING_V1>,
+    pack_generic<AWQ_PACKING_V1_REORDER>,
+    pack_generic<AWQ_PACKING_V2>,
 };
 
-constexpr Kernel generic_unpackers[AWQ_LAYOUT_COUNT] = {
-    unpack_generic<AWQ_LAYOUT_V1>,
-    unpack_generic<AWQ_LAYOUT_V1_REORDER>,
-    unpack_generic<AWQ_LAYOUT_V2>,
+constexpr Kernel generic_unpackers[AWQ_PACKING_COUNT] = {
+    unpack_generic<AWQ_PACKING_V1>,
+    unpack_generic<AWQ_PACKING_V1_REORDER>,
+    unpack_generic<AWQ_PACKING_V2>,
 };
 
 } // namespace awq_cuda

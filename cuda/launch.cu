@@ -23,15 +23,15 @@ using PackTile = TileConfig<16, 512, true, 16, 2, 1, load_plain>;
 using UnpackTile = TileConfig<16, 512, true, endless, 2, 2, load_plain, 3>;
 using UnpackQuadTile = TileConfig<16, 512, true, endless, 2, 1, load_plain, 2>; /* V2, whose payload runs are longer */
 
-constexpr TileKernel tile_packers[AWQ_LAYOUT_COUNT] = {
-    tile_packer<AWQ_LAYOUT_V1, PackTile>,
-    tile_packer<AWQ_LAYOUT_V1_REORDER, PackTile>,
-    tile_packer<AWQ_LAYOUT_V2, PackTile>,
+constexpr TileKernel tile_packers[AWQ_PACKING_COUNT] = {
+    tile_packer<AWQ_PACKING_V1, PackTile>,
+    tile_packer<AWQ_PACKING_V1_REORDER, PackTile>,
+    tile_packer<AWQ_PACKING_V2, PackTile>,
 };
-constexpr TileKernel tile_unpackers[AWQ_LAYOUT_COUNT] = {
-    tile_unpacker<AWQ_LAYOUT_V1, UnpackTile>,
-    tile_unpacker<AWQ_LAYOUT_V1_REORDER, UnpackTile>,
-    tile_unpacker<AWQ_LAYOUT_V2, UnpackQuadTile>,
+constexpr TileKernel tile_unpackers[AWQ_PACKING_COUNT] = {
+    tile_unpacker<AWQ_PACKING_V1, UnpackTile>,
+    tile_unpacker<AWQ_PACKING_V1_REORDER, UnpackTile>,
+    tile_unpacker<AWQ_PACKING_V2, UnpackQuadTile>,
 };
 
 constexpr int64_t max_grid_x = INT32_MAX;
@@ -71,15 +71,15 @@ Choice choose(const awq_geometry &g, const Job &job, bool pack)
 {
     if (g.payload_col_stride == 1 && g.codes_col_stride == 1) {
         if (pack) {
-            return {row_packers<PackRows>[g.layout], rows_shape<PackRows>(job, g.layout), unit_codes, unit_bytes};
+            return {row_packers<PackRows>[g.packing], rows_shape<PackRows>(job, g.packing), unit_codes, unit_bytes};
         }
-        return {row_unpackers<UnpackRows>[g.layout], rows_shape<UnpackRows>(job, g.layout), unit_codes, unit_bytes};
+        return {row_unpackers<UnpackRows>[g.packing], rows_shape<UnpackRows>(job, g.packing), unit_codes, unit_bytes};
     }
     if (g.payload_col_stride == 1 && g.codes_row_stride == 1) {
-        const TileKernel &tile = (pack ? tile_packers : tile_unpackers)[g.layout];
+        const TileKernel &tile = (pack ? tile_packers : tile_unpackers)[g.packing];
         return {tile.kernel, tile.shape(job), tile.codes_vector, 16};
     }
-    return {(pack ? generic_packers : generic_unpackers)[g.layout], generic_shape(job, g.layout), 1, 1};
+    return {(pack ? generic_packers : generic_unpackers)[g.packing], generic_shape(job, g.packing), 1, 1};
 }
 
 /* Whether a pointer and every step that is taken from it are multiples of `vector` bytes. */
@@ -142,7 +142,7 @@ cudaError_t run(const awq_geometry &g, uint8_t *codes, uint8_t *payload, uint64_
         return cudaSuccess;
     }
 
-    const int64_t element = element_bytes(g.layout);
+    const int64_t element = element_bytes(g.packing);
     Job job = {};
     job.fault = reinterpret_cast<unsigned long long *>(fault);
     job.rows = g.rows;
@@ -159,7 +159,7 @@ cudaError_t run(const awq_geometry &g, uint8_t *codes, uint8_t *payload, uint64_
     const Choice choice = choose(g, job, pack);
     /* the stride that vectors do not run along; a single row or payload row never takes it */
     const int64_t codes_step = g.codes_col_stride != 1 ? job.codes_col : g.rows > 1 ? job.codes_row : 0;
-    const int64_t payload_step = payload_lines(g.layout, g.rows) > 1 ? job.payload_row : 0;
+    const int64_t payload_step = payload_lines(g.packing, g.rows) > 1 ? job.payload_row : 0;
     job.codes_aligned = is_aligned(codes, codes_step, g.codes_batch_strides, 1, g, choice.codes_vector);
     job.payload_aligned = is_aligned(payload, payload_step, g.payload_batch_strides, element, g, choice.payload_vector);
 
@@ -263,7 +263,7 @@ extern "C" int awq_cuda_probe(int device)
     int code = awq_cuda_enter_device(device, &previous);
     if (code == 0) {
         cudaFuncAttributes attributes;
-        code = finish(cudaFuncGetAttributes(&attributes, generic_packers[AWQ_LAYOUT_V1]));
+        code = finish(cudaFuncGetAttributes(&attributes, generic_packers[AWQ_PACKING_V1]));
         (void)awq_cuda_leave_device(previous);
     }
     return code;

@@ -23,24 +23,24 @@ struct RowConfig {
     static constexpr int load = LoadKind;
 };
 
-constexpr __host__ __device__ int64_t line_units(awq_layout layout, int64_t cols)
+constexpr __host__ __device__ int64_t line_units(awq_packing packing, int64_t cols)
 {
-    return interleaves_rows(layout) ? cols * AWQ_QUAD_ROWS / unit_codes : (cols + unit_codes - 1) / unit_codes;
+    return interleaves_rows(packing) ? cols * AWQ_QUAD_ROWS / unit_codes : (cols + unit_codes - 1) / unit_codes;
 }
 
 /* Blocks of (threads along a row) x (rows); split = blocks along a row. */
 template <class Config>
-Shape rows_shape(const Job &job, awq_layout layout)
+Shape rows_shape(const Job &job, awq_packing packing)
 {
     constexpr int unroll = Config::unroll;
-    const int64_t units = line_units(layout, job.cols);
+    const int64_t units = line_units(packing, job.cols);
     int width = min_row_threads;
     while (width < Config::threads && static_cast<int64_t>(width) * unroll < units) {
         width *= 2;
     }
     const int height = Config::threads / width;
     const int64_t across = ceil_div(units, static_cast<int64_t>(width) * unroll);
-    const int64_t down = ceil_div(payload_lines(layout, job.rows), height);
+    const int64_t down = ceil_div(payload_lines(packing, job.rows), height);
     return {static_cast<uint64_t>(across) * static_cast<uint64_t>(down), dim3(width, height),
             static_cast<uint32_t>(across)};
 }
@@ -52,7 +52,7 @@ struct RowPlace {
     bool full; /* every unit of the thread that exists has 16 codes */
 };
 
-template <awq_layout L, class Config>
+template <awq_packing L, class Config>
 __device__ __forceinline__ RowPlace row_place(const Job &job, uint32_t split)
 {
     const uint32_t down = blockIdx.x / split;
@@ -71,13 +71,13 @@ __device__ __forceinline__ RowPlace row_place(const Job &job, uint32_t split)
     return place;
 }
 
-template <awq_layout L>
+template <awq_packing L>
 __device__ __forceinline__ int64_t unit_row(int64_t line, int64_t unit)
 {
     return interleaves_rows(L) ? AWQ_QUAD_ROWS * line + (unit >> 2 & 3) : line;
 }
 
-template <awq_layout L>
+template <awq_packing L>
 __device__ __forceinline__ int64_t unit_col(int64_t unit)
 {
     return interleaves_rows(L) ? AWQ_BLOCK_CODES * (unit >> 4) + unit_codes * (unit & 3) : unit_codes * unit;
@@ -89,7 +89,7 @@ __device__ __forceinline__ int unit_count(const Job &job, int64_t col)
     return job.cols - col < unit_codes ? AWQ_WORD_CODES : unit_codes;
 }
 
-template <awq_layout L>
+template <awq_packing L>
 __device__ __forceinline__ Words<2> pack_unit(const Words<4> &codes, bool odd)
 {
     if constexpr (interleaves_rows(L)) {
@@ -104,7 +104,7 @@ __device__ __forceinline__ Words<2> pack_unit(const Words<4> &codes, bool odd)
     }
 }
 
-template <awq_layout L>
+template <awq_packing L>
 __device__ __forceinline__ Words<4> unpack_unit(const Words<2> &payload, bool odd)
 {
     Words<4> codes;
@@ -137,7 +137,7 @@ __device__ __forceinline__ void report_row(const Job &job, const uint8_t *codes,
     }
 }
 
-template <awq_layout L, class Config>
+template <awq_packing L, class Config>
 __global__ void __launch_bounds__(Config::threads) pack_rows(const Job job, const uint32_t split)
 {
     const RowPlace place = row_place<L, Config>(job, split);
@@ -186,7 +186,7 @@ __global__ void __launch_bounds__(Config::threads) pack_rows(const Job job, cons
     }
 }
 
-template <awq_layout L, class Config>
+template <awq_packing L, class Config>
 __global__ void __launch_bounds__(Config::threads) unpack_rows(const Job job, const uint32_t split)
 {
     const RowPlace place = row_place<L, Config>(job, split);
@@ -228,19 +228,19 @@ __global__ void __launch_bounds__(Config::threads) unpack_rows(const Job job, co
     }
 }
 
-/* The kernels by layout. */
+/* The kernels by packing. */
 template <class Config>
-constexpr Kernel row_packers[AWQ_LAYOUT_COUNT] = {
-    pack_rows<AWQ_LAYOUT_V1, Config>,
-    pack_rows<AWQ_LAYOUT_V1_REORDER, Config>,
-    pack_rows<AWQ_LAYOUT_V2, Config>,
+constexpr Kernel row_packers[AWQ_PACKING_COUNT] = {
+    pack_rows<AWQ_PACKING_V1, Config>,
+    pack_rows<AWQ_PACKING_V1_REORDER, Config>,
+    pack_rows<AWQ_PACKING_V2, Config>,
 };
 
 template <class Config>
-constexpr Kernel row_unpackers[AWQ_LAYOUT_COUNT] = {
-    unpack_rows<AWQ_LAYOUT_V1, Config>,
-    unpack_rows<AWQ_LAYOUT_V1_REORDER, Config>,
-    unpack_rows<AWQ_LAYOUT_V2, Config>,
+constexpr Kernel row_unpackers[AWQ_PACKING_COUNT] = {
+    unpack_rows<AWQ_PACKING_V1, Config>,
+    unpack_rows<AWQ_PACKING_V1_REORDER, Config>,
+    unpack_rows<AWQ_PACKING_V2, Config>,
 };
 
 } // namespace awq_cuda

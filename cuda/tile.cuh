@@ -120,7 +120,7 @@ struct Slot {
     bool inside; /* of a column, for load_codes */
 };
 
-template <awq_layout L, class Config>
+template <awq_packing L, class Config>
 __device__ __forceinline__ Slot tile_slot(const Job &job, const TilePlace &block, int number)
 {
     Slot slot;
@@ -145,7 +145,7 @@ __device__ __forceinline__ Slot tile_slot(const Job &job, const TilePlace &block
 }
 
 /* Word index in shared memory of row 0..Config::rows-1 of a slot. */
-template <awq_layout L, class Config>
+template <awq_packing L, class Config>
 __device__ __forceinline__ int slot_word(const Slot &slot, int row)
 {
     int line = slot.down * Config::rows + row;
@@ -170,7 +170,7 @@ struct Vector {
     int across, line, number;
 };
 
-template <awq_layout L, class Config>
+template <awq_packing L, class Config>
 __device__ __forceinline__ Vector tile_vector(int number)
 {
     constexpr int together = interleaves_rows(L) ? AWQ_QUAD_ROWS : 1; /* lines of a tile */
@@ -188,7 +188,7 @@ __device__ __forceinline__ int vector_index(const Vector &v)
 }
 
 /* Offset of a vector in the payload, and how many of its four words exist. */
-template <awq_layout L>
+template <awq_packing L>
 __device__ __forceinline__ int64_t vector_offset(const Job &job, const TilePlace &block, const Vector &v, int *count)
 {
     const int64_t col = block.col + v.across * tile_cols;
@@ -232,7 +232,7 @@ __device__ __forceinline__ Words<4> get_vector(const Vector &v)
 }
 
 /* Reports the first invalid code of a slot; reads them again, since this is the rare case. */
-template <awq_layout L>
+template <awq_packing L>
 __device__ __forceinline__ void report_slot(const Job &job, const Slot &slot, const uint8_t *codes)
 {
 #pragma unroll 1
@@ -254,7 +254,7 @@ __device__ __forceinline__ void report_slot(const Job &job, const Slot &slot, co
     }
 }
 
-template <awq_layout L, class Config>
+template <awq_packing L, class Config>
 __global__ void __launch_bounds__(Config::threads, resident_threads_min / Config::threads)
     pack_tiles(const Job job, const uint32_t split)
 {
@@ -319,7 +319,7 @@ __global__ void __launch_bounds__(Config::threads, resident_threads_min / Config
     }
 }
 
-template <awq_layout L, class Config>
+template <awq_packing L, class Config>
 __global__ void __launch_bounds__(Config::threads, Config::resident) unpack_tiles(const Job job, const uint32_t split)
 {
     constexpr int N = Config::rows / 4;
@@ -394,17 +394,17 @@ __global__ void __launch_bounds__(Config::threads, Config::resident) unpack_tile
     }
 }
 
-/* What launch.cu has to know of a configuration, of which each layout has its own. */
+/* What launch.cu has to know of a configuration, of which each packing has its own. */
 struct TileKernel {
     Kernel kernel;
     Shape (*shape)(const Job &job);
     int64_t codes_vector;
 };
 
-template <awq_layout L, class Config>
+template <awq_packing L, class Config>
 constexpr TileKernel tile_packer = {pack_tiles<L, Config>, tile_shape<Config>, Config::rows};
 
-template <awq_layout L, class Config>
+template <awq_packing L, class Config>
 constexpr TileKernel tile_unpacker = {unpack_tiles<L, Config>, tile_shape<Config>, Config::rows};
 
 } // namespace awq_cuda

@@ -1,4 +1,4 @@
-/* The kernels for AVX2: per layout, shuffles bring the two codes of a payload byte together, then one multiply-add. */
+/* The kernels for AVX2: per packing, shuffles bring the two codes of a payload byte together, then one multiply-add. */
 #include "kernels.h"
 
 #if defined(__x86_64__)

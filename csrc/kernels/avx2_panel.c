@@ -199,17 +199,17 @@ static inline void write_v2_tile(const uint8_t *restrict pieces, int64_t strips,
     }
 }
 
-uint8_t awq_avx2_pack_panel(awq_layout layout, const uint8_t *restrict codes, int64_t col_stride,
+uint8_t awq_avx2_pack_panel(awq_packing packing, const uint8_t *restrict codes, int64_t col_stride,
                             uint8_t *restrict payload, int64_t payload_stride, int64_t rows, int64_t cols, bool stream)
 {
-    const bool is_v2 = layout == AWQ_LAYOUT_V2;
+    const bool is_v2 = packing == AWQ_PACKING_V2;
     const int64_t quad = is_v2 ? AWQ_QUAD_ROWS : 1;
     const extent all = extent_of(codes, rows, cols, is_v2 ? V2_COLS : V1_COLS, is_v2 ? V2_TILES : V1_TILES);
     alignas(LINE) uint8_t pieces[PIECES_BYTES];
     int64_t columns[V1_COLS / STRIP_COLS][STRIP_COLS];
     __m256i seen = _mm256_setzero_si256();
     for (int64_t strip = 0; strip < all.slice_cols / STRIP_COLS; strip++) {
-        find_columns(layout, strip * STRIP, STRIP, col_stride, columns[strip]);
+        find_columns(packing, strip * STRIP, STRIP, col_stride, columns[strip]);
     }
     for (slice s = slice_at(&all, 0, 0); s.tiles > 0; s = slice_after(&all, &s)) {
         read_slice(codes + s.col * col_stride + TILE * s.first, columns, &s, pieces, is_v2 ? V2_PITCH : V1_PITCH, &seen);
@@ -255,12 +255,12 @@ static inline void split_run(uint8_t *restrict to, const uint8_t *restrict from,
     }
 }
 
-static void unpack_slice(awq_layout layout, const uint8_t *restrict payload, int64_t payload_stride,
+static void unpack_slice(awq_packing packing, const uint8_t *restrict payload, int64_t payload_stride,
                          uint8_t *restrict codes, int64_t col_stride, int64_t rows, int64_t cols, bool stream)
 {
-    const int64_t quad = layout == AWQ_LAYOUT_V2 ? AWQ_QUAD_ROWS : 1;
+    const int64_t quad = packing == AWQ_PACKING_V2 ? AWQ_QUAD_ROWS : 1;
     const int64_t run = cols / 2 * quad, lines = TILE / quad; /* of a payload row, and payload rows of a tile */
-    const awq_panel_walk from = awq_panel_walk_of(layout, run + PAD);
+    const awq_panel_walk from = awq_panel_walk_of(packing, run + PAD);
     const int64_t pitch = rows + PAD;
     alignas(LINE) uint8_t tile[TILE * (AWQ_PANEL_COLS / 2 + PAD)];
     alignas(LINE) uint8_t scratch[AWQ_PANEL_COLS / 2 * (SLICE_ROWS + PAD)]; /* [payload byte][row] */
@@ -290,7 +290,7 @@ static void unpack_slice(awq_layout layout, const uint8_t *restrict payload, int
     next = ahead_of(payload, rows / quad * payload_stride, payload_stride, lines, run); /* of the panel below */
     for (int g = 0; g < cols / GROUP_COLS; g++) {
         int64_t columns[GROUP_COLS];
-        find_columns(layout, g * GROUP, GROUP, col_stride, columns);
+        find_columns(packing, g * GROUP, GROUP, col_stride, columns);
         for (int i = 0; i < GROUP && has_ends; i++) {
             prefetch(codes, columns[2 * i]);
             prefetch(codes, columns[2 * i] + rows - 1);
@@ -309,12 +309,12 @@ static void unpack_slice(awq_layout layout, const uint8_t *restrict payload, int
     }
 }
 
-void awq_avx2_unpack_panel(awq_layout layout, const uint8_t *restrict payload, int64_t payload_stride,
+void awq_avx2_unpack_panel(awq_packing packing, const uint8_t *restrict payload, int64_t payload_stride,
                            uint8_t *restrict codes, int64_t col_stride, int64_t rows, int64_t cols, bool stream)
 {
-    const awq_panel_walk from = awq_panel_walk_of(layout, payload_stride);
+    const awq_panel_walk from = awq_panel_walk_of(packing, payload_stride);
     for (int64_t r = 0; r < rows; r += SLICE_ROWS) {
-        unpack_slice(layout, payload + awq_panel_row(&from, r), payload_stride, codes + r, col_stride,
+        unpack_slice(packing, payload + awq_panel_row(&from, r), payload_stride, codes + r, col_stride,
                      rows - r < SLICE_ROWS ? rows - r : SLICE_ROWS, cols, stream);
     }
 }

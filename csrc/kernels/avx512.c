@@ -1,4 +1,4 @@
-/* The kernels for AVX-512 F, BW, VL and VBMI: one byte permutation per layout, then the same arithmetic for all. */
+/* The kernels for AVX-512 F, BW, VL and VBMI: one byte permutation per packing, then the same arithmetic for all. */
 #include "kernels.h"
 
 #if defined(__x86_64__)
@@ -25,10 +25,10 @@ enum {
 #define LOW_V2(i) (32 * ((i) / 16) + 16 * ((i) % 2) + (i) % 16 / 2)
 #define PAIR_V2(i) LOW_V2(i), LOW_V2(i) + 8
 
-static const alignas(LINE) uint8_t pair_order[AWQ_LAYOUT_COUNT][LINE] = {
-    [AWQ_LAYOUT_V1] = {TIMES_32(PAIR_V1)},
-    [AWQ_LAYOUT_V1_REORDER] = {TIMES_32(PAIR_REORDER)},
-    [AWQ_LAYOUT_V2] = {TIMES_32(PAIR_V2)},
+static const alignas(LINE) uint8_t pair_order[AWQ_PACKING_COUNT][LINE] = {
+    [AWQ_PACKING_V1] = {TIMES_32(PAIR_V1)},
+    [AWQ_PACKING_V1_REORDER] = {TIMES_32(PAIR_REORDER)},
+    [AWQ_PACKING_V2] = {TIMES_32(PAIR_V2)},
 };
 
 /* Unpacking, eight columns of a block at a time: the payload bytes they need, and the bit where each nibble starts. */
@@ -38,16 +38,16 @@ static const alignas(LINE) uint8_t pair_order[AWQ_LAYOUT_COUNT][LINE] = {
 #define SHIFT_REORDER(i) 4 * ((i) % 8 / 2 + 4 * ((i) % 2))
 #define SHIFT_V2(i) 8 * ((i) % 8) + 4 * ((i) / 8 % 2)
 
-static const alignas(LINE) uint8_t spread_order[AWQ_LAYOUT_COUNT][LINE] = {
-    [AWQ_LAYOUT_V1] = {TIMES_64(SPREAD_V1)},
-    [AWQ_LAYOUT_V1_REORDER] = {TIMES_64(SPREAD_V1)},
-    [AWQ_LAYOUT_V2] = {TIMES_64(SPREAD_V2)},
+static const alignas(LINE) uint8_t spread_order[AWQ_PACKING_COUNT][LINE] = {
+    [AWQ_PACKING_V1] = {TIMES_64(SPREAD_V1)},
+    [AWQ_PACKING_V1_REORDER] = {TIMES_64(SPREAD_V1)},
+    [AWQ_PACKING_V2] = {TIMES_64(SPREAD_V2)},
 };
 
-static const alignas(LINE) uint8_t spread_shift[AWQ_LAYOUT_COUNT][LINE] = {
-    [AWQ_LAYOUT_V1] = {TIMES_64(SHIFT_V1)},
-    [AWQ_LAYOUT_V1_REORDER] = {TIMES_64(SHIFT_REORDER)},
-    [AWQ_LAYOUT_V2] = {TIMES_64(SHIFT_V2)},
+static const alignas(LINE) uint8_t spread_shift[AWQ_PACKING_COUNT][LINE] = {
+    [AWQ_PACKING_V1] = {TIMES_64(SHIFT_V1)},
+    [AWQ_PACKING_V1_REORDER] = {TIMES_64(SHIFT_REORDER)},
+    [AWQ_PACKING_V2] = {TIMES_64(SHIFT_V2)},
 };
 
 /* Stores of 16 bytes still fill whole lines one after another, which is all that NumPy's alignment allows. */
@@ -76,7 +76,7 @@ static inline store_mode mode_for(uintptr_t address, bool stream)
     return !stream || address % 16 ? STORE_PLAIN : address % LINE ? STORE_STREAM_16 : STORE_STREAM_64;
 }
 
-/* Two blocks of codes, in any layout, to their 64 payload bytes. */
+/* Two blocks of codes, in any packing, to their 64 payload bytes. */
 static inline __m512i pack_line(__m512i a, __m512i b, __m512i pairs, __m512i *seen)
 {
     const __m512i mask = _mm512_set1_epi8(AWQ_CODE_MAX);
@@ -160,7 +160,7 @@ static uint8_t pack_v1(const uint8_t *restrict codes, uint8_t *restrict payload,
                        bool stream)
 {
     enum { LINE_WORDS = LINE / AWQ_WORD_BYTES };
-    const __m512i pairs = load(pair_order[reorder ? AWQ_LAYOUT_V1_REORDER : AWQ_LAYOUT_V1]);
+    const __m512i pairs = load(pair_order[reorder ? AWQ_PACKING_V1_REORDER : AWQ_PACKING_V1]);
     __m512i seen = _mm512_setzero_si512();
     const int64_t head = words_to_line(payload, AWQ_WORD_BYTES, words);
     pack_words(codes, payload, head, pairs, &seen);
@@ -190,9 +190,9 @@ static void unpack_v1(const uint8_t *restrict payload, uint8_t *restrict codes, 
                       bool stream)
 {
     enum { LINE_WORDS = LINE / AWQ_WORD_BYTES };
-    const awq_layout layout = reorder ? AWQ_LAYOUT_V1_REORDER : AWQ_LAYOUT_V1;
-    const __m512i spread = load(spread_order[layout]);
-    const __m512i shift = load(spread_shift[layout]);
+    const awq_packing packing = reorder ? AWQ_PACKING_V1_REORDER : AWQ_PACKING_V1;
+    const __m512i spread = load(spread_order[packing]);
+    const __m512i shift = load(spread_shift[packing]);
     const int64_t head = words_to_line(codes, AWQ_WORD_CODES, words);
     unpack_words(payload, codes, head, spread, shift);
     codes += AWQ_WORD_CODES * head;
@@ -220,7 +220,7 @@ static void unpack_v1(const uint8_t *restrict payload, uint8_t *restrict codes, 
 static inline void pack_quads(const uint8_t *restrict codes, int64_t row_stride, uint8_t *restrict payload,
                               int64_t blocks, store_mode mode, __m512i *seen)
 {
-    const __m512i pairs = load(pair_order[AWQ_LAYOUT_V2]);
+    const __m512i pairs = load(pair_order[AWQ_PACKING_V2]);
     for (int64_t b = 0; b < blocks; b++) {
         for (int r = 0; r < AWQ_QUAD_ROWS; r += 2) {
             const uint8_t *even = codes + r * row_stride + b * AWQ_BLOCK_CODES;
@@ -255,8 +255,8 @@ static uint8_t pack_v2(const uint8_t *restrict codes, int64_t row_stride, uint8_
 static inline void unpack_quads(const uint8_t *restrict payload, uint8_t *restrict codes, int64_t row_stride,
                                 int64_t blocks, store_mode mode)
 {
-    const __m512i spread = load(spread_order[AWQ_LAYOUT_V2]);
-    const __m512i shift = load(spread_shift[AWQ_LAYOUT_V2]);
+    const __m512i spread = load(spread_order[AWQ_PACKING_V2]);
+    const __m512i shift = load(spread_shift[AWQ_PACKING_V2]);
     for (int64_t b = 0; b < blocks; b++) {
         for (int r = 0; r < AWQ_QUAD_ROWS; r += 2) {
             const uint8_t *from = payload + b * AWQ_QUAD_BLOCK_BYTES + r * AWQ_BLOCK_BYTES;

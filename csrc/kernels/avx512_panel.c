@@ -194,7 +194,7 @@ static inline void send_v1_unit(outgoing *o, bool stream)
 
 /* Inlined for a constant is_v2. */
 static inline __attribute__((always_inline)) uint8_t
-pack_slices(awq_layout layout, bool is_v2, const uint8_t *restrict codes, int64_t col_stride, uint8_t *restrict payload,
+pack_slices(awq_packing packing, bool is_v2, const uint8_t *restrict codes, int64_t col_stride, uint8_t *restrict payload,
             int64_t payload_stride, int64_t rows, int64_t cols, bool stream)
 {
     const extent all = extent_of(codes, rows, cols, SLICE_COLS, SPAN_TILES);
@@ -210,7 +210,7 @@ pack_slices(awq_layout layout, bool is_v2, const uint8_t *restrict codes, int64_
         unused[i] = (uint16_t)i;
     }
     for (int s = 0; s < SLICE_STRIPS; s++) {
-        find_columns(layout, s * STRIP, STRIP, col_stride, columns[s]);
+        find_columns(packing, s * STRIP, STRIP, col_stride, columns[s]);
     }
     slice above = {0}, here = slice_at(&all, 0, 0);
     for (int turn = 0; above.tiles > 0 || here.tiles > 0; turn ^= 1) {
@@ -225,7 +225,7 @@ pack_slices(awq_layout layout, bool is_v2, const uint8_t *restrict codes, int64_
             outgoing next = {.pieces = pieces,
                              .places = from,
                              .strips = above.strips,
-                             .to = awq_panel_walk_of(layout, has_ends ? run + LINE : payload_stride),
+                             .to = awq_panel_walk_of(packing, has_ends ? run + LINE : payload_stride),
                              .target = has_ends ? ready : target};
             const int64_t count = reads * (t + 1) / rounds - read;
             int64_t sent = 0;
@@ -267,39 +267,39 @@ pack_slices(awq_layout layout, bool is_v2, const uint8_t *restrict codes, int64_
 }
 
 /* Two functions, so that the stack of one need not hold the scratch of both. */
-static __attribute__((noinline)) uint8_t pack_v1_panel(awq_layout layout, const uint8_t *restrict codes, int64_t col_stride,
+static __attribute__((noinline)) uint8_t pack_v1_panel(awq_packing packing, const uint8_t *restrict codes, int64_t col_stride,
                                                        uint8_t *restrict payload, int64_t payload_stride, int64_t rows,
                                                        int64_t cols, bool stream)
 {
-    return pack_slices(layout, false, codes, col_stride, payload, payload_stride, rows, cols, stream);
+    return pack_slices(packing, false, codes, col_stride, payload, payload_stride, rows, cols, stream);
 }
 
 static __attribute__((noinline)) uint8_t pack_v2_panel(const uint8_t *restrict codes, int64_t col_stride,
                                                        uint8_t *restrict payload, int64_t payload_stride, int64_t rows,
                                                        int64_t cols, bool stream)
 {
-    return pack_slices(AWQ_LAYOUT_V2, true, codes, col_stride, payload, payload_stride, rows, cols, stream);
+    return pack_slices(AWQ_PACKING_V2, true, codes, col_stride, payload, payload_stride, rows, cols, stream);
 }
 
-uint8_t awq_avx512_pack_panel(awq_layout layout, const uint8_t *restrict codes, int64_t col_stride,
+uint8_t awq_avx512_pack_panel(awq_packing packing, const uint8_t *restrict codes, int64_t col_stride,
                               uint8_t *restrict payload, int64_t payload_stride, int64_t rows, int64_t cols,
                               bool stream)
 {
-    return layout == AWQ_LAYOUT_V2
+    return packing == AWQ_PACKING_V2
                ? pack_v2_panel(codes, col_stride, payload, payload_stride, rows, cols, stream)
-               : pack_v1_panel(layout, codes, col_stride, payload, payload_stride, rows, cols, stream);
+               : pack_v1_panel(packing, codes, col_stride, payload, payload_stride, rows, cols, stream);
 }
 
 /* The mirror of put_tile. */
-static inline void get_tile(const uint8_t *payload, awq_layout layout, int64_t payload_stride, __m512i *tile,
+static inline void get_tile(const uint8_t *payload, awq_packing packing, int64_t payload_stride, __m512i *tile,
                             int groups, int pitch, ahead *next)
 {
-    const awq_panel_walk from = awq_panel_walk_of(layout, payload_stride);
+    const awq_panel_walk from = awq_panel_walk_of(packing, payload_stride);
     const int64_t lane = GROUP / AWQ_QUAD_ROWS * from.quad;
-    const int step = layout == AWQ_LAYOUT_V2 ? 2 : 1;
+    const int step = packing == AWQ_PACKING_V2 ? 2 : 1;
     for (int j = 0; j < GROUP; j += step) {
         __m512i *row = tile + j * pitch;
-        __m512i *second = layout == AWQ_LAYOUT_V2 ? row + pitch : row + BLOCK_GROUPS;
+        __m512i *second = packing == AWQ_PACKING_V2 ? row + pitch : row + BLOCK_GROUPS;
         const uint8_t *source = payload + awq_panel_row(&from, j);
         for (int g = 0; g < groups; g += 4 / step) {
             const bool is_line = g + 4 / step <= groups;
@@ -341,20 +341,20 @@ static inline void split_run(uint8_t *restrict to, const uint8_t *restrict from,
     }
 }
 
-static void unpack_slice(awq_layout layout, const uint8_t *restrict payload, int64_t payload_stride,
+static void unpack_slice(awq_packing packing, const uint8_t *restrict payload, int64_t payload_stride,
                          uint8_t *restrict codes, int64_t col_stride, int64_t rows, int64_t cols, bool stream)
 {
     const int groups = (int)(cols / GROUP_COLS), tiles = (int)(rows / TILE);
     const int pitch = groups + 1, column_pitch = tiles + 1;
-    const awq_panel_walk from = awq_panel_walk_of(layout, payload_stride);
-    const int64_t quad = layout == AWQ_LAYOUT_V2 ? AWQ_QUAD_ROWS : 1;
+    const awq_panel_walk from = awq_panel_walk_of(packing, payload_stride);
+    const int64_t quad = packing == AWQ_PACKING_V2 ? AWQ_QUAD_ROWS : 1;
     const int64_t run = cols / 2 * quad;
     const int64_t tile_lines = TILE / quad; /* payload rows */
     __m512i tile[GROUP * (MAX_GROUPS + 1)];
     __m512i scratch[AWQ_PANEL_COLS / 2 * (MAX_TILES + 1)]; /* [payload byte][tile]: a byte of 64 rows */
     ahead next = ahead_of(payload, tile_lines * payload_stride, payload_stride, (tiles - 1) * tile_lines, run);
     for (int t = 0; t < tiles; t++) {
-        get_tile(payload + awq_panel_row(&from, TILE * t), layout, payload_stride, tile, groups, pitch, &next);
+        get_tile(payload + awq_panel_row(&from, TILE * t), packing, payload_stride, tile, groups, pitch, &next);
         for (int g = 0; g < groups; g++) {
             __m512i v[GROUP];
 #pragma GCC unroll 16
@@ -373,7 +373,7 @@ static void unpack_slice(awq_layout layout, const uint8_t *restrict payload, int
     next = ahead_of(payload, below, payload_stride, tile_lines, run);
     for (int g = 0; g < groups; g++) {
         int64_t columns[GROUP_COLS];
-        find_columns(layout, g * GROUP, GROUP, col_stride, columns);
+        find_columns(packing, g * GROUP, GROUP, col_stride, columns);
         for (int i = 0; i < GROUP && has_ends; i++) {
             prefetch(codes, columns[2 * i]);
             prefetch(codes, columns[2 * i] + rows - 1);
@@ -392,12 +392,12 @@ static void unpack_slice(awq_layout layout, const uint8_t *restrict payload, int
     }
 }
 
-void awq_avx512_unpack_panel(awq_layout layout, const uint8_t *restrict payload, int64_t payload_stride,
+void awq_avx512_unpack_panel(awq_packing packing, const uint8_t *restrict payload, int64_t payload_stride,
                              uint8_t *restrict codes, int64_t col_stride, int64_t rows, int64_t cols, bool stream)
 {
-    const awq_panel_walk from = awq_panel_walk_of(layout, payload_stride);
+    const awq_panel_walk from = awq_panel_walk_of(packing, payload_stride);
     for (int64_t r = 0; r < rows; r += SLICE_ROWS) {
-        unpack_slice(layout, payload + awq_panel_row(&from, r), payload_stride, codes + r, col_stride,
+        unpack_slice(packing, payload + awq_panel_row(&from, r), payload_stride, codes + r, col_stride,
                      rows - r < SLICE_ROWS ? rows - r : SLICE_ROWS, cols, stream);
     }
 }

@@ -37,9 +37,9 @@ static shape_text format_shape(const int64_t *sizes, int64_t ndim)
     return text;
 }
 
-static const char *layout_name(awq_layout layout)
+static const char *packing_name(awq_packing packing)
 {
-    return layout == AWQ_LAYOUT_V2 ? "V2" : "V1";
+    return packing == AWQ_PACKING_V2 ? "V2" : "V1";
 }
 
 static const char *dtype_name(awq_dtype dtype)
@@ -48,24 +48,24 @@ static const char *dtype_name(awq_dtype dtype)
     return names[dtype];
 }
 
-bool awq_layout_from_packing(int64_t packing, bool reorder, awq_layout *layout, awq_error *error)
+bool awq_packing_from_number(int64_t number, bool reorder, awq_packing *packing, awq_error *error)
 {
-    switch (packing) {
+    switch (number) {
     case 1:
-        *layout = reorder ? AWQ_LAYOUT_V1_REORDER : AWQ_LAYOUT_V1;
+        *packing = reorder ? AWQ_PACKING_V1_REORDER : AWQ_PACKING_V1;
         return true;
     case 2:
-        *layout = AWQ_LAYOUT_V2;
+        *packing = AWQ_PACKING_V2;
         return true;
     default:
         return awq_fail(error, AWQ_ERROR_VALUE, "packing expects 1 (AWQPacking.V1) or 2 (AWQPacking.V2); got %lld",
-                        (long long)packing);
+                        (long long)number);
     }
 }
 
-awq_dtype awq_payload_dtype(awq_layout layout)
+awq_dtype awq_payload_dtype(awq_packing packing)
 {
-    return layout == AWQ_LAYOUT_V2 ? AWQ_DTYPE_INT16 : AWQ_DTYPE_INT32;
+    return packing == AWQ_PACKING_V2 ? AWQ_DTYPE_INT16 : AWQ_DTYPE_INT32;
 }
 
 static bool check_ndim(const awq_view *view, const char *what, awq_error *error)
@@ -82,7 +82,7 @@ static bool check_ndim(const awq_view *view, const char *what, awq_error *error)
     return true;
 }
 
-bool awq_check_codes(const awq_view *codes, awq_layout layout, int64_t *payload_sizes, awq_error *error)
+bool awq_check_codes(const awq_view *codes, awq_packing packing, int64_t *payload_sizes, awq_error *error)
 {
     if (codes->dtype != AWQ_DTYPE_UINT8) {
         return awq_fail(error, AWQ_ERROR_VALUE,
@@ -95,13 +95,13 @@ bool awq_check_codes(const awq_view *codes, awq_layout layout, int64_t *payload_
     }
     const int64_t rows = codes->sizes[codes->ndim - 2];
     const int64_t cols = codes->sizes[codes->ndim - 1];
-    const int64_t unit = layout == AWQ_LAYOUT_V2 ? AWQ_BLOCK_CODES : AWQ_WORD_CODES;
+    const int64_t unit = packing == AWQ_PACKING_V2 ? AWQ_BLOCK_CODES : AWQ_WORD_CODES;
     if (cols % unit != 0) {
         return awq_fail(error, AWQ_ERROR_VALUE,
                         "pack as %s expects in_features (the last dimension) to be a multiple of %d; got %lld in shape %s",
-                        layout_name(layout), (int)unit, (long long)cols, format_shape(codes->sizes, codes->ndim).chars);
+                        packing_name(packing), (int)unit, (long long)cols, format_shape(codes->sizes, codes->ndim).chars);
     }
-    if (layout == AWQ_LAYOUT_V2 && rows % AWQ_QUAD_ROWS != 0) {
+    if (packing == AWQ_PACKING_V2 && rows % AWQ_QUAD_ROWS != 0) {
         return awq_fail(error, AWQ_ERROR_VALUE,
                         "pack as V2 expects out_features (the last dimension but one) to be a multiple of 4; "
                         "got %lld in shape %s",
@@ -110,7 +110,7 @@ bool awq_check_codes(const awq_view *codes, awq_layout layout, int64_t *payload_
     for (int64_t d = 0; d < codes->ndim; d++) {
         payload_sizes[d] = codes->sizes[d];
     }
-    if (layout == AWQ_LAYOUT_V2) {
+    if (packing == AWQ_PACKING_V2) {
         payload_sizes[codes->ndim - 2] = rows / AWQ_QUAD_ROWS;
     } else {
         payload_sizes[codes->ndim - 1] = cols / AWQ_WORD_CODES;
@@ -118,19 +118,19 @@ bool awq_check_codes(const awq_view *codes, awq_layout layout, int64_t *payload_
     return true;
 }
 
-bool awq_check_payload(const awq_view *payload, awq_layout layout, int64_t *codes_sizes, awq_error *error)
+bool awq_check_payload(const awq_view *payload, awq_packing packing, int64_t *codes_sizes, awq_error *error)
 {
-    const awq_dtype expected = awq_payload_dtype(layout);
+    const awq_dtype expected = awq_payload_dtype(packing);
     if (payload->dtype != expected) {
         return awq_fail(error, AWQ_ERROR_VALUE,
                         "unpack of %s expects an %s payload; got dtype %s (V1 payloads are int32, V2 payloads are int16)",
-                        layout_name(layout), dtype_name(expected), payload->dtype_name);
+                        packing_name(packing), dtype_name(expected), payload->dtype_name);
     }
     if (!check_ndim(payload, "unpack expects a payload", error)) {
         return false;
     }
     const int64_t last = payload->sizes[payload->ndim - 1];
-    if (layout == AWQ_LAYOUT_V2 && last % AWQ_BLOCK_CODES != 0) {
+    if (packing == AWQ_PACKING_V2 && last % AWQ_BLOCK_CODES != 0) {
         return awq_fail(error, AWQ_ERROR_VALUE,
                         "unpack of V2 expects a payload whose last dimension is a multiple of 64; got %lld in shape %s",
                         (long long)last, format_shape(payload->sizes, payload->ndim).chars);
@@ -138,8 +138,8 @@ bool awq_check_payload(const awq_view *payload, awq_layout layout, int64_t *code
     for (int64_t d = 0; d < payload->ndim; d++) {
         codes_sizes[d] = payload->sizes[d];
     }
-    const int64_t grown = payload->ndim - (layout == AWQ_LAYOUT_V2 ? 2 : 1);
-    const int64_t factor = layout == AWQ_LAYOUT_V2 ? AWQ_QUAD_ROWS : AWQ_WORD_CODES;
+    const int64_t grown = payload->ndim - (packing == AWQ_PACKING_V2 ? 2 : 1);
+    const int64_t factor = packing == AWQ_PACKING_V2 ? AWQ_QUAD_ROWS : AWQ_WORD_CODES;
     if (codes_sizes[grown] > INT64_MAX / factor) {
         return awq_fail(error, AWQ_ERROR_VALUE, "unpack expects sizes below 2^63; got a payload of shape %s",
                         format_shape(payload->sizes, payload->ndim).chars);

@@ -12,10 +12,10 @@ static bool can_merge(leading_dim outer, leading_dim inner, int64_t payload_size
            outer.payload_stride == inner.payload_stride * payload_size;
 }
 
-void awq_geometry_init(awq_geometry *geometry, awq_layout layout, const awq_view *codes, const awq_view *payload)
+void awq_geometry_init(awq_geometry *geometry, awq_packing packing, const awq_view *codes, const awq_view *payload)
 {
     const int64_t last = codes->ndim - 1;
-    const int64_t quad = layout == AWQ_LAYOUT_V2 ? AWQ_QUAD_ROWS : 1;
+    const int64_t quad = packing == AWQ_PACKING_V2 ? AWQ_QUAD_ROWS : 1;
     leading_dim dims[AWQ_MAX_DIMS];
     int64_t count = 0;
     bool is_empty = codes->sizes[last] == 0;
@@ -36,14 +36,14 @@ void awq_geometry_init(awq_geometry *geometry, awq_layout layout, const awq_view
         }
     }
     leading_dim rows = dims[--count];
-    if (rows.size == 1 && count > 0 && layout != AWQ_LAYOUT_V2) {
+    if (rows.size == 1 && count > 0 && packing != AWQ_PACKING_V2) {
         rows = dims[--count];
     }
     while (count > 0 && can_merge(dims[count - 1], rows, rows.size / quad)) {
         rows.size *= dims[--count].size;
     }
     *geometry = (awq_geometry){
-        .layout = layout,
+        .packing = packing,
         .batch_dims = (int32_t)count,
         .rows = is_empty ? 0 : rows.size,
         .cols = codes->sizes[last],
@@ -58,7 +58,7 @@ void awq_geometry_init(awq_geometry *geometry, awq_layout layout, const awq_view
         geometry->payload_batch_strides[d] = dims[d].payload_stride;
     }
     const leading_dim columns = {geometry->cols, geometry->codes_col_stride, geometry->payload_col_stride};
-    if (layout != AWQ_LAYOUT_V2 && count == 0 && !is_empty && can_merge(rows, columns, payload->sizes[last])) {
+    if (packing != AWQ_PACKING_V2 && count == 0 && !is_empty && can_merge(rows, columns, payload->sizes[last])) {
         geometry->cols *= rows.size;
         geometry->rows = 1;
     }

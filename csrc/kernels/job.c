@@ -26,9 +26,9 @@ static int64_t min64(int64_t a, int64_t b)
     return a < b ? a : b;
 }
 
-static int64_t payload_item_bytes(awq_layout layout)
+static int64_t payload_item_bytes(awq_packing packing)
 {
-    return layout == AWQ_LAYOUT_V2 ? 2 : 4;
+    return packing == AWQ_PACKING_V2 ? 2 : 4;
 }
 
 static bool has_row_runs(const awq_geometry *g)
@@ -41,19 +41,19 @@ static bool has_panels(const awq_geometry *g)
     return g->codes_row_stride == 1 && g->payload_col_stride == 1;
 }
 
-void awq_job_init(awq_job *job, awq_direction direction, awq_layout layout, const awq_kernels *kernels,
+void awq_job_init(awq_job *job, awq_direction direction, awq_packing packing, const awq_kernels *kernels,
                   const awq_view *codes, const awq_view *payload)
 {
     *job = (awq_job){.kernels = kernels, .codes = codes->data, .payload = payload->data, .direction = direction};
     awq_geometry *g = &job->geometry;
-    awq_geometry_init(g, layout, codes, payload);
+    awq_geometry_init(g, packing, codes, payload);
     int64_t batch = 1;
     for (int32_t d = 0; d < g->batch_dims; d++) {
         batch *= g->batch_sizes[d];
     }
     const int64_t total = batch * g->rows * g->cols;
     if (has_row_runs(g)) {
-        job->unit_rows = layout == AWQ_LAYOUT_V2 ? AWQ_QUAD_ROWS : 1;
+        job->unit_rows = packing == AWQ_PACKING_V2 ? AWQ_QUAD_ROWS : 1;
         job->unit_cols = RUN_CODES / job->unit_rows;
     } else {
         job->unit_rows = PANEL_ROWS;
@@ -88,7 +88,7 @@ typedef struct span {
 static uint8_t *payload_at(const awq_job *job, uint8_t *payload, int64_t row, int64_t col)
 {
     const awq_geometry *g = &job->geometry;
-    if (g->layout == AWQ_LAYOUT_V2) {
+    if (g->packing == AWQ_PACKING_V2) {
         /* Codes of row n start AWQ_BLOCK_BYTES further inside each group of four rows' blocks. */
         const int64_t item = col / AWQ_BLOCK_CODES * AWQ_BLOCK_CODES + row % AWQ_QUAD_ROWS * (AWQ_BLOCK_BYTES / 2);
         return payload + 2 * (row / AWQ_QUAD_ROWS * g->payload_row_stride + item * g->payload_col_stride);
@@ -108,7 +108,7 @@ static span span_of(const awq_job *job, int64_t batch, int64_t row, int64_t col)
     }
     return (span){
         .codes = job->codes + codes_offset + row * g->codes_row_stride + col * g->codes_col_stride,
-        .payload = payload_at(job, job->payload + payload_offset * payload_item_bytes(g->layout), row, col),
+        .payload = payload_at(job, job->payload + payload_offset * payload_item_bytes(g->packing), row, col),
         .rows = min64(job->unit_rows, g->rows - row),
         .cols = min64(job->unit_cols, g->cols - col),
     };
@@ -118,7 +118,7 @@ static uint8_t run_rows(const awq_job *job, const span *s)
 {
     const awq_geometry *g = &job->geometry;
     const awq_kernels *k = job->kernels;
-    if (g->layout == AWQ_LAYOUT_V2) {
+    if (g->packing == AWQ_PACKING_V2) {
         const int64_t blocks = s->cols / AWQ_BLOCK_CODES;
         if (job->direction == AWQ_PACK) {
             return k->pack_v2(s->codes, g->codes_row_stride, s->payload, blocks, job->stream);
@@ -127,7 +127,7 @@ static uint8_t run_rows(const awq_job *job, const span *s)
         return 0;
     }
     const int64_t words = s->cols / AWQ_WORD_CODES;
-    const bool reorder = g->layout == AWQ_LAYOUT_V1_REORDER;
+    const bool reorder = g->packing == AWQ_PACKING_V1_REORDER;
     if (job->direction == AWQ_PACK) {
         return k->pack_v1(s->codes, s->payload, words, reorder, job->stream);
     }
@@ -139,12 +139,12 @@ static uint8_t run_panel(const awq_job *job, const span *s)
 {
     const awq_geometry *g = &job->geometry;
     const awq_kernels *k = job->kernels;
-    const int64_t stride = g->payload_row_stride * payload_item_bytes(g->layout);
+    const int64_t stride = g->payload_row_stride * payload_item_bytes(g->packing);
     if (job->direction == AWQ_PACK) {
-        return k->pack_panel(g->layout, s->codes, g->codes_col_stride, s->payload, stride, s->rows, s->cols,
+        return k->pack_panel(g->packing, s->codes, g->codes_col_stride, s->payload, stride, s->rows, s->cols,
                              job->stream);
     }
-    k->unpack_panel(g->layout, s->payload, stride, s->codes, g->codes_col_stride, s->rows, s->cols, job->stream);
+    k->unpack_panel(g->packing, s->payload, stride, s->codes, g->codes_col_stride, s->rows, s->cols, job->stream);
     return 0;
 }
 
@@ -166,12 +166,12 @@ static uint8_t run_staged(const awq_job *job, const span *s)
     const awq_geometry *g = &job->geometry;
     uint8_t codes[STAGE_ROWS * STAGE_COLS];
     uint8_t payload[STAGE_ROWS * STAGE_COLS / 2];
-    const int64_t item = payload_item_bytes(g->layout);
-    const int64_t quad = g->layout == AWQ_LAYOUT_V2 ? AWQ_QUAD_ROWS : 1;
+    const int64_t item = payload_item_bytes(g->packing);
+    const int64_t quad = g->packing == AWQ_PACKING_V2 ? AWQ_QUAD_ROWS : 1;
     const int64_t lines = s->rows / quad;
     const int64_t line_bytes = s->cols * quad / 2;
     const awq_job dense = {
-        .geometry = {.layout = g->layout, .codes_row_stride = s->cols},
+        .geometry = {.packing = g->packing, .codes_row_stride = s->cols},
         .kernels = job->kernels,
         .direction = job->direction,
     };

@@ -27,7 +27,7 @@ typedef struct awq_job {
 } awq_job;
 
 /* The views' shapes must have passed awq_check_codes or awq_check_payload. */
-void awq_job_init(awq_job *job, awq_direction direction, awq_layout layout, const awq_kernels *kernels,
+void awq_job_init(awq_job *job, awq_direction direction, awq_packing packing, const awq_kernels *kernels,
                   const awq_view *codes, const awq_view *payload);
 
 /* Does the units [begin, end); returns the OR of the codes packed (0 when unpacking). Safe from any thread. */

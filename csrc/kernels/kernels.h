@@ -2,7 +2,7 @@
 #ifndef AWQPACK_KERNELS_H
 #define AWQPACK_KERNELS_H
 
-#include "awqpack/layout.h"
+#include "awqpack/packing.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -43,9 +43,9 @@ typedef struct awq_kernels {
      * The larger the panel, the faster it is packed: its columns are read in longer runs.
      * Takes up to 600 KiB of stack.
      */
-    uint8_t (*pack_panel)(awq_layout layout, const uint8_t *restrict codes, int64_t col_stride,
+    uint8_t (*pack_panel)(awq_packing packing, const uint8_t *restrict codes, int64_t col_stride,
                           uint8_t *restrict payload, int64_t payload_stride, int64_t rows, int64_t cols, bool stream);
-    void (*unpack_panel)(awq_layout layout, const uint8_t *restrict payload, int64_t payload_stride,
+    void (*unpack_panel)(awq_packing packing, const uint8_t *restrict payload, int64_t payload_stride,
                          uint8_t *restrict codes, int64_t col_stride, int64_t rows, int64_t cols, bool stream);
 } awq_kernels;
 
@@ -54,9 +54,9 @@ typedef struct awq_panel_walk {
     int64_t row, quad, block; /* bytes between the rows of a four, between fours of rows, between blocks of a row */
 } awq_panel_walk;
 
-static inline awq_panel_walk awq_panel_walk_of(awq_layout layout, int64_t payload_stride)
+static inline awq_panel_walk awq_panel_walk_of(awq_packing packing, int64_t payload_stride)
 {
-    if (layout == AWQ_LAYOUT_V2) {
+    if (packing == AWQ_PACKING_V2) {
         return (awq_panel_walk){AWQ_BLOCK_BYTES, payload_stride, AWQ_QUAD_BLOCK_BYTES};
     }
     return (awq_panel_walk){payload_stride, AWQ_QUAD_ROWS * payload_stride, AWQ_BLOCK_BYTES};

@@ -162,11 +162,11 @@ static inline void transpose(uint8x16_t v[16])
 
 enum { HALVES = AWQ_BLOCK_BYTES / VECTOR };
 
-static uint8_t pack_panel(awq_layout layout, const uint8_t *restrict codes, int64_t col_stride,
+static uint8_t pack_panel(awq_packing packing, const uint8_t *restrict codes, int64_t col_stride,
                           uint8_t *restrict payload, int64_t payload_stride, int64_t rows, int64_t cols, bool stream)
 {
     (void)stream;
-    const awq_panel_walk walk = awq_panel_walk_of(layout, payload_stride);
+    const awq_panel_walk walk = awq_panel_walk_of(packing, payload_stride);
     uint8x16_t seen = vdupq_n_u8(0);
     for (int64_t row = 0; row < rows; row += VECTOR) {
         for (int64_t g = 0; g < cols / (2 * VECTOR); g++) {
@@ -175,8 +175,8 @@ static uint8_t pack_panel(awq_layout layout, const uint8_t *restrict codes, int6
             uint8x16_t v[VECTOR];
             for (int i = 0; i < VECTOR; i++) {
                 const int byte = (int)(g % HALVES) * VECTOR + i;
-                const uint8x16_t low = vld1q_u8(from + awq_low_column(layout, byte) * col_stride);
-                const uint8x16_t high = vld1q_u8(from + awq_high_column(layout, byte) * col_stride);
+                const uint8x16_t low = vld1q_u8(from + awq_low_column(packing, byte) * col_stride);
+                const uint8x16_t high = vld1q_u8(from + awq_high_column(packing, byte) * col_stride);
                 seen = vorrq_u8(seen, vorrq_u8(low, high));
                 v[i] = join(low, high);
             }
@@ -189,11 +189,11 @@ static uint8_t pack_panel(awq_layout layout, const uint8_t *restrict codes, int6
     return or_bytes(seen);
 }
 
-static void unpack_panel(awq_layout layout, const uint8_t *restrict payload, int64_t payload_stride,
+static void unpack_panel(awq_packing packing, const uint8_t *restrict payload, int64_t payload_stride,
                          uint8_t *restrict codes, int64_t col_stride, int64_t rows, int64_t cols, bool stream)
 {
     (void)stream;
-    const awq_panel_walk walk = awq_panel_walk_of(layout, payload_stride);
+    const awq_panel_walk walk = awq_panel_walk_of(packing, payload_stride);
     for (int64_t row = 0; row < rows; row += VECTOR) {
         for (int64_t g = 0; g < cols / (2 * VECTOR); g++) {
             const uint8_t *from = payload + g / HALVES * walk.block + g % HALVES * VECTOR;
@@ -205,8 +205,8 @@ static void unpack_panel(awq_layout layout, const uint8_t *restrict payload, int
             transpose(v);
             for (int i = 0; i < VECTOR; i++) {
                 const int byte = (int)(g % HALVES) * VECTOR + i;
-                vst1q_u8(to + awq_low_column(layout, byte) * col_stride, low_nibbles(v[i]));
-                vst1q_u8(to + awq_high_column(layout, byte) * col_stride, vshrq_n_u8(v[i], 4));
+                vst1q_u8(to + awq_low_column(packing, byte) * col_stride, low_nibbles(v[i]));
+                vst1q_u8(to + awq_high_column(packing, byte) * col_stride, vshrq_n_u8(v[i], 4));
             }
         }
     }

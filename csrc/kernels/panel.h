@@ -66,13 +66,13 @@ static inline slice slice_after(const extent *all, const slice *s)
 }
 
 /* Offsets of the columns that `bytes` payload bytes of a row hold from byte `first` on: low, high nibble of each in turn. */
-static inline void find_columns(awq_layout layout, int64_t first, int64_t bytes, int64_t col_stride, int64_t *columns)
+static inline void find_columns(awq_packing packing, int64_t first, int64_t bytes, int64_t col_stride, int64_t *columns)
 {
     for (int64_t i = 0; i < bytes; i++) {
         const int64_t at = first + i, block = at / AWQ_BLOCK_BYTES * AWQ_BLOCK_CODES;
         const int byte = (int)(at % AWQ_BLOCK_BYTES);
-        columns[2 * i] = (block + awq_low_column(layout, byte)) * col_stride;
-        columns[2 * i + 1] = (block + awq_high_column(layout, byte)) * col_stride;
+        columns[2 * i] = (block + awq_low_column(packing, byte)) * col_stride;
+        columns[2 * i + 1] = (block + awq_high_column(packing, byte)) * col_stride;
     }
 }
 

@@ -107,7 +107,7 @@ int awqpack_import_numpy(void);
 PyObject *awqpack_pack_array(PyObject *module, PyObject *args);
 PyObject *awqpack_unpack_array(PyObject *module, PyObject *args);
 /* New ndarray with the codes of a payload that lies in CPU memory; NULL order means contiguous. */
-PyObject *awqpack_unpack_to_array(const awq_view *payload, awq_layout layout, const int64_t *order);
+PyObject *awqpack_unpack_to_array(const awq_view *payload, awq_packing packing, const int64_t *order);
 
 /* packed_fields.c: what a packed tensor records: its payload, and a tuple that every copy shares. */
 typedef struct packed_fields {

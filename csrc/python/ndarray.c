@@ -94,13 +94,13 @@ static PyObject *new_array(int64_t ndim, const int64_t *sizes, const int64_t *or
     return PyArray_New(&PyArray_Type, (int)ndim, dims, type_number(dtype), strides, NULL, 0, 0, NULL);
 }
 
-static int run_job(awq_direction direction, awq_layout layout, const awq_kernels *kernels, const awq_view *codes,
+static int run_job(awq_direction direction, awq_packing packing, const awq_kernels *kernels, const awq_view *codes,
                    const awq_view *payload, uint8_t *seen)
 {
     awq_error error;
     awq_job job;
     bool ok;
-    awq_job_init(&job, direction, layout, kernels, codes, payload);
+    awq_job_init(&job, direction, packing, kernels, codes, payload);
     Py_BEGIN_ALLOW_THREADS
     ok = awq_parallel_run(&job, seen, &error);
     Py_END_ALLOW_THREADS
@@ -145,29 +145,29 @@ static const awq_kernels *choose_kernels(const char *variant, awq_error *error)
 PyObject *awqpack_pack_array(PyObject *Py_UNUSED(module), PyObject *args)
 {
     PyObject *array, *out;
-    long long packing;
+    long long number;
     int reorder, validate;
     const char *variant;
-    if (!PyArg_ParseTuple(args, "OLppOz:pack_array", &array, &packing, &reorder, &validate, &out, &variant)) {
+    if (!PyArg_ParseTuple(args, "OLppOz:pack_array", &array, &number, &reorder, &validate, &out, &variant)) {
         return NULL;
     }
     awq_error error;
-    awq_layout layout;
+    awq_packing packing;
     array_view codes, payload;
     int64_t sizes[AWQ_MAX_DIMS];
     uint8_t seen = 0;
     const awq_kernels *kernels = choose_kernels(variant, &error);
-    if (kernels == NULL || !awq_layout_from_packing(packing, reorder != 0, &layout, &error)) {
+    if (kernels == NULL || !awq_packing_from_number(number, reorder != 0, &packing, &error)) {
         return awqpack_raise(&error);
     }
     if (read_array(array, "pack", &codes) < 0) {
         return NULL;
     }
-    if (!awq_check_codes(&codes.view, layout, sizes, &error)) {
+    if (!awq_check_codes(&codes.view, packing, sizes, &error)) {
         return awqpack_raise(&error);
     }
-    PyObject *result = output_array(out, awq_payload_dtype(layout), sizes, &codes.view, &payload);
-    if (result == NULL || run_job(AWQ_PACK, layout, kernels, &codes.view, &payload.view, &seen) < 0) {
+    PyObject *result = output_array(out, awq_payload_dtype(packing), sizes, &codes.view, &payload);
+    if (result == NULL || run_job(AWQ_PACK, packing, kernels, &codes.view, &payload.view, &seen) < 0) {
         Py_XDECREF(result);
         return NULL;
     }
@@ -182,47 +182,47 @@ PyObject *awqpack_pack_array(PyObject *Py_UNUSED(module), PyObject *args)
 PyObject *awqpack_unpack_array(PyObject *Py_UNUSED(module), PyObject *args)
 {
     PyObject *array, *out;
-    long long packing;
+    long long number;
     int reorder;
     const char *variant;
-    if (!PyArg_ParseTuple(args, "OLpOz:unpack_array", &array, &packing, &reorder, &out, &variant)) {
+    if (!PyArg_ParseTuple(args, "OLpOz:unpack_array", &array, &number, &reorder, &out, &variant)) {
         return NULL;
     }
     awq_error error;
-    awq_layout layout;
+    awq_packing packing;
     array_view payload, codes;
     int64_t sizes[AWQ_MAX_DIMS];
     uint8_t seen = 0;
     const awq_kernels *kernels = choose_kernels(variant, &error);
-    if (kernels == NULL || !awq_layout_from_packing(packing, reorder != 0, &layout, &error)) {
+    if (kernels == NULL || !awq_packing_from_number(number, reorder != 0, &packing, &error)) {
         return awqpack_raise(&error);
     }
     if (read_array(array, "unpack", &payload) < 0) {
         return NULL;
     }
-    if (!awq_check_payload(&payload.view, layout, sizes, &error)) {
+    if (!awq_check_payload(&payload.view, packing, sizes, &error)) {
         return awqpack_raise(&error);
     }
     PyObject *result = output_array(out, AWQ_DTYPE_UINT8, sizes, &payload.view, &codes);
-    if (result != NULL && run_job(AWQ_UNPACK, layout, kernels, &codes.view, &payload.view, &seen) < 0) {
+    if (result != NULL && run_job(AWQ_UNPACK, packing, kernels, &codes.view, &payload.view, &seen) < 0) {
         Py_CLEAR(result);
     }
     return result;
 }
 
-PyObject *awqpack_unpack_to_array(const awq_view *payload, awq_layout layout, const int64_t *order)
+PyObject *awqpack_unpack_to_array(const awq_view *payload, awq_packing packing, const int64_t *order)
 {
     awq_error error;
     int64_t sizes[AWQ_MAX_DIMS];
     array_view codes;
     uint8_t seen = 0;
     const awq_kernels *kernels = awq_active_kernels(&error);
-    if (kernels == NULL || !awq_check_payload(payload, layout, sizes, &error)) {
+    if (kernels == NULL || !awq_check_payload(payload, packing, sizes, &error)) {
         return awqpack_raise(&error);
     }
     PyObject *result = new_array(payload->ndim, sizes, order, AWQ_DTYPE_UINT8);
     if (result != NULL && (read_array(result, "numpy", &codes) < 0 ||
-                           run_job(AWQ_UNPACK, layout, kernels, &codes.view, payload, &seen) < 0)) {
+                           run_job(AWQ_UNPACK, packing, kernels, &codes.view, payload, &seen) < 0)) {
         Py_CLEAR(result);
     }
     return result;

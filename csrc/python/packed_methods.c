@@ -75,7 +75,7 @@ PyObject *packed_pack(PyObject *Py_UNUSED(module), PyObject *args)
     return result;
 }
 
-static int read_view(PyObject *payload, awq_layout layout, int64_t *sizes, int64_t *strides, awq_view *view)
+static int read_view(PyObject *payload, awq_packing layout, int64_t *sizes, int64_t *strides, awq_view *view)
 {
     Py_ssize_t ndim = 0, count;
     int status = -1;
@@ -99,9 +99,9 @@ static PyObject *host_array(const packed_fields *fields)
     int64_t sizes[AWQ_MAX_DIMS], strides[AWQ_MAX_DIMS], order[AWQ_MAX_DIMS];
     awq_view view;
     const int is_contiguous = fields->order == Py_None;
-    const awq_layout layout = fields->packing == awqpack.packing_v2 ? AWQ_LAYOUT_V2
-                              : fields->reorder == Py_True         ? AWQ_LAYOUT_V1_REORDER
-                                                                   : AWQ_LAYOUT_V1;
+    const awq_packing layout = fields->packing == awqpack.packing_v2 ? AWQ_PACKING_V2
+                              : fields->reorder == Py_True         ? AWQ_PACKING_V1_REORDER
+                                                                   : AWQ_PACKING_V1;
     if (!packed_check_payload(fields->payload, fields->packing) ||
         read_view(fields->payload, layout, sizes, strides, &view) < 0 ||
         (!is_contiguous && awqpack_read_order(fields->order, (Py_ssize_t)view.ndim, order) < 0)) {

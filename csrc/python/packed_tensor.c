@@ -94,7 +94,7 @@ static int read_geometry(PyObject *data, PyObject *packing, PyObject *size, PyOb
         *shape = size;
         return awqpack_symbolic_strides(size, stride, order, dense);
     }
-    const awq_layout layout = packing == awqpack.packing_v2 ? AWQ_LAYOUT_V2 : AWQ_LAYOUT_V1;
+    const awq_packing layout = packing == awqpack.packing_v2 ? AWQ_PACKING_V2 : AWQ_PACKING_V1;
     const awq_view payload = {NULL, payload_sizes, NULL, payload_ndim, awq_payload_dtype(layout), ""};
     if (!awq_check_payload(&payload, layout, expected, &error)) {
         awqpack_raise(&error);

@@ -92,12 +92,12 @@ inline int32_t torch_dtype(awq_dtype dtype)
     }
 }
 
-inline awq_layout layout_of(int64_t packing, bool reorder)
+inline awq_packing packing_of(int64_t number, bool reorder)
 {
     awq_error error;
-    awq_layout layout;
-    require(awq_layout_from_packing(packing, reorder, &layout, &error), error);
-    return layout;
+    awq_packing packing;
+    require(awq_packing_from_number(number, reorder, &packing, &error), error);
+    return packing;
 }
 
 inline Tensor empty_beside(const Tensor &input, const int64_t *sizes, const int64_t *order, awq_dtype dtype)
@@ -136,64 +136,64 @@ inline void require_same_device(const Tensor &input, const Tensor &out)
 }
 
 /* The ops, for a Backend that offers
- *     static void pack(const Tensor &input, const awq_view &codes, const awq_view &payload, awq_layout layout, bool validate);
- *     static void unpack(const Tensor &input, const awq_view &payload, const awq_view &codes, awq_layout layout);
+ *     static void pack(const Tensor &input, const awq_view &codes, const awq_view &payload, awq_packing packing, bool validate);
+ *     static void unpack(const Tensor &input, const awq_view &payload, const awq_view &codes, awq_packing packing);
  */
 template <class Backend>
-Tensor pack(const Tensor codes, int64_t packing, bool reorder, bool validate)
+Tensor pack(const Tensor codes, int64_t number, bool reorder, bool validate)
 {
     awq_error error;
-    const awq_layout layout = layout_of(packing, reorder);
+    const awq_packing packing = packing_of(number, reorder);
     const awq_view input = input_view(codes);
     int64_t sizes[AWQ_MAX_DIMS];
-    require(awq_check_codes(&input, layout, sizes, &error), error);
-    Tensor payload = empty_beside(codes, sizes, nullptr, awq_payload_dtype(layout));
-    Backend::pack(codes, input, output_view(payload), layout, validate);
+    require(awq_check_codes(&input, packing, sizes, &error), error);
+    Tensor payload = empty_beside(codes, sizes, nullptr, awq_payload_dtype(packing));
+    Backend::pack(codes, input, output_view(payload), packing, validate);
     return payload;
 }
 
 template <class Backend>
-void pack_out(const Tensor codes, int64_t packing, bool reorder, bool validate, Tensor out)
+void pack_out(const Tensor codes, int64_t number, bool reorder, bool validate, Tensor out)
 {
     awq_error error;
-    const awq_layout layout = layout_of(packing, reorder);
+    const awq_packing packing = packing_of(number, reorder);
     const awq_view input = input_view(codes), payload = output_view(out);
     int64_t sizes[AWQ_MAX_DIMS];
-    require(awq_check_codes(&input, layout, sizes, &error), error);
+    require(awq_check_codes(&input, packing, sizes, &error), error);
     require_same_device(codes, out);
-    require(awq_check_out(&payload, awq_payload_dtype(layout), sizes, &input, &error), error);
-    Backend::pack(codes, input, payload, layout, validate);
+    require(awq_check_out(&payload, awq_payload_dtype(packing), sizes, &input, &error), error);
+    Backend::pack(codes, input, payload, packing, validate);
 }
 
 template <class Backend>
-Tensor unpack(const Tensor payload, int64_t packing, bool reorder, Order stride_order)
+Tensor unpack(const Tensor payload, int64_t number, bool reorder, Order stride_order)
 {
     awq_error error;
-    const awq_layout layout = layout_of(packing, reorder);
+    const awq_packing packing = packing_of(number, reorder);
     const awq_view input = input_view(payload);
     int64_t sizes[AWQ_MAX_DIMS];
-    require(awq_check_payload(&input, layout, sizes, &error), error);
+    require(awq_check_payload(&input, packing, sizes, &error), error);
     if (stride_order && static_cast<int64_t>(stride_order->size()) != input.ndim) {
         awq_fail(&error, AWQ_ERROR_VALUE, "stride_order expects one entry for each of the %lld dimensions; got %zu",
                  static_cast<long long>(input.ndim), stride_order->size());
         raise(error);
     }
     Tensor codes = empty_beside(payload, sizes, stride_order ? stride_order->data() : nullptr, AWQ_DTYPE_UINT8);
-    Backend::unpack(payload, input, output_view(codes), layout);
+    Backend::unpack(payload, input, output_view(codes), packing);
     return codes;
 }
 
 template <class Backend>
-void unpack_out(const Tensor payload, int64_t packing, bool reorder, Tensor out)
+void unpack_out(const Tensor payload, int64_t number, bool reorder, Tensor out)
 {
     awq_error error;
-    const awq_layout layout = layout_of(packing, reorder);
+    const awq_packing packing = packing_of(number, reorder);
     const awq_view input = input_view(payload), codes = output_view(out);
     int64_t sizes[AWQ_MAX_DIMS];
-    require(awq_check_payload(&input, layout, sizes, &error), error);
+    require(awq_check_payload(&input, packing, sizes, &error), error);
     require_same_device(payload, out);
     require(awq_check_out(&codes, AWQ_DTYPE_UINT8, sizes, &input, &error), error);
-    Backend::unpack(payload, input, codes, layout);
+    Backend::unpack(payload, input, codes, packing);
 }
 
 template <class Backend>

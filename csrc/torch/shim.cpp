@@ -12,28 +12,28 @@ using awqpack::require;
 using torch::stable::Tensor;
 
 struct Cpu {
-    static uint8_t run(awq_direction direction, awq_layout layout, const awq_view &codes, const awq_view &payload)
+    static uint8_t run(awq_direction direction, awq_packing packing, const awq_view &codes, const awq_view &payload)
     {
         awq_error error;
         awq_job job;
         uint8_t seen = 0;
         const awq_kernels *kernels = awq_active_kernels(&error);
         require(kernels != nullptr, error);
-        awq_job_init(&job, direction, layout, kernels, &codes, &payload);
+        awq_job_init(&job, direction, packing, kernels, &codes, &payload);
         require(awq_parallel_run(&job, &seen, &error), error);
         return seen;
     }
 
-    static void pack(const Tensor &, const awq_view &codes, const awq_view &payload, awq_layout layout, bool validate)
+    static void pack(const Tensor &, const awq_view &codes, const awq_view &payload, awq_packing packing, bool validate)
     {
         awq_error error;
-        const uint8_t seen = run(AWQ_PACK, layout, codes, payload);
+        const uint8_t seen = run(AWQ_PACK, packing, codes, payload);
         require(!validate || seen <= AWQ_CODE_MAX || awq_fail_invalid_code(&codes, &error), error);
     }
 
-    static void unpack(const Tensor &, const awq_view &payload, const awq_view &codes, awq_layout layout)
+    static void unpack(const Tensor &, const awq_view &payload, const awq_view &codes, awq_packing packing)
     {
-        run(AWQ_UNPACK, layout, codes, payload);
+        run(AWQ_UNPACK, packing, codes, payload);
     }
 };
 

@@ -67,13 +67,13 @@ class DeviceGuard {
 };
 
 struct Cuda {
-    static void pack(const Tensor &input, const awq_view &codes, const awq_view &payload, awq_layout layout, bool validate)
+    static void pack(const Tensor &input, const awq_view &codes, const awq_view &payload, awq_packing packing, bool validate)
     {
         const int device = input.get_device_index();
         const DeviceGuard guard(device);
         void *stream = current_stream(device);
         awq_geometry geometry;
-        awq_geometry_init(&geometry, layout, &codes, &payload);
+        awq_geometry_init(&geometry, packing, &codes, &payload);
         bool is_capturing = false;
         if (validate) {
             check(awq_cuda_is_capturing(stream, &is_capturing));
@@ -98,12 +98,12 @@ struct Cuda {
         }
     }
 
-    static void unpack(const Tensor &input, const awq_view &payload, const awq_view &codes, awq_layout layout)
+    static void unpack(const Tensor &input, const awq_view &payload, const awq_view &codes, awq_packing packing)
     {
         const int device = input.get_device_index();
         const DeviceGuard guard(device);
         awq_geometry geometry;
-        awq_geometry_init(&geometry, layout, &codes, &payload);
+        awq_geometry_init(&geometry, packing, &codes, &payload);
         check(awq_cuda_unpack(&geometry, payload.data, codes.data, current_stream(device)));
     }
 };

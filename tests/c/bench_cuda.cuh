@@ -65,7 +65,7 @@ struct Bench {
         CUDA(cudaMalloc(&fault, sizeof *fault));
         fill_codes(codes, codes_bytes, fill_period);
         fill_codes(from, codes_bytes / 4 * 3, fill_period);
-        const awq_geometry g = make_geometry(AWQ_LAYOUT_V1, rows, cols, {}, ROWS_MERGED, DENSE);
+        const awq_geometry g = make_geometry(AWQ_PACKING_V1, rows, cols, {}, ROWS_MERGED, DENSE);
         CUDA(awq_cuda_pack(&g, codes, payload, nullptr, nullptr));
     }
     ~Bench()
@@ -92,14 +92,14 @@ static void bench(int64_t rows, int64_t cols)
 {
     Bench b(rows, cols);
     for (const CodesKind kind : {ROWS_MERGED, ROWS, COLUMNS}) {
-        for (int layout = 0; layout < AWQ_LAYOUT_COUNT; layout++) {
-            const awq_geometry g = make_geometry(static_cast<awq_layout>(layout), rows, cols, {}, kind, DENSE);
+        for (int packing = 0; packing < AWQ_PACKING_COUNT; packing++) {
+            const awq_geometry g = make_geometry(static_cast<awq_packing>(packing), rows, cols, {}, kind, DENSE);
             char what[80];
-            snprintf(what, sizeof what, "%s %s pack", layout_names[layout], codes_names[kind]);
+            snprintf(what, sizeof what, "%s %s pack", packing_names[packing], codes_names[kind]);
             b.report(what, [&] { CUDA(awq_cuda_pack(&g, b.codes, b.payload, nullptr, nullptr)); });
-            snprintf(what, sizeof what, "%s %s pack, checked", layout_names[layout], codes_names[kind]);
+            snprintf(what, sizeof what, "%s %s pack, checked", packing_names[packing], codes_names[kind]);
             b.report(what, [&] { CUDA(awq_cuda_pack(&g, b.codes, b.payload, b.fault, nullptr)); });
-            snprintf(what, sizeof what, "%s %s unpack", layout_names[layout], codes_names[kind]);
+            snprintf(what, sizeof what, "%s %s unpack", packing_names[packing], codes_names[kind]);
             b.report(what, [&] { CUDA(awq_cuda_unpack(&g, b.payload, b.codes, nullptr)); });
         }
     }

@@ -15,7 +15,7 @@ typedef struct work {
     const awq_kernels *kernels; /* NULL: memcpy */
     uint8_t *codes, *payload, *copy_from, *copy_to;
     int64_t rows, cols, panel_rows, panel_cols;
-    awq_layout layout;
+    awq_packing packing;
     bool is_pack, is_panel, stream;
     int threads, thread;
 } work;
@@ -24,7 +24,7 @@ typedef struct work {
 static void run_panels(const work *w, int64_t begin, int64_t end)
 {
     const awq_kernels *k = w->kernels;
-    const int64_t quad = w->layout == AWQ_LAYOUT_V2 ? AWQ_QUAD_ROWS : 1;
+    const int64_t quad = w->packing == AWQ_PACKING_V2 ? AWQ_QUAD_ROWS : 1;
     const int64_t line = w->cols / 2 * quad;
     for (int64_t col = begin; col < end; col += w->panel_cols) {
         const int64_t cols = end - col < w->panel_cols ? end - col : w->panel_cols;
@@ -33,9 +33,9 @@ static void run_panels(const work *w, int64_t begin, int64_t end)
             uint8_t *codes = w->codes + col * w->rows + r;
             uint8_t *payload = w->payload + r / quad * line + col / 2 * quad;
             if (w->is_pack) {
-                k->pack_panel(w->layout, codes, w->rows, payload, line, rows, cols, w->stream);
+                k->pack_panel(w->packing, codes, w->rows, payload, line, rows, cols, w->stream);
             } else {
-                k->unpack_panel(w->layout, payload, line, codes, w->rows, rows, cols, w->stream);
+                k->unpack_panel(w->packing, payload, line, codes, w->rows, rows, cols, w->stream);
             }
         }
     }
@@ -46,9 +46,9 @@ static void run_rows(const work *w, int64_t begin, int64_t end)
     const awq_kernels *k = w->kernels;
     uint8_t *codes = w->codes + begin * w->cols;
     uint8_t *payload = w->payload + begin * w->cols / 2;
-    if (w->layout != AWQ_LAYOUT_V2) {
+    if (w->packing != AWQ_PACKING_V2) {
         const int64_t words = (end - begin) * w->cols / AWQ_WORD_CODES;
-        const bool reorder = w->layout == AWQ_LAYOUT_V1_REORDER;
+        const bool reorder = w->packing == AWQ_PACKING_V1_REORDER;
         if (w->is_pack) {
             k->pack_v1(codes, payload, words, reorder, w->stream);
         } else {
@@ -116,7 +116,7 @@ static int compare(const void *a, const void *b)
 
 static void bench_one(work w, const char *what, int repeats, int threads)
 {
-    static const char *const layouts[AWQ_LAYOUT_COUNT] = {"v1", "v1_reorder", "v2"};
+    static const char *const packings[AWQ_PACKING_COUNT] = {"v1", "v1_reorder", "v2"};
     double kernel[MAX_REPEATS], copy[MAX_REPEATS];
     work memcpy_work = w;
     memcpy_work.kernels = NULL;
@@ -129,7 +129,7 @@ static void bench_one(work w, const char *what, int repeats, int threads)
     const double bytes = 1.5 * (double)(w.rows * w.cols);
     const double mine = kernel[repeats / 2], theirs = copy[repeats / 2];
     printf("%-7s %-11s %-10s stream %d threads %d: %7.2f GB/s, memcpy %7.2f GB/s, ratio %.3f\n", w.kernels->name, what,
-           layouts[w.layout], w.stream, threads, bytes / mine * 1e-9, bytes / theirs * 1e-9, theirs / mine);
+           packings[w.packing], w.stream, threads, bytes / mine * 1e-9, bytes / theirs * 1e-9, theirs / mine);
     fflush(stdout);
 }
 
@@ -171,11 +171,11 @@ int bench(const bench_options *o)
             continue; /* scalar takes minutes and is measured only when named */
         }
         for (int threads = 1; threads <= o->threads; threads += threads < o->threads ? o->threads - threads : 1) {
-            for (int i = 0; i < 8 * AWQ_LAYOUT_COUNT; i++) {
+            for (int i = 0; i < 8 * AWQ_PACKING_COUNT; i++) {
                 w.stream = i % 2 == 0;
                 w.is_pack = i / 2 % 2 == 0;
-                w.layout = i / 4 % AWQ_LAYOUT_COUNT;
-                w.is_panel = i / 4 >= AWQ_LAYOUT_COUNT;
+                w.packing = i / 4 % AWQ_PACKING_COUNT;
+                w.is_panel = i / 4 >= AWQ_PACKING_COUNT;
                 static const char *const names[2][2] = {{"unpack", "pack"}, {"unpack_panel", "pack_panel"}};
                 const char *what = names[w.is_panel][w.is_pack];
                 if (o->kernel == NULL || strcmp(o->kernel, what) == 0) {

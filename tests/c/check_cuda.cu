@@ -1,5 +1,5 @@
 /*
- * Compares the CUDA kernels with the formulas of the layouts, over layouts, strides, batches, sizes, alignments and
+ * Compares the CUDA kernels with the formulas of the packings, over packings, strides, batches, sizes, alignments and
  * invalid codes; every byte of every buffer is compared, so that a write outside the tensor fails too.
  *   check_cuda [--quick]   checks; --quick is small enough for compute-sanitizer
  *   check_cuda --bench     times beside device-to-device copies that move the same bytes
@@ -61,10 +61,10 @@ static std::vector<Matrix> matrices(const awq_geometry &g)
 }
 
 /* Where the code of (row, col) lies: payload row, element, nibble. */
-static void locate(awq_layout layout, int64_t n, int64_t k, int64_t *line, int64_t *element, int *nibble)
+static void locate(awq_packing packing, int64_t n, int64_t k, int64_t *line, int64_t *element, int *nibble)
 {
     static const int order[8] = {0, 2, 4, 6, 1, 3, 5, 7};
-    if (layout == AWQ_LAYOUT_V2) {
+    if (packing == AWQ_PACKING_V2) {
         const int64_t B = k / 64, h = k % 64 / 32, a = k % 32 / 8, m = k % 8;
         *line = n / 4;
         *element = 64 * B + 16 * (n % 4) + 8 * h + m;
@@ -74,7 +74,7 @@ static void locate(awq_layout layout, int64_t n, int64_t k, int64_t *line, int64
     *line = n;
     *element = k / 8;
     for (int i = 0; i < 8; i++) {
-        if ((layout == AWQ_LAYOUT_V1_REORDER ? order[i] : i) == k % 8) {
+        if ((packing == AWQ_PACKING_V1_REORDER ? order[i] : i) == k % 8) {
             *nibble = i;
         }
     }
@@ -83,14 +83,14 @@ static void locate(awq_layout layout, int64_t n, int64_t k, int64_t *line, int64
 /* Packs or unpacks; returns the fault word of the codes. `codes` and `payload` point at element (0, ..., 0). */
 static uint64_t reference(const awq_geometry &g, uint8_t *codes, uint8_t *payload, bool pack)
 {
-    const int64_t bytes = g.layout == AWQ_LAYOUT_V2 ? 2 : 4;
+    const int64_t bytes = g.packing == AWQ_PACKING_V2 ? 2 : 4;
     uint64_t fault = AWQ_CUDA_NO_FAULT;
     for (const Matrix &m : matrices(g)) {
         for (int64_t n = 0; n < g.rows; n++) {
             for (int64_t k = 0; k < g.cols; k++) {
                 int64_t line, element;
                 int nibble = 0;
-                locate(g.layout, n, k, &line, &element, &nibble);
+                locate(g.packing, n, k, &line, &element, &nibble);
                 uint8_t *code = codes + m.codes + n * g.codes_row_stride + k * g.codes_col_stride;
                 uint8_t *byte = payload +
                                 (m.payload + line * g.payload_row_stride + element * g.payload_col_stride) * bytes +
@@ -154,12 +154,12 @@ struct Span {
 /* Packs valid codes, then with invalid ones, checked and not; unpacks. */
 static void check_geometry(const awq_geometry &g, int64_t codes_offset, int64_t payload_offset, const char *what)
 {
-    const int64_t bytes = g.layout == AWQ_LAYOUT_V2 ? 2 : 4;
+    const int64_t bytes = g.packing == AWQ_PACKING_V2 ? 2 : 4;
     Span codes_span, payload_span;
     codes_span.step(g.rows, g.codes_row_stride);
     codes_span.step(g.cols, g.codes_col_stride);
-    payload_span.step(g.layout == AWQ_LAYOUT_V2 ? g.rows / 4 : g.rows, g.payload_row_stride * bytes);
-    payload_span.step(g.layout == AWQ_LAYOUT_V2 ? g.cols : g.cols / 8, g.payload_col_stride * bytes);
+    payload_span.step(g.packing == AWQ_PACKING_V2 ? g.rows / 4 : g.rows, g.payload_row_stride * bytes);
+    payload_span.step(g.packing == AWQ_PACKING_V2 ? g.cols : g.cols / 8, g.payload_col_stride * bytes);
     int64_t count = g.rows * g.cols;
     for (int i = 0; i < g.batch_dims; i++) {
         codes_span.step(g.batch_sizes[i], g.codes_batch_strides[i]);
@@ -228,18 +228,18 @@ static void check_geometry(const awq_geometry &g, int64_t codes_offset, int64_t 
     expect(codes.same_on_device() && payload.same_on_device(), name);
 }
 
-static void check_case(awq_layout layout, int64_t rows, int64_t cols, const std::vector<int64_t> &batch, int codes,
+static void check_case(awq_packing packing, int64_t rows, int64_t cols, const std::vector<int64_t> &batch, int codes,
                        int payload, int64_t codes_offset, int64_t payload_offset)
 {
     if (codes == ROWS_MERGED && payload != DENSE) {
         return;
     }
     char what[160];
-    snprintf(what, sizeof what, "%s %lldx%lld, %d batch dims, codes %s + %lld, payload %s + %lld", layout_names[layout],
+    snprintf(what, sizeof what, "%s %lldx%lld, %d batch dims, codes %s + %lld, payload %s + %lld", packing_names[packing],
              static_cast<long long>(rows), static_cast<long long>(cols), static_cast<int>(batch.size()),
              codes_names[codes], static_cast<long long>(codes_offset), payload_names[payload],
              static_cast<long long>(payload_offset));
-    const awq_geometry g = make_geometry(layout, rows, cols, batch, static_cast<CodesKind>(codes),
+    const awq_geometry g = make_geometry(packing, rows, cols, batch, static_cast<CodesKind>(codes),
                                          static_cast<PayloadKind>(payload));
     check_geometry(g, codes_offset, payload_offset, what);
 }
@@ -253,8 +253,8 @@ static void check_all(bool quick)
     const Shapes v2 = {{4, 64},   {20, 192},  {128, 256},  {132, 320},  {4, 4160},
                        {260, 576}, {600, 2112}, {4484, 320}, {24, 8768}};
     const std::vector<std::vector<int64_t>> batches = {{}, {3}, {2, 3}, {3, 1, 2}};
-    for (int layout = 0; layout < AWQ_LAYOUT_COUNT; layout++) {
-        const Shapes &shapes = layout == AWQ_LAYOUT_V2 ? v2 : v1;
+    for (int packing = 0; packing < AWQ_PACKING_COUNT; packing++) {
+        const Shapes &shapes = packing == AWQ_PACKING_V2 ? v2 : v1;
         for (size_t s = 0; s < (quick ? 3 : shapes.size()); s++) {
             const bool large = shapes[s].first * shapes[s].second > 200000;
             for (size_t b = 0; b < (large ? 1 : quick ? 2 : batches.size()); b++) {
@@ -264,34 +264,34 @@ static void check_all(bool quick)
                         if (large ? payload != DENSE : quick && payload > 1 && (codes + payload) % 3 != 0) {
                             continue;
                         }
-                        check_case(static_cast<awq_layout>(layout), shapes[s].first, shapes[s].second, batches[b],
+                        check_case(static_cast<awq_packing>(packing), shapes[s].first, shapes[s].second, batches[b],
                                    codes, payload, 0, 0);
-                        check_case(static_cast<awq_layout>(layout), shapes[s].first, shapes[s].second, batches[b],
+                        check_case(static_cast<awq_packing>(packing), shapes[s].first, shapes[s].second, batches[b],
                                    codes, payload, 1 + random_below(31), random_below(8));
                     }
                 }
             }
         }
         /* every misalignment, row-major and column-major, and every row tail of a column */
-        const int64_t cols = layout == AWQ_LAYOUT_V2 ? 192 : 184;
+        const int64_t cols = packing == AWQ_PACKING_V2 ? 192 : 184;
         for (int64_t offset = 0; offset < 32; offset += quick ? 7 : 1) {
             for (const int codes : {ROWS, ROWS_PITCH5, COLUMNS, COLUMNS_PITCH16}) {
-                check_case(static_cast<awq_layout>(layout), 32, cols, {2}, codes, DENSE, offset, 0);
-                check_case(static_cast<awq_layout>(layout), 4 + 4 * offset, cols, {}, codes, PITCH, 0, offset % 8);
-                if (layout != AWQ_LAYOUT_V2) {
-                    check_case(static_cast<awq_layout>(layout), 1 + offset, cols, {}, codes, DENSE, offset, 0);
+                check_case(static_cast<awq_packing>(packing), 32, cols, {2}, codes, DENSE, offset, 0);
+                check_case(static_cast<awq_packing>(packing), 4 + 4 * offset, cols, {}, codes, PITCH, 0, offset % 8);
+                if (packing != AWQ_PACKING_V2) {
+                    check_case(static_cast<awq_packing>(packing), 1 + offset, cols, {}, codes, DENSE, offset, 0);
                 }
             }
         }
         /* whole blocks of four tiles, aligned, and what is left beside and below them */
-        check_case(static_cast<awq_layout>(layout), 272, 576, {}, COLUMNS, DENSE, 0, 0);
-        check_case(static_cast<awq_layout>(layout), 272, 576, {2}, COLUMNS_PITCH16, PITCH, 0, 0);
+        check_case(static_cast<awq_packing>(packing), 272, 576, {}, COLUMNS, DENSE, 0, 0);
+        check_case(static_cast<awq_packing>(packing), 272, 576, {2}, COLUMNS_PITCH16, PITCH, 0, 0);
         for (const int codes : {ROWS, COLUMNS, EVERY_THIRD}) {
-            check_case(static_cast<awq_layout>(layout), 0, 64, {}, codes, DENSE, 0, 0);
-            check_case(static_cast<awq_layout>(layout), 4, 0, {}, codes, DENSE, 0, 0);
-            check_case(static_cast<awq_layout>(layout), 4, 64, {2, 0}, codes, DENSE, 0, 0);
+            check_case(static_cast<awq_packing>(packing), 0, 64, {}, codes, DENSE, 0, 0);
+            check_case(static_cast<awq_packing>(packing), 4, 0, {}, codes, DENSE, 0, 0);
+            check_case(static_cast<awq_packing>(packing), 4, 64, {2, 0}, codes, DENSE, 0, 0);
             if (!quick) { /* more matrices than one grid holds */
-                check_case(static_cast<awq_layout>(layout), 4, 64, {66000}, codes, DENSE, 0, 0);
+                check_case(static_cast<awq_packing>(packing), 4, 64, {66000}, codes, DENSE, 0, 0);
             }
         }
     }
@@ -300,7 +300,7 @@ static void check_all(bool quick)
 /* A captured pack runs when its graph does. */
 static void check_capture()
 {
-    const awq_geometry g = make_geometry(AWQ_LAYOUT_V1, 64, 256, {}, ROWS, DENSE);
+    const awq_geometry g = make_geometry(AWQ_PACKING_V1, 64, 256, {}, ROWS, DENSE);
     Buffer codes(0, 64 * 256, 0), payload(0, 64 * 128, 0);
     codes.upload();
     payload.upload();
@@ -398,11 +398,11 @@ static void check_huge()
     CUDA(cudaMalloc(&payload, static_cast<size_t>(count / 2)));
     CUDA(cudaMalloc(&fault, sizeof *fault));
     const std::vector<uint8_t> sample = fill_codes(codes, count, period);
-    for (int layout = 0; layout < AWQ_LAYOUT_COUNT; layout++) {
+    for (int packing = 0; packing < AWQ_PACKING_COUNT; packing++) {
         for (const CodesKind kind : {ROWS_MERGED, COLUMNS}) {
             char name[80];
-            snprintf(name, sizeof name, "huge %s %s", layout_names[layout], codes_names[kind]);
-            const awq_layout l = static_cast<awq_layout>(layout);
+            snprintf(name, sizeof name, "huge %s %s", packing_names[packing], codes_names[kind]);
+            const awq_packing l = static_cast<awq_packing>(packing);
             const awq_geometry g = make_geometry(l, rows, cols, {}, kind, DENSE);
             /* a column-major period is 256 columns of every row; a row-major one is 16777216 codes of whole rows */
             const awq_geometry small = kind == COLUMNS ? make_geometry(l, rows, period_cols, {}, COLUMNS, DENSE)
@@ -414,7 +414,7 @@ static void check_huge()
             CUDA(awq_cuda_read_fault(fault, nullptr, &found));
             bool same = found == AWQ_CUDA_NO_FAULT;
             if (kind == COLUMNS) { /* payload rows repeat every 256 columns: spread the period over one row at a time */
-                const int64_t lines = l == AWQ_LAYOUT_V2 ? rows / 4 : rows;
+                const int64_t lines = l == AWQ_PACKING_V2 ? rows / 4 : rows;
                 const size_t line = static_cast<size_t>(count / 2 / lines), part = static_cast<size_t>(period / 2 / lines);
                 std::vector<uint8_t> rows_now(line * 1024);
                 for (int64_t first = 0; first < lines; first += 1024) {
@@ -425,7 +425,7 @@ static void check_huge()
                                               &packed[(static_cast<size_t>(first) + at / line) * part], part) == 0;
                     }
                 }
-            } else if (l != AWQ_LAYOUT_V2) {
+            } else if (l != AWQ_PACKING_V2) {
                 same = same && is_periodic(payload, count / 2, packed);
             }
             expect(same, name);

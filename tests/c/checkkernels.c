@@ -134,7 +134,7 @@ static const char *const operation_names[OPERATIONS] = {"pack_v1",   "unpack_v1"
 
 typedef struct call {
     operation op;
-    awq_layout layout;
+    awq_packing packing;
     int64_t size;       /* words, or blocks of a row */
     int64_t panel_rows; /* of a panel */
     int64_t codes_stride, payload_stride;
@@ -171,7 +171,7 @@ static footprint payload_footprint(const call *k)
     case UNPACK_V2:
         return (footprint){{1, 1, 1}, {0}, 128 * k->size};
     default:
-        if (k->layout == AWQ_LAYOUT_V2) {
+        if (k->packing == AWQ_PACKING_V2) {
             return (footprint){{k->panel_rows / 4, 1, 1}, {k->payload_stride}, 128 * k->size};
         }
         return (footprint){{k->panel_rows, 1, 1}, {k->payload_stride}, 32 * k->size};
@@ -180,7 +180,7 @@ static footprint payload_footprint(const call *k)
 
 static uint8_t run(const awq_kernels *kernels, const call *k, const uint8_t *source, uint8_t *target)
 {
-    const bool reorder = k->layout == AWQ_LAYOUT_V1_REORDER;
+    const bool reorder = k->packing == AWQ_PACKING_V1_REORDER;
     switch (k->op) {
     case PACK_V1:
         return kernels->pack_v1(source, target, k->size, reorder, k->stream);
@@ -193,10 +193,10 @@ static uint8_t run(const awq_kernels *kernels, const call *k, const uint8_t *sou
         kernels->unpack_v2(source, target, k->codes_stride, k->size, k->stream);
         return 0;
     case PACK_PANEL:
-        return kernels->pack_panel(k->layout, source, k->codes_stride, target, k->payload_stride, k->panel_rows,
+        return kernels->pack_panel(k->packing, source, k->codes_stride, target, k->payload_stride, k->panel_rows,
                                    64 * k->size, k->stream);
     default:
-        kernels->unpack_panel(k->layout, source, k->payload_stride, target, k->codes_stride, k->panel_rows,
+        kernels->unpack_panel(k->packing, source, k->payload_stride, target, k->codes_stride, k->panel_rows,
                               64 * k->size, k->stream);
         return 0;
     }
@@ -246,8 +246,8 @@ static void forbid_all_but(const footprint *f, uint8_t *arena, uint8_t *origin)
 
 static void report(const awq_kernels *kernels, const call *k, const char *what, int64_t where)
 {
-    printf("FAIL %s %s layout %d size %lld rows %lld strides %lld %lld places %d %d stream %d: %s (%lld)\n",
-           kernels->name, operation_names[k->op], (int)k->layout, (long long)k->size,
+    printf("FAIL %s %s packing %d size %lld rows %lld strides %lld %lld places %d %d stream %d: %s (%lld)\n",
+           kernels->name, operation_names[k->op], (int)k->packing, (long long)k->size,
            (long long)k->panel_rows, (long long)k->codes_stride, (long long)k->payload_stride, k->source_place,
            k->target_place, k->stream, what, (long long)where);
 }
@@ -313,7 +313,7 @@ static void random_strides(checker *c, call *k)
         k->codes_stride = random_stride(c, 64 * k->size);
     } else if (k->op == PACK_PANEL || k->op == UNPACK_PANEL) {
         k->codes_stride = random_stride(c, k->panel_rows);
-        k->payload_stride = random_stride(c, (k->layout == AWQ_LAYOUT_V2 ? 128 : 32) * k->size);
+        k->payload_stride = random_stride(c, (k->packing == AWQ_PACKING_V2 ? 128 : 32) * k->size);
     }
 }
 
@@ -343,9 +343,9 @@ static void random_shape(checker *c, call *k, int64_t scale)
 }
 
 static void check_operation(checker *c, const awq_kernels *kernels, const awq_kernels *reference, operation op,
-                            awq_layout layout)
+                            awq_packing packing)
 {
-    call k = {.op = op, .layout = layout};
+    call k = {.op = op, .packing = packing};
     /* Plain C does not care how bytes are aligned, and the formulas are slow: a third of the pairs has every alignment. */
     const int step = c->quick ? 5 : c->reference == &formulas ? 3 : 1;
     for (int pair = 0; pair < ALIGNMENTS * ALIGNMENTS; pair += step) {
@@ -382,11 +382,11 @@ static void *check_variant(void *argument)
     c->got = arena_new();
     c->want = arena_new();
     for (operation op = 0; op < OPERATIONS; op++) {
-        for (awq_layout layout = 0; layout < AWQ_LAYOUT_COUNT; layout++) {
+        for (awq_packing packing = 0; packing < AWQ_PACKING_COUNT; packing++) {
             const bool is_v2 = op == PACK_V2 || op == UNPACK_V2;
             const bool is_panel = op == PACK_PANEL || op == UNPACK_PANEL;
-            if (is_panel || is_v2 == (layout == AWQ_LAYOUT_V2)) {
-                check_operation(c, c->kernels, c->reference, op, layout);
+            if (is_panel || is_v2 == (packing == AWQ_PACKING_V2)) {
+                check_operation(c, c->kernels, c->reference, op, packing);
             }
         }
     }

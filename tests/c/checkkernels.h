@@ -9,7 +9,7 @@
 /* The variant number `index` that this CPU can run, scalar first; NULL past the last one. */
 const awq_kernels *variant_at(size_t index);
 
-/* The layouts as their formulas say, slowly: in formulas.c. */
+/* The packings as their formulas say, slowly: in formulas.c. */
 extern const awq_kernels formulas;
 
 typedef struct bench_options {

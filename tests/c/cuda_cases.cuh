@@ -15,7 +15,7 @@
 #include "common.cuh"
 
 static std::mt19937_64 rng(20240607);
-static const char *const layout_names[] = {"V1", "V1_REORDER", "V2"};
+static const char *const packing_names[] = {"V1", "V1_REORDER", "V2"};
 
 #define CUDA(call) must(static_cast<int>(call), #call)
 
@@ -40,23 +40,23 @@ static const char *const codes_names[] = {"rows", "rows merged", "rows pitch 16"
 static const char *const payload_names[] = {"dense", "pitch", "every second", "upwards"};
 
 /* The geometry of a case; merged rows are only made beside a dense payload. */
-static awq_geometry make_geometry(awq_layout layout, int64_t rows, int64_t cols, const std::vector<int64_t> &batch,
+static awq_geometry make_geometry(awq_packing packing, int64_t rows, int64_t cols, const std::vector<int64_t> &batch,
                                   CodesKind codes, PayloadKind payload)
 {
     awq_geometry g = {};
-    g.layout = layout;
-    const int64_t lines = layout == AWQ_LAYOUT_V2 ? rows / 4 : rows;
-    const int64_t elements = layout == AWQ_LAYOUT_V2 ? cols : cols / 8;
+    g.packing = packing;
+    const int64_t lines = packing == AWQ_PACKING_V2 ? rows / 4 : rows;
+    const int64_t elements = packing == AWQ_PACKING_V2 ? cols : cols / 8;
     if (codes == ROWS_MERGED) {
         int64_t count = 1;
         for (const int64_t size : batch) {
             count *= size;
         }
-        g.rows = layout == AWQ_LAYOUT_V2 ? rows * count : 1;
-        g.cols = layout == AWQ_LAYOUT_V2 ? cols : cols * rows * count;
+        g.rows = packing == AWQ_PACKING_V2 ? rows * count : 1;
+        g.cols = packing == AWQ_PACKING_V2 ? cols : cols * rows * count;
         g.codes_row_stride = g.cols;
         g.codes_col_stride = 1;
-        g.payload_row_stride = layout == AWQ_LAYOUT_V2 ? elements : g.cols / 8;
+        g.payload_row_stride = packing == AWQ_PACKING_V2 ? elements : g.cols / 8;
         g.payload_col_stride = 1;
         return g;
     }
@@ -65,7 +65,7 @@ static awq_geometry make_geometry(awq_layout layout, int64_t rows, int64_t cols,
         {1, rows + 16},  {1, rows + 5},    {1, -(rows + 16)},   {3, 3 * rows + 1}, {cols + 1, -1},
     };
     const int64_t payload_strides[PAYLOAD_KINDS][2] = {
-        {elements, 1}, {elements + (layout == AWQ_LAYOUT_V2 ? 8 : 4), 1}, {2 * elements + 1, 2}, {-(elements + 1), 1}};
+        {elements, 1}, {elements + (packing == AWQ_PACKING_V2 ? 8 : 4), 1}, {2 * elements + 1, 2}, {-(elements + 1), 1}};
     g.rows = rows;
     g.cols = cols;
     g.codes_row_stride = codes_strides[codes][0];

@@ -28,16 +28,16 @@ struct Tuner {
     Bench &b;
     bool columns;
     uint8_t *codes = nullptr;
-    uint8_t *payloads[AWQ_LAYOUT_COUNT] = {};
+    uint8_t *payloads[AWQ_PACKING_COUNT] = {};
 
     Tuner(Bench &bench, bool is_columns) : b(bench), columns(is_columns)
     {
         CUDA(cudaMalloc(&codes, static_cast<size_t>(b.codes_bytes)));
         CUDA(cudaMemcpy(codes, b.codes, static_cast<size_t>(b.codes_bytes), cudaMemcpyDeviceToDevice));
-        for (const awq_layout layout : {AWQ_LAYOUT_V1, AWQ_LAYOUT_V2}) {
-            const awq_geometry g = make_geometry(layout, b.rows, b.cols, {}, columns ? COLUMNS : ROWS, DENSE);
-            CUDA(cudaMalloc(&payloads[layout], static_cast<size_t>(b.codes_bytes / 2)));
-            CUDA(awq_cuda_pack(&g, codes, payloads[layout], nullptr, nullptr));
+        for (const awq_packing packing : {AWQ_PACKING_V1, AWQ_PACKING_V2}) {
+            const awq_geometry g = make_geometry(packing, b.rows, b.cols, {}, columns ? COLUMNS : ROWS, DENSE);
+            CUDA(cudaMalloc(&payloads[packing], static_cast<size_t>(b.codes_bytes / 2)));
+            CUDA(awq_cuda_pack(&g, codes, payloads[packing], nullptr, nullptr));
         }
         print_copy();
     }
@@ -45,8 +45,8 @@ struct Tuner {
     {
         print_copy();
         CUDA(cudaFree(codes));
-        CUDA(cudaFree(payloads[AWQ_LAYOUT_V1]));
-        CUDA(cudaFree(payloads[AWQ_LAYOUT_V2]));
+        CUDA(cudaFree(payloads[AWQ_PACKING_V1]));
+        CUDA(cudaFree(payloads[AWQ_PACKING_V2]));
     }
     Tuner(const Tuner &) = delete;
     Tuner &operator=(const Tuner &) = delete;
@@ -59,17 +59,17 @@ struct Tuner {
                static_cast<long long>(b.codes_bytes >> 20), copy_ms);
     }
 
-    awq_cuda::Job job(awq_layout layout, bool pack) const
+    awq_cuda::Job job(awq_packing packing, bool pack) const
     {
         awq_cuda::Job job = {};
         job.codes = b.codes;
-        job.payload = pack ? b.payload : payloads[layout];
+        job.payload = pack ? b.payload : payloads[packing];
         job.rows = b.rows;
         job.cols = b.cols;
         job.codes_row = columns ? 1 : b.cols;
         job.codes_col = columns ? b.rows : 1;
-        job.payload_row = layout == AWQ_LAYOUT_V2 ? 2 * b.cols : b.cols / 2;
-        job.payload_col = awq_cuda::element_bytes(layout);
+        job.payload_row = packing == AWQ_PACKING_V2 ? 2 * b.cols : b.cols / 2;
+        job.payload_col = awq_cuda::element_bytes(packing);
         job.codes_aligned = job.payload_aligned = true;
         return job;
     }
@@ -95,9 +95,9 @@ struct Tuner {
         printf("  %.3f%s", t.copy_ms / t.ours_ms, mark);
     }
 
-    void time(awq_layout layout, bool pack, awq_cuda::Kernel kernel, awq_cuda::Shape shape)
+    void time(awq_packing packing, bool pack, awq_cuda::Kernel kernel, awq_cuda::Shape shape)
     {
-        awq_cuda::Job j = job(layout, pack);
+        awq_cuda::Job j = job(packing, pack);
         void *arguments[] = {&j, &shape.split};
         const auto launch = [&] {
             CUDA(cudaLaunchKernel(kernel, dim3(static_cast<unsigned>(shape.blocks)), shape.threads, arguments,
@@ -107,7 +107,7 @@ struct Tuner {
         uint8_t *const target = pack ? b.payload : b.codes;
         CUDA(cudaMemset(target, 0xee, static_cast<size_t>(bytes)));
         launch();
-        const bool right = same(target, pack ? payloads[layout] : codes, bytes);
+        const bool right = same(target, pack ? payloads[packing] : codes, bytes);
         report(launch, right ? "" : " WRONG");
         if (!right) {
             CUDA(cudaMemcpy(b.codes, codes, static_cast<size_t>(b.codes_bytes), cudaMemcpyDeviceToDevice));
@@ -115,7 +115,7 @@ struct Tuner {
     }
 
     /* Prints how many blocks a multiprocessor holds, too. */
-    template <awq_layout L, class Config>
+    template <awq_packing L, class Config>
     void tile(bool pack)
     {
         const awq_cuda::Kernel kernel = pack ? awq_cuda::pack_tiles<L, Config> : awq_cuda::unpack_tiles<L, Config>;
@@ -130,12 +130,12 @@ struct Tuner {
     template <class Config>
     void row()
     {
-        const awq_cuda::Shape v1 = awq_cuda::rows_shape<Config>(job(AWQ_LAYOUT_V1, true), AWQ_LAYOUT_V1);
-        const awq_cuda::Shape v2 = awq_cuda::rows_shape<Config>(job(AWQ_LAYOUT_V2, true), AWQ_LAYOUT_V2);
-        time(AWQ_LAYOUT_V1, true, awq_cuda::pack_rows<AWQ_LAYOUT_V1, Config>, v1);
-        time(AWQ_LAYOUT_V2, true, awq_cuda::pack_rows<AWQ_LAYOUT_V2, Config>, v2);
-        time(AWQ_LAYOUT_V1, false, awq_cuda::unpack_rows<AWQ_LAYOUT_V1, Config>, v1);
-        time(AWQ_LAYOUT_V2, false, awq_cuda::unpack_rows<AWQ_LAYOUT_V2, Config>, v2);
+        const awq_cuda::Shape v1 = awq_cuda::rows_shape<Config>(job(AWQ_PACKING_V1, true), AWQ_PACKING_V1);
+        const awq_cuda::Shape v2 = awq_cuda::rows_shape<Config>(job(AWQ_PACKING_V2, true), AWQ_PACKING_V2);
+        time(AWQ_PACKING_V1, true, awq_cuda::pack_rows<AWQ_PACKING_V1, Config>, v1);
+        time(AWQ_PACKING_V2, true, awq_cuda::pack_rows<AWQ_PACKING_V2, Config>, v2);
+        time(AWQ_PACKING_V1, false, awq_cuda::unpack_rows<AWQ_PACKING_V1, Config>, v1);
+        time(AWQ_PACKING_V2, false, awq_cuda::unpack_rows<AWQ_PACKING_V2, Config>, v2);
     }
 };
 
@@ -177,7 +177,7 @@ static void time_pattern(Tuner &t)
     for (const bool quads : {false, true}) {
         const awq_cuda::Kernel kernel = quads ? move_pattern<Rows, Cols, Threads, true>
                                               : move_pattern<Rows, Cols, Threads, false>;
-        awq_cuda::Job j = t.job(quads ? AWQ_LAYOUT_V2 : AWQ_LAYOUT_V1, false);
+        awq_cuda::Job j = t.job(quads ? AWQ_PACKING_V2 : AWQ_PACKING_V1, false);
         uint32_t down = static_cast<uint32_t>(j.rows / Rows);
         const unsigned blocks = down * static_cast<unsigned>(j.cols / Cols);
         void *arguments[] = {&j, &down};
@@ -199,10 +199,10 @@ static void time_pattern(Tuner &t)
     do {                                             \
         printf("  tile  %-44s", #__VA_ARGS__);       \
         using Config = TileConfig<__VA_ARGS__>;      \
-        t.tile<AWQ_LAYOUT_V1, Config>(true);         \
-        t.tile<AWQ_LAYOUT_V2, Config>(true);         \
-        t.tile<AWQ_LAYOUT_V1, Config>(false);        \
-        t.tile<AWQ_LAYOUT_V2, Config>(false);        \
+        t.tile<AWQ_PACKING_V1, Config>(true);         \
+        t.tile<AWQ_PACKING_V2, Config>(true);         \
+        t.tile<AWQ_PACKING_V1, Config>(false);        \
+        t.tile<AWQ_PACKING_V2, Config>(false);        \
         printf("\n");                                \
         fflush(stdout);                              \
     } while (0)

@@ -5,7 +5,7 @@
 #include <stddef.h>
 
 #include "awqpack/error.h"
-#include "awqpack/layout.h"
+#include "awqpack/packing.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -23,16 +23,16 @@ typedef struct awq_view {
 } awq_view;
 
 /* Packing as users number it (AWQPacking): 1 = V1, 2 = V2. False when it is neither. */
-bool awq_layout_from_packing(int64_t packing, bool reorder, awq_layout *layout, awq_error *error);
+bool awq_packing_from_number(int64_t number, bool reorder, awq_packing *packing, awq_error *error);
 
 /* The payload's dtype: int32 for V1, int16 for V2. */
-awq_dtype awq_payload_dtype(awq_layout layout);
+awq_dtype awq_payload_dtype(awq_packing packing);
 
 /* True when `codes` can be packed; then payload_sizes[0..ndim) are the payload's. */
-bool awq_check_codes(const awq_view *codes, awq_layout layout, int64_t *payload_sizes, awq_error *error);
+bool awq_check_codes(const awq_view *codes, awq_packing packing, int64_t *payload_sizes, awq_error *error);
 
 /* True when `payload` can be unpacked; then codes_sizes[0..ndim) are those of the codes. */
-bool awq_check_payload(const awq_view *payload, awq_layout layout, int64_t *codes_sizes, awq_error *error);
+bool awq_check_payload(const awq_view *payload, awq_packing packing, int64_t *codes_sizes, awq_error *error);
 
 /* True when `out` has the dtype and sizes asked for, no two of its elements share memory, and `input` shares none. */
 bool awq_check_out(const awq_view *out, awq_dtype dtype, const int64_t *sizes, const awq_view *input,
@@ -52,7 +52,7 @@ bool awq_fail_code_at(const int64_t *sizes, int64_t ndim, int64_t linear, int co
 void awq_format_shape(const int64_t *sizes, int64_t ndim, char *text, size_t length);
 
 /* Describes codes and payload, whose shapes are already checked, with every mergeable dimension merged. */
-void awq_geometry_init(awq_geometry *geometry, awq_layout layout, const awq_view *codes, const awq_view *payload);
+void awq_geometry_init(awq_geometry *geometry, awq_packing packing, const awq_view *codes, const awq_view *payload);
 
 #ifdef __cplusplus
 }

@@ -1,6 +1,6 @@
-/* What the payload bytes of each AWQ layout mean: the one description that csrc/kernels and cuda both implement. */
-#ifndef AWQPACK_LAYOUT_H
-#define AWQPACK_LAYOUT_H
+/* What the payload bytes of each AWQ packing mean: the one description that csrc/kernels and cuda both implement. */
+#ifndef AWQPACK_PACKING_H
+#define AWQPACK_PACKING_H
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -12,8 +12,8 @@ extern "C" {
 /*
  * W[n, k] are codes 0..15 of a linear weight, n = output feature (row), k = input feature (column).
  *
- * Every layout stores a block of 64 codes of one row in 32 payload bytes, two codes a byte (low nibble first);
- * the layouts differ in which codes share a byte and in where the 32 bytes of a block lie.
+ * Every packing stores a block of 64 codes of one row in 32 payload bytes, two codes a byte (low nibble first);
+ * the packings differ in which codes share a byte and in where the 32 bytes of a block lie.
  *
  *   V1          int32 (N, K/8): word j of a row holds columns 8j..8j+7, nibble i = column 8j + i.
  *   V1_REORDER  as V1, with nibble i = column 8j + {0,2,4,6,1,3,5,7}[i].                  (AutoAWQ gemm)
@@ -23,18 +23,18 @@ extern "C" {
  *
  * V1 needs K % 8 == 0; V2 needs N % 4 == 0 and K % 64 == 0.
  */
-typedef enum awq_layout {
-    AWQ_LAYOUT_V1 = 0,
-    AWQ_LAYOUT_V1_REORDER = 1,
-    AWQ_LAYOUT_V2 = 2,
-    AWQ_LAYOUT_COUNT = 3
-} awq_layout;
+typedef enum awq_packing {
+    AWQ_PACKING_V1 = 0,
+    AWQ_PACKING_V1_REORDER = 1,
+    AWQ_PACKING_V2 = 2,
+    AWQ_PACKING_COUNT = 3
+} awq_packing;
 
 enum {
     AWQ_CODE_MAX = 15,      /* largest 4-bit code */
     AWQ_WORD_CODES = 8,     /* codes in a V1 int32 word */
     AWQ_WORD_BYTES = 4,
-    AWQ_BLOCK_CODES = 64,   /* codes of one row that every layout keeps together ... */
+    AWQ_BLOCK_CODES = 64,   /* codes of one row that every packing keeps together ... */
     AWQ_BLOCK_BYTES = 32,   /* ... and the payload bytes they take */
     AWQ_QUAD_ROWS = 4,      /* rows that V2 interleaves in one payload row */
     AWQ_QUAD_BLOCK_BYTES = AWQ_QUAD_ROWS * AWQ_BLOCK_BYTES,
@@ -42,23 +42,23 @@ enum {
 };
 
 /* Column of a block whose code sits in the low / the high nibble of byte 0..31 of that block. */
-static inline int awq_low_column(awq_layout layout, int byte)
+static inline int awq_low_column(awq_packing packing, int byte)
 {
     static const unsigned char reordered[4] = {0, 4, 1, 5};
-    switch (layout) {
-    case AWQ_LAYOUT_V1_REORDER:
+    switch (packing) {
+    case AWQ_PACKING_V1_REORDER:
         return 8 * (byte / 4) + reordered[byte % 4];
-    case AWQ_LAYOUT_V2: /* byte = 16*h + 2*m + pair, nibbles a = 2*pair and 2*pair + 1 */
+    case AWQ_PACKING_V2: /* byte = 16*h + 2*m + pair, nibbles a = 2*pair and 2*pair + 1 */
         return 32 * (byte / 16) + 16 * (byte % 2) + (byte % 16) / 2;
     default:
         return 2 * byte;
     }
 }
 
-static inline int awq_high_column(awq_layout layout, int byte)
+static inline int awq_high_column(awq_packing packing, int byte)
 {
-    static const int step[AWQ_LAYOUT_COUNT] = {1, 2, 8};
-    return awq_low_column(layout, byte) + step[layout];
+    static const int step[AWQ_PACKING_COUNT] = {1, 2, 8};
+    return awq_low_column(packing, byte) + step[packing];
 }
 
 /*
@@ -66,7 +66,7 @@ static inline int awq_high_column(awq_layout layout, int byte)
  * Made by awq_geometry_init, which merges every dimension that can be merged, so that a contiguous tensor is one long row.
  */
 typedef struct awq_geometry {
-    awq_layout layout;
+    awq_packing packing;
     int32_t batch_dims;                /* leading dimensions that could not be merged */
     int64_t rows;                      /* N; a multiple of 4 for V2 */
     int64_t cols;                      /* K; a multiple of 8 (V1) or 64 (V2) */
