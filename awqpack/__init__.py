@@ -6,16 +6,13 @@ from typing import Any
 
 import torch  # noqa: F401  (loads libtorch, which the extension is linked against)
 
-from . import _C, cuda, errors, fake, portable, serialization
+from . import _C, ops, serialization
 from .functional import pack, unpack
 from .packing import AWQPacking
 from .serialization import load_file, save_file
 from .tensor import AWQPackedTensor, rebuild_packed_tensor
 
-errors.register()
-portable.register()
-fake.register()
-cuda.register()
+ops.register()
 serialization.register()
 
 __version__ = _version("awqpack")

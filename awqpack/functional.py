@@ -23,9 +23,9 @@ def _require_bool(name: str, value: object) -> None:
 def _number(packing: AWQPacking, reorder: bool) -> int:
     """Packing as the ops number it, once both arguments are known to be what they should be."""
     if not isinstance(packing, AWQPacking):
-        raise TypeError(f"packing expects AWQPacking.V1 or AWQPacking.V2; got {packing!r}")
+        raise TypeError(f"packing expects {' or '.join(map(str, AWQPacking))}; got {packing!r}")
     _require_bool("reorder", reorder)
-    return 1 if packing is AWQPacking.V1 else 2
+    return packing.value
 
 
 def _require_tensor_out(out: object, given: torch.Tensor) -> None:

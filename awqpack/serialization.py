@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from .formats import format_of
 from .packing import AWQPacking
 from .tensor import AWQPackedTensor, rebuild_packed_tensor
 
@@ -31,9 +32,7 @@ def register() -> None:
 
 
 def _suffix(tensor: AWQPackedTensor) -> str:
-    if tensor.packing is AWQPacking.V2:
-        return "awq_v2"
-    return "awq_v1_reorder" if tensor.reorder else "awq_v1"
+    return format_of(tensor.packing.value, tensor.reorder).suffix
 
 
 def _payload_identity(payload: torch.Tensor) -> tuple[Any, ...]:

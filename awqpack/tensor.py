@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from . import _C, _checks
+from . import _C
+from .ops import checks
 from .packing import AWQPacking
 
 _DOC = """A torch.Tensor of uint8 codes 0..15 that stores the payload AWQ kernels read.
@@ -77,7 +78,7 @@ def _recorded_stride(t: torch.Tensor) -> tuple[int, ...]:
     dimensions exchanged; all others record contiguous strides."""
     if t.dim() >= 2 and not t.is_contiguous() and t.transpose(-1, -2).is_contiguous():
         return t.stride()
-    return _checks.ordered_strides(t.shape, None)
+    return checks.ordered_strides(t.shape, None)
 
 
 def _stable_hash_for_caching(self: AWQPackedTensor) -> str:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from awqpack import portable
+from awqpack.ops import portable
 
 Call = Callable[[], object]
 

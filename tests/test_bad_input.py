@@ -27,7 +27,7 @@ TORCH_PACKERS = {
     "op": pack_op,
     "out_op": pack_out_op,
     "function": awqpack.pack,
-    "portable": lambda codes, packing: awqpack.portable.pack(codes, packing.value, False),
+    "portable": lambda codes, packing: awqpack.ops.portable.pack(codes, packing.value, False),
     "class": AWQPackedTensor.pack,
 }
 TORCH_UNPACKERS = {
@@ -36,7 +36,7 @@ TORCH_UNPACKERS = {
         payload, packing.value, False, out=torch.zeros(1, 1, dtype=torch.uint8, device=payload.device)
     ),
     "function": awqpack.unpack,
-    "portable": lambda payload, packing: awqpack.portable.unpack(payload, packing.value, False),
+    "portable": lambda payload, packing: awqpack.ops.portable.unpack(payload, packing.value, False),
     "class": lambda payload, packing: AWQPackedTensor(payload, packing, False, (8, 64), (64, 1)),
 }
 

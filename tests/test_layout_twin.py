@@ -81,9 +81,9 @@ def test_tensors_match_the_twin(shape, layout, device):
 def test_portable_matches_the_twin_on_every_layout(layout):
     for shape in SHAPES:
         codes, payload = random_codes(shape), random_payload(shape, layout)
-        packed = awqpack.portable.pack(torch.from_numpy(codes), layout.number, layout.reorder)
+        packed = awqpack.ops.portable.pack(torch.from_numpy(codes), layout.number, layout.reorder)
         assert_same(packed.numpy(), twin.pack(codes, *layout))
-        unpacked = awqpack.portable.unpack(torch.from_numpy(payload), layout.number, layout.reorder)
+        unpacked = awqpack.ops.portable.unpack(torch.from_numpy(payload), layout.number, layout.reorder)
         assert_same(unpacked.numpy(), twin.unpack(payload, *layout))
 
 

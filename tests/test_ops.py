@@ -89,7 +89,7 @@ def test_stride_order(shape, order, strides, layout, device):
     codes = torch.ops.awqpack.unpack(payload, *arguments, order)
     assert codes.stride() == strides
     assert_same(codes, expected)
-    portable = awqpack.portable.unpack(payload, *arguments, order)
+    portable = awqpack.ops.portable.unpack(payload, *arguments, order)
     assert portable.stride() == strides
     assert_same(portable, expected)
     meta = torch.ops.awqpack.unpack(payload.to("meta"), *arguments, order)

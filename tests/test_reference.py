@@ -60,8 +60,8 @@ def test_the_torch_ops(codes, layout, payload, device):
 @vectors
 def test_the_portable_kernels(codes, layout, payload):
     codes, payload = torch.from_numpy(codes), torch.from_numpy(payload)
-    assert_same(awqpack.portable.pack(codes, layout.number, layout.reorder), payload)
-    assert_same(awqpack.portable.unpack(payload, layout.number, layout.reorder), codes)
+    assert_same(awqpack.ops.portable.pack(codes, layout.number, layout.reorder), payload)
+    assert_same(awqpack.ops.portable.unpack(payload, layout.number, layout.reorder), codes)
 
 
 @vectors

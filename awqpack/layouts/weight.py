@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from .. import functional
+from ..formats import Format, format_of
 from ..packing import AWQPacking
 
 # Codes between the two layouts, at a time: they stay in the last-level cache, which a whole weight would not, nor would
@@ -24,23 +25,28 @@ class WeightFormat:
     is_transposed: bool = False
 
     @property
+    def format(self) -> Format:
+        return format_of(self.packing.value, self.reorder)
+
+    @property
     def dtype(self) -> torch.dtype:
-        return torch.int16 if self.packing is AWQPacking.V2 else torch.int32
+        return self.format.dtype
 
     def shape(self, out_features: int, in_features: int) -> tuple[int, int]:
         """Shape of the payload of ``(out_features, in_features)`` codes."""
-        rows, cols = (in_features, out_features) if self.is_transposed else (out_features, in_features)
-        return (rows // 4, cols) if self.packing is AWQPacking.V2 else (rows, cols // 8)
+        return self.format.payload_shape(*self._turned((out_features, in_features)))
 
     def features(self, shape: tuple[int, ...]) -> tuple[int, int]:
         """``(out_features, in_features)`` of a payload of this shape."""
-        rows, cols = (shape[0] * 4, shape[1]) if self.packing is AWQPacking.V2 else (shape[0], shape[1] * 8)
-        return (cols, rows) if self.is_transposed else (rows, cols)
+        return self._turned(self.format.codes_shape(shape[0], shape[1]))
 
     def unit(self) -> tuple[int, int]:
         """What out_features and in_features must be multiples of."""
-        rows, cols = (4, 64) if self.packing is AWQPacking.V2 else (1, 8)
-        return (cols, rows) if self.is_transposed else (rows, cols)
+        return self._turned((self.format.rows, self.format.cols))
+
+    def _turned(self, pair: tuple[int, int]) -> tuple[int, int]:
+        """Out- and in_features as the payload's rows and columns of codes, and back."""
+        return pair[::-1] if self.is_transposed else pair
 
     def pack(self, codes: torch.Tensor) -> torch.Tensor:
         """The payload of codes ``(N, K)``."""
@@ -53,10 +59,7 @@ class WeightFormat:
 
     def _rows(self, payload: torch.Tensor, along_k: bool, begin: int, end: int) -> torch.Tensor:
         """The part of a payload that holds in_features (along_k) or out_features begin..end."""
-        is_cols = along_k != self.is_transposed
-        is_v2 = self.packing is AWQPacking.V2
-        step = (1 if is_v2 else 8) if is_cols else (4 if is_v2 else 1)
-        return payload.narrow(1 if is_cols else 0, begin // step, (end - begin) // step)
+        return self.format.part(payload, int(along_k != self.is_transposed), begin, end)
 
 
 Take = Callable[[torch.dtype, tuple[int, int]], torch.Tensor]

@@ -6,17 +6,13 @@ from collections.abc import Sequence
 
 import torch
 
-_PAYLOAD_DTYPES = {1: torch.int32, 2: torch.int16}
+from ..formats import FORMATS, Format, format_of
 
-
-def _name(packing: int) -> str:
-    return f"V{packing}"
+_OUT_FEATURES = "out_features (the last dimension but one)"
 
 
 def payload_dtype(packing: int) -> torch.dtype:
-    if packing not in _PAYLOAD_DTYPES:
-        raise ValueError(f"packing expects 1 (AWQPacking.V1) or 2 (AWQPacking.V2); got {packing}")
-    return _PAYLOAD_DTYPES[packing]
+    return format_of(packing).dtype
 
 
 def require_dense(tensor: torch.Tensor, what: str) -> None:
@@ -33,9 +29,29 @@ def _require_ndim(tensor: torch.Tensor, what: str) -> None:
         )
 
 
+def _text(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _payload_dtypes() -> str:
+    """ "V1 payloads are int32, V2 payloads are int16" """
+    dtypes = {form.name: _text(form.dtype) for form in FORMATS}
+    return ", ".join(f"{name} payloads are {dtype}" for name, dtype in dtypes.items())
+
+
+def _require_blocks(shape: Sequence[int], form: Format) -> None:
+    """ValueError unless codes of this shape are whole blocks."""
+    for dim, place, unit in ((-1, "in_features (the last dimension)", form.cols), (-2, _OUT_FEATURES, form.rows)):
+        if shape[dim] % unit != 0:
+            raise ValueError(
+                f"pack as {form.name} expects {place} to be a multiple of {unit}; "
+                f"got {shape[dim]} in shape {tuple(shape)}"
+            )
+
+
 def payload_shape(codes: torch.Tensor, packing: int) -> tuple[int, ...]:
     """Shape of the payload of codes; ValueError unless they can be packed."""
-    payload_dtype(packing)
+    form = format_of(packing)
     require_dense(codes, "pack")
     if codes.dtype != torch.uint8:
         raise ValueError(
@@ -43,42 +59,26 @@ def payload_shape(codes: torch.Tensor, packing: int) -> tuple[int, ...]:
             "codes.to(torch.uint8) or codes.astype(numpy.uint8); float weights must be quantized first)"
         )
     _require_ndim(codes, "pack expects codes")
-    *batch, rows, cols = codes.shape
-    unit = 64 if packing == 2 else 8
-    if cols % unit != 0:
-        raise ValueError(
-            f"pack as {_name(packing)} expects in_features (the last dimension) to be a multiple of {unit}; "
-            f"got {cols} in shape {tuple(codes.shape)}"
-        )
-    if packing == 1:
-        return (*batch, rows, cols // 8)
-    if rows % 4 != 0:
-        raise ValueError(
-            f"pack as V2 expects out_features (the last dimension but one) to be a multiple of 4; "
-            f"got {rows} in shape {tuple(codes.shape)}"
-        )
-    return (*batch, rows // 4, cols)
+    _require_blocks(codes.shape, form)
+    return (*codes.shape[:-2], *form.payload_shape(*codes.shape[-2:]))
 
 
 def codes_shape(payload: torch.Tensor, packing: int) -> tuple[int, ...]:
     """Shape of the codes in a payload; ValueError unless it can be unpacked."""
-    expected = payload_dtype(packing)
+    form = format_of(packing)
     require_dense(payload, "unpack")
-    if payload.dtype != expected:
+    if payload.dtype != form.dtype:
         raise ValueError(
-            f"unpack of {_name(packing)} expects an {str(expected).removeprefix('torch.')} payload; "
-            f"got dtype {payload.dtype} (V1 payloads are int32, V2 payloads are int16)"
+            f"unpack of {form.name} expects an {_text(form.dtype)} payload; "
+            f"got dtype {payload.dtype} ({_payload_dtypes()})"
         )
     _require_ndim(payload, "unpack expects a payload")
-    *batch, rows, cols = payload.shape
-    if packing == 1:
-        return (*batch, rows, cols * 8)
-    if cols % 64 != 0:
+    if payload.shape[-1] % form.block_items != 0:
         raise ValueError(
-            f"unpack of V2 expects a payload whose last dimension is a multiple of 64; "
-            f"got {cols} in shape {tuple(payload.shape)}"
+            f"unpack of {form.name} expects a payload whose last dimension is a multiple of {form.block_items}; "
+            f"got {payload.shape[-1]} in shape {tuple(payload.shape)}"
         )
-    return (*batch, rows * 4, cols)
+    return (*payload.shape[:-2], *form.codes_shape(*payload.shape[-2:]))
 
 
 def require_out(out: torch.Tensor, given: torch.Tensor, dtype: torch.dtype, shape: Sequence[int]) -> None:
@@ -86,7 +86,7 @@ def require_out(out: torch.Tensor, given: torch.Tensor, dtype: torch.dtype, shap
     if out.device != given.device:
         raise ValueError(f"out expects the device of the input, {given.device}; got {out.device}")
     if out.dtype != dtype:
-        raise ValueError(f"out expects dtype {str(dtype).removeprefix('torch.')}; got {out.dtype}")
+        raise ValueError(f"out expects dtype {_text(dtype)}; got {out.dtype}")
     if tuple(out.shape) != tuple(shape):
         raise ValueError(f"out expects shape {tuple(shape)}; got {tuple(out.shape)}")
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
-from . import _C
+from .. import _C
 
 
 def has_code_for(capability: tuple[int, int], archs: Sequence[str]) -> bool:

@@ -6,31 +6,31 @@ from collections.abc import Sequence
 
 import torch
 
-from . import _checks
+from . import checks
 
 
 def _pack(codes: torch.Tensor, packing: int, reorder: bool, validate: bool = True) -> torch.Tensor:
-    return codes.new_empty(_checks.payload_shape(codes, packing), dtype=_checks.payload_dtype(packing))
+    return codes.new_empty(checks.payload_shape(codes, packing), dtype=checks.payload_dtype(packing))
 
 
 def _unpack(
     payload: torch.Tensor, packing: int, reorder: bool, stride_order: Sequence[int] | None = None
 ) -> torch.Tensor:
-    shape = _checks.codes_shape(payload, packing)
-    strides = _checks.ordered_strides(shape, stride_order)
+    shape = checks.codes_shape(payload, packing)
+    strides = checks.ordered_strides(shape, stride_order)
     return payload.new_empty_strided(shape, strides, dtype=torch.uint8)
 
 
 def _pack_out(codes: torch.Tensor, packing: int, reorder: bool, validate: bool = True, *, out: torch.Tensor) -> None:
-    _checks.require_out(out, codes, _checks.payload_dtype(packing), _checks.payload_shape(codes, packing))
+    checks.require_out(out, codes, checks.payload_dtype(packing), checks.payload_shape(codes, packing))
 
 
 def _unpack_out(payload: torch.Tensor, packing: int, reorder: bool, *, out: torch.Tensor) -> None:
-    _checks.require_out(out, payload, torch.uint8, _checks.codes_shape(payload, packing))
+    checks.require_out(out, payload, torch.uint8, checks.codes_shape(payload, packing))
 
 
 def register() -> None:
-    """Registers the fake kernels; awqpack does so when it is imported."""
+    """Registers the fake kernels."""
     torch.library.register_fake("awqpack::pack", _pack)
     torch.library.register_fake("awqpack::unpack", _unpack)
     torch.library.register_fake("awqpack::pack_out", _pack_out)
