@@ -29,7 +29,8 @@ def pack(codes: torch.Tensor, packing: int, reorder: bool, validate: bool = True
         _require_codes(codes)
     nibbles, digits = form.nibbles(codes), form.item_digits
     payload = torch.zeros(nibbles.shape[: -len(digits)], dtype=form.dtype, device=codes.device)
-    for i, place in enumerate(product(*[range(size) for size in digits])):
+    place: tuple[int, ...]
+    for i, place in enumerate(product(*map(range, digits))):
         payload |= (nibbles[(..., *place)].to(form.dtype) & 15) << (4 * i)
     return payload.reshape(shape)
 
