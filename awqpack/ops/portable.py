@@ -5,8 +5,9 @@ They are bit-equal to the kernels and several times slower; tests run them on th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import product
+from typing import Any
 
 import torch
 
@@ -29,9 +30,9 @@ def pack(codes: torch.Tensor, packing: int, reorder: bool, validate: bool = True
         _require_codes(codes)
     nibbles, digits = form.nibbles(codes), form.item_digits
     payload = torch.zeros(nibbles.shape[: -len(digits)], dtype=form.dtype, device=codes.device)
-    place: tuple[int, ...]
-    for i, place in enumerate(product(*map(range, digits))):
-        payload |= (nibbles[(..., *place)].to(form.dtype) & 15) << (4 * i)
+    places: Iterator[Any] = product([...], *map(range, digits))
+    for i, place in enumerate(places):
+        payload |= (nibbles[place].to(form.dtype) & 15) << (4 * i)
     return payload.reshape(shape)
 
 
