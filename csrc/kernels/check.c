@@ -4,6 +4,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 bool awq_fail(awq_error *error, awq_error_kind kind, const char *format, ...)
 {
@@ -37,35 +38,76 @@ static shape_text format_shape(const int64_t *sizes, int64_t ndim)
     return text;
 }
 
-static const char *packing_name(awq_packing packing)
-{
-    return packing == AWQ_PACKING_V2 ? "V2" : "V1";
-}
-
 static const char *dtype_name(awq_dtype dtype)
 {
     static const char *const names[] = {"another dtype", "uint8", "int16", "int32"};
     return names[dtype];
 }
 
+/* A list for a sentence: "a, b or c". */
+typedef struct list_text {
+    char chars[192];
+} list_text;
+
+static void add_to_list(list_text *list, const char *item, const char *before)
+{
+    const size_t used = strlen(list->chars);
+    snprintf(list->chars + used, sizeof list->chars - used, "%s%s", used == 0 ? "" : before, item);
+}
+
+/* True for the first of the rows that users know as one packing. */
+static bool is_named_first(int packing)
+{
+    return packing == 0 || awq_packings[packing].number != awq_packings[packing - 1].number;
+}
+
+static bool is_named_last(int packing)
+{
+    return packing + 1 == AWQ_PACKING_COUNT || awq_packings[packing].number == awq_packings[AWQ_PACKING_COUNT - 1].number;
+}
+
+/* "1 (AWQPacking.V1) or 2 (AWQPacking.V2)" */
+static list_text packing_numbers(void)
+{
+    list_text list = {""};
+    for (int i = 0; i < AWQ_PACKING_COUNT; i++) {
+        if (is_named_first(i)) {
+            char item[48];
+            snprintf(item, sizeof item, "%d (AWQPacking.%s)", awq_packings[i].number, awq_packings[i].name);
+            add_to_list(&list, item, is_named_last(i) ? " or " : ", ");
+        }
+    }
+    return list;
+}
+
+/* "V1 payloads are int32, V2 payloads are int16" */
+static list_text payload_dtypes(void)
+{
+    list_text list = {""};
+    for (int i = 0; i < AWQ_PACKING_COUNT; i++) {
+        if (is_named_first(i)) {
+            char item[48];
+            snprintf(item, sizeof item, "%s payloads are %s", awq_packings[i].name, dtype_name(awq_packings[i].dtype));
+            add_to_list(&list, item, ", ");
+        }
+    }
+    return list;
+}
+
 bool awq_packing_from_number(int64_t number, bool reorder, awq_packing *packing, awq_error *error)
 {
-    switch (number) {
-    case 1:
-        *packing = reorder ? AWQ_PACKING_V1_REORDER : AWQ_PACKING_V1;
-        return true;
-    case 2:
-        *packing = AWQ_PACKING_V2;
-        return true;
-    default:
-        return awq_fail(error, AWQ_ERROR_VALUE, "packing expects 1 (AWQPacking.V1) or 2 (AWQPacking.V2); got %lld",
-                        (long long)number);
+    for (int i = 0; i < AWQ_PACKING_COUNT; i++) {
+        if (awq_packings[i].number == number && (!awq_packings[i].has_order || awq_packings[i].reorder == reorder)) {
+            *packing = (awq_packing)i;
+            return true;
+        }
     }
+    return awq_fail(error, AWQ_ERROR_VALUE, "packing expects %s; got %lld", packing_numbers().chars, (long long)number);
 }
 
 awq_dtype awq_payload_dtype(awq_packing packing)
 {
-    return packing == AWQ_PACKING_V2 ? AWQ_DTYPE_INT16 : AWQ_DTYPE_INT32;
+    return awq_packings[packing].dtype;
 }
 
 static bool check_ndim(const awq_view *view, const char *what, awq_error *error)
@@ -93,58 +135,62 @@ bool awq_check_codes(const awq_view *codes, awq_packing packing, int64_t *payloa
     if (!check_ndim(codes, "pack expects codes", error)) {
         return false;
     }
+    const awq_packing_traits *traits = &awq_packings[packing];
     const int64_t rows = codes->sizes[codes->ndim - 2];
     const int64_t cols = codes->sizes[codes->ndim - 1];
-    const int64_t unit = packing == AWQ_PACKING_V2 ? AWQ_BLOCK_CODES : AWQ_WORD_CODES;
-    if (cols % unit != 0) {
+    if (cols % traits->block_cols != 0) {
         return awq_fail(error, AWQ_ERROR_VALUE,
                         "pack as %s expects in_features (the last dimension) to be a multiple of %d; got %lld in shape %s",
-                        packing_name(packing), (int)unit, (long long)cols, format_shape(codes->sizes, codes->ndim).chars);
+                        traits->name, traits->block_cols, (long long)cols, format_shape(codes->sizes, codes->ndim).chars);
     }
-    if (packing == AWQ_PACKING_V2 && rows % AWQ_QUAD_ROWS != 0) {
+    if (rows % traits->block_rows != 0) {
         return awq_fail(error, AWQ_ERROR_VALUE,
-                        "pack as V2 expects out_features (the last dimension but one) to be a multiple of 4; "
+                        "pack as %s expects out_features (the last dimension but one) to be a multiple of %d; "
                         "got %lld in shape %s",
-                        (long long)rows, format_shape(codes->sizes, codes->ndim).chars);
+                        traits->name, traits->block_rows, (long long)rows, format_shape(codes->sizes, codes->ndim).chars);
+    }
+    const int64_t down = rows / traits->block_rows, right = cols / traits->block_cols;
+    if ((traits->runs_down ? down : right) > INT64_MAX / awq_block_items(traits)) {
+        return awq_fail(error, AWQ_ERROR_VALUE, "pack expects a payload of sizes below 2^63; got codes of shape %s",
+                        format_shape(codes->sizes, codes->ndim).chars);
     }
     for (int64_t d = 0; d < codes->ndim; d++) {
         payload_sizes[d] = codes->sizes[d];
     }
-    if (packing == AWQ_PACKING_V2) {
-        payload_sizes[codes->ndim - 2] = rows / AWQ_QUAD_ROWS;
-    } else {
-        payload_sizes[codes->ndim - 1] = cols / AWQ_WORD_CODES;
-    }
+    payload_sizes[codes->ndim - 2] = traits->runs_down ? right : down;
+    payload_sizes[codes->ndim - 1] = (traits->runs_down ? down : right) * awq_block_items(traits);
     return true;
 }
 
 bool awq_check_payload(const awq_view *payload, awq_packing packing, int64_t *codes_sizes, awq_error *error)
 {
-    const awq_dtype expected = awq_payload_dtype(packing);
-    if (payload->dtype != expected) {
-        return awq_fail(error, AWQ_ERROR_VALUE,
-                        "unpack of %s expects an %s payload; got dtype %s (V1 payloads are int32, V2 payloads are int16)",
-                        packing_name(packing), dtype_name(expected), payload->dtype_name);
+    const awq_packing_traits *traits = &awq_packings[packing];
+    if (payload->dtype != traits->dtype) {
+        return awq_fail(error, AWQ_ERROR_VALUE, "unpack of %s expects an %s payload; got dtype %s (%s)", traits->name,
+                        dtype_name(traits->dtype), payload->dtype_name, payload_dtypes().chars);
     }
     if (!check_ndim(payload, "unpack expects a payload", error)) {
         return false;
     }
-    const int64_t last = payload->sizes[payload->ndim - 1];
-    if (packing == AWQ_PACKING_V2 && last % AWQ_BLOCK_CODES != 0) {
+    const int64_t lines = payload->sizes[payload->ndim - 2], items = payload->sizes[payload->ndim - 1];
+    const int64_t block_items = awq_block_items(traits);
+    if (items % block_items != 0) {
         return awq_fail(error, AWQ_ERROR_VALUE,
-                        "unpack of V2 expects a payload whose last dimension is a multiple of 64; got %lld in shape %s",
-                        (long long)last, format_shape(payload->sizes, payload->ndim).chars);
+                        "unpack of %s expects a payload whose last dimension is a multiple of %lld; got %lld in shape %s",
+                        traits->name, (long long)block_items, (long long)items,
+                        format_shape(payload->sizes, payload->ndim).chars);
     }
     for (int64_t d = 0; d < payload->ndim; d++) {
         codes_sizes[d] = payload->sizes[d];
     }
-    const int64_t grown = payload->ndim - (packing == AWQ_PACKING_V2 ? 2 : 1);
-    const int64_t factor = packing == AWQ_PACKING_V2 ? AWQ_QUAD_ROWS : AWQ_WORD_CODES;
-    if (codes_sizes[grown] > INT64_MAX / factor) {
+    const int64_t down = traits->runs_down ? items / block_items : lines;
+    const int64_t right = traits->runs_down ? lines : items / block_items;
+    if (down > INT64_MAX / traits->block_rows || right > INT64_MAX / traits->block_cols) {
         return awq_fail(error, AWQ_ERROR_VALUE, "unpack expects sizes below 2^63; got a payload of shape %s",
                         format_shape(payload->sizes, payload->ndim).chars);
     }
-    codes_sizes[grown] *= factor;
+    codes_sizes[payload->ndim - 2] = down * traits->block_rows;
+    codes_sizes[payload->ndim - 1] = right * traits->block_cols;
     return true;
 }
 

@@ -15,7 +15,8 @@ static bool can_merge(leading_dim outer, leading_dim inner, int64_t payload_size
 void awq_geometry_init(awq_geometry *geometry, awq_packing packing, const awq_view *codes, const awq_view *payload)
 {
     const int64_t last = codes->ndim - 1;
-    const int64_t quad = packing == AWQ_PACKING_V2 ? AWQ_QUAD_ROWS : 1;
+    const awq_packing_traits *traits = &awq_packings[packing];
+    const bool has_lines = traits->block_rows == 1 && !traits->runs_down; /* a row of codes is one of the payload */
     leading_dim dims[AWQ_MAX_DIMS];
     int64_t count = 0;
     bool is_empty = codes->sizes[last] == 0;
@@ -26,8 +27,7 @@ void awq_geometry_init(awq_geometry *geometry, awq_packing packing, const awq_vi
         if (dim.size == 1 && d < last - 1) {
             continue;
         }
-        const int64_t payload_size = d == last - 1 ? dim.size / quad : dim.size;
-        if (count > 0 && d < last - 1 && can_merge(dims[count - 1], dim, payload_size)) {
+        if (count > 0 && d < last - 1 && can_merge(dims[count - 1], dim, dim.size)) {
             dims[count - 1].size *= dim.size;
             dims[count - 1].codes_stride = dim.codes_stride;
             dims[count - 1].payload_stride = dim.payload_stride;
@@ -36,10 +36,10 @@ void awq_geometry_init(awq_geometry *geometry, awq_packing packing, const awq_vi
         }
     }
     leading_dim rows = dims[--count];
-    if (rows.size == 1 && count > 0 && packing != AWQ_PACKING_V2) {
+    if (rows.size == 1 && count > 0 && has_lines) {
         rows = dims[--count];
     }
-    while (count > 0 && can_merge(dims[count - 1], rows, rows.size / quad)) {
+    while (count > 0 && !traits->runs_down && can_merge(dims[count - 1], rows, rows.size / traits->block_rows)) {
         rows.size *= dims[--count].size;
     }
     *geometry = (awq_geometry){
@@ -58,7 +58,7 @@ void awq_geometry_init(awq_geometry *geometry, awq_packing packing, const awq_vi
         geometry->payload_batch_strides[d] = dims[d].payload_stride;
     }
     const leading_dim columns = {geometry->cols, geometry->codes_col_stride, geometry->payload_col_stride};
-    if (packing != AWQ_PACKING_V2 && count == 0 && !is_empty && can_merge(rows, columns, payload->sizes[last])) {
+    if (has_lines && count == 0 && !is_empty && can_merge(rows, columns, payload->sizes[last])) {
         geometry->cols *= rows.size;
         geometry->rows = 1;
     }

@@ -26,11 +26,6 @@ static int64_t min64(int64_t a, int64_t b)
     return a < b ? a : b;
 }
 
-static int64_t payload_item_bytes(awq_packing packing)
-{
-    return packing == AWQ_PACKING_V2 ? 2 : 4;
-}
-
 static bool has_row_runs(const awq_geometry *g)
 {
     return g->codes_col_stride == 1 && g->payload_col_stride == 1;
@@ -53,7 +48,7 @@ void awq_job_init(awq_job *job, awq_direction direction, awq_packing packing, co
     }
     const int64_t total = batch * g->rows * g->cols;
     if (has_row_runs(g)) {
-        job->unit_rows = packing == AWQ_PACKING_V2 ? AWQ_QUAD_ROWS : 1;
+        job->unit_rows = awq_packings[packing].block_rows;
         job->unit_cols = RUN_CODES / job->unit_rows;
     } else {
         job->unit_rows = PANEL_ROWS;
@@ -85,15 +80,13 @@ typedef struct span {
     int64_t rows, cols;
 } span;
 
+/* Of the block whose first code is (row, col). */
 static uint8_t *payload_at(const awq_job *job, uint8_t *payload, int64_t row, int64_t col)
 {
     const awq_geometry *g = &job->geometry;
-    if (g->packing == AWQ_PACKING_V2) {
-        /* Codes of row n start AWQ_BLOCK_BYTES further inside each group of four rows' blocks. */
-        const int64_t item = col / AWQ_BLOCK_CODES * AWQ_BLOCK_CODES + row % AWQ_QUAD_ROWS * (AWQ_BLOCK_BYTES / 2);
-        return payload + 2 * (row / AWQ_QUAD_ROWS * g->payload_row_stride + item * g->payload_col_stride);
-    }
-    return payload + 4 * (row * g->payload_row_stride + col / AWQ_WORD_CODES * g->payload_col_stride);
+    const awq_packing_traits *traits = &awq_packings[g->packing];
+    return payload + traits->item_bytes *
+                         awq_block_offset(traits, g->payload_row_stride, g->payload_col_stride, row, col);
 }
 
 static span span_of(const awq_job *job, int64_t batch, int64_t row, int64_t col)
@@ -108,7 +101,7 @@ static span span_of(const awq_job *job, int64_t batch, int64_t row, int64_t col)
     }
     return (span){
         .codes = job->codes + codes_offset + row * g->codes_row_stride + col * g->codes_col_stride,
-        .payload = payload_at(job, job->payload + payload_offset * payload_item_bytes(g->packing), row, col),
+        .payload = payload_at(job, job->payload + payload_offset * awq_packings[g->packing].item_bytes, row, col),
         .rows = min64(job->unit_rows, g->rows - row),
         .cols = min64(job->unit_cols, g->cols - col),
     };
@@ -139,7 +132,7 @@ static uint8_t run_panel(const awq_job *job, const span *s)
 {
     const awq_geometry *g = &job->geometry;
     const awq_kernels *k = job->kernels;
-    const int64_t stride = g->payload_row_stride * payload_item_bytes(g->packing);
+    const int64_t stride = g->payload_row_stride * awq_packings[g->packing].item_bytes;
     if (job->direction == AWQ_PACK) {
         return k->pack_panel(g->packing, s->codes, g->codes_col_stride, s->payload, stride, s->rows, s->cols,
                              job->stream);
@@ -166,8 +159,8 @@ static uint8_t run_staged(const awq_job *job, const span *s)
     const awq_geometry *g = &job->geometry;
     uint8_t codes[STAGE_ROWS * STAGE_COLS];
     uint8_t payload[STAGE_ROWS * STAGE_COLS / 2];
-    const int64_t item = payload_item_bytes(g->packing);
-    const int64_t quad = g->packing == AWQ_PACKING_V2 ? AWQ_QUAD_ROWS : 1;
+    const int64_t item = awq_packings[g->packing].item_bytes;
+    const int64_t quad = awq_packings[g->packing].block_rows;
     const int64_t lines = s->rows / quad;
     const int64_t line_bytes = s->cols * quad / 2;
     const awq_job dense = {

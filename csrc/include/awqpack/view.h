@@ -11,8 +11,6 @@
 extern "C" {
 #endif
 
-typedef enum awq_dtype { AWQ_DTYPE_OTHER = 0, AWQ_DTYPE_UINT8, AWQ_DTYPE_INT16, AWQ_DTYPE_INT32 } awq_dtype;
-
 typedef struct awq_view {
     void *data;
     const int64_t *sizes;
@@ -22,10 +20,10 @@ typedef struct awq_view {
     const char *dtype_name; /* as the user knows it, for error texts */
 } awq_view;
 
-/* Packing as users number it (AWQPacking): 1 = V1, 2 = V2. False when it is neither. */
+/* The packing that AWQPacking numbers so. False when none is. */
 bool awq_packing_from_number(int64_t number, bool reorder, awq_packing *packing, awq_error *error);
 
-/* The payload's dtype: int32 for V1, int16 for V2. */
+/* The payload's dtype. */
 awq_dtype awq_payload_dtype(awq_packing packing);
 
 /* True when `codes` can be packed; then payload_sizes[0..ndim) are the payload's. */
