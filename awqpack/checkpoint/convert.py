@@ -1,27 +1,22 @@
-"""Conversion of a checkpoint from its layout to another, a tensor at a time."""
+"""Conversion of a checkpoint from its layout to another: validated, planned, carried out."""
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import os
-import shutil
 import time
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
 
-from ..layouts import LAYOUTS, Layout, relayout, relayout_runs
-from .configs import rewritten_configs, rewritten_index
+from ..layouts import LAYOUTS
+from .carry_out import carry_out
 from .errors import CheckpointError
-from .files import other_entries
 from .plan import Plan, make_plan, parse_size
-from .source import Checkpoint, SourceLayer
+from .source import Checkpoint
 from .staging import Staging
-from .workers import Buffers, run_all
-from .writer import Writer
 
 
 @dataclass(frozen=True)
@@ -101,51 +96,69 @@ def convert(
         CheckpointError: in one line, what about the source or the target is not as it should be; nothing is written.
     """
     source, given, target = Path(source), Path(target), Path(os.path.abspath(target))
-    if to not in LAYOUTS:
-        raise CheckpointError(f"to expects one of {', '.join(LAYOUTS)}; got {to!r}")
     limit = None if max_shard_size is None else parse_size(max_shard_size)
-    device = _usable_device(device)
-    _require_apart(source, target)
-    progress = progress or Progress()
+    device = _validated(source, target, to, device)
     with Checkpoint(source, layout=layout, group_size=group_size) as checkpoint:
-        if checkpoint.is_file != (target.suffix == ".safetensors"):
-            kind = "a .safetensors file" if checkpoint.is_file else "a directory"
-            raise CheckpointError(f"{target}: expects {kind}, as the source is one")
-        if checkpoint.is_file and limit is not None:
-            raise CheckpointError(f"max_shard_size expects a directory; {source} is one file")
         staging = Staging(target, force=force)
+        _require_fitting_target(checkpoint, target, limit)
         staging.check()
         plan = make_plan(checkpoint, LAYOUTS[to], limit)
-        if checkpoint.is_file:
+        if checkpoint.files.is_file:
             plan.files[0].name = target.name
-        others = [] if checkpoint.is_file else _other_files(plan)
-        _require_sources_elsewhere(checkpoint, others, target)
-        conversion = Conversion(
-            source=source,
-            target=given,
-            source_layout=checkpoint.layout.name,
-            target_layout=to,
-            layers=len(checkpoint.layers),
-            files=tuple(file.name for file in plan.files),
-            nbytes=plan.nbytes,
-            other_files=tuple(str(path) for path in others),
-            is_configured=checkpoint.config is not None,
-            seconds=0.0,
-            is_dry_run=dry_run,
-        )
-        staging.require_space(plan.nbytes + _size_of(source, others))
+        _require_sources_elsewhere(plan, target)
+        staging.require_space(plan.nbytes + _size_of(source, plan.others))
+        done = _described(plan, given, dry_run)
         if dry_run:
-            return conversion
+            return done
         start = time.perf_counter()
-        try:
-            with staging:
-                progress.start(conversion)
-                _write(plan, staging.content, others, device, progress)
-                staging.commit()
-        except OSError as error:
-            what = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror or str(error)
-            raise CheckpointError(f"{target}: cannot be written ({what})") from None
-    return Conversion(**{**conversion.__dict__, "seconds": time.perf_counter() - start})
+        _carry_out(plan, staging, device, done, progress or Progress())
+    return dataclasses.replace(done, seconds=time.perf_counter() - start)
+
+
+def _validated(source: Path, target: Path, to: str, device: str | torch.device) -> torch.device:
+    """The device, once everything that can be said without opening the source is in order."""
+    if to not in LAYOUTS:
+        raise CheckpointError(f"to expects one of {', '.join(LAYOUTS)}; got {to!r}")
+    usable = _usable_device(device)
+    _require_apart(source, target)
+    return usable
+
+
+def _require_fitting_target(checkpoint: Checkpoint, target: Path, limit: int | None) -> None:
+    is_file = checkpoint.files.is_file
+    if is_file != (target.suffix == ".safetensors"):
+        kind = "a .safetensors file" if is_file else "a directory"
+        raise CheckpointError(f"{target}: expects {kind}, as the source is one")
+    if is_file and limit is not None:
+        raise CheckpointError(f"max_shard_size expects a directory; {checkpoint.path} is one file")
+
+
+def _described(plan: Plan, target: Path, is_dry_run: bool) -> Conversion:
+    source = plan.source
+    return Conversion(
+        source=source.path,
+        target=target,
+        source_layout=source.layout.name,
+        target_layout=plan.target.name,
+        layers=len(source.layers),
+        files=tuple(file.name for file in plan.files),
+        nbytes=plan.nbytes,
+        other_files=tuple(str(path) for path in plan.others),
+        is_configured=source.config is not None,
+        seconds=0.0,
+        is_dry_run=is_dry_run,
+    )
+
+
+def _carry_out(plan: Plan, staging: Staging, device: torch.device, done: Conversion, progress: Progress) -> None:
+    try:
+        with staging:
+            progress.start(done)
+            carry_out(plan, staging.content, device, progress.advance, progress.finish_file)
+            staging.commit()
+    except OSError as error:
+        what = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror or str(error)
+        raise CheckpointError(f"{staging.target}: cannot be written ({what})") from None
 
 
 def _usable_device(device: str | torch.device) -> torch.device:
@@ -170,11 +183,12 @@ def _require_apart(source: Path, target: Path) -> None:
         raise CheckpointError(f"{target}: the target and the source {source} lie inside each other")
 
 
-def _require_sources_elsewhere(checkpoint: Checkpoint, others: list[Path], target: Path) -> None:
+def _require_sources_elsewhere(plan: Plan, target: Path) -> None:
     """Links may lead from a source into the target, which would replace what they lead to."""
-    for path in [Path(name) for name in checkpoint.shards] + others:
-        if target.resolve() in (checkpoint.root / path).resolve().parents:
-            raise CheckpointError(f"{target}: {checkpoint.root / path} is a link into it")
+    files = plan.source.files
+    for path in [Path(name) for name in files.shards] + plan.others:
+        if target.resolve() in (files.root / path).resolve().parents:
+            raise CheckpointError(f"{target}: {files.root / path} is a link into it")
 
 
 def _size_of(source: Path, others: list[Path]) -> int:
@@ -185,79 +199,3 @@ def _size_of(source: Path, others: list[Path]) -> int:
         except OSError as error:
             raise CheckpointError(f"{source / path}: cannot be read ({error.strerror})") from None
     return total
-
-
-def _other_files(plan: Plan) -> list[Path]:
-    """What of the source directory is copied as it is, relative to it."""
-    source = plan.source
-    replaced = {*source.shards, *rewritten_configs(plan)}
-    if source.index_path is not None:
-        replaced.add(source.index_path.name)
-    return other_entries(source.path, replaced)
-
-
-def _copy_other(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if source.is_dir() and source.is_symlink():
-        target.symlink_to(os.readlink(source))
-    elif source.is_dir():
-        target.mkdir()
-    else:
-        shutil.copy2(source, target)
-
-
-def _write(plan: Plan, content: Path, others: list[Path], device: torch.device, progress: Progress) -> None:
-    source = plan.source
-    is_file = source.is_file
-    folder = content.parent if is_file else content
-    for path in others:
-        _copy_other(source.path / path, content / path)
-    buffers = Buffers()
-    with Writer(folder, plan.files, progress.advance, progress.finish_file) as writer:
-        tasks: dict[str, list[Callable[[], None]]] = {file.name: [] for file in plan.files}
-        for layer, names in plan.layers:
-            file = plan.where[names[plan.target.names["weight"]]]
-            tasks[file.name].append(partial(_write_layer, plan, layer, names, device, writer, buffers))
-        for name, tensor in plan.copies.items():
-            file = plan.where[name]
-            tasks[file.name].append(partial(writer.copy, file, name, source.shards[source.where[tensor]], tensor))
-        run_all(tasks)
-    if is_file:
-        (folder / plan.files[0].name).rename(content)
-    else:
-        for name, text in rewritten_configs(plan).items():
-            if text is not None:
-                (content / name).write_text(text, encoding="utf-8")
-        index = rewritten_index(plan)
-        if index is not None:
-            (content / index[0]).write_text(index[1], encoding="utf-8")
-
-
-def _write_layer(
-    plan: Plan, layer: SourceLayer, outputs: dict[str, str], device: torch.device, writer: Writer, buffers: Buffers
-) -> None:
-    source, target = plan.source, plan.target
-    tensor = layer.tensors[layer.layout.names["weight"]]
-    shard = source.shards[source.where[tensor]]
-    name = outputs[target.names["weight"]]
-    if layer.layout.weight == target.weight:
-        writer.copy(plan.where[name], name, shard, tensor)
-    else:
-        done = 0
-        for run in _relayout(layer.layout, target, shard.tensor(tensor), buffers, device):
-            writer.write(plan.where[name], name, run, done)
-            done += run.nbytes
-        shard.release(tensor)
-    scales, zeros = source.scales_and_zeros(layer)
-    for suffix, value in target.encode_side(layer.geometry, scales, zeros).items():
-        if suffix in outputs:
-            name = outputs[suffix]
-            writer.write(plan.where[name], name, value)
-
-
-def _relayout(
-    source: Layout, target: Layout, payload: torch.Tensor, buffers: Buffers, device: torch.device
-) -> Iterable[torch.Tensor]:
-    if device.type == "cpu":
-        return relayout_runs(payload, source.weight, target.weight, buffers.take)
-    return [relayout(payload.to(device), source.weight, target.weight).cpu()]

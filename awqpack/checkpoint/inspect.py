@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..layouts import LayoutError
-from .source import Checkpoint, SourceLayer
+from ..layouts import SYMMETRIC_ZERO, LayoutError
+from .layers import SourceLayer
+from .source import Checkpoint
 
 
 @dataclass(frozen=True)
@@ -66,12 +67,11 @@ def inspect(path: str | Path, *, layout: str = "auto", group_size: int | None = 
     """
     with Checkpoint(path, layout=layout, group_size=group_size, is_strict=False) as checkpoint:
         problems = [*checkpoint.problems, *_value_problems(checkpoint), *_orphans(checkpoint)]
-        if checkpoint.index is not None:
-            problems += _wrong_total(checkpoint)
+        problems += _wrong_total(checkpoint)
         layers = tuple(_layer_info(checkpoint, layer) for layer in checkpoint.layers.values())
         config = checkpoint.config
         of_layers = {tensor for layer in checkpoint.layers.values() for tensor in layer.tensors.values()}
-        others = [tensor for tensor in checkpoint.where if tensor not in of_layers]
+        others = [tensor for tensor in checkpoint.files.where if tensor not in of_layers]
         return Inspection(
             path=str(path),
             layout=checkpoint.layout.name,
@@ -79,17 +79,17 @@ def inspect(path: str | Path, *, layout: str = "auto", group_size: int | None = 
             group_size=None if config is None else config.group_size,
             is_symmetric=None if config is None else config.is_symmetric,
             not_converted=None if config is None else config.not_converted,
-            files=tuple(checkpoint.shards),
+            files=tuple(checkpoint.files.shards),
             layers=layers,
             other_tensors=len(others),
             quantized_bytes=sum(layer.nbytes for layer in layers),
-            other_bytes=sum(checkpoint.entry(tensor).nbytes for tensor in others),
+            other_bytes=sum(checkpoint.files.entry(tensor).nbytes for tensor in others),
             problems=tuple(problems),
         )
 
 
 def _layer_info(checkpoint: Checkpoint, layer: SourceLayer) -> LayerInfo:
-    entries = {suffix: checkpoint.entry(tensor) for suffix, tensor in layer.tensors.items()}
+    entries = {suffix: checkpoint.files.entry(tensor) for suffix, tensor in layer.tensors.items()}
     n, k, group_size = layer.geometry
     return LayerInfo(
         name=layer.name,
@@ -114,10 +114,10 @@ def _value_problems(checkpoint: Checkpoint) -> list[str]:
         if not bool(scales.isfinite().all()):
             row, group = (~scales.isfinite()).nonzero()[0].tolist()
             problems.append(f"{layer.name}: the scale of row {row}, group {group} is {float(scales[row, group])}")
-        if checkpoint.config is not None and checkpoint.config.is_symmetric and bool((zeros != 8).any()):
-            row, group = (zeros != 8).nonzero()[0].tolist()
+        if checkpoint.config is not None and checkpoint.config.is_symmetric and bool((zeros != SYMMETRIC_ZERO).any()):
+            row, group = (zeros != SYMMETRIC_ZERO).nonzero()[0].tolist()
             problems.append(
-                f"{layer.name}: the configuration is symmetric, so that zeros are 8; "
+                f"{layer.name}: the configuration is symmetric, so that zeros are {SYMMETRIC_ZERO}; "
                 f"that of row {row}, group {group} is {int(zeros[row, group])}"
             )
     return problems
@@ -129,16 +129,14 @@ def _orphans(checkpoint: Checkpoint) -> list[str]:
     weight = checkpoint.layout.names["weight"]
     return [
         f"{tensor} has no {weight} beside it"
-        for tensor in checkpoint.where
-        if tensor.rpartition(".")[2] == zeros and f"{tensor[: -len(zeros)]}{weight}" not in checkpoint.where
+        for tensor in checkpoint.files.where
+        if tensor.rpartition(".")[2] == zeros and f"{tensor[: -len(zeros)]}{weight}" not in checkpoint.files.where
     ]
 
 
 def _wrong_total(checkpoint: Checkpoint) -> list[str]:
-    assert checkpoint.index is not None
-    metadata = checkpoint.index.get("metadata")
-    listed = metadata.get("total_size") if isinstance(metadata, dict) else None
-    total = sum(checkpoint.entry(tensor).nbytes for tensor in checkpoint.where)
+    listed = None if checkpoint.files.index is None else checkpoint.files.index.total_size
+    total = sum(checkpoint.files.entry(tensor).nbytes for tensor in checkpoint.files.where)
     if listed is None or listed == total:
         return []
     return [f"the index says a total_size of {listed}; the tensors have {total} bytes"]

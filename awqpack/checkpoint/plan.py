@@ -5,14 +5,19 @@ from __future__ import annotations
 import dataclasses
 import re
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from ..layouts import Layout, LayoutError, QuantizationConfig, TensorSpec
+from ..layouts import SYMMETRIC_ZERO, Layout, LayoutError, QuantizationConfig, TensorSpec
+from .config_files import rewritten_configs
 from .errors import CheckpointError
+from .files import other_entries
+from .index import rewritten_index
+from .layers import SourceLayer
+from .modules import with_names_for
 from .shard import DTYPE_NAMES, Entry, arranged, header_bytes
-from .source import Checkpoint, SourceLayer
+from .source import Checkpoint
 from .workers import map_all
 
-_HEAD = "lm_head"  # which AWQ configurations need not name
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 
@@ -39,6 +44,7 @@ class Plan:
         where: output tensor -> its file.
         layers: layers to convert, with the names of the tensors each becomes.
         copies: tensors whose bytes stay as they are: output name -> source name.
+        others: what of the source directory is copied as it is, relative to it.
         config: what the target's quantization_config says.
     """
 
@@ -49,10 +55,32 @@ class Plan:
     where: dict[str, OutputFile] = field(default_factory=dict)
     layers: list[tuple[SourceLayer, dict[str, str]]] = field(default_factory=list)
     copies: dict[str, str] = field(default_factory=dict)
+    others: list[Path] = field(default_factory=list)
 
     @property
     def nbytes(self) -> int:
         return sum(file.nbytes for file in self.files)
+
+    @property
+    def is_relayout(self) -> bool:
+        """Whether anything but names of files changes."""
+        return self.target is not self.source.layout
+
+    def configs(self) -> dict[str, str | None]:
+        """Text of each configuration file that changes, by its name; None for one that is left out."""
+        found = self.source.found_config
+        return {} if found is None or not self.is_relayout else rewritten_configs(found, self.target, self.config)
+
+    def index(self) -> tuple[str, str] | None:
+        """Name and text of the index; None for a checkpoint of one file that had none."""
+        files = self.source.files
+        names = [file.name for file in self.files]
+        if files.is_file or (len(names) == 1 and (files.index is None or names[0] not in files.shards)):
+            return None
+        if files.index is None and list(files.shards) == names:
+            return None
+        total = sum(entry.nbytes for file in self.files for entry in file.entries.values())
+        return rewritten_index(files.index, {tensor: file.name for tensor, file in self.where.items()}, total)
 
 
 def parse_size(text: str | int) -> int:
@@ -80,19 +108,18 @@ def make_plan(source: Checkpoint, target: Layout, max_shard_size: int | None = N
     Raises:
         CheckpointError: the target cannot hold some layers; all of them are named.
     """
-    is_relayout = target is not source.layout
-    plan = Plan(source, target, _with_names(source, target, _target_config(source)))
-    if is_relayout:
+    plan = Plan(source, target, with_names_for(source, target, _target_config(source)))
+    if plan.is_relayout:
         _require_held(source, target)
     drops_zeros = plan.config.is_symmetric and not target.stores_symmetric_zeros
     specs: dict[str, tuple[str, tuple[int, ...], int]] = {}
     homes: dict[str, str] = {}  # output tensor -> the source file it comes from
-    for tensor in source.plain_tensors if is_relayout else source.where:
-        entry = source.entry(tensor)
+    for tensor in source.plain_tensors if plan.is_relayout else source.files.where:
+        entry = source.files.entry(tensor)
         plan.copies[tensor] = tensor
         specs[tensor] = (entry.dtype, entry.shape, entry.nbytes)
-        homes[tensor] = source.where[tensor]
-    for layer in source.layers.values() if is_relayout else ():
+        homes[tensor] = source.files.where[tensor]
+    for layer in source.layers.values() if plan.is_relayout else ():
         outputs = _layer_specs(source, layer, target)
         if drops_zeros:
             del outputs[target.names["zeros"]]
@@ -108,7 +135,17 @@ def make_plan(source: Checkpoint, target: Layout, max_shard_size: int | None = N
             specs[name] = (DTYPE_NAMES[spec.dtype], spec.shape, size)
             homes[name] = _home(source, layer, target, suffix)
     _arrange(plan, specs, homes, max_shard_size)
+    if not source.files.is_file:
+        plan.others = _other_files(plan)
     return plan
+
+
+def _other_files(plan: Plan) -> list[Path]:
+    files = plan.source.files
+    replaced = {*files.shards, *plan.configs()}
+    if files.index is not None:
+        replaced.add(files.index.path.name)
+    return other_entries(files.path, replaced)
 
 
 def _target_config(source: Checkpoint) -> QuantizationConfig:
@@ -119,54 +156,13 @@ def _target_config(source: Checkpoint) -> QuantizationConfig:
             return config
         for layer in source.layers.values():
             _, zeros = source.scales_and_zeros(layer)
-            if bool((zeros != 8).any()):
+            if bool((zeros != SYMMETRIC_ZERO).any()):
                 return dataclasses.replace(config, is_symmetric=False)
         return config
     sizes = {layer.geometry.group_size for layer in source.layers.values()}
     names = source.layout.names
     is_symmetric = all(names["zeros"] not in layer.tensors for layer in source.layers.values())
     return QuantizationConfig(sizes.pop() if len(sizes) == 1 else None, is_symmetric, None, {})
-
-
-def _with_names(source: Checkpoint, target: Layout, config: QuantizationConfig) -> QuantizationConfig:
-    """The configuration with names that say the same in the target's.
-
-    Patterns become the modules that they match, and so do parts of names that quantized layers contain, where the
-    target would take those for unquantized. Such a target also names linears that are not quantized without a word.
-    """
-    plain = [
-        tensor.removesuffix(".weight")
-        for tensor in source.plain_tensors
-        if tensor.endswith(".weight") and len(source.entry(tensor).shape) > 1
-    ]
-    parts: list[str] = []
-    exact: list[str] = []
-    for entry in config.not_converted or ():
-        try:
-            if entry.startswith("re:"):
-                exact += [module for module in plain if re.match(entry[3:], module)]
-            elif target.ignores_by_name and any(entry in layer for layer in source.layers):
-                exact += [module for module in plain if entry in module]
-            else:
-                parts.append(entry)
-        except re.error as error:
-            raise CheckpointError(f"{source.path}: ignore expects patterns; {entry!r} is none ({error})") from None
-    if target.ignores_by_name:
-        # its readers expect every other linear to be quantized
-        exact += [
-            module
-            for module in plain
-            if module != _HEAD
-            and len(source.entry(f"{module}.weight").shape) == 2
-            and "embed" not in module.rpartition(".")[2]
-            and not any(part in module for part in parts)
-        ]
-    return dataclasses.replace(
-        config,
-        not_converted=None if config.not_converted is None else tuple(parts),
-        exact=tuple(dict.fromkeys(exact)),
-        has_head=_HEAD in source.layers,
-    )
 
 
 def _require_held(source: Checkpoint, target: Layout) -> None:
@@ -203,7 +199,7 @@ def _reason_values_not_held(source: Checkpoint, layer: SourceLayer, target: Layo
 
 def _layer_specs(source: Checkpoint, layer: SourceLayer, target: Layout) -> dict[str, TensorSpec]:
     n, k, _ = layer.geometry
-    dtype = source.entry(layer.tensors[layer.layout.names["scales"]]).spec.dtype
+    dtype = source.files.entry(layer.scales).spec.dtype
     weight = TensorSpec(target.weight.dtype, target.weight.shape(n, k))
     return {target.names["weight"]: weight, **target.side_specs(layer.geometry, dtype)}
 
@@ -211,9 +207,8 @@ def _layer_specs(source: Checkpoint, layer: SourceLayer, target: Layout) -> dict
 def _home(source: Checkpoint, layer: SourceLayer, target: Layout, suffix: str) -> str:
     """The source file of the tensor with the same part in the layer; that of the weight where there is none."""
     role = next(role for role, name in target.names.items() if name == suffix)
-    names = layer.layout.names
-    tensor = layer.tensors.get(names.get(role, ""), layer.tensors[names["weight"]])
-    return source.where[tensor]
+    tensor = layer.tensors.get(layer.layout.names.get(role, ""), layer.weight)
+    return source.files.where[tensor]
 
 
 def _arrange(
@@ -222,7 +217,7 @@ def _arrange(
     homes: dict[str, str],
     max_shard_size: int | None,
 ) -> None:
-    shards = plan.source.shards
+    shards = plan.source.files.shards
     by_file: dict[str, list[str]] = {name: [] for name in shards}
     if max_shard_size is None:
         for tensor, home in homes.items():
@@ -230,7 +225,7 @@ def _arrange(
         metadata = {name: shard.metadata for name, shard in shards.items()}
     else:
         by_file = _resharded(plan, specs, homes, max_shard_size)
-        metadata = dict.fromkeys(by_file, plan.source.metadata)
+        metadata = dict.fromkeys(by_file, plan.source.files.metadata)
         kept = {path.name for path in plan.source.path.iterdir()} - shards.keys()
         clash = sorted(kept & by_file.keys())
         if clash:
@@ -250,10 +245,10 @@ def _resharded(
     """Files of at most `limit` bytes of tensors, in the source's order; a layer stays together, and is never cut."""
     of_tensor = {tensor: [tensor] for tensor in plan.copies}
     for layer, outputs in plan.layers:
-        of_tensor[layer.tensors[layer.layout.names["weight"]]] = list(outputs.values())
+        of_tensor[layer.weight] = list(outputs.values())
     shards: list[list[str]] = [[]]
     room = limit
-    for tensor in plan.source.where:
+    for tensor in plan.source.files.where:
         unit = of_tensor.get(tensor, [])
         size = sum(specs[name][2] for name in unit)
         if size > room and shards[-1]:

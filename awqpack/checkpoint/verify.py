@@ -7,13 +7,14 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from ..layouts import HEAD
+from .config_files import LEGACY_CONFIG_FILE
 from .errors import CheckpointError
 from .files import other_entries
-from .source import LEGACY_CONFIG_FILE, Checkpoint
+from .source import Checkpoint
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def verify(first: str | Path, second: str | Path) -> Verification:
         differences = [*_layers(a, b), *_plain_tensors(a, b), *_configs(a, b), *_metadata(a, b)]
         names = set(a.plain_tensors) | set(b.plain_tensors)
         files: set[str] = set()
-        if not a.is_file and not b.is_file:
+        if not a.files.is_file and not b.files.is_file:
             files = _other_files(a) | _other_files(b)
             differences += _files(a, b, files)
         return Verification(len(set(a.layers) | set(b.layers)), len(names), len(files), tuple(differences))
@@ -92,14 +93,12 @@ def _layers(a: Checkpoint, b: Checkpoint) -> Iterator[Difference]:
         yield from _values(name, "scales", scales_a, scales_b)
         for checkpoint in (a, b):
             for tensor in checkpoint.layers[name].tensors.values():
-                checkpoint.release(tensor)
+                checkpoint.files.release(tensor)
 
 
 def _codes(a: Checkpoint, b: Checkpoint, name: str) -> Iterator[Difference]:
     layouts = a.layers[name].layout, b.layers[name].layout
-    payloads = []
-    for checkpoint, layout in zip((a, b), layouts, strict=True):
-        payloads.append(checkpoint.tensor(checkpoint.layers[name].tensors[layout.names["weight"]]))
+    payloads = [checkpoint.files.tensor(checkpoint.layers[name].weight) for checkpoint in (a, b)]
     if layouts[0].weight == layouts[1].weight and torch.equal(*payloads):
         return
     codes = [layout.weight.unpack(payload) for layout, payload in zip(layouts, payloads, strict=True)]
@@ -139,31 +138,31 @@ def _plain_tensors(a: Checkpoint, b: Checkpoint) -> Iterator[Difference]:
         if name not in in_a or name not in in_b:
             yield _presence(name, name in in_a)
             continue
-        one, other = a.entry(name), b.entry(name)
+        one, other = a.files.entry(name), b.files.entry(name)
         for part, x, y in (("dtype", one.dtype, other.dtype), ("shape", one.shape, other.shape)):
             if x != y:
                 yield Difference(name, part, None, str(x), str(y))
                 break
         else:
-            bytes_a, bytes_b = a.shards[a.where[name]].bytes_of(name), b.shards[b.where[name]].bytes_of(name)
+            bytes_a, bytes_b = a.files.shard(name).bytes_of(name), b.files.shard(name).bytes_of(name)
             if not torch.equal(bytes_a, bytes_b):
                 yield from _tensor_values(name, a, b)
-            a.release(name)
-            b.release(name)
+            a.files.release(name)
+            b.files.release(name)
 
 
 def _tensor_values(name: str, a: Checkpoint, b: Checkpoint) -> Iterator[Difference]:
     try:
-        yield from _values(name, "values", a.tensor(name), b.tensor(name))
+        yield from _values(name, "values", a.files.tensor(name), b.files.tensor(name))
     except KeyError:  # a dtype that torch tensors are not made of here: by its bytes
-        bytes_a, bytes_b = a.shards[a.where[name]].bytes_of(name), b.shards[b.where[name]].bytes_of(name)
+        bytes_a, bytes_b = a.files.shard(name).bytes_of(name), b.files.shard(name).bytes_of(name)
         yield from _values(name, "bytes", bytes_a, bytes_b)
 
 
 def _metadata(a: Checkpoint, b: Checkpoint) -> Iterator[Difference]:
     """The strings in the files' headers."""
-    for key in sorted(a.metadata.keys() | b.metadata.keys()):
-        one, other = a.metadata.get(key), b.metadata.get(key)
+    for key in sorted(a.files.metadata.keys() | b.files.metadata.keys()):
+        one, other = a.files.metadata.get(key), b.files.metadata.get(key)
         if one != other:
             yield Difference("the files' metadata", key, None, repr(one)[:60], repr(other)[:60])
 
@@ -178,12 +177,12 @@ def _configs(a: Checkpoint, b: Checkpoint) -> Iterator[Difference]:
         one, other = getattr(a.config, key), getattr(b.config, key)
         if one != other:
             yield Difference("the quantization_config", key, None, repr(one), repr(other))
-    names = [sorted(set(config.not_converted or ()) - {"lm_head"}) for config in (a.config, b.config)]
+    names = [sorted(set(config.not_converted or ()) - {HEAD}) for config in (a.config, b.config)]
     # patterns of one kind of configuration are names in the other
     if names[0] != names[1] and not any(name.startswith("re:") for name in names[0] + names[1]):
         yield Difference("the quantization_config", "not_converted", None, repr(names[0]), repr(names[1]))
     if a.found_config is not None and b.found_config is not None:
-        one, other = _without_quantization(a), _without_quantization(b)
+        one, other = a.found_config.without_quantization(), b.found_config.without_quantization()
         for key in sorted(one.keys() | other.keys()):
             if one.get(key) != other.get(key) or (key in one) != (key in other):
                 yield Difference(
@@ -191,21 +190,10 @@ def _configs(a: Checkpoint, b: Checkpoint) -> Iterator[Difference]:
                 )
 
 
-def _without_quantization(checkpoint: Checkpoint) -> dict[str, Any]:
-    found = checkpoint.found_config
-    if found is None or not found.keys:
-        return {}
-    if len(found.keys) == 1:  # also where an older name is replaced
-        return {key: value for key, value in found.content.items() if key != found.keys[0]}
-    nested = dict(found.content[found.keys[0]])
-    del nested[found.keys[1]]
-    return {**found.content, found.keys[0]: nested}
-
-
 def _other_files(checkpoint: Checkpoint) -> set[str]:
-    own = {*checkpoint.shards, LEGACY_CONFIG_FILE}
-    if checkpoint.index_path is not None:
-        own.add(checkpoint.index_path.name)
+    own = {*checkpoint.files.shards, LEGACY_CONFIG_FILE}
+    if checkpoint.files.index is not None:
+        own.add(checkpoint.files.index.path.name)
     if checkpoint.found_config is not None:
         own.add(checkpoint.found_config.path.name)
     entries = other_entries(checkpoint.path, own)

@@ -5,7 +5,17 @@ layer = LAYOUTS["gemm"].decode({"qweight": ..., "qzeros": ..., "scales": ...}, g
 tensors = LAYOUTS["gemv_fast"].encode(layer)
 """
 
-from .base import AmbiguousGroupError, Geometry, Layer, Layout, LayoutError, QuantizationConfig, TensorSpec
+from .base import (
+    HEAD,
+    SYMMETRIC_ZERO,
+    AmbiguousGroupError,
+    Geometry,
+    Layer,
+    Layout,
+    LayoutError,
+    QuantizationConfig,
+    TensorSpec,
+)
 from .compressed_tensors import CompressedTensors
 from .detect import detect, layout_of_config
 from .gemm import Gemm
@@ -16,7 +26,9 @@ from .registry import LAYOUTS
 from .weight import WeightFormat, relayout, relayout_runs
 
 __all__ = [
+    "HEAD",
     "LAYOUTS",
+    "SYMMETRIC_ZERO",
     "AmbiguousGroupError",
     "CompressedTensors",
     "Gemm",

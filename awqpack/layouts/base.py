@@ -14,6 +14,7 @@ from .weight import WeightFormat
 Role = Literal["weight", "zeros", "scales", "shape"]
 
 SYMMETRIC_ZERO = 8
+HEAD = "lm_head"  # AWQ engines never quantize it, and AWQ configurations do not name it
 SCALE_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 

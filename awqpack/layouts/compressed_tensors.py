@@ -10,13 +10,11 @@ import torch
 
 from .. import functional
 from ..packing import AWQPacking
-from .base import Geometry, Layout, LayoutError, QuantizationConfig, Role, TensorSpec
+from .base import HEAD, Geometry, Layout, LayoutError, QuantizationConfig, Role, TensorSpec
 from .weight import WeightFormat
 
 QUANT_METHOD = "compressed-tensors"
 FORMAT = "pack-quantized"
-# AWQ engines never quantize the head, and AWQ configurations do not name it
-_HEAD = "lm_head"
 _PART = re.compile(r"re:\.\*(.*)\.\*")
 
 
@@ -131,8 +129,8 @@ class CompressedTensors(Layout):
     def write_config(self, config: QuantizationConfig) -> dict[str, Any]:
         if self.claims(config.raw):
             return dict(config.raw)
-        parts = [f"re:.*{re.escape(name)}.*" for name in config.not_converted or () if name != _HEAD]
-        head = [] if config.has_head else [_HEAD]
+        parts = [f"re:.*{re.escape(name)}.*" for name in config.not_converted or () if name != HEAD]
+        head = [] if config.has_head else [HEAD]
         is_whole_row = config.group_size in (-1, None)
         return {
             "config_groups": {
@@ -163,7 +161,7 @@ def _not_converted(ignore: list[str]) -> tuple[str, ...] | None:
     """The names as AWQ has them: parts of module names. A pattern that is no such part stays a pattern."""
     parts = []
     for entry in ignore:
-        if entry == _HEAD:
+        if entry == HEAD:
             continue
         match = _PART.fullmatch(entry)
         part = re.sub(r"\\(.)", r"\1", match[1]) if match is not None else entry

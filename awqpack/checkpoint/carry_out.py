@@ -1,0 +1,104 @@
+"""Carrying out a plan: every tensor and file of it written into a folder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from ..layouts import Layout, relayout, relayout_runs
+from .layers import SourceLayer
+from .plan import Plan
+from .workers import Buffers, run_all
+from .writer import Writer
+
+
+def carry_out(
+    plan: Plan,
+    content: Path,
+    device: torch.device,
+    on_bytes: Callable[[int], None],
+    on_file: Callable[[str], None],
+) -> None:
+    """Writes what a plan says.
+
+    Args:
+        plan: what to write.
+        content: a directory that is there, or the file to make, as the plan's source is.
+        device: where weights are repacked.
+        on_bytes, on_file: as in :class:`Writer`.
+    """
+    is_file = plan.source.files.is_file
+    folder = content.parent if is_file else content
+    for path in plan.others:
+        _copy_other(plan.source.path / path, content / path)
+    _write_tensors(plan, folder, device, on_bytes, on_file)
+    if is_file:
+        (folder / plan.files[0].name).rename(content)
+        return
+    texts = {name: text for name, text in plan.configs().items() if text is not None}
+    index = plan.index()
+    for name, text in {**texts, **({} if index is None else dict([index]))}.items():
+        (content / name).write_text(text, encoding="utf-8")
+
+
+def _copy_other(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if source.is_dir() and source.is_symlink():
+        target.symlink_to(os.readlink(source))
+    elif source.is_dir():
+        target.mkdir()
+    else:
+        shutil.copy2(source, target)
+
+
+def _write_tensors(
+    plan: Plan,
+    folder: Path,
+    device: torch.device,
+    on_bytes: Callable[[int], None],
+    on_file: Callable[[str], None],
+) -> None:
+    buffers = Buffers()
+    with Writer(folder, plan.files, on_bytes, on_file) as writer:
+        tasks: dict[str, list[Callable[[], None]]] = {file.name: [] for file in plan.files}
+        for layer, names in plan.layers:
+            file = plan.where[names[plan.target.names["weight"]]]
+            tasks[file.name].append(partial(_write_layer, plan, layer, names, device, writer, buffers))
+        for name, tensor in plan.copies.items():
+            file = plan.where[name]
+            tasks[file.name].append(partial(writer.copy, file, name, plan.source.files.shard(tensor), tensor))
+        run_all(tasks)
+
+
+def _write_layer(
+    plan: Plan, layer: SourceLayer, outputs: dict[str, str], device: torch.device, writer: Writer, buffers: Buffers
+) -> None:
+    source, target = plan.source, plan.target
+    shard = source.files.shard(layer.weight)
+    name = outputs[target.names["weight"]]
+    if layer.layout.weight == target.weight:
+        writer.copy(plan.where[name], name, shard, layer.weight)
+    else:
+        done = 0
+        for run in _relayout(layer.layout, target, shard.tensor(layer.weight), buffers, device):
+            writer.write(plan.where[name], name, run, done)
+            done += run.nbytes
+        shard.release(layer.weight)
+    scales, zeros = source.scales_and_zeros(layer)
+    for suffix, value in target.encode_side(layer.geometry, scales, zeros).items():
+        if suffix in outputs:
+            name = outputs[suffix]
+            writer.write(plan.where[name], name, value)
+
+
+def _relayout(
+    source: Layout, target: Layout, payload: torch.Tensor, buffers: Buffers, device: torch.device
+) -> Iterable[torch.Tensor]:
+    if device.type == "cpu":
+        return relayout_runs(payload, source.weight, target.weight, buffers.take)
+    return [relayout(payload.to(device), source.weight, target.weight).cpu()]
