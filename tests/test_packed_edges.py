@@ -29,6 +29,22 @@ def test_the_data_pointer_is_refused():
         packed_tensor(LAYOUTS["v1"]).data_ptr()
 
 
+def test_attributes_that_others_copy_leave_the_payload_alone():
+    """compressed-tensors moves a tensor and then gives it the class and the attributes of the one that it was."""
+    source, moved = small(1), small(2)
+    source.tag = "w"
+    assert vars(source) == {"tag": "w"}
+    moved.__class__ = source.__class__
+    moved.__dict__ = source.__dict__.copy()
+    assert moved.tag == "w"
+    assert_same(moved.unpack(), torch.full((8, 16), 2, dtype=torch.uint8))
+
+
+def test_a_plain_tensor_does_not_become_packed():
+    with pytest.raises(TypeError, match="layout differs"):
+        torch.ones(8, 16, dtype=torch.uint8).__class__ = AWQPackedTensor
+
+
 def test_apply_():
     packed = small()
     assert packed.apply_(lambda code: code + 2) is packed

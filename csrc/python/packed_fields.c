@@ -14,26 +14,11 @@ void packed_fields_clear(packed_fields *fields)
     Py_CLEAR(fields->meta);
 }
 
-/* self.name, looked up in its dict first: a tensor's class has many attributes, none of ours among them. */
-static PyObject *get_field(PyObject *self, PyObject *dict, PyObject *name)
-{
-    PyObject *value = PyDict_GetItemWithError(dict, name);
-    if (value == NULL) {
-        return PyErr_Occurred() ? NULL : PyObject_GetAttr(self, name);
-    }
-    Py_INCREF(value);
-    return value;
-}
-
 int packed_fields_get(PyObject *self, packed_fields *fields)
 {
-    PyObject *dict = PyObject_GenericGetDict(self, NULL);
-    *fields = (packed_fields){
-        .payload = dict == NULL ? NULL : get_field(self, dict, awqpack.names._data),
-        .meta = dict == NULL ? NULL : get_field(self, dict, awqpack.names._meta),
-    };
-    Py_XDECREF(dict);
-    if (fields->payload == NULL || fields->meta == NULL) {
+    *fields = (packed_fields){.payload = PyObject_GetAttr(self, awqpack.names._data)};
+    fields->meta = fields->payload == NULL ? NULL : PyObject_GetAttr(self, awqpack.names._meta);
+    if (fields->meta == NULL) {
         packed_fields_clear(fields);
         return -1;
     }
@@ -55,12 +40,7 @@ int packed_fields_get(PyObject *self, packed_fields *fields)
 
 int packed_fields_set(PyObject *self, PyObject *payload, PyObject *meta)
 {
-    PyObject *dict = PyObject_GenericGetDict(self, NULL);
-    const int status = dict == NULL || PyDict_SetItem(dict, awqpack.names._data, payload) < 0
-                           ? -1
-                           : PyDict_SetItem(dict, awqpack.names._meta, meta);
-    Py_XDECREF(dict);
-    return status;
+    return PyObject_SetAttr(self, awqpack.names._data, payload) < 0 ? -1 : PyObject_SetAttr(self, awqpack.names._meta, meta);
 }
 
 PyObject *packed_meta_new(PyObject *packing, PyObject *reorder, PyObject *order, PyObject *size, PyObject *stride)

@@ -195,18 +195,12 @@ static PyObject *packed_offload(PyObject *self, PyObject *args, PyObject *kwargs
 /* Attributes that users or torch (_is_param) put on `self`, deep-copied when there is a memo; our own fields are not theirs. */
 static int copy_attributes(PyObject *self, PyObject *result, PyObject *memo)
 {
-    PyObject *own[] = {awqpack.names._data, awqpack.names._meta};
     int status = -1;
     PyObject *attributes = PyObject_GetAttrString(self, "__dict__");
     PyObject *extra = attributes == NULL ? NULL : PyDict_Copy(attributes);
     PyObject *target = extra == NULL ? NULL : PyObject_GetAttrString(result, "__dict__");
     if (target == NULL) {
         goto done;
-    }
-    for (size_t i = 0; i < sizeof own / sizeof own[0]; i++) {
-        if (PyDict_DelItem(extra, own[i]) < 0) {
-            goto done;
-        }
     }
     if (memo != NULL && PyDict_Size(extra) > 0) {
         PyObject *copy = PyImport_ImportModule("copy");

@@ -370,8 +370,9 @@ static PyObject *create_type(PyObject *doc)
     PyObject *type = NULL, *meta = (PyObject *)Py_TYPE(awqpack.tensor_type);
     PyObject *c_module = PyImport_ImportModule("torch._C");
     PyObject *no_function = c_module == NULL ? NULL : PyObject_GetAttrString(c_module, "_disabled_torch_function_impl");
-    PyObject *namespace = no_function == NULL ? NULL : Py_BuildValue("{sssOsO}", "__module__", "awqpack", "__doc__", doc,
-                                                                    "__torch_function__", no_function);
+    PyObject *namespace = no_function == NULL ? NULL : Py_BuildValue("{sssOsOs(OO)}", "__module__", "awqpack", "__doc__", doc,
+                                                                    "__torch_function__", no_function, "__slots__",
+                                                                    awqpack.names._data, awqpack.names._meta);
     if (namespace != NULL && add_wrapped(namespace, "staticmethod", &construct_function) == 0 &&
         add_wrapped(namespace, "staticmethod", &unflatten_function) == 0 &&
         add_wrapped(namespace, "classmethod", &dispatch_function) == 0) {
