@@ -14,11 +14,12 @@ TORCH_STAMP := $(VENV)/.torch-$(TORCH)
 BUILD_STAMP := $(VENV)/.awqpack
 SOURCES := setup.py $(shell find csrc cuda -name '*.[ch]' -o -name '*.[ch]pp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: help demo test asan sanitize-gpu check-c check-neon lint bench-cpu bench-gpu bench-host bench-convert bench-quanto compat wheel clean
+.PHONY: help demo test asan sanitize-gpu check-c check-neon lint compat wheel clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
+	@echo 'bench-SUITE   cpu, gpu, host, convert or quanto: python -m benchmarks --help'
 	@echo
 	@echo 'PYTHON=python3.12   the interpreter to make the environment with   (python3)'
 	@echo 'TORCH=2.11.0        the version of torch to install                (2.13.0)'
@@ -55,21 +56,9 @@ lint: $(VENV)/.test ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Bound to CPUs, as two of torch's threads on one of them would take twice as long.
-bench-cpu: $(VENV)/.bench ## pack and unpack beside memcpy, and the packers of others
-	OMP_PROC_BIND=spread OMP_PLACES=threads $(BIN)/python benchmarks/bench_cpu.py $(ARGS)
-
-bench-gpu: $(VENV)/.bench ## pack and unpack beside copies on a GPU, the packers of others, whole models
-	$(BIN)/python benchmarks/bench_gpu.py $(ARGS)
-
-bench-host: $(VENV)/.bench ## what a call on a packed tensor costs the host, beside optimum-quanto's class
-	$(BIN)/python benchmarks/bench_host.py $(ARGS)
-
-bench-convert: $(VENV)/.bench ## convert a 2 GiB checkpoint beside cp -r, and beside compressed-tensors' converter
-	$(BIN)/python benchmarks/bench_convert.py $(ARGS)
-
-bench-quanto: $(VENV)/.test ## optimum-quanto quantizing one large linear, as it is and with awqpack (needs a GPU)
-	$(BIN)/python benchmarks/bench_quanto.py $(ARGS)
+# bench-cpu, bench-gpu, bench-host, bench-convert, bench-quanto: `python -m benchmarks --help` says what each does.
+bench-%: $(VENV)/.bench
+	$(BIN)/python -m benchmarks $* $(ARGS)
 
 # Each torch takes an environment of its own, several GB of them with CUDA packages: by hand, not in CI.
 COMPAT ?= 2.10.0 2.11.0 2.13.0 2.15.0

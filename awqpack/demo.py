@@ -40,10 +40,7 @@ class Layout(NamedTuple):
     reorder: bool
 
 
-LAYOUTS = tuple(
-    Layout(form.suffix.removeprefix("awq_"), form.name + " reorder" * form.reorder, form.packing, form.reorder)
-    for form in FORMATS
-)
+LAYOUTS = tuple(Layout(form.suffix.removeprefix("awq_"), form.title, form.packing, form.reorder) for form in FORMATS)
 
 
 class Timing(NamedTuple):

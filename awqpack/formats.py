@@ -43,6 +43,11 @@ class Format:
         return self.packing.name
 
     @property
+    def title(self) -> str:
+        """As tables have it."""
+        return f"{self.name} reorder" if self.reorder else self.name
+
+    @property
     def item_codes(self) -> int:
         """Codes in an element of the payload."""
         return 2 * self.dtype.itemsize

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
 import importlib.abc
 import importlib.util
 import itertools
@@ -10,29 +12,15 @@ import types
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
+from awqpack import AWQPacking
+from awqpack.formats import Format
 from awqpack.ops import portable
 
-Call = Callable[[], object]
-
-
-class Layout(NamedTuple):
-    """One way to pack, as the ops number it."""
-
-    name: str
-    packing: int
-    reorder: bool
-    payload_dtype: torch.dtype
-
-
-LAYOUTS = (
-    Layout("V1", 1, False, torch.int32),
-    Layout("V1 reorder", 1, True, torch.int32),
-    Layout("V2", 2, False, torch.int16),
-)
+Functions = dict[str, Callable[[torch.Tensor], Any]]  # by op: of codes, of a payload
 
 
 class _WithoutAsserts(importlib.abc.SourceLoader):
@@ -52,6 +40,7 @@ class _WithoutAsserts(importlib.abc.SourceLoader):
         return code
 
 
+@functools.cache
 def load_quanto() -> Any:
     """optimum-quanto's AWQ packing functions, or None where it is not installed.
 
@@ -78,34 +67,86 @@ def load_quanto() -> Any:
     return module
 
 
-_PLACES = [0, 2, 4, 6, 1, 3, 5, 7]
-
-
-def torch_pack(codes: torch.Tensor, layout: Layout) -> torch.Tensor:
-    """What one writes without a packer; V2 has no one-liner, so that awqpack's portable kernels stand in."""
-    if layout.packing == 2:
-        return portable.pack(codes, 2, False, False)
-    words = codes.view(len(codes), -1, 8)
-    shifts = torch.arange(0, 32, 4, dtype=torch.int32, device=codes.device)
-    return ((words[..., _PLACES] if layout.reorder else words).int() << shifts).sum(-1, dtype=torch.int32)
-
-
-def torch_unpack(payload: torch.Tensor, layout: Layout) -> torch.Tensor:
-    """The way back."""
-    if layout.packing == 2:
-        return portable.unpack(payload, 2, False)
-    places = torch.tensor(_PLACES).argsort() if layout.reorder else torch.arange(8)
-    shifts = (4 * places).to(payload.device, torch.int32)
-    return (payload.unsqueeze(-1) >> shifts & 15).byte().flatten(-2)
-
-
-def quanto_calls(quanto: Any, layout: Layout, codes: torch.Tensor, payload: torch.Tensor) -> dict[str, Call]:
+def quanto_functions(form: Format) -> Functions | str:
     """optimum-quanto's packing and unpacking of one matrix."""
+    quanto = load_quanto()
     if quanto is None:
-        return {}
-    if layout.packing == 2:
-        return {"pack": lambda: quanto.pack_v2(codes), "unpack": lambda: quanto.unpack_v2(payload)}
+        return "not installed (pip install --no-deps optimum-quanto==0.2.7)"
+    if form.packing is AWQPacking.V2:
+        return {"pack": quanto.pack_v2, "unpack": quanto.unpack_v2}
+    if form.packing is not AWQPacking.V1:
+        return f"packs no {form.title}"
     return {
-        "pack": lambda: quanto.pack(codes, reorder=layout.reorder),
-        "unpack": lambda: quanto.unpack(payload, reorder=layout.reorder),
+        "pack": functools.partial(quanto.pack, reorder=form.reorder),
+        "unpack": functools.partial(quanto.unpack, reorder=form.reorder),
     }
+
+
+def compressed_tensors_functions(form: Format) -> Functions | str:
+    """compressed-tensors' pack_to_int32 and unpack_from_int32, which take signed codes."""
+    try:
+        helpers = importlib.import_module("compressed_tensors.compressors.pack_quantized.helpers")
+    except ImportError:
+        return "not installed (pip install compressed-tensors==0.17.1)"
+    if form.packing is not AWQPacking.V1 or form.reorder:
+        return f"packs no {form.title}"
+
+    def pack(codes: torch.Tensor) -> Any:
+        return helpers.pack_to_int32(codes.to(torch.int8) - 8, 4)
+
+    def unpack(payload: torch.Tensor) -> Any:
+        shape = torch.Size([payload.shape[0], payload.shape[1] * 8])
+        return (helpers.unpack_from_int32(payload, 4, shape) + 8).to(torch.uint8)
+
+    return {"pack": pack, "unpack": unpack}
+
+
+def torch_functions(form: Format) -> Functions | str:
+    """What one writes without a packer: shifts and a sum. Without a one-liner, awqpack's portable kernels stand in."""
+    if form.packing is not AWQPacking.V1:
+        number, reorder = form.packing.value, form.reorder
+        return {
+            "pack": lambda codes: portable.pack(codes, number, reorder, False),
+            "unpack": lambda payload: portable.unpack(payload, number, reorder),
+        }
+    places = [form.place(i)[1] for i in range(8)]
+    back = sorted(range(8), key=places.__getitem__)
+
+    def pack(codes: torch.Tensor) -> torch.Tensor:
+        words = codes.view(len(codes), -1, 8)
+        shifts = torch.arange(0, 32, 4, dtype=torch.int32, device=codes.device)
+        return ((words[..., places] if form.reorder else words).int() << shifts).sum(-1, dtype=torch.int32)
+
+    def unpack(payload: torch.Tensor) -> torch.Tensor:
+        shifts = 4 * torch.tensor(back, dtype=torch.int32, device=payload.device)
+        return (payload.unsqueeze(-1) >> shifts & 15).byte().flatten(-2)
+
+    return {"pack": pack, "unpack": unpack}
+
+
+def compiled_functions(form: Format) -> Functions | str:
+    """torch_functions under torch.compile."""
+    plain = torch_functions(form)
+    assert isinstance(plain, dict)
+    return {op: torch.compile(function, dynamic=False) for op, function in plain.items()}
+
+
+# Who packs codes beside us; each gives its functions for a packing, or says why it has none.
+PEERS: dict[str, Callable[[Format], Functions | str]] = {
+    "torch ops": torch_functions,
+    "torch.compile": compiled_functions,
+    "optimum-quanto": quanto_functions,
+    "compressed-tensors": compressed_tensors_functions,
+}
+
+
+def peer_functions(form: Format) -> tuple[dict[str, Functions], dict[str, str]]:
+    """The functions of every peer that packs this way, and the reasons of those that do not."""
+    found, missing = {}, {}
+    for name, functions_of in PEERS.items():
+        functions = functions_of(form)
+        if isinstance(functions, str):
+            missing[name] = functions
+        else:
+            found[name] = functions
+    return found, missing

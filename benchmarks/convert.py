@@ -1,7 +1,7 @@
 """Times `awqpack convert` beside `cp -r` of the same checkpoint, and beside compressed-tensors' own converter.
 
 A sharded gemm checkpoint of random codes is made in a scratch folder, converted to gemv_fast and back, and verified.
-The copies and conversions take turns. Prints tables and writes results/convert-<machine>-<date>.csv.
+The copies and conversions take turns.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from common import environment, interleaved_medians, write_csv
-from synthetic import GROUP_SIZE, gemm_layer, write_checkpoint
 
 from awqpack import checkpoint
 from awqpack.layouts import LAYOUTS
+
+from .harness import Row, compare, print_table
+from .synthetic import GROUP_SIZE, gemm_layer, write_checkpoint
 
 # Before anything is timed, what waits for the disk is written, and a virtual machine gives freed memory back to its
 # host, which it does some of every two seconds: both would slow whatever runs meanwhile.
@@ -64,7 +64,7 @@ def convert(source: Path, target: Path, layout: str) -> tuple[float, tuple[int, 
     return float(seconds), (int(before) * 1024, int(after) * 1024)
 
 
-def bench_checkpoint(folder: Path, size: int, turns: int) -> list[dict[str, object]]:
+def bench_checkpoint(folder: Path, size: int, turns: int) -> list[Row]:
     """cp -r, gemm -> gemv_fast and back, in turns; verified once."""
     source, copied, fast, back = (folder / name for name in ("gemm", "copied", "fast", "back"))
     total = write_checkpoint(source, size)
@@ -84,39 +84,28 @@ def bench_checkpoint(folder: Path, size: int, turns: int) -> list[dict[str, obje
     found = checkpoint.verify(source, fast)
     if not found.is_equal or not checkpoint.verify(source, back).is_equal:
         raise SystemExit(f"converted checkpoints differ: {found.differences[:3]}")
-    rows: list[dict[str, object]] = []
-    print(f"{total / 2**30:.2f} GiB in shards of {shard / 2**20:.0f} MiB, the best of {turns} turns; verified equal\n")
-    print(
-        f"{'':<20}{'cp -r, s':>9}{'ours, s':>9}{'GB/s':>7}{'cp / ours':>11}{'median':>8}"
-        f"{'peak MiB':>10}{'of it ours':>12}"
-    )
+    rows: list[Row] = []
+    print(f"{total / 2**30:.2f} GiB in shards of {shard / 2**20:.0f} MiB, the best of {turns} turns; verified equal")
     for name, pairs in times.items():
         # Memory that a virtual machine must ask its host for makes some turns several times slower, of copies and of
         # conversions alike: the best of each says what the program costs, the median what such a machine adds.
         median = statistics.median(theirs / ours for theirs, ours in pairs)
         copy_seconds, seconds = (min(values) for values in zip(*pairs, strict=True))
-        ratio = copy_seconds / seconds
         before, after = peaks[name]
-        print(
-            f"{name:<20}{copy_seconds:>9.2f}{seconds:>9.2f}{total / seconds / 1e9:>7.2f}{ratio:>11.2f}{median:>8.2f}"
-            f"{after / 2**20:>10.0f}{(after - before) / 2**20:>12.0f}"
-        )
-        rows.append(
-            {
-                "what": name,
-                "bytes": total,
-                "copy_seconds": f"{copy_seconds:.4f}",
-                "seconds": f"{seconds:.4f}",
-                "copy_over_ours": f"{ratio:.3f}",
-                "median_copy_over_ours": f"{median:.3f}",
-                "peak_bytes": after,
-                "peak_bytes_before": before,
-            }
-        )
+        what = {
+            "bytes": total,
+            "median_ratio": f"{median:.3f}",
+            "peak_mib": after >> 20,
+            "peak_mib_before": before >> 20,
+        }
+        rows.append(Row("checkpoint", name, "awqpack", seconds, what, total, "cp -r", copy_seconds))
+    columns = ("op", "baseline_ms", "gb_per_s", "median_ratio", "peak_mib", "peak_mib_before")
+    print_table("Milliseconds", rows, columns, ("who",), "ms")
+    print_table("cp -r / ours (1 = as fast)", rows, ("op",), ("who",))
     return rows
 
 
-def bench_peer(layers: int, turns: int) -> list[dict[str, object]]:
+def bench_peer(layers: int, turns: int) -> list[Row]:
     """gemm -> compressed-tensors of the same layers in memory, beside that package's converter."""
     try:
         from compressed_tensors.entrypoints.convert.converters.autoawq import AutoAWQConverter
@@ -145,33 +134,24 @@ def bench_peer(layers: int, turns: int) -> list[dict[str, object]]:
     expected = theirs()
     if any(not torch.equal(value, expected[name]) for name, value in ours().items()):
         raise SystemExit("awqpack and compressed-tensors convert differently")
-    calls: dict[str, Callable[[], object]] = {"awqpack": ours, "compressed-tensors": theirs}
-    medians = interleaved_medians(calls, turns)
     nbytes = sum(t.nbytes for t in tensors.values())
-    print(f"\ngemm to compressed-tensors, {layers} layers of {shape[0]}x{shape[1]} in memory; the same tensors\n")
-    for name, seconds in medians.items():
-        print(f"{name:<20}{seconds * 1e3:>9.1f} ms{nbytes / seconds / 1e9:>7.2f} GB/s")
-    print(f"{'ratio':<20}{medians['compressed-tensors'] / medians['awqpack']:>9.1f}")
-    return [
-        {"what": f"{layers} layers to compressed-tensors, {name}", "bytes": nbytes, "seconds": f"{seconds:.4f}"}
-        for name, seconds in medians.items()
-    ]
+    what = {"bytes": nbytes}
+    rows = compare("in memory", "gemm to compressed-tensors", {"awqpack": ours}, {"compressed-tensors": theirs}, turns,
+                   moved=nbytes, what=what)  # fmt: skip
+    title = f"{layers} layers of {shape[0]}x{shape[1]} in memory, the same tensors: compressed-tensors' time / ours"
+    print_table(title, rows, ("op", "baseline_ms", "ms"), ("who",))
+    return rows
 
 
-def main() -> None:
-    """The command."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What this suite can be told."""
     parser.add_argument("--size-mib", type=int, default=2048, help="of the checkpoint (default 2048)")
     parser.add_argument("--turns", type=int, default=5, help="how often everything is timed (default 5)")
     parser.add_argument("--folder", type=Path, help="where the checkpoints go, four times the size (default: /tmp)")
-    parser.add_argument("--no-csv", action="store_true", help="print only")
-    options = parser.parse_args()
+
+
+def run(options: argparse.Namespace) -> list[Row]:
+    """Measures and prints."""
     with tempfile.TemporaryDirectory(prefix="awqpack-bench-", dir=options.folder) as scratch:
         rows = bench_checkpoint(Path(scratch), options.size_mib << 20, options.turns)
-    rows += bench_peer(4, 3)
-    if not options.no_csv:
-        print(f"\nwrote {write_csv('convert', environment(), rows)}")
-
-
-if __name__ == "__main__":
-    main()
+    return rows + bench_peer(4, 3)

@@ -1,6 +1,6 @@
 """Times optimum-quanto quantizing and freezing one large linear layer: as it is, and with awqpack under its weights.
 
-Both take turns in one process and must give equal weights. Prints a table, writes results/quanto-<machine>-<date>.csv.
+Both take turns in one process and must give equal weights.
 """
 
 from __future__ import annotations
@@ -8,18 +8,15 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
-import statistics
-import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
-from common import environment, write_csv
 
 import awqpack.quanto
 
-Row = dict[str, object]
+from .harness import Call, Row, compare, print_table, synchronized
 
 # Whose packers run: what is entered around every call.
 WHO: dict[str, Callable[[], AbstractContextManager[None]]] = {
@@ -58,19 +55,8 @@ def inner_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {"payload": weight._data._data, "scale": weight._scale, "shift": weight._shift}
 
 
-def seconds_of(step: Callable[[torch.nn.Module], object], model: torch.nn.Module) -> float:
-    """Wall time of one call, from an idle device to an idle device."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    step(model)
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
-def timed(linear: torch.nn.Linear, repetitions: int) -> list[Row]:
-    """Each step by each of WHO, in turns; milliseconds."""
+def timed(linear: torch.nn.Linear, turns: int) -> list[Row]:
+    """Each step by each of WHO, in turns."""
     models: dict[str, torch.nn.Module] = {}
     for who, enabled in WHO.items():
         with enabled():
@@ -86,46 +72,38 @@ def timed(linear: torch.nn.Linear, repetitions: int) -> list[Row]:
         "quantize and freeze": lambda _: quantized(linear),
         "state_dict": lambda model: model.state_dict(),
     }
+
+    def entered(who: str, step: Callable[[torch.nn.Module], object]) -> Call:
+        def call() -> None:
+            with WHO[who]():
+                step(models[who])
+
+        return call
+
+    what = {"shape": "x".join(map(str, linear.weight.shape))}
     rows: list[Row] = []
-    print(f"{'step':<22}{'optimum-quanto ms':>18}{'awqpack ms':>12}{'ratio':>8}")
-    for name, step in steps.items():
-        times: dict[str, list[float]] = {who: [] for who in WHO}
-        for turn in range(repetitions + 1):  # the first does not count
-            for who, enabled in WHO.items():
-                with enabled():
-                    seconds = seconds_of(step, models[who])
-                if turn > 0:
-                    times[who].append(seconds)
-        medians = {who: statistics.median(values) for who, values in times.items()}
-        before, after = medians["optimum-quanto"], medians["awqpack"]
-        print(f"{name:<22}{before * 1e3:>18.3f}{after * 1e3:>12.3f}{before / after:>8.2f}")
-        shape = "x".join(map(str, linear.weight.shape))
-        rows += [
-            {"step": name, "shape": shape, "who": who, "ms": f"{value * 1e3:.4f}"} for who, value in medians.items()
-        ]
+    for op, step in steps.items():
+        calls = {who: entered(who, step) for who in WHO}
+        baseline = {"optimum-quanto": calls.pop("optimum-quanto")}
+        rows += compare("quanto", op, calls, baseline, turns, synchronized, what=what)
     return rows
 
 
-def main() -> None:
-    """The command."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What this suite can be told."""
     parser.add_argument("--out-features", type=int, default=14336)
     parser.add_argument("--in-features", type=int, default=4096)
-    parser.add_argument("--repetitions", type=int, default=20, help="turns of each step (default 20)")
-    parser.add_argument("--no-csv", action="store_true", help="print only")
-    options = parser.parse_args()
+    parser.add_argument("--turns", type=int, default=20, help="turns of each step (default 20)")
+
+
+def run(options: argparse.Namespace) -> list[Row]:
+    """Measures and prints."""
     available = torch.cuda.is_available()
     reason = reason_not_to_run(available, torch.cuda.get_device_capability() if available else None)
     if reason is not None:
-        raise SystemExit(f"bench_quanto: {reason}")
+        raise SystemExit(f"the quanto suite cannot run: {reason}")
     torch.manual_seed(0)
     linear = torch.nn.Linear(options.in_features, options.out_features, bias=False, dtype=torch.float16, device="cuda")
-    where = environment() | {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda or ""}
-    print(", ".join(f"{key} {where[key]}" for key in ("gpu", "cuda", "torch", "awqpack", "commit")))
-    rows = timed(linear, options.repetitions)
-    if not options.no_csv:
-        print(f"wrote {write_csv('quanto', where, rows)}")
-
-
-if __name__ == "__main__":
-    main()
+    rows = timed(linear, options.turns)
+    print_table("optimum-quanto's time / that with awqpack", rows, ("op", "shape", "baseline_ms", "ms"), ("who",))
+    return rows

@@ -1,0 +1,1 @@
+"""Benchmarks of awqpack: `python -m benchmarks SUITE`."""

@@ -1,0 +1,59 @@
+"""Runs one suite of benchmarks, prints its tables and writes benchmarks/results/<suite>-<machine>-<date>.csv."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+
+from . import cpus
+
+SUITES = {
+    "cpu": "pack and unpack beside memory copies, and the packers of others",
+    "gpu": "the same on a GPU, what a call costs the host, whole models",
+    "host": "what a call on a packed tensor costs the host, beside optimum-quanto's class",
+    "convert": "a checkpoint converted beside cp -r, and beside compressed-tensors' converter",
+    "quanto": "optimum-quanto quantizing one large linear, as it is and with awqpack (needs a GPU)",
+}
+
+
+def parse(words: list[str]) -> tuple[str, list[str]]:
+    """The suite, cpu without one, and what is meant for it."""
+    name = words[0] if words and not words[0].startswith("-") else "cpu"
+    if name in SUITES and not (words and words[0] in ("-h", "--help")):
+        return name, words[words[:1] == [name] :]
+    listed = "\n".join(f"  {suite:<9}{what}" for suite, what in SUITES.items())
+    asked = words[0] in ("-h", "--help")
+    print(
+        f"usage: python -m benchmarks [SUITE] [options]; SUITE --help lists them\n\n{__doc__}\n\n{listed}"
+        if asked
+        else f"python -m benchmarks expects one of {', '.join(SUITES)}; got {name}",
+        file=sys.stdout if asked else sys.stderr,
+    )
+    raise SystemExit(0 if asked else 2)
+
+
+def main() -> None:
+    """The command."""
+    name, words = parse(sys.argv[1:])
+    if name == "cpu" and cpus.ALL:
+        # Before torch is imported: two of its threads on one CPU would take twice as long.
+        os.environ.setdefault("OMP_PROC_BIND", "spread")
+        os.environ.setdefault("OMP_PLACES", "threads")
+    harness = importlib.import_module(".harness", __package__)
+    suite = importlib.import_module(f".{name}", __package__)
+    parser = argparse.ArgumentParser(prog=f"python -m benchmarks {name}", description=suite.__doc__)
+    parser.add_argument("--machine", help="name of the machine in the results (default: its GPU or CPU)")
+    parser.add_argument("--no-csv", action="store_true", help="print only")
+    suite.add_options(parser)
+    options = parser.parse_args(words)
+    where = harness.environment(options.machine)
+    print(", ".join(f"{key} {value}" for key, value in where.items() if value and key != "machine"))
+    rows = suite.run(options)
+    if not options.no_csv:
+        print(f"\nwrote {harness.write_csv(name, where, rows)}")
+
+
+if __name__ == "__main__":
+    main()

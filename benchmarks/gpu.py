@@ -1,0 +1,187 @@
+"""Times pack and unpack on a GPU beside device-to-device copies that move the same bytes, and the packers of others."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import math
+import sys
+from collections.abc import Iterator, Sequence
+
+import torch
+
+import awqpack
+from awqpack.formats import FORMATS, Format
+
+from .cpu import ORDERS, require_equal
+from .harness import MIB, Call, Row, batch, compare, event, medians, print_table
+from .peers import peer_functions
+
+PEER_SHAPE = (14336, 4096)
+TABLES = ("host", "kernels", "models", "peers")
+HOST_CALLS = 2000
+
+Buffers = Sequence[torch.Tensor]
+
+# Linear weights (out_features, in_features) of one decoder layer, and how many layers, from the published configs.
+MODELS: dict[str, tuple[int, list[tuple[int, int]]]] = {
+    "Llama-3.1-8B": (
+        32,
+        [(4096, 4096), (1024, 4096), (1024, 4096), (4096, 4096)] + [(14336, 4096)] * 2 + [(4096, 14336)],
+    ),
+    "Qwen2.5-32B": (
+        64,
+        [(5120, 5120), (1024, 5120), (1024, 5120), (5120, 5120)] + [(27648, 5120)] * 2 + [(5120, 27648)],
+    ),
+    "Llama-3.1-70B": (
+        80,
+        [(8192, 8192), (1024, 8192), (1024, 8192), (8192, 8192)] + [(28672, 8192)] * 2 + [(8192, 28672)],
+    ),
+}
+
+
+def random_codes(rows: int, cols: int) -> torch.Tensor:
+    """Codes 0..15 on the GPU."""
+    return torch.randint(0, 16, (rows, cols), dtype=torch.uint8, device="cuda")
+
+
+def empty_payload(form: Format, rows: int, cols: int) -> torch.Tensor:
+    """A payload buffer on the GPU."""
+    return torch.empty(form.payload_shape(rows, cols), dtype=form.dtype, device="cuda")
+
+
+def copy_of(moved: int) -> Call:
+    """A copy on the device that moves as many bytes."""
+    source, target = (torch.ones(moved // 2, dtype=torch.uint8, device="cuda") for _ in range(2))
+    return functools.partial(target.copy_, source)
+
+
+def bench_kernels(mib: int, turns: int) -> Iterator[Row]:
+    """Every packing, direction and order, into buffers that are there, beside a copy that moves as many bytes."""
+    ops = torch.ops.awqpack
+    side = 64 * round(math.isqrt(mib * MIB) / 64)
+    codes = random_codes(side, side)
+    moved = codes.numel() * 3 // 2
+    copy = copy_of(moved)
+    for order in ORDERS:
+        given = codes if order == "row" else codes.t().contiguous().t()
+        unpacked = torch.empty_like(given)
+        for form in FORMATS:
+            payload = empty_payload(form, side, side)
+            packing = form.packing.value, form.reorder
+            calls: dict[str, Call] = {
+                "pack": functools.partial(ops.pack_out, given, *packing, False, out=payload),
+                "pack, validated": functools.partial(ops.pack_out, given, *packing, True, out=payload),
+                "unpack": functools.partial(ops.unpack_out, payload, *packing, out=unpacked),
+            }
+            what = {"mib": mib, "packing": form.title, "order": order}
+            measured = medians({"copy": copy, **calls}, turns, event)
+            if not torch.equal(unpacked, codes):
+                raise SystemExit(f"{form.title}, {order}-major: unpacking does not give the codes back")
+            for op in calls:
+                yield Row("kernels", op, "awqpack", measured[op], what, moved, "copy", measured["copy"])
+
+
+def bench_peers(turns: int) -> Iterator[Row]:
+    """What others offer, on one matrix of a Llama-3.1-8B, beside a copy of the same bytes."""
+    codes = random_codes(*PEER_SHAPE)
+    moved = codes.numel() * 3 // 2
+    copy = copy_of(moved)
+    pack, unpack = torch.ops.awqpack.pack.default, torch.ops.awqpack.unpack.default
+    reasons: dict[str, None] = {}
+    for form in FORMATS:
+        packing = form.packing.value, form.reorder
+        payload = pack(codes, *packing)
+        peers, missing = peer_functions(form)
+        reasons |= dict.fromkeys(f"{name}: {reason}" for name, reason in missing.items())
+        ours: dict[str, dict[str, Call]] = {
+            "pack": {
+                "awqpack": functools.partial(pack, codes, *packing, False),
+                "awqpack, validated": functools.partial(pack, codes, *packing),
+            },
+            "unpack": {"awqpack": functools.partial(unpack, payload, *packing)},
+        }
+        for op, given, expected in (("pack", codes, payload), ("unpack", payload, codes)):
+            theirs = {name: functools.partial(functions[op], given) for name, functions in peers.items()}
+            calls: dict[str, Call] = {**ours[op], **theirs}
+            require_equal(calls, expected, f"{op} {form.title}")
+            what = {"mib": codes.numel() / MIB, "packing": form.title, "order": "row"}
+            yield from compare("peers", op, calls, {"copy": copy}, turns, event, moved=moved, what=what)
+    for reason in reasons:
+        print(f"left out: {reason}", file=sys.stderr)
+
+
+def bench_host() -> Iterator[Row]:
+    """What the host spends on one call of a small tensor, beside t + 1."""
+    ops = torch.ops.awqpack
+    for kib in (4, 64, 256, 1024):
+        side = math.isqrt(kib * 1024)
+        codes = random_codes(side, side)
+        payload = ops.pack(codes, 1, False)
+        calls: dict[str, Call] = {
+            "pack": functools.partial(ops.pack, codes, 1, False, False),
+            "unpack": functools.partial(ops.unpack, payload, 1, False),
+            "pack, validated": functools.partial(ops.pack, codes, 1, False),
+        }
+        measured = medians({"t + 1": functools.partial(torch.add, codes, 1), **calls}, 7, batch(HOST_CALLS))
+        for op, seconds in measured.items():
+            who = "awqpack" if op in calls else "torch"
+            yield Row("host", op, who, seconds, {"mib": kib / 1024, "packing": "V1", "order": "row"}, None, "t + 1",
+                      measured["t + 1"])  # fmt: skip
+
+
+def pack_layers(codes: Buffers, payloads: Buffers, layers: int, form: Format, validate: bool) -> None:
+    """Every linear weight of a model, into buffers that its layers share."""
+    for _ in range(layers):
+        for given, out in zip(codes, payloads, strict=True):
+            torch.ops.awqpack.pack_out(given, form.packing.value, form.reorder, validate, out=out)
+
+
+def bench_models() -> Iterator[Row]:
+    """Seconds to pack every linear weight of whole models: random codes of the published shapes, buffers reused."""
+    for model, (layers, shapes) in MODELS.items():
+        codes = [random_codes(*shape) for shape in shapes]
+        total = layers * sum(n * k for n, k in shapes)
+        for form in FORMATS:
+            payloads = [empty_payload(form, *shape) for shape in shapes]
+            calls: dict[str, Call] = {
+                "pack": functools.partial(pack_layers, codes, payloads, layers, form, False),
+                "pack, validated": functools.partial(pack_layers, codes, payloads, layers, form, True),
+            }
+            for op, seconds in medians(calls, 3, event).items():
+                what = {"mib": total / MIB, "packing": form.title, "order": "row", "model": model}
+                yield Row("models", op, "awqpack", seconds, what, total * 3 // 2)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What this suite can be told."""
+    parser.add_argument("--sizes-mib", type=int, nargs="*", default=[1, 16, 64, 256, 512, 1024, 2048, 4096])
+    parser.add_argument("--turns", type=int, default=20, help="turns of each call (default 20)")
+    parser.add_argument("--only", choices=TABLES, nargs="*", default=TABLES, help="some tables only")
+
+
+def run(options: argparse.Namespace) -> list[Row]:
+    """Measures and prints."""
+    if not torch.cuda.is_available():
+        raise SystemExit("the gpu suite expects a CUDA GPU; torch sees none")
+    if not awqpack.build_info()["cuda_archs"] or awqpack._C.probe_cuda(0) is not None:
+        raise SystemExit("the gpu suite expects a build with CUDA kernels for this GPU")
+    rows: list[Row] = []
+    if "host" in options.only:
+        rows += bench_host()
+        print_table("Microseconds of the host a call", rows, ("op",), ("mib",), "us")
+        print_table("t + 1 beside it (1 = as fast)", rows, ("op",), ("mib",))
+    if "kernels" in options.only:
+        kernels = [row for mib in options.sizes_mib for row in bench_kernels(mib, options.turns)]
+        title = "Speed beside a copy of the same bytes, by MiB of codes (1 = as fast)"
+        print_table(title, kernels, ("packing", "order", "op"), ("mib",))
+        rows += kernels
+    if "models" in options.only:
+        models = list(bench_models())
+        print_table("Milliseconds for all linear weights of a model", models, ("model", "packing"), ("op",), "ms")
+        rows += models
+    if "peers" in options.only:
+        peers = list(bench_peers(options.turns))
+        print_table("Milliseconds on {}x{} codes".format(*PEER_SHAPE), peers, ("packing", "op"), ("who",), "ms")
+        rows += peers
+    return rows
