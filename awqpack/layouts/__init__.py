@@ -23,7 +23,7 @@ from .gemv import Gemv
 from .gemv_fast import GemvFast
 from .llm_awq import LlmAwq
 from .registry import LAYOUTS
-from .weight import WeightFormat, relayout, relayout_runs
+from .weight import PackedWeight, WeightFormat, relayout, relayout_runs
 
 __all__ = [
     "HEAD",
@@ -39,6 +39,7 @@ __all__ = [
     "Layout",
     "LayoutError",
     "LlmAwq",
+    "PackedWeight",
     "QuantizationConfig",
     "TensorSpec",
     "WeightFormat",

@@ -11,7 +11,7 @@ import torch
 from .. import functional
 from ..packing import AWQPacking
 from .base import HEAD, Geometry, Layout, LayoutError, QuantizationConfig, Role, TensorSpec
-from .weight import WeightFormat
+from .weight import PackedWeight
 
 QUANT_METHOD = "compressed-tensors"
 FORMAT = "pack-quantized"
@@ -29,7 +29,7 @@ class CompressedTensors(Layout):
         "scales": "weight_scale",
         "shape": "weight_shape",
     }
-    weight = WeightFormat(AWQPacking.V1)
+    weight = PackedWeight(AWQPacking.V1)
     source = "compressed-tensors, compressors/pack_quantized"
     ignores_by_name = True
     stores_symmetric_zeros = False

@@ -11,7 +11,7 @@ from .. import functional
 from ..packing import AWQPacking
 from .awq import AwqLayout
 from .base import Geometry, Role, TensorSpec
-from .weight import WeightFormat
+from .weight import PackedWeight
 
 
 class Gemm(AwqLayout):
@@ -19,7 +19,7 @@ class Gemm(AwqLayout):
 
     name = "gemm"
     names: ClassVar[Mapping[Role, str]] = {"weight": "qweight", "zeros": "qzeros", "scales": "scales"}
-    weight = WeightFormat(AWQPacking.V1, reorder=True, is_transposed=True)
+    weight = PackedWeight(AWQPacking.V1, reorder=True, is_transposed=True)
     # exllama and ipex are other kernels for the same tensors
     versions = ("gemm", "exllama", "ipex")
     source = "AutoAWQ, awq/modules/linear/gemm.py"

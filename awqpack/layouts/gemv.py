@@ -11,7 +11,7 @@ from .. import functional
 from ..packing import AWQPacking
 from .awq import PaddedLayout
 from .base import Geometry, Role, TensorSpec, padded
-from .weight import WeightFormat
+from .weight import PackedWeight
 
 
 class Gemv(PaddedLayout):
@@ -19,7 +19,7 @@ class Gemv(PaddedLayout):
 
     name = "gemv"
     names: ClassVar[Mapping[Role, str]] = {"weight": "qweight", "zeros": "qzeros", "scales": "scales"}
-    weight = WeightFormat(AWQPacking.V1)
+    weight = PackedWeight(AWQPacking.V1)
     versions = ("gemv",)
     source = "AutoAWQ, awq/modules/linear/gemv.py"
     group_dim = 1

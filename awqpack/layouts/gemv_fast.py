@@ -10,7 +10,7 @@ import torch
 from ..packing import AWQPacking
 from .awq import PaddedLayout
 from .base import Geometry, LayoutError, Role, TensorSpec, padded
-from .weight import WeightFormat
+from .weight import PackedWeight
 
 # Scaled zeros at a time: few enough to stay in the cache, and enough to be worth a call of each op.
 _CHUNK = 1 << 17
@@ -21,7 +21,7 @@ class GemvFast(PaddedLayout):
 
     name = "gemv_fast"
     names: ClassVar[Mapping[Role, str]] = {"weight": "qweight", "zeros": "qzeros", "scales": "scales"}
-    weight = WeightFormat(AWQPacking.V2)
+    weight = PackedWeight(AWQPacking.V2)
     versions = ("gemv_fast",)
     source = "AutoAWQ, awq/modules/linear/gemv_fast.py"
     group_dim = 0

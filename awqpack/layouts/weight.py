@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ import torch
 
 from .. import functional
 from ..formats import Format, format_of
+from ..ops import checks
 from ..packing import AWQPacking
 
 # Codes between the two layouts, at a time: they stay in the last-level cache, which a whole weight would not, nor would
@@ -16,144 +18,255 @@ from ..packing import AWQPacking
 _CHUNK_CODES = 3 << 20
 
 
+class WeightFormat(ABC):
+    """One way to store codes W ``(N, K)``. N and K are out_features and in_features."""
+
+    @property
+    @abstractmethod
+    def dtype(self) -> torch.dtype:
+        """Of the tensor that is stored."""
+
+    @property
+    @abstractmethod
+    def runs_along_k(self) -> bool:
+        """Whether the first dimension of what is stored counts in_features."""
+
+    @abstractmethod
+    def shape(self, out_features: int, in_features: int) -> tuple[int, int]:
+        """Shape of what is stored of ``(out_features, in_features)`` codes."""
+
+    @abstractmethod
+    def features(self, shape: tuple[int, ...]) -> tuple[int, int]:
+        """``(out_features, in_features)`` of a stored tensor of this shape."""
+
+    @abstractmethod
+    def unit(self) -> tuple[int, int]:
+        """What out_features and in_features must be multiples of."""
+
+    @abstractmethod
+    def part(self, stored: torch.Tensor, along_k: bool, begin: int, end: int) -> torch.Tensor:
+        """The part of a stored tensor that holds in_features (along_k) or out_features begin..end."""
+
+    @abstractmethod
+    def pack_into(self, codes: torch.Tensor, stored: torch.Tensor, validate: bool = True) -> None:
+        """Stores codes ``(N, K)``. Raises ValueError for one above 15, unless it is told that there is none."""
+
+    @abstractmethod
+    def unpack_into(self, stored: torch.Tensor, codes: torch.Tensor) -> None:
+        """Writes the codes ``(N, K)`` of a stored tensor."""
+
+    def pack(self, codes: torch.Tensor) -> torch.Tensor:
+        """What is stored of codes ``(N, K)``."""
+        n, k = codes.shape
+        stored = torch.empty(self.shape(n, k), dtype=self.dtype, device=codes.device)
+        self.pack_into(codes, stored)
+        return stored
+
+    def unpack(self, stored: torch.Tensor) -> torch.Tensor:
+        """The codes ``(N, K)``, of the strides that suit the stored tensor best."""
+        n, k = self.features(tuple(stored.shape))
+        shape = (k, n) if self.runs_along_k else (n, k)
+        codes = torch.empty(shape, dtype=torch.uint8, device=stored.device)
+        codes = codes.t() if self.runs_along_k else codes
+        self.unpack_into(stored, codes)
+        return codes
+
+
 @dataclass(frozen=True)
-class WeightFormat:
-    """A payload of the codes W ``(N, K)``, or of their transpose."""
+class PackedWeight(WeightFormat):
+    """A payload of the codes, or of their transpose.
+
+    Attributes:
+        packing, reorder: of the payload.
+        is_transposed: the payload is of W.t().
+        is_turned: what is stored is the payload, transposed.
+        is_signed: a nibble holds code - 8 in two's complement, which is the code with its highest bit flipped.
+        stored_as: the dtype of what is stored, where it is not the payload's but another one of its size.
+    """
 
     packing: AWQPacking
     reorder: bool = False
     is_transposed: bool = False
+    is_turned: bool = False
+    is_signed: bool = False
+    stored_as: torch.dtype | None = None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.format.dtype if self.stored_as is None else self.stored_as
 
     @property
     def format(self) -> Format:
         return format_of(self.packing.value, self.reorder)
 
     @property
-    def dtype(self) -> torch.dtype:
-        return self.format.dtype
+    def runs_along_k(self) -> bool:
+        return (self.is_transposed != self.format.runs_down) != self.is_turned
 
     def shape(self, out_features: int, in_features: int) -> tuple[int, int]:
-        """Shape of the payload of ``(out_features, in_features)`` codes."""
-        return self.format.payload_shape(*self._turned((out_features, in_features)))
+        rows, cols = _turned((out_features, in_features), self.is_transposed)
+        return _turned(self.format.payload_shape(rows, cols), self.is_turned)
 
     def features(self, shape: tuple[int, ...]) -> tuple[int, int]:
-        """``(out_features, in_features)`` of a payload of this shape."""
-        return self._turned(self.format.codes_shape(shape[0], shape[1]))
+        lines, items = _turned((shape[0], shape[1]), self.is_turned)
+        return _turned(self.format.codes_shape(lines, items), self.is_transposed)
 
     def unit(self) -> tuple[int, int]:
-        """What out_features and in_features must be multiples of."""
-        return self._turned((self.format.rows, self.format.cols))
+        return _turned((self.format.rows, self.format.cols), self.is_transposed)
 
-    def _turned(self, pair: tuple[int, int]) -> tuple[int, int]:
-        """Out- and in_features as the payload's rows and columns of codes, and back."""
-        return pair[::-1] if self.is_transposed else pair
+    def part(self, stored: torch.Tensor, along_k: bool, begin: int, end: int) -> torch.Tensor:
+        payload = stored.t() if self.is_turned else stored
+        some = self.format.part(payload, int(along_k != self.is_transposed), begin, end)
+        return some.t() if self.is_turned else some
 
-    def pack(self, codes: torch.Tensor) -> torch.Tensor:
-        """The payload of codes ``(N, K)``."""
-        return functional.pack(codes.t() if self.is_transposed else codes, self.packing, self.reorder)
+    def _payload(self, stored: torch.Tensor) -> torch.Tensor:
+        payload = stored if self.stored_as is None else stored.view(self.format.dtype)
+        return payload.t() if self.is_turned else payload
 
-    def unpack(self, payload: torch.Tensor) -> torch.Tensor:
-        """The codes ``(N, K)``; of a transposed payload as a transposed view."""
-        codes = functional.unpack(payload, self.packing, self.reorder)
-        return codes.t() if self.is_transposed else codes
+    def pack_into(self, codes: torch.Tensor, stored: torch.Tensor, validate: bool = True) -> None:
+        payload = self._payload(stored)
+        of = codes.t() if self.is_transposed else codes
+        functional.pack(of, self.packing, self.reorder, validate=validate, out=payload)
+        if self.is_signed:
+            payload.bitwise_xor_(_SIGNS[payload.dtype])
 
-    def _rows(self, payload: torch.Tensor, along_k: bool, begin: int, end: int) -> torch.Tensor:
-        """The part of a payload that holds in_features (along_k) or out_features begin..end."""
-        return self.format.part(payload, int(along_k != self.is_transposed), begin, end)
+    def unpack_into(self, stored: torch.Tensor, codes: torch.Tensor) -> None:
+        of = codes.t() if self.is_transposed else codes
+        functional.unpack(self._payload(stored), self.packing, self.reorder, out=of)
+        if self.is_signed:
+            codes.bitwise_xor_(8)
+
+
+_SIGNS = {torch.int32: 0x88888888 - (1 << 32), torch.int16: 0x8888 - (1 << 16)}
+
+
+def _turned(pair: tuple[int, int], is_turned: bool) -> tuple[int, int]:
+    return pair[::-1] if is_turned else pair
+
+
+@dataclass(frozen=True)
+class PairedRows(WeightFormat):
+    """Two rows in a byte: uint8 ``(N/2, K)``, row 2n in the low nibble and row 2n + 1 in the high one, each code - 8 in
+    two's complement."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.uint8
+
+    @property
+    def runs_along_k(self) -> bool:
+        return False
+
+    def shape(self, out_features: int, in_features: int) -> tuple[int, int]:
+        return out_features // 2, in_features
+
+    def features(self, shape: tuple[int, ...]) -> tuple[int, int]:
+        return shape[0] * 2, shape[1]
+
+    def unit(self) -> tuple[int, int]:
+        return 2, 1
+
+    def part(self, stored: torch.Tensor, along_k: bool, begin: int, end: int) -> torch.Tensor:
+        return stored[:, begin:end] if along_k else stored[begin // 2 : end // 2]
+
+    def pack_into(self, codes: torch.Tensor, stored: torch.Tensor, validate: bool = True) -> None:
+        if validate:
+            checks.require_codes(codes)
+        torch.bitwise_left_shift(codes[1::2], 4, out=stored)
+        stored.bitwise_or_(codes[::2] & 15).bitwise_xor_(0x88)
+
+    def unpack_into(self, stored: torch.Tensor, codes: torch.Tensor) -> None:
+        torch.bitwise_and(stored, 15, out=codes[::2])
+        torch.bitwise_right_shift(stored, 4, out=codes[1::2])
+        codes.bitwise_xor_(8)
 
 
 Take = Callable[[torch.dtype, tuple[int, int]], torch.Tensor]
 
 
 def relayout(
-    payload: torch.Tensor,
+    stored: torch.Tensor,
     source: WeightFormat,
     target: WeightFormat,
     out: torch.Tensor | None = None,
     take: Take | None = None,
 ) -> torch.Tensor:
-    """The payload in another format.
+    """The codes of one format in another.
 
     Args:
-        payload: of ``source``'s dtype and shape.
+        stored: of ``source``'s dtype and shape.
         source, target: the two formats.
         out: where to write, of ``target``'s dtype and shape; it saves the page faults of fresh memory.
         take: memory of a dtype and shape for the codes on the way, likewise.
 
     Returns:
-        ``out``, or a new tensor on the payload's device; the payload itself when the formats are the same.
+        ``out``, or a new tensor on the same device; ``stored`` itself when the formats are the same.
     """
-    n, k = source.features(tuple(payload.shape))
+    n, k = source.features(tuple(stored.shape))
     if source == target:
-        return payload if out is None else out.copy_(payload)
+        return stored if out is None else out.copy_(stored)
     if out is None:
-        out = torch.empty(target.shape(n, k), dtype=target.dtype, device=payload.device)
+        out = torch.empty(target.shape(n, k), dtype=target.dtype, device=stored.device)
     along_k, step = _chunks(source, target, n, k)
     length, width = (k, n) if along_k else (n, k)
-    if payload.is_cuda:
+    if stored.is_cuda:
         step = length
     shape = (min(step, length), width)
-    scratch = torch.empty(shape, dtype=torch.uint8, device=payload.device) if take is None else take(torch.uint8, shape)
+    scratch = torch.empty(shape, dtype=torch.uint8, device=stored.device) if take is None else take(torch.uint8, shape)
     for begin in range(0, length, step):
         end = min(begin + step, length)
-        chunk, codes = source._rows(payload, along_k, begin, end), scratch[: end - begin]
-        _relayout_chunk(chunk, source, target, codes, along_k, target._rows(out, along_k, begin, end))
+        chunk, codes = source.part(stored, along_k, begin, end), scratch[: end - begin]
+        _relayout_chunk(chunk, source, target, codes, along_k, target.part(out, along_k, begin, end))
     return out
 
 
 def relayout_runs(
-    payload: torch.Tensor,
+    stored: torch.Tensor,
     source: WeightFormat,
     target: WeightFormat,
     take: Take,
 ) -> Iterator[torch.Tensor]:
-    """The payload in another format as runs of whole rows, one after the other; the next one may overwrite the last.
+    """The codes of one format in another as runs of whole rows, one after the other; the next may overwrite the last.
 
     Args:
-        payload: of ``source``'s dtype and shape, on the CPU.
+        stored: of ``source``'s dtype and shape, on the CPU.
         source, target: two different formats.
         take: memory of a dtype and shape, which may be what it gave for this dtype before. Runs of a chunk's size
             stay in the cache, from which they are written faster; a target whose rows the chunks cross is one run, of
             the whole payload.
     """
-    n, k = source.features(tuple(payload.shape))
+    n, k = source.features(tuple(stored.shape))
     along_k, step = _chunks(source, target, n, k)
-    if along_k != target.is_transposed:
-        yield relayout(payload, source, target, take(target.dtype, target.shape(n, k)), take)
+    if along_k != target.runs_along_k:
+        yield relayout(stored, source, target, take(target.dtype, target.shape(n, k)), take)
         return
     length, width = (k, n) if along_k else (n, k)
     scratch = take(torch.uint8, (min(step, length), width))
     for begin in range(0, length, step):
         end = min(begin + step, length)
         run = take(target.dtype, target.shape(n, end - begin) if along_k else target.shape(end - begin, k))
-        chunk, codes = source._rows(payload, along_k, begin, end), scratch[: end - begin]
+        chunk, codes = source.part(stored, along_k, begin, end), scratch[: end - begin]
         _relayout_chunk(chunk, source, target, codes, along_k, run)
         yield run
 
 
 def _chunks(source: WeightFormat, target: WeightFormat, out_features: int, in_features: int) -> tuple[bool, int]:
-    """Whether chunks of codes are runs of in_features, and how many: what a transposed payload holds of one is then
-    one run of memory."""
-    along_k = source.is_transposed or target.is_transposed
+    """Whether chunks of codes are runs of in_features, and how many: what is stored of one, where its rows run along K,
+    is then one run of memory."""
+    along_k = source.runs_along_k or target.runs_along_k
     unit = max(format.unit()[along_k] for format in (source, target))
     return along_k, max(_CHUNK_CODES // max(out_features if along_k else in_features, 1) // unit * unit, unit)
 
 
 def _relayout_chunk(
-    payload: torch.Tensor,
+    stored: torch.Tensor,
     source: WeightFormat,
     target: WeightFormat,
     scratch: torch.Tensor,
     along_k: bool,
     out: torch.Tensor,
 ) -> None:
-    """Part of a payload. The scratch's codes are contiguous on the side whose rows the chunk follows."""
+    """Part of a weight. The scratch's codes are contiguous on the side whose rows the chunk follows."""
     codes = scratch.t() if along_k else scratch
-    functional.unpack(payload, source.packing, source.reorder, out=codes.t() if source.is_transposed else codes)
-    functional.pack(
-        codes.t() if target.is_transposed else codes,
-        target.packing,
-        target.reorder,
-        validate=False,  # codes that were unpacked are below 16
-        out=out,
-    )
+    source.unpack_into(stored, codes)
+    target.pack_into(codes, out, validate=False)  # codes that were unpacked are below 16

@@ -81,6 +81,15 @@ def codes_shape(payload: torch.Tensor, packing: int) -> tuple[int, ...]:
     return (*payload.shape[:-2], *form.codes_shape(*payload.shape[-2:]))
 
 
+def require_codes(codes: torch.Tensor) -> None:
+    """ValueError that names the first code above 15, where there is one."""
+    invalid = codes > 15
+    if bool(invalid.any()):
+        index = tuple(int(i) for i in invalid.nonzero()[0])
+        where = ", ".join(map(str, index))
+        raise ValueError(f"pack expects uint8 codes in 0..15; codes[{where}] is {int(codes[index])}")
+
+
 def require_out(out: torch.Tensor, given: torch.Tensor, dtype: torch.dtype, shape: Sequence[int]) -> None:
     require_dense(out, "out")
     if out.device != given.device:

@@ -15,19 +15,11 @@ from ..formats import format_of
 from . import checks
 
 
-def _require_codes(codes: torch.Tensor) -> None:
-    invalid = codes > 15
-    if bool(invalid.any()):
-        index = tuple(int(i) for i in invalid.nonzero()[0])
-        where = ", ".join(map(str, index))
-        raise ValueError(f"pack expects uint8 codes in 0..15; codes[{where}] is {int(codes[index])}")
-
-
 def pack(codes: torch.Tensor, packing: int, reorder: bool, validate: bool = True) -> torch.Tensor:
     shape = checks.payload_shape(codes, packing)
     form = format_of(packing, reorder)
     if validate:
-        _require_codes(codes)
+        checks.require_codes(codes)
     nibbles, digits = form.nibbles(codes), form.item_digits
     payload = torch.zeros(nibbles.shape[: -len(digits)], dtype=form.dtype, device=codes.device)
     places: Iterator[Any] = product([...], *map(range, digits))
