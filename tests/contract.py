@@ -41,13 +41,52 @@ def reflattened(packed):
     return AWQPackedTensor.__tensor_unflatten__(inner, metadata, packed.size(), packed.stride())
 
 
-SHARING = {
+def as_parameter(packed):
+    return torch.nn.Parameter(packed, requires_grad=False)
+
+
+def with_default_device(function, packed):
+    with packed.device:
+        return function(packed)
+
+
+def in_inference_mode(function, packed):
+    with torch.inference_mode():
+        return function(packed)
+
+
+# All of it again, as torch's own tensors give it: an alias, which shares the storage too.
+ALIASES = {
     "detach": lambda p, _: p.detach(),
+    "detach where a default device is set": lambda p, _: with_default_device(torch.Tensor.detach, p),
+    "detach in inference mode": lambda p, _: in_inference_mode(torch.Tensor.detach, p),
+    "aten.detach": lambda p, _: torch.ops.aten.detach.default(p),
     "data": lambda p, _: p.data,
+    "data in inference mode": lambda p, _: in_inference_mode(lambda p: p.data, p),
+    "nn.Parameter": lambda p, _: as_parameter(p),
+    "nn.Parameter where a default device is set": lambda p, _: with_default_device(as_parameter, p),
+    "t[...]": lambda p, _: p[...],
+    "t[...] in inference mode": lambda p, _: in_inference_mode(lambda p: p[...], p),
+    "t[:]": lambda p, _: p[:],
+    "alias": lambda p, _: torch.ops.aten.alias.default(p),
+    "view": lambda p, _: p.view(SHAPE),
+    "view as uint8": lambda p, _: p.view(torch.uint8),
+    "view_as": lambda p, _: p.view_as(p),
+    "reshape": lambda p, _: p.reshape(64, -1),
+    "as_strided": lambda p, _: p.as_strided(p.shape, p.stride()),
+    "expand": lambda p, _: p.expand(-1, -1),
+    "narrow": lambda p, _: p.narrow(0, 0, 64),
+    "permute": lambda p, _: p.permute(0, 1),
+    "squeeze": lambda p, _: p.squeeze(),
+    "the only chunk": lambda p, _: p.chunk(1)[0],
+    "a part that is all": lambda p, _: p.split([64, 0])[0],
+    "+t": lambda p, _: +p,
+}
+SHARING = {
+    **ALIASES,
     "to its device": lambda p, _: p.to(p.device),
     "to uint8": lambda p, _: p.to(torch.uint8),
     "offload to where it is": lambda p, _: p.offload(p.device),
-    "nn.Parameter": lambda p, _: torch.nn.Parameter(p, requires_grad=False),
     "flatten and unflatten": lambda p, _: reflattened(p),
     "share_memory_": lambda p, _: p.share_memory_(),
 }
@@ -93,6 +132,9 @@ PLAIN = {
     "out= of a plain tensor": lambda t: torch.add(t, 1, out=torch.empty(SHAPE, dtype=torch.uint8, device=t.device)),
     "a slice": lambda t: t[3:9, ::2],
     "a view": lambda t: t.view(-1),
+    "a view of other strides": lambda t: t.as_strided(SHAPE, (1, 64)),
+    "a view of another dtype": lambda t: t.view(torch.int8),
+    "a view of other values": lambda t: torch._neg_view(t).resolve_neg(),
     "t()": lambda t: t.t(),
     "clone": lambda t: t.clone(),
     "several results": lambda t: torch.sort(t),
@@ -231,6 +273,7 @@ STAYS_PACKED_IN_DTENSOR = {
     "copy": lambda d: d.to(d.device, copy=True),
     "deepcopy": lambda d: copy.deepcopy(d),
     "nn.Parameter": lambda d: torch.nn.Parameter(d, requires_grad=False),
+    "from_local": lambda d: type(d).from_local(local(d), d.device_mesh, d.placements),
 }
 
 
@@ -317,6 +360,8 @@ READS = {
     "two": lambda p: (p + p, p.sum()),
     "detach": lambda p: p.detach(),
     "detach and unpack": lambda p: p.detach().unpack() + 1,
+    "t[...]": lambda p: p[...],
+    "slices": lambda p: (p[:], p[1:], p.view(p.shape), p.view(-1)),
     "to": lambda p: p.to(p.device),
     "to, copied": lambda p: p.to(p.device, copy=True),
     "to dtype": lambda p: p.to(torch.uint8) + 1,
@@ -333,6 +378,7 @@ COMPILED_WRITES = {
     "bitwise_and_": lambda p: p.bitwise_and_(6),
     "two writes": lambda p: p.bitwise_and_(3).add_(4),
     "write and read": lambda p: (p.fill_(2), p + 1)[1],
+    "write through t[...]": lambda p: (p[...].fill_(2), p + 1)[1],
 }
 
 

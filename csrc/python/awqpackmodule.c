@@ -149,6 +149,7 @@ static int import_torch_objects(void)
         {&awqpack.device_type, "device"},
         {&awqpack.data_descriptor, "Tensor.data"},
         {&awqpack.parameter_type, "nn.Parameter"},
+        {&awqpack.empty_strided, "empty_strided"},
         {&awqpack.op_pack, "ops.awqpack.pack.default._op"},
         {&awqpack.op_unpack, "ops.awqpack.unpack.default._op"},
         {&awqpack.aten_detach, "ops.aten.detach.default"},
@@ -166,6 +167,7 @@ static int import_torch_objects(void)
     awqpack.two = PyLong_FromLong(2);
     awqpack.plans = PyDict_New();
     awqpack.device_kinds = PyDict_New();
+    awqpack.meta_codes = Py_BuildValue("{sOss}", "dtype", awqpack.uint8, "device", "meta");
     return status < 0 || awqpack.one == NULL || awqpack.two == NULL || awqpack.plans == NULL || awqpack.device_kinds == NULL
                ? -1
                : 0;

@@ -69,6 +69,8 @@
     X(forbid_data_ptr)  /* torch._C._set_throw_on_mutable_data_ptr */  \
     X(device_type)      /* torch.device */                             \
     X(parameter_type)   /* torch.nn.Parameter */                       \
+    X(empty_strided)                                                   \
+    X(meta_codes)       /* dict: what empty_strided is told of codes without memory */ \
     X(data_descriptor)  /* torch.Tensor.data, before the class hides it */ \
     X(op_pack)          /* torch.ops.awqpack.pack.default._op: one Python call less */ \
     X(op_unpack)                                                       \
@@ -148,13 +150,20 @@ PyObject *awqpack_dense_strides(const int64_t *sizes, Py_ssize_t ndim, PyObject 
    all others become contiguous. New references. */
 int awqpack_symbolic_strides(PyObject *size, PyObject *stride, PyObject **order, PyObject **dense);
 
-/* packed_tensor.c: builds the class; packed_new makes an instance without checks. */
-/* True when data is a dense tensor of the packing's dtype; an exception otherwise. */
-int packed_check_payload(PyObject *data, PyObject *packing);
-PyObject *awqpack_create_class(PyObject *module, PyObject *args);
+/* packed_wrap.c: makes instances, without checks. */
 PyObject *packed_new(PyObject *cls, PyObject *payload, PyObject *meta);
 /* packed_new for a caller who has the payload's device at hand. */
 PyObject *packed_new_on(PyObject *cls, PyObject *payload, PyObject *meta, PyObject *device);
+/* An alias of `self` around its payload, of its size and strides: it shares the storage, by which torch tells what aliases what
+   and which holds nothing and says so when asked, and the version counter. */
+PyObject *packed_twin(PyObject *self, PyObject *payload, PyObject *meta);
+/* A guard that keeps torch from __torch_dispatch__ while it lives. */
+PyObject *awqpack_turn_dispatch_off(void);
+
+/* packed_tensor.c: builds the class. */
+/* True when data is a dense tensor of the packing's dtype; an exception otherwise. */
+int packed_check_payload(PyObject *data, PyObject *packing);
+PyObject *awqpack_create_class(PyObject *module, PyObject *args);
 
 /* packed_methods.c */
 extern PyMethodDef packed_methods[];
@@ -187,6 +196,11 @@ PyObject *packed_to(PyObject *self, PyObject *args, PyObject *kwargs);
 
 /* packed_repr.c */
 PyObject *packed_repr(PyObject *self, PyObject *args, PyObject *kwargs);
+
+/* packed_views.c: `self` again, as detach gives it. */
+PyObject *packed_alias(PyObject *self);
+/* A view op whose first argument is packed. */
+PyObject *packed_run_view(PyObject *func, PyObject *args, PyObject *kwargs);
 
 /* packed_dispatch.c */
 PyObject *packed_torch_dispatch(PyObject *module, PyObject *const *args, Py_ssize_t count, PyObject *names);

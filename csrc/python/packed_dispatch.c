@@ -1,63 +1,5 @@
-/* __torch_dispatch__: detach and moves on the payload, every other op on unpacked codes. */
+/* __torch_dispatch__: detach, whole views and moves on the payload, every other op on unpacked codes. */
 #include "awqpackmodule.h"
-
-/*
- * torch marks the result of detach and of every view op as a view of its argument. Under torch.inference_mode a new tensor
- * cannot be one of a tensor from outside, and all wrapper subclasses fail there: such ops run with the mode off. Returns the
- * guard to leave, None when there is none, NULL with an exception.
- */
-static PyObject *enter_view_mode(PyObject *self)
-{
-    PyObject *guard = NULL, *entered = NULL;
-    PyObject *is_on = PyObject_CallFunctionObjArgs(awqpack.is_inference_on, NULL);
-    PyObject *is_inside = is_on == Py_True ? PyObject_CallMethod(self, "is_inference", NULL) : NULL;
-    if (is_on != NULL && (is_on == Py_False || is_inside == Py_True)) {
-        guard = Py_BuildValue("");
-    } else if (is_inside != NULL) {
-        guard = PyObject_CallFunctionObjArgs(awqpack.inference_mode, Py_False, NULL);
-        entered = guard == NULL ? NULL : PyObject_CallMethod(guard, "__enter__", NULL);
-        if (entered == NULL) {
-            Py_CLEAR(guard);
-        }
-    }
-    Py_XDECREF(is_on);
-    Py_XDECREF(is_inside);
-    Py_XDECREF(entered);
-    return guard;
-}
-
-/* Leaves the guard, keeping an exception that is set. Steals it. */
-static void leave_view_mode(PyObject *guard)
-{
-    if (guard != NULL && guard != Py_None) {
-        PyObject *type, *value, *trace;
-        PyErr_Fetch(&type, &value, &trace);
-        PyObject *left = PyObject_CallMethod(guard, "__exit__", "OOO", Py_None, Py_None, Py_None);
-        Py_XDECREF(left);
-        PyErr_Restore(type, value, trace);
-    }
-    Py_XDECREF(guard);
-}
-
-static PyObject *dispatch_detach(PyObject *self)
-{
-    packed_fields fields;
-    if (packed_fields_get(self, &fields) < 0) {
-        return NULL;
-    }
-    PyObject *guard = enter_view_mode(self), *payload = NULL;
-    if (guard != NULL && Py_TYPE(fields.payload) == (PyTypeObject *)awqpack.tensor_type) {
-        payload = fields.payload; /* ints have no gradient to be detached from */
-        Py_INCREF(payload);
-    } else if (guard != NULL) {
-        payload = PyObject_CallMethodObjArgs(fields.payload, awqpack.names.detach, NULL);
-    }
-    PyObject *result = payload == NULL ? NULL : packed_new((PyObject *)Py_TYPE(self), payload, fields.meta);
-    leave_view_mode(guard);
-    Py_XDECREF(payload);
-    packed_fields_clear(&fields);
-    return result;
-}
 
 /* A borrowed value of kwargs, or NULL when it is absent or None. */
 static PyObject *given(PyObject *kwargs, PyObject *name)
@@ -335,12 +277,8 @@ static PyObject *dispatch_special(long kind, PyObject *func, PyObject *args, PyO
         Py_RETURN_FALSE;
     case AWQPACK_PLAN_ON_PAYLOAD:
         return run_on_payload(func, args, kwargs);
-    case AWQPACK_PLAN_VIEW: {
-        PyObject *guard = enter_view_mode(first);
-        PyObject *result = guard == NULL ? NULL : packed_run_plain(func, args, kwargs);
-        leave_view_mode(guard);
-        return result;
-    }
+    case AWQPACK_PLAN_VIEW:
+        return packed_run_view(func, args, kwargs);
     case AWQPACK_PLAN_PIN: {
         packed_fields fields;
         PyObject *result = NULL;
@@ -388,7 +326,7 @@ PyObject *packed_torch_dispatch(PyObject *Py_UNUSED(module), PyObject *const *ar
     PyObject *first = PyTuple_Size(op_args) > 0 ? PyTuple_GetItem(op_args, 0) : NULL;
     const int is_packed_first = first != NULL && awqpack_is_packed(first);
     if (is_packed_first && func == awqpack.aten_detach) {
-        result = dispatch_detach(first);
+        result = packed_alias(first);
         goto done;
     }
     if (is_packed_first && func == awqpack.aten_to_copy) {

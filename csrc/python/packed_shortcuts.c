@@ -20,46 +20,16 @@ static int open_directly(PyObject *self, int (*nobody_watches)(void), packed_fie
     return 1;
 }
 
-/* A guard that keeps torch from __torch_dispatch__ while it lives. Calling the type would look its __init__ up each time. */
-static PyObject *turn_dispatch_off(void)
-{
-    PyTypeObject *type = (PyTypeObject *)awqpack.dispatch_off;
-    const newfunc allocate = (newfunc)PyType_GetSlot(type, Py_tp_new);
-    PyObject *none = PyTuple_New(0);
-    PyObject *guard = none == NULL ? NULL : allocate(type, none, NULL);
-    PyObject *done = guard == NULL ? NULL : PyObject_CallFunctionObjArgs(awqpack.dispatch_off_init, guard, NULL);
-    if (done == NULL) {
-        Py_CLEAR(guard);
-    }
-    Py_XDECREF(none);
-    Py_XDECREF(done);
-    return guard;
-}
-
-/* A wrapper like `self` that shares its version counter, and its storage, which holds nothing and says so when asked. */
-static PyObject *twin(PyObject *self, PyObject *payload, PyObject *meta)
-{
-    PyObject *guard = turn_dispatch_off();
-    PyObject *args = guard == NULL ? NULL : PyTuple_Pack(2, (PyObject *)Py_TYPE(self), self);
-    PyObject *result = args == NULL ? NULL : PyObject_Call(awqpack.make_subclass, args, NULL);
-    Py_XDECREF(args);
-    Py_XDECREF(guard);
-    if (result != NULL && packed_fields_set(result, payload, meta) < 0) {
-        Py_CLEAR(result);
-    }
-    return result;
-}
-
 PyObject *packed_detach(PyObject *self, PyObject *Py_UNUSED(unused))
 {
     packed_fields fields;
-    /* twin() is an op that a trace sees. */
+    /* packed_twin() is an op that a trace sees. */
     const int is_direct = open_directly(self, awqpack_is_unmoded, &fields);
     if (is_direct <= 0) {
         return is_direct < 0 ? NULL : PyObject_CallFunctionObjArgs(awqpack.tensor_detach, self, NULL);
     }
     /* The payload holds ints, which have no gradient to be detached from: a tensor of its own would say nothing more. */
-    PyObject *result = twin(self, fields.payload, fields.meta);
+    PyObject *result = packed_twin(self, fields.payload, fields.meta);
     packed_fields_clear(&fields);
     return result;
 }

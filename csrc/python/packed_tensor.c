@@ -1,40 +1,6 @@
 /* AWQPackedTensor: the class, its construction, and what tracing and copying take apart and put together again. */
 #include "awqpackmodule.h"
 
-PyObject *packed_new_on(PyObject *cls, PyObject *payload, PyObject *meta, PyObject *device)
-{
-    PyObject *order = PyTuple_GetItem(meta, 2), *size = PyTuple_GetItem(meta, 3), *stride = PyTuple_GetItem(meta, 4);
-    const int is_plain = Py_TYPE(payload) == (PyTypeObject *)awqpack.tensor_type;
-    if (order == NULL || size == NULL || stride == NULL) {
-        return NULL;
-    }
-    /* By position, which torch parses faster: the Nones are the storage offset and the memory format. Contiguous strides it
-       computes faster than it reads them. */
-    stride = is_plain && order == Py_None ? Py_None : stride;
-    PyObject *self = PyObject_CallFunctionObjArgs(awqpack.make_wrapper, cls, size, stride, Py_None, Py_None, awqpack.uint8,
-                                                  awqpack.strided, device, NULL);
-    if (self != NULL && packed_fields_set(self, payload, meta) < 0) {
-        Py_CLEAR(self);
-    }
-    /* The wrapper's own data pointer is null: torch code that goes past dispatch must raise there, not crash. */
-    if (self != NULL && is_plain) {
-        PyObject *done = PyObject_CallFunctionObjArgs(awqpack.forbid_data_ptr, self, NULL);
-        if (done == NULL) {
-            Py_CLEAR(self);
-        }
-        Py_XDECREF(done);
-    }
-    return self;
-}
-
-PyObject *packed_new(PyObject *cls, PyObject *payload, PyObject *meta)
-{
-    PyObject *device = PyObject_GetAttr(payload, awqpack.names.device);
-    PyObject *self = device == NULL ? NULL : packed_new_on(cls, payload, meta, device);
-    Py_XDECREF(device);
-    return self;
-}
-
 /* packed_new around metadata that is not a tuple yet. */
 static PyObject *new_with_meta(PyObject *cls, PyObject *payload, PyObject *packing, PyObject *reorder, PyObject *order,
                                PyObject *size, PyObject *stride)

@@ -1,0 +1,202 @@
+/* detach and view ops inside dispatch: what is all of a packed tensor stays packed, any other view is one of its codes. */
+#include "awqpackmodule.h"
+
+/*
+ * torch marks the result of detach and of every view op as a view of its argument. Under torch.inference_mode a new tensor
+ * cannot be one of a tensor from outside, and all wrapper subclasses fail there: such ops run with the mode off. Returns the
+ * guard to leave, None when there is none, NULL with an exception.
+ */
+static PyObject *enter_view_mode(PyObject *self)
+{
+    PyObject *guard = NULL, *entered = NULL;
+    PyObject *is_on = PyObject_CallFunctionObjArgs(awqpack.is_inference_on, NULL);
+    PyObject *is_inside = is_on == Py_True ? PyObject_CallMethod(self, "is_inference", NULL) : NULL;
+    if (is_on != NULL && (is_on == Py_False || is_inside == Py_True)) {
+        guard = Py_BuildValue("");
+    } else if (is_inside != NULL) {
+        guard = PyObject_CallFunctionObjArgs(awqpack.inference_mode, Py_False, NULL);
+        entered = guard == NULL ? NULL : PyObject_CallMethod(guard, "__enter__", NULL);
+        if (entered == NULL) {
+            Py_CLEAR(guard);
+        }
+    }
+    Py_XDECREF(is_on);
+    Py_XDECREF(is_inside);
+    Py_XDECREF(entered);
+    return guard;
+}
+
+/* Leaves the guard, keeping an exception that is set. Steals it. */
+static void leave_view_mode(PyObject *guard)
+{
+    if (guard != NULL && guard != Py_None) {
+        PyObject *type, *value, *trace;
+        PyErr_Fetch(&type, &value, &trace);
+        PyObject *left = PyObject_CallMethod(guard, "__exit__", "OOO", Py_None, Py_None, Py_None);
+        Py_XDECREF(left);
+        PyErr_Restore(type, value, trace);
+    }
+    Py_XDECREF(guard);
+}
+
+PyObject *packed_alias(PyObject *self)
+{
+    packed_fields fields;
+    if (packed_fields_get(self, &fields) < 0) {
+        return NULL;
+    }
+    /* Ints have no gradient to be detached from: a tensor of its own would say nothing more, but to a trace. */
+    PyObject *payload = Py_TYPE(fields.payload) == (PyTypeObject *)awqpack.tensor_type
+                            ? Py_NewRef(fields.payload)
+                            : PyObject_CallMethodObjArgs(fields.payload, awqpack.names.detach, NULL);
+    PyObject *result = payload == NULL ? NULL : packed_twin(self, payload, fields.meta);
+    Py_XDECREF(payload);
+    packed_fields_clear(&fields);
+    return result;
+}
+
+/* 1 when a == b; of symbolic ints, what torch would guard on, and no where it cannot know. -1 with an exception. */
+static int is_equal_size(PyObject *a, PyObject *b)
+{
+    PyObject *answer = a == b ? Py_NewRef(Py_True) : PyObject_RichCompare(a, b, Py_EQ);
+    if (answer != NULL && !PyBool_Check(answer)) {
+        PyObject *shapes = PyImport_ImportModule("torch.fx.experimental.symbolic_shapes");
+        PyObject *known = shapes == NULL ? NULL : PyObject_CallMethod(shapes, "guard_or_false", "O", answer);
+        Py_XDECREF(shapes);
+        Py_DECREF(answer);
+        answer = known;
+    }
+    const int result = answer == NULL ? -1 : PyObject_IsTrue(answer);
+    Py_XDECREF(answer);
+    return result;
+}
+
+/* The same of two sequences; takes both over, and either may be NULL with an exception. */
+static int are_equal_sizes(PyObject *left, PyObject *right)
+{
+    const Py_ssize_t count = left == NULL || right == NULL ? -1 : PySequence_Size(left);
+    const Py_ssize_t other = count < 0 ? -1 : PySequence_Size(right);
+    int result = other < 0 ? -1 : count == other;
+    for (Py_ssize_t i = 0; result == 1 && i < count; i++) {
+        PyObject *a = PySequence_GetItem(left, i), *b = PySequence_GetItem(right, i);
+        result = a == NULL || b == NULL ? -1 : is_equal_size(a, b);
+        Py_XDECREF(a);
+        Py_XDECREF(b);
+    }
+    Py_XDECREF(left);
+    Py_XDECREF(right);
+    return result;
+}
+
+/* 1 when a view begins where `self` does and has its dtype, its size and its strides, -1 with an exception. */
+static int is_whole(PyObject *view, PyObject *self)
+{
+    if (!PyObject_TypeCheck(view, (PyTypeObject *)awqpack.tensor_type)) {
+        return 0;
+    }
+    PyObject *dtype = PyObject_GetAttr(view, awqpack.names.dtype);
+    PyObject *is_negated = dtype == awqpack.uint8 ? PyObject_CallFunctionObjArgs(awqpack.tensor_is_neg, view, NULL) : NULL;
+    int result = dtype == NULL || (dtype == awqpack.uint8 && is_negated == NULL) ? -1 : is_negated == Py_False;
+    Py_XDECREF(dtype);
+    Py_XDECREF(is_negated);
+    if (result == 1) {
+        result = are_equal_sizes(PyObject_GetAttr(view, awqpack.names.shape), PyObject_GetAttr(self, awqpack.names.shape));
+    }
+    if (result == 1) {
+        result = are_equal_sizes(PyObject_CallMethodObjArgs(view, awqpack.names.stride, NULL),
+                                 PyObject_CallMethodObjArgs(self, awqpack.names.stride, NULL));
+    }
+    PyObject *offset = result == 1 ? PyObject_CallMethod(view, "storage_offset", NULL) : NULL;
+    PyObject *zero = offset == NULL ? NULL : PyLong_FromLong(0);
+    result = result != 1 ? result : zero == NULL ? -1 : is_equal_size(offset, zero);
+    Py_XDECREF(offset);
+    Py_XDECREF(zero);
+    return result;
+}
+
+/* A view again, or `self` where it is all of it. Takes the view over. */
+static PyObject *keep_whole_view(PyObject *view, PyObject *self)
+{
+    const int whole = is_whole(view, self);
+    if (whole == 0) {
+        return view;
+    }
+    Py_DECREF(view);
+    return whole < 0 ? NULL : packed_alias(self);
+}
+
+/* What a view op gave, a view or a list of views, with `self` for each that is all of it. Takes the result over, which may be
+   NULL with an exception. */
+static PyObject *keep_whole(PyObject *result, PyObject *self)
+{
+    if (result == NULL || !PyList_CheckExact(result)) {
+        return result == NULL ? NULL : keep_whole_view(result, self);
+    }
+    for (Py_ssize_t i = 0; result != NULL && i < PyList_Size(result); i++) {
+        PyObject *kept = keep_whole_view(Py_NewRef(PyList_GetItem(result, i)), self);
+        if (kept == NULL || PyList_SetItem(result, i, kept) < 0) {
+            Py_CLEAR(result);
+        }
+    }
+    return result;
+}
+
+/* func on a tensor like `self` that has no memory: what the views will be, before anything is unpacked for them. */
+static PyObject *foresee(PyObject *func, const packed_fields *fields, PyObject *args, PyObject *kwargs)
+{
+    PyObject *shape = PyTuple_Pack(2, fields->size, fields->stride);
+    PyObject *stand_in = shape == NULL ? NULL : PyObject_Call(awqpack.empty_strided, shape, awqpack.meta_codes);
+    PyObject *list = stand_in == NULL ? NULL : PySequence_List(args), *views = NULL;
+    if (list != NULL && PyList_SetItem(list, 0, Py_NewRef(stand_in)) == 0) {
+        PyObject *rest = PyList_AsTuple(list);
+        views = rest == NULL ? NULL : PyObject_Call(func, rest, kwargs);
+        Py_XDECREF(rest);
+    }
+    Py_XDECREF(shape);
+    Py_XDECREF(stand_in);
+    Py_XDECREF(list);
+    return views;
+}
+
+/* 1 and the result of func when that is all of `self`, as a view or as a list of one; 0 when codes are needed; -1 with an
+   exception. */
+static int view_whole(PyObject *func, PyObject *self, PyObject *args, PyObject *kwargs, PyObject **result)
+{
+    packed_fields fields;
+    int status = -1;
+    PyObject *guard = packed_fields_get(self, &fields) < 0 ? NULL : awqpack_turn_dispatch_off();
+    if (guard == NULL) {
+        return -1;
+    }
+    *result = foresee(func, &fields, args, kwargs);
+    const int is_list = *result != NULL && PyList_CheckExact(*result);
+    if (*result != NULL) {
+        status = is_list && PyList_Size(*result) != 1 ? 0 : is_whole(is_list ? PyList_GetItem(*result, 0) : *result, self);
+    }
+    Py_DECREF(guard);
+    if (status == 1) {
+        *result = keep_whole(*result, self);
+        status = *result == NULL ? -1 : 1;
+    } else {
+        Py_CLEAR(*result);
+    }
+    packed_fields_clear(&fields);
+    return status;
+}
+
+PyObject *packed_run_view(PyObject *func, PyObject *args, PyObject *kwargs)
+{
+    PyObject *self = PyTuple_GetItem(args, 0), *result = NULL;
+    PyObject *payload = PyObject_GetAttr(self, awqpack.names._data);
+    const int is_plain = payload != NULL && Py_TYPE(payload) == (PyTypeObject *)awqpack.tensor_type;
+    /* In a trace the unpacking is no more than a node, which goes when nothing uses it. */
+    const int whole = payload == NULL ? -1 : is_plain ? view_whole(func, self, args, kwargs, &result) : 0;
+    Py_XDECREF(payload);
+    if (whole != 0) {
+        return result;
+    }
+    PyObject *guard = enter_view_mode(self);
+    result = guard == NULL ? NULL : packed_run_plain(func, args, kwargs);
+    leave_view_mode(guard);
+    return keep_whole(result, self);
+}

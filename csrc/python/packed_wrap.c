@@ -1,0 +1,65 @@
+/* The tensors that stand for codes: new ones around a payload, and twins of one, which share its storage. */
+#include "awqpackmodule.h"
+
+PyObject *packed_new_on(PyObject *cls, PyObject *payload, PyObject *meta, PyObject *device)
+{
+    PyObject *order = PyTuple_GetItem(meta, 2), *size = PyTuple_GetItem(meta, 3), *stride = PyTuple_GetItem(meta, 4);
+    const int is_plain = Py_TYPE(payload) == (PyTypeObject *)awqpack.tensor_type;
+    if (order == NULL || size == NULL || stride == NULL) {
+        return NULL;
+    }
+    /* By position, which torch parses faster: the Nones are the storage offset and the memory format. Contiguous strides it
+       computes faster than it reads them. */
+    stride = is_plain && order == Py_None ? Py_None : stride;
+    PyObject *self = PyObject_CallFunctionObjArgs(awqpack.make_wrapper, cls, size, stride, Py_None, Py_None, awqpack.uint8,
+                                                  awqpack.strided, device, NULL);
+    if (self != NULL && packed_fields_set(self, payload, meta) < 0) {
+        Py_CLEAR(self);
+    }
+    /* The wrapper's own data pointer is null: torch code that goes past dispatch must raise there, not crash. */
+    if (self != NULL && is_plain) {
+        PyObject *done = PyObject_CallFunctionObjArgs(awqpack.forbid_data_ptr, self, NULL);
+        if (done == NULL) {
+            Py_CLEAR(self);
+        }
+        Py_XDECREF(done);
+    }
+    return self;
+}
+
+PyObject *packed_new(PyObject *cls, PyObject *payload, PyObject *meta)
+{
+    PyObject *device = PyObject_GetAttr(payload, awqpack.names.device);
+    PyObject *self = device == NULL ? NULL : packed_new_on(cls, payload, meta, device);
+    Py_XDECREF(device);
+    return self;
+}
+
+PyObject *awqpack_turn_dispatch_off(void)
+{
+    /* Calling the type would look its __init__ up each time. */
+    PyTypeObject *type = (PyTypeObject *)awqpack.dispatch_off;
+    const newfunc allocate = (newfunc)PyType_GetSlot(type, Py_tp_new);
+    PyObject *none = PyTuple_New(0);
+    PyObject *guard = none == NULL ? NULL : allocate(type, none, NULL);
+    PyObject *done = guard == NULL ? NULL : PyObject_CallFunctionObjArgs(awqpack.dispatch_off_init, guard, NULL);
+    if (done == NULL) {
+        Py_CLEAR(guard);
+    }
+    Py_XDECREF(none);
+    Py_XDECREF(done);
+    return guard;
+}
+
+PyObject *packed_twin(PyObject *self, PyObject *payload, PyObject *meta)
+{
+    PyObject *guard = awqpack_turn_dispatch_off();
+    PyObject *args = guard == NULL ? NULL : PyTuple_Pack(2, (PyObject *)Py_TYPE(self), self);
+    PyObject *result = args == NULL ? NULL : PyObject_Call(awqpack.make_subclass, args, NULL);
+    Py_XDECREF(args);
+    Py_XDECREF(guard);
+    if (result != NULL && packed_fields_set(result, payload, meta) < 0) {
+        Py_CLEAR(result);
+    }
+    return result;
+}
