@@ -513,10 +513,10 @@ def test_an_error_of_another_thread_becomes_none():
     refused(keep(raises(RuntimeError(texts[0]))), error=RuntimeError, words=["int16"])
 
 
-def test_no_memory_stays_a_runtime_error(layout):
+def test_no_memory_is_a_memory_error(layout):
     payload = torch.zeros(1, 64, dtype=layout.payload_dtype).expand(2**50, 64)
     for call in (awqpack.unpack, lambda p, *how: AWQPackedTensor.pack(awqpack.unpack(p, *how))):
-        refused(call, payload, *layout, error=RuntimeError, words=["could not allocate", "torch.uint8"])
+        refused(call, payload, *layout, error=MemoryError, words=["could not allocate", "torch.uint8"])
 
 
 def test_results_and_keywords_pass_through():

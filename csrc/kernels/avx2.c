@@ -145,10 +145,12 @@ static inline void unpack_runs(const uint8_t *restrict payload, uint8_t *restric
     }
 }
 
-static uint8_t pack_v1(const uint8_t *restrict codes, uint8_t *restrict payload, int64_t words, bool reorder,
-                       bool stream)
+static uint8_t pack_v1(const awq_panel *line)
 {
-    const __m256i order = pairs_v1(reorder);
+    const uint8_t *restrict codes = line->codes;
+    uint8_t *restrict payload = line->payload;
+    int64_t words = line->cols / AWQ_WORD_CODES;
+    const __m256i order = pairs_v1(awq_packings[line->packing].reorder);
     __m256i seen = _mm256_setzero_si256();
     const int64_t head = words_to_line(payload, AWQ_WORD_BYTES, words);
     pack_words(codes, payload, head, order, &seen);
@@ -156,7 +158,7 @@ static uint8_t pack_v1(const uint8_t *restrict codes, uint8_t *restrict payload,
     payload += AWQ_WORD_BYTES * head;
     words -= head;
     int64_t steps = words / PACK_STEP_WORDS;
-    if (mode_for((uintptr_t)payload, stream) == STORE_STREAM_32) {
+    if (mode_for((uintptr_t)payload, line->stream) == STORE_STREAM_32) {
         for (; steps >= STREAMS * STREAM_STEPS; steps -= STREAMS * STREAM_STEPS) {
             pack_runs(codes, payload, STREAMS, STREAM_STEPS, order, STORE_STREAM_32, &seen);
             codes += STREAMS * STREAM_STEPS * PACK_STEP_CODES;
@@ -171,17 +173,19 @@ static uint8_t pack_v1(const uint8_t *restrict codes, uint8_t *restrict payload,
     return or_bytes(seen);
 }
 
-static void unpack_v1(const uint8_t *restrict payload, uint8_t *restrict codes, int64_t words, bool reorder,
-                      bool stream)
+static uint8_t unpack_v1(const awq_panel *line)
 {
-    const __m256i order = columns_v1(reorder);
+    const uint8_t *restrict payload = line->payload;
+    uint8_t *restrict codes = line->codes;
+    int64_t words = line->cols / AWQ_WORD_CODES;
+    const __m256i order = columns_v1(awq_packings[line->packing].reorder);
     const int64_t head = words_to_line(codes, AWQ_WORD_CODES, words);
     unpack_words(payload, codes, head, order);
     codes += AWQ_WORD_CODES * head;
     payload += AWQ_WORD_BYTES * head;
     words -= head;
     int64_t steps = words / UNPACK_STEP_WORDS;
-    if (mode_for((uintptr_t)codes, stream) == STORE_STREAM_32) {
+    if (mode_for((uintptr_t)codes, line->stream) == STORE_STREAM_32) {
         for (; steps >= STREAMS * STREAM_STEPS; steps -= STREAMS * STREAM_STEPS) {
             unpack_runs(payload, codes, STREAMS, STREAM_STEPS, order, STORE_STREAM_32);
             codes += STREAMS * STREAM_STEPS * LINE;
@@ -193,6 +197,7 @@ static void unpack_v1(const uint8_t *restrict payload, uint8_t *restrict codes, 
         unpack_runs(payload, codes, 1, steps, order, STORE_PLAIN);
     }
     unpack_words(payload + UNPACK_STEP_PAYLOAD * steps, codes + LINE * steps, words % UNPACK_STEP_WORDS, order);
+    return 0;
 }
 
 static inline __m256i pack_block_v2(const uint8_t *codes, __m256i *seen)
@@ -221,11 +226,13 @@ static inline void pack_quads(const uint8_t *restrict codes, int64_t row_stride,
     }
 }
 
-static uint8_t pack_v2(const uint8_t *restrict codes, int64_t row_stride, uint8_t *restrict payload, int64_t blocks,
-                       bool stream)
+static uint8_t pack_v2(const awq_panel *line)
 {
+    const uint8_t *restrict codes = line->codes;
+    uint8_t *restrict payload = line->payload;
+    const int64_t row_stride = line->row_stride, blocks = line->cols / AWQ_BLOCK_CODES;
     __m256i seen = _mm256_setzero_si256();
-    switch (mode_for((uintptr_t)payload, stream)) {
+    switch (mode_for((uintptr_t)payload, line->stream)) {
     case STORE_STREAM_32:
         pack_quads(codes, row_stride, payload, blocks, STORE_STREAM_32, &seen);
         _mm_sfence();
@@ -266,10 +273,12 @@ static inline void unpack_quads(const uint8_t *restrict payload, uint8_t *restri
     }
 }
 
-static void unpack_v2(const uint8_t *restrict payload, uint8_t *restrict codes, int64_t row_stride, int64_t blocks,
-                      bool stream)
+static uint8_t unpack_v2(const awq_panel *line)
 {
-    switch (mode_for((uintptr_t)codes | (uintptr_t)row_stride, stream)) {
+    const uint8_t *restrict payload = line->payload;
+    uint8_t *restrict codes = line->codes;
+    const int64_t row_stride = line->row_stride, blocks = line->cols / AWQ_BLOCK_CODES;
+    switch (mode_for((uintptr_t)codes | (uintptr_t)row_stride, line->stream)) {
     case STORE_STREAM_32:
         unpack_quads(payload, codes, row_stride, blocks, STORE_STREAM_32);
         _mm_sfence();
@@ -281,16 +290,17 @@ static void unpack_v2(const uint8_t *restrict payload, uint8_t *restrict codes, 
     default:
         unpack_quads(payload, codes, row_stride, blocks, STORE_PLAIN);
     }
+    return 0;
 }
 
 const awq_kernels awq_kernels_avx2 = {
     .name = "avx2",
-    .pack_v1 = pack_v1,
-    .unpack_v1 = unpack_v1,
-    .pack_v2 = pack_v2,
-    .unpack_v2 = unpack_v2,
-    .pack_panel = awq_avx2_pack_panel,
-    .unpack_panel = awq_avx2_unpack_panel,
+    .scratch_bytes = AVX2_SCRATCH,
+    .of = {
+        [AWQ_PACKING_V1] = {pack_v1, unpack_v1, awq_avx2_pack_panel, awq_avx2_unpack_panel},
+        [AWQ_PACKING_V1_REORDER] = {pack_v1, unpack_v1, awq_avx2_pack_panel, awq_avx2_unpack_panel},
+        [AWQ_PACKING_V2] = {pack_v2, unpack_v2, awq_avx2_pack_panel, awq_avx2_unpack_panel},
+    },
 };
 
 #endif

@@ -199,13 +199,18 @@ static inline void write_v2_tile(const uint8_t *restrict pieces, int64_t strips,
     }
 }
 
-uint8_t awq_avx2_pack_panel(awq_packing packing, const uint8_t *restrict codes, int64_t col_stride,
-                            uint8_t *restrict payload, int64_t payload_stride, int64_t rows, int64_t cols, bool stream)
+uint8_t awq_avx2_pack_panel(const awq_panel *panel)
 {
+    const awq_packing packing = panel->packing;
+    const uint8_t *restrict codes = panel->codes;
+    uint8_t *restrict payload = panel->payload;
+    const int64_t col_stride = panel->col_stride, payload_stride = panel->line_stride;
+    const int64_t rows = panel->rows, cols = panel->cols;
+    const bool stream = panel->stream;
     const bool is_v2 = packing == AWQ_PACKING_V2;
-    const int64_t quad = is_v2 ? AWQ_QUAD_ROWS : 1;
+    const int64_t quad = awq_packings[packing].block_rows;
     const extent all = extent_of(codes, rows, cols, is_v2 ? V2_COLS : V1_COLS, is_v2 ? V2_TILES : V1_TILES);
-    alignas(LINE) uint8_t pieces[PIECES_BYTES];
+    uint8_t *restrict pieces = panel->scratch;
     int64_t columns[V1_COLS / STRIP_COLS][STRIP_COLS];
     __m256i seen = _mm256_setzero_si256();
     for (int64_t strip = 0; strip < all.slice_cols / STRIP_COLS; strip++) {
@@ -256,14 +261,14 @@ static inline void split_run(uint8_t *restrict to, const uint8_t *restrict from,
 }
 
 static void unpack_slice(awq_packing packing, const uint8_t *restrict payload, int64_t payload_stride,
-                         uint8_t *restrict codes, int64_t col_stride, int64_t rows, int64_t cols, bool stream)
+                         uint8_t *restrict codes, int64_t col_stride, int64_t rows, int64_t cols, bool stream,
+                         uint8_t *restrict scratch)
 {
-    const int64_t quad = packing == AWQ_PACKING_V2 ? AWQ_QUAD_ROWS : 1;
+    const int64_t quad = awq_packings[packing].block_rows;
     const int64_t run = cols / 2 * quad, lines = TILE / quad; /* of a payload row, and payload rows of a tile */
     const awq_panel_walk from = awq_panel_walk_of(packing, run + PAD);
     const int64_t pitch = rows + PAD;
     alignas(LINE) uint8_t tile[TILE * (AWQ_PANEL_COLS / 2 + PAD)];
-    alignas(LINE) uint8_t scratch[AWQ_PANEL_COLS / 2 * (SLICE_ROWS + PAD)]; /* [payload byte][row] */
     ahead next = ahead_of(payload, lines * payload_stride, payload_stride, rows / quad - lines, run);
     for (int64_t r = 0; r < rows; r += TILE) {
         for (int64_t i = 0; i < lines; i++) {
@@ -309,14 +314,20 @@ static void unpack_slice(awq_packing packing, const uint8_t *restrict payload, i
     }
 }
 
-void awq_avx2_unpack_panel(awq_packing packing, const uint8_t *restrict payload, int64_t payload_stride,
-                           uint8_t *restrict codes, int64_t col_stride, int64_t rows, int64_t cols, bool stream)
+uint8_t awq_avx2_unpack_panel(const awq_panel *panel)
 {
+    const awq_packing packing = panel->packing;
+    uint8_t *restrict codes = panel->codes;
+    const uint8_t *restrict payload = panel->payload;
+    const int64_t col_stride = panel->col_stride, payload_stride = panel->line_stride;
+    const int64_t rows = panel->rows, cols = panel->cols;
+    const bool stream = panel->stream;
     const awq_panel_walk from = awq_panel_walk_of(packing, payload_stride);
     for (int64_t r = 0; r < rows; r += SLICE_ROWS) {
         unpack_slice(packing, payload + awq_panel_row(&from, r), payload_stride, codes + r, col_stride,
-                     rows - r < SLICE_ROWS ? rows - r : SLICE_ROWS, cols, stream);
+                     rows - r < SLICE_ROWS ? rows - r : SLICE_ROWS, cols, stream, panel->scratch);
     }
+    return 0;
 }
 
 #endif

@@ -156,18 +156,20 @@ static inline void unpack_runs(const uint8_t *restrict payload, uint8_t *restric
     }
 }
 
-static uint8_t pack_v1(const uint8_t *restrict codes, uint8_t *restrict payload, int64_t words, bool reorder,
-                       bool stream)
+static uint8_t pack_v1(const awq_panel *line)
 {
+    const uint8_t *restrict codes = line->codes;
+    uint8_t *restrict payload = line->payload;
+    int64_t words = line->cols / AWQ_WORD_CODES;
     enum { LINE_WORDS = LINE / AWQ_WORD_BYTES };
-    const __m512i pairs = load(pair_order[reorder ? AWQ_PACKING_V1_REORDER : AWQ_PACKING_V1]);
+    const __m512i pairs = load(pair_order[line->packing]);
     __m512i seen = _mm512_setzero_si512();
     const int64_t head = words_to_line(payload, AWQ_WORD_BYTES, words);
     pack_words(codes, payload, head, pairs, &seen);
     codes += AWQ_WORD_CODES * head;
     payload += AWQ_WORD_BYTES * head;
     words -= head;
-    const bool streamed = mode_for((uintptr_t)payload, stream) == STORE_STREAM_64;
+    const bool streamed = mode_for((uintptr_t)payload, line->stream) == STORE_STREAM_64;
     if (streamed) {
         for (; words >= STREAMS * STREAM_LINES * LINE_WORDS; words -= STREAMS * STREAM_LINES * LINE_WORDS) {
             pack_runs(codes, payload, STREAMS, STREAM_LINES, pairs, STORE_STREAM_64, &seen);
@@ -186,19 +188,20 @@ static uint8_t pack_v1(const uint8_t *restrict codes, uint8_t *restrict payload,
     return or_bytes(seen);
 }
 
-static void unpack_v1(const uint8_t *restrict payload, uint8_t *restrict codes, int64_t words, bool reorder,
-                      bool stream)
+static uint8_t unpack_v1(const awq_panel *line)
 {
+    const uint8_t *restrict payload = line->payload;
+    uint8_t *restrict codes = line->codes;
+    int64_t words = line->cols / AWQ_WORD_CODES;
     enum { LINE_WORDS = LINE / AWQ_WORD_BYTES };
-    const awq_packing packing = reorder ? AWQ_PACKING_V1_REORDER : AWQ_PACKING_V1;
-    const __m512i spread = load(spread_order[packing]);
-    const __m512i shift = load(spread_shift[packing]);
+    const __m512i spread = load(spread_order[line->packing]);
+    const __m512i shift = load(spread_shift[line->packing]);
     const int64_t head = words_to_line(codes, AWQ_WORD_CODES, words);
     unpack_words(payload, codes, head, spread, shift);
     codes += AWQ_WORD_CODES * head;
     payload += AWQ_WORD_BYTES * head;
     words -= head;
-    const bool streamed = mode_for((uintptr_t)codes, stream) == STORE_STREAM_64;
+    const bool streamed = mode_for((uintptr_t)codes, line->stream) == STORE_STREAM_64;
     if (streamed) {
         for (; words >= STREAMS * STREAM_LINES * LINE_WORDS; words -= STREAMS * STREAM_LINES * LINE_WORDS) {
             unpack_runs(payload, codes, STREAMS, STREAM_LINES, spread, shift, STORE_STREAM_64);
@@ -215,6 +218,7 @@ static void unpack_v1(const uint8_t *restrict payload, uint8_t *restrict codes, 
     if (streamed) {
         _mm_sfence();
     }
+    return 0;
 }
 
 static inline void pack_quads(const uint8_t *restrict codes, int64_t row_stride, uint8_t *restrict payload,
@@ -233,11 +237,13 @@ static inline void pack_quads(const uint8_t *restrict codes, int64_t row_stride,
     }
 }
 
-static uint8_t pack_v2(const uint8_t *restrict codes, int64_t row_stride, uint8_t *restrict payload, int64_t blocks,
-                       bool stream)
+static uint8_t pack_v2(const awq_panel *line)
 {
+    const uint8_t *restrict codes = line->codes;
+    uint8_t *restrict payload = line->payload;
+    const int64_t row_stride = line->row_stride, blocks = line->cols / AWQ_BLOCK_CODES;
     __m512i seen = _mm512_setzero_si512();
-    switch (mode_for((uintptr_t)payload, stream)) {
+    switch (mode_for((uintptr_t)payload, line->stream)) {
     case STORE_STREAM_64:
         pack_quads(codes, row_stride, payload, blocks, STORE_STREAM_64, &seen);
         _mm_sfence();
@@ -269,10 +275,12 @@ static inline void unpack_quads(const uint8_t *restrict payload, uint8_t *restri
     }
 }
 
-static void unpack_v2(const uint8_t *restrict payload, uint8_t *restrict codes, int64_t row_stride, int64_t blocks,
-                      bool stream)
+static uint8_t unpack_v2(const awq_panel *line)
 {
-    switch (mode_for((uintptr_t)codes | (uintptr_t)row_stride, stream)) {
+    const uint8_t *restrict payload = line->payload;
+    uint8_t *restrict codes = line->codes;
+    const int64_t row_stride = line->row_stride, blocks = line->cols / AWQ_BLOCK_CODES;
+    switch (mode_for((uintptr_t)codes | (uintptr_t)row_stride, line->stream)) {
     case STORE_STREAM_64:
         unpack_quads(payload, codes, row_stride, blocks, STORE_STREAM_64);
         _mm_sfence();
@@ -284,16 +292,17 @@ static void unpack_v2(const uint8_t *restrict payload, uint8_t *restrict codes, 
     default:
         unpack_quads(payload, codes, row_stride, blocks, STORE_PLAIN);
     }
+    return 0;
 }
 
 const awq_kernels awq_kernels_avx512 = {
     .name = "avx512",
-    .pack_v1 = pack_v1,
-    .unpack_v1 = unpack_v1,
-    .pack_v2 = pack_v2,
-    .unpack_v2 = unpack_v2,
-    .pack_panel = awq_avx512_pack_panel,
-    .unpack_panel = awq_avx512_unpack_panel,
+    .scratch_bytes = AVX512_SCRATCH,
+    .of = {
+        [AWQ_PACKING_V1] = {pack_v1, unpack_v1, awq_avx512_pack_panel, awq_avx512_unpack_panel},
+        [AWQ_PACKING_V1_REORDER] = {pack_v1, unpack_v1, awq_avx512_pack_panel, awq_avx512_unpack_panel},
+        [AWQ_PACKING_V2] = {pack_v2, unpack_v2, awq_avx512_pack_panel, awq_avx512_unpack_panel},
+    },
 };
 
 #endif

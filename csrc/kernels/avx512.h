@@ -34,10 +34,8 @@ static inline uint8_t or_bytes(__m512i seen)
 }
 
 /* Contracts in kernels.h. */
-uint8_t awq_avx512_pack_panel(awq_packing packing, const uint8_t *restrict codes, int64_t col_stride,
-                              uint8_t *restrict payload, int64_t payload_stride, int64_t rows, int64_t cols,
-                              bool stream);
-void awq_avx512_unpack_panel(awq_packing packing, const uint8_t *restrict payload, int64_t payload_stride,
-                             uint8_t *restrict codes, int64_t col_stride, int64_t rows, int64_t cols, bool stream);
+enum { AVX512_SCRATCH = 576 << 10 };
+uint8_t awq_avx512_pack_panel(const awq_panel *panel);
+uint8_t awq_avx512_unpack_panel(const awq_panel *panel);
 
 #endif

@@ -193,15 +193,19 @@ static inline void send_v1_unit(outgoing *o, bool stream)
 }
 
 /* Inlined for a constant is_v2. */
-static inline __attribute__((always_inline)) uint8_t
-pack_slices(awq_packing packing, bool is_v2, const uint8_t *restrict codes, int64_t col_stride, uint8_t *restrict payload,
-            int64_t payload_stride, int64_t rows, int64_t cols, bool stream)
+static inline __attribute__((always_inline)) uint8_t pack_slices(bool is_v2, const awq_panel *panel)
 {
+    const awq_packing packing = panel->packing;
+    const uint8_t *restrict codes = panel->codes;
+    uint8_t *restrict payload = panel->payload;
+    const int64_t col_stride = panel->col_stride, payload_stride = panel->line_stride;
+    const int64_t rows = panel->rows, cols = panel->cols;
+    const bool stream = panel->stream;
     const extent all = extent_of(codes, rows, cols, SLICE_COLS, SPAN_TILES);
-    const int64_t quad = is_v2 ? AWQ_QUAD_ROWS : 1, tile_runs = TILE / quad; /* payload rows of a tile */
+    const int64_t quad = awq_packings[packing].block_rows, tile_runs = TILE / quad; /* payload rows of a tile */
     const bool has_ends = stream && ((uintptr_t)payload | (uintptr_t)payload_stride) % LINE != 0; /* not streamed */
-    alignas(LINE) uint8_t pieces[PIECES * PIECE];
-    alignas(LINE) uint8_t ready[TILE * (SLICE_COLS / 2 + LINE)]; /* a tile with ends, before it is copied */
+    uint8_t *restrict pieces = panel->scratch;
+    uint8_t *restrict ready = pieces + PIECES * PIECE; /* a tile with ends, before it is copied */
     uint16_t places[2][PIECES], unused[PIECES]; /* of the pieces of two slices, tile by tile; a ring of the other pieces */
     int64_t columns[SLICE_STRIPS][STRIP_COLS];
     int64_t taken = 0, freed = 0; /* positions in the ring */
@@ -266,28 +270,19 @@ pack_slices(awq_packing packing, bool is_v2, const uint8_t *restrict codes, int6
     return or_bytes(seen);
 }
 
-/* Two functions, so that the stack of one need not hold the scratch of both. */
-static __attribute__((noinline)) uint8_t pack_v1_panel(awq_packing packing, const uint8_t *restrict codes, int64_t col_stride,
-                                                       uint8_t *restrict payload, int64_t payload_stride, int64_t rows,
-                                                       int64_t cols, bool stream)
+static uint8_t pack_v1_panel(const awq_panel *panel)
 {
-    return pack_slices(packing, false, codes, col_stride, payload, payload_stride, rows, cols, stream);
+    return pack_slices(false, panel);
 }
 
-static __attribute__((noinline)) uint8_t pack_v2_panel(const uint8_t *restrict codes, int64_t col_stride,
-                                                       uint8_t *restrict payload, int64_t payload_stride, int64_t rows,
-                                                       int64_t cols, bool stream)
+static uint8_t pack_v2_panel(const awq_panel *panel)
 {
-    return pack_slices(AWQ_PACKING_V2, true, codes, col_stride, payload, payload_stride, rows, cols, stream);
+    return pack_slices(true, panel);
 }
 
-uint8_t awq_avx512_pack_panel(awq_packing packing, const uint8_t *restrict codes, int64_t col_stride,
-                              uint8_t *restrict payload, int64_t payload_stride, int64_t rows, int64_t cols,
-                              bool stream)
+uint8_t awq_avx512_pack_panel(const awq_panel *panel)
 {
-    return packing == AWQ_PACKING_V2
-               ? pack_v2_panel(codes, col_stride, payload, payload_stride, rows, cols, stream)
-               : pack_v1_panel(packing, codes, col_stride, payload, payload_stride, rows, cols, stream);
+    return panel->packing == AWQ_PACKING_V2 ? pack_v2_panel(panel) : pack_v1_panel(panel);
 }
 
 /* The mirror of put_tile. */
@@ -342,16 +337,16 @@ static inline void split_run(uint8_t *restrict to, const uint8_t *restrict from,
 }
 
 static void unpack_slice(awq_packing packing, const uint8_t *restrict payload, int64_t payload_stride,
-                         uint8_t *restrict codes, int64_t col_stride, int64_t rows, int64_t cols, bool stream)
+                         uint8_t *restrict codes, int64_t col_stride, int64_t rows, int64_t cols, bool stream,
+                         __m512i *restrict scratch) /* [payload byte][tile]: a byte of 64 rows */
 {
     const int groups = (int)(cols / GROUP_COLS), tiles = (int)(rows / TILE);
     const int pitch = groups + 1, column_pitch = tiles + 1;
     const awq_panel_walk from = awq_panel_walk_of(packing, payload_stride);
-    const int64_t quad = packing == AWQ_PACKING_V2 ? AWQ_QUAD_ROWS : 1;
+    const int64_t quad = awq_packings[packing].block_rows;
     const int64_t run = cols / 2 * quad;
     const int64_t tile_lines = TILE / quad; /* payload rows */
     __m512i tile[GROUP * (MAX_GROUPS + 1)];
-    __m512i scratch[AWQ_PANEL_COLS / 2 * (MAX_TILES + 1)]; /* [payload byte][tile]: a byte of 64 rows */
     ahead next = ahead_of(payload, tile_lines * payload_stride, payload_stride, (tiles - 1) * tile_lines, run);
     for (int t = 0; t < tiles; t++) {
         get_tile(payload + awq_panel_row(&from, TILE * t), packing, payload_stride, tile, groups, pitch, &next);
@@ -392,14 +387,20 @@ static void unpack_slice(awq_packing packing, const uint8_t *restrict payload, i
     }
 }
 
-void awq_avx512_unpack_panel(awq_packing packing, const uint8_t *restrict payload, int64_t payload_stride,
-                             uint8_t *restrict codes, int64_t col_stride, int64_t rows, int64_t cols, bool stream)
+uint8_t awq_avx512_unpack_panel(const awq_panel *panel)
 {
+    const awq_packing packing = panel->packing;
+    uint8_t *restrict codes = panel->codes;
+    const uint8_t *restrict payload = panel->payload;
+    const int64_t col_stride = panel->col_stride, payload_stride = panel->line_stride;
+    const int64_t rows = panel->rows, cols = panel->cols;
+    const bool stream = panel->stream;
     const awq_panel_walk from = awq_panel_walk_of(packing, payload_stride);
     for (int64_t r = 0; r < rows; r += SLICE_ROWS) {
         unpack_slice(packing, payload + awq_panel_row(&from, r), payload_stride, codes + r, col_stride,
-                     rows - r < SLICE_ROWS ? rows - r : SLICE_ROWS, cols, stream);
+                     rows - r < SLICE_ROWS ? rows - r : SLICE_ROWS, cols, stream, (__m512i *)panel->scratch);
     }
+    return 0;
 }
 
 #endif

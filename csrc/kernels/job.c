@@ -1,6 +1,5 @@
 /* Walks a tensor of any strides and hands the kernels the runs and panels they know. */
 #include "job.h"
-#include "kernels.h"
 
 enum {
     RUN_CODES = 1 << 15,           /* codes of one unit of a row-major walk: long runs, yet enough units to share */
@@ -26,72 +25,99 @@ static int64_t min64(int64_t a, int64_t b)
     return a < b ? a : b;
 }
 
-static bool has_row_runs(const awq_geometry *g)
+static bool has_row_runs(const awq_job *job)
 {
-    return g->codes_col_stride == 1 && g->payload_col_stride == 1;
+    return job->matrix.col_stride == 1 && job->item_stride == awq_packings[job->matrix.packing].item_bytes;
 }
 
-static bool has_panels(const awq_geometry *g)
+static bool has_panels(const awq_job *job)
 {
-    return g->codes_row_stride == 1 && g->payload_col_stride == 1;
+    return job->matrix.row_stride == 1 && job->item_stride == awq_packings[job->matrix.packing].item_bytes;
 }
 
-void awq_job_init(awq_job *job, awq_direction direction, awq_packing packing, const awq_kernels *kernels,
-                  const awq_view *codes, const awq_view *payload)
+/* The matrix in lines: where blocks run down it is turned. */
+static void turn(awq_job *job)
 {
-    *job = (awq_job){.kernels = kernels, .codes = codes->data, .payload = payload->data, .direction = direction};
-    awq_geometry *g = &job->geometry;
-    awq_geometry_init(g, packing, codes, payload);
-    int64_t batch = 1;
-    for (int32_t d = 0; d < g->batch_dims; d++) {
-        batch *= g->batch_sizes[d];
-    }
-    const int64_t total = batch * g->rows * g->cols;
-    if (has_row_runs(g)) {
-        job->unit_rows = awq_packings[packing].block_rows;
-        job->unit_cols = RUN_CODES / job->unit_rows;
-    } else {
-        job->unit_rows = PANEL_ROWS;
-        job->unit_cols = AWQ_PANEL_COLS;
-    }
-    job->row_units = ceil_div(g->rows, job->unit_rows);
-    job->col_units = ceil_div(g->cols, job->unit_cols);
-    while (!has_row_runs(g) && batch * job->row_units * job->col_units < MIN_UNITS && job->unit_cols > STAGE_COLS) {
+    const awq_geometry *g = &job->geometry;
+    const awq_packing_traits *traits = &awq_packings[g->packing];
+    awq_panel *m = &job->matrix;
+    m->packing = g->packing;
+    m->is_turned = traits->runs_down;
+    m->rows = m->is_turned ? g->cols : g->rows;
+    m->cols = m->is_turned ? g->rows : g->cols;
+    m->row_stride = m->is_turned ? g->codes_col_stride : g->codes_row_stride;
+    m->col_stride = m->is_turned ? g->codes_row_stride : g->codes_col_stride;
+    m->line_stride = g->payload_row_stride * traits->item_bytes;
+    job->item_stride = g->payload_col_stride * traits->item_bytes;
+}
+
+/* Fills in how the matrix is cut. */
+static void cut(awq_job *job, int64_t batch)
+{
+    const awq_panel *m = &job->matrix;
+    const bool is_rows = has_row_runs(job);
+    job->unit_rows = is_rows ? awq_line_rows(m) : PANEL_ROWS;
+    job->unit_cols = is_rows ? RUN_CODES / job->unit_rows : AWQ_PANEL_COLS;
+    job->row_units = ceil_div(m->rows, job->unit_rows);
+    job->col_units = ceil_div(m->cols, job->unit_cols);
+    while (!is_rows && batch * job->row_units * job->col_units < MIN_UNITS && job->unit_cols > STAGE_COLS) {
         if (job->unit_rows >= job->unit_cols) {
             job->unit_rows /= 2;
         } else {
             job->unit_cols /= 2;
         }
-        job->row_units = ceil_div(g->rows, job->unit_rows);
-        job->col_units = ceil_div(g->cols, job->unit_cols);
+        job->row_units = ceil_div(m->rows, job->unit_rows);
+        job->col_units = ceil_div(m->cols, job->unit_cols);
     }
     job->units = batch * job->row_units * job->col_units;
-    job->units_per_task = job->units > 0 ? ceil_div(TASK_CODES, ceil_div(total, job->units)) : 1;
-    if (direction == AWQ_PACK) {
-        job->stream = total / 2 >= (has_row_runs(g) ? STREAM_PACKED_ROWS : STREAM_PACKED_PANELS);
-    } else {
-        job->stream = total >= (has_row_runs(g) ? STREAM_UNPACKED_ROWS : STREAM_UNPACKED_PANELS);
+}
+
+void awq_job_init(awq_job *job, awq_direction direction, awq_packing packing, const awq_kernels *kernels,
+                  const awq_view *codes, const awq_view *payload)
+{
+    const awq_walks *walks = &kernels->of[packing];
+    const bool is_pack = direction == AWQ_PACK;
+    awq_kernel *any = is_pack ? awq_pack_blocks : awq_unpack_blocks;
+    awq_kernel *rows = is_pack ? walks->pack_rows : walks->unpack_rows;
+    awq_kernel *panel = is_pack ? walks->pack_panel : walks->unpack_panel;
+    *job = (awq_job){.matrix = {.codes = codes->data, .payload = payload->data},
+                     .direction = direction,
+                     .run_rows = rows == NULL ? any : rows,
+                     .run_panel = panel == NULL ? any : panel};
+    awq_geometry_init(&job->geometry, packing, codes, payload);
+    turn(job);
+    int64_t batch = 1;
+    for (int32_t d = 0; d < job->geometry.batch_dims; d++) {
+        batch *= job->geometry.batch_sizes[d];
     }
+    cut(job, batch);
+    const int64_t total = batch * job->matrix.rows * job->matrix.cols;
+    const bool is_rows = has_row_runs(job);
+    job->units_per_task = job->units > 0 ? ceil_div(TASK_CODES, ceil_div(total, job->units)) : 1;
+    if (is_pack) {
+        job->matrix.stream = total / 2 >= (is_rows ? STREAM_PACKED_ROWS : STREAM_PACKED_PANELS);
+    } else {
+        job->matrix.stream = total >= (is_rows ? STREAM_UNPACKED_ROWS : STREAM_UNPACKED_PANELS);
+    }
+    job->scratch_bytes = !is_rows && has_panels(job) ? kernels->scratch_bytes : 0;
 }
 
-/* Where one unit lies. */
-typedef struct span {
-    uint8_t *codes, *payload;
-    int64_t rows, cols;
-} span;
-
-/* Of the block whose first code is (row, col). */
-static uint8_t *payload_at(const awq_job *job, uint8_t *payload, int64_t row, int64_t col)
+/* The part of a panel that starts at `row`, `col` of it: whole lines and blocks. */
+static awq_panel part_of(const awq_job *job, const awq_panel *panel, int64_t row, int64_t col, int64_t rows, int64_t cols)
 {
-    const awq_geometry *g = &job->geometry;
-    const awq_packing_traits *traits = &awq_packings[g->packing];
-    return payload + traits->item_bytes *
-                         awq_block_offset(traits, g->payload_row_stride, g->payload_col_stride, row, col);
+    awq_panel part = *panel;
+    part.codes += row * panel->row_stride + col * panel->col_stride;
+    part.payload += awq_panel_offset(panel, job->item_stride, row, col);
+    part.rows = rows;
+    part.cols = cols;
+    return part;
 }
 
-static span span_of(const awq_job *job, int64_t batch, int64_t row, int64_t col)
+/* One unit, of one matrix of the batch. */
+static awq_panel unit_of(const awq_job *job, int64_t batch, int64_t row, int64_t col, void *scratch)
 {
     const awq_geometry *g = &job->geometry;
+    awq_panel matrix = job->matrix;
     int64_t codes_offset = 0, payload_offset = 0;
     for (int32_t d = g->batch_dims - 1; d >= 0; d--) {
         const int64_t index = batch % g->batch_sizes[d];
@@ -99,46 +125,10 @@ static span span_of(const awq_job *job, int64_t batch, int64_t row, int64_t col)
         codes_offset += index * g->codes_batch_strides[d];
         payload_offset += index * g->payload_batch_strides[d];
     }
-    return (span){
-        .codes = job->codes + codes_offset + row * g->codes_row_stride + col * g->codes_col_stride,
-        .payload = payload_at(job, job->payload + payload_offset * awq_packings[g->packing].item_bytes, row, col),
-        .rows = min64(job->unit_rows, g->rows - row),
-        .cols = min64(job->unit_cols, g->cols - col),
-    };
-}
-
-static uint8_t run_rows(const awq_job *job, const span *s)
-{
-    const awq_geometry *g = &job->geometry;
-    const awq_kernels *k = job->kernels;
-    if (g->packing == AWQ_PACKING_V2) {
-        const int64_t blocks = s->cols / AWQ_BLOCK_CODES;
-        if (job->direction == AWQ_PACK) {
-            return k->pack_v2(s->codes, g->codes_row_stride, s->payload, blocks, job->stream);
-        }
-        k->unpack_v2(s->payload, s->codes, g->codes_row_stride, blocks, job->stream);
-        return 0;
-    }
-    const int64_t words = s->cols / AWQ_WORD_CODES;
-    const bool reorder = g->packing == AWQ_PACKING_V1_REORDER;
-    if (job->direction == AWQ_PACK) {
-        return k->pack_v1(s->codes, s->payload, words, reorder, job->stream);
-    }
-    k->unpack_v1(s->payload, s->codes, words, reorder, job->stream);
-    return 0;
-}
-
-static uint8_t run_panel(const awq_job *job, const span *s)
-{
-    const awq_geometry *g = &job->geometry;
-    const awq_kernels *k = job->kernels;
-    const int64_t stride = g->payload_row_stride * awq_packings[g->packing].item_bytes;
-    if (job->direction == AWQ_PACK) {
-        return k->pack_panel(g->packing, s->codes, g->codes_col_stride, s->payload, stride, s->rows, s->cols,
-                             job->stream);
-    }
-    k->unpack_panel(g->packing, s->payload, stride, s->codes, g->codes_col_stride, s->rows, s->cols, job->stream);
-    return 0;
+    matrix.codes += codes_offset;
+    matrix.payload += payload_offset * awq_packings[g->packing].item_bytes;
+    matrix.scratch = scratch;
+    return part_of(job, &matrix, row, col, min64(job->unit_rows, matrix.rows - row), min64(job->unit_cols, matrix.cols - col));
 }
 
 static void copy_strided(uint8_t *to, int64_t to_row, int64_t to_col, const uint8_t *from, int64_t from_row,
@@ -154,74 +144,53 @@ static void copy_strided(uint8_t *to, int64_t to_row, int64_t to_col, const uint
 }
 
 /* Any strides: codes and payload pass through dense copies small enough to stay in the first-level cache. */
-static uint8_t run_staged(const awq_job *job, const span *s)
+static uint8_t run_staged(const awq_job *job, const awq_panel *s)
 {
-    const awq_geometry *g = &job->geometry;
     uint8_t codes[STAGE_ROWS * STAGE_COLS];
     uint8_t payload[STAGE_ROWS * STAGE_COLS / 2];
-    const int64_t item = awq_packings[g->packing].item_bytes;
-    const int64_t quad = awq_packings[g->packing].block_rows;
-    const int64_t lines = s->rows / quad;
-    const int64_t line_bytes = s->cols * quad / 2;
-    const awq_job dense = {
-        .geometry = {.packing = g->packing, .codes_row_stride = s->cols},
-        .kernels = job->kernels,
-        .direction = job->direction,
-    };
+    const int64_t item = awq_packings[s->packing].item_bytes, line_rows = awq_line_rows(s);
+    const int64_t lines = s->rows / line_rows, line_bytes = s->cols * line_rows / 2;
+    awq_panel line = {.packing = s->packing, .is_turned = s->is_turned, .codes = codes, .payload = payload,
+                      .rows = line_rows, .cols = s->cols, .row_stride = s->cols, .col_stride = 1};
     uint8_t seen = 0;
     if (job->direction == AWQ_PACK) {
-        copy_strided(codes, s->cols, 1, s->codes, g->codes_row_stride, g->codes_col_stride, s->rows, s->cols, 1);
+        copy_strided(codes, s->cols, 1, s->codes, s->row_stride, s->col_stride, s->rows, s->cols, 1);
     } else {
-        copy_strided(payload, line_bytes, item, s->payload, item * g->payload_row_stride, item * g->payload_col_stride,
-                     lines, line_bytes / item, item);
+        copy_strided(payload, line_bytes, item, s->payload, s->line_stride, job->item_stride, lines, line_bytes / item, item);
     }
-    for (int64_t i = 0; i < lines; i++) {
-        const span line = {codes + i * quad * s->cols, payload + i * line_bytes, quad, s->cols};
-        seen |= run_rows(&dense, &line);
+    for (int64_t i = 0; i < lines; i++, line.codes += line_rows * s->cols, line.payload += line_bytes) {
+        seen |= job->run_rows(&line);
     }
     if (job->direction == AWQ_PACK) {
-        copy_strided(s->payload, item * g->payload_row_stride, item * g->payload_col_stride, payload, line_bytes, item,
-                     lines, line_bytes / item, item);
+        copy_strided(s->payload, s->line_stride, job->item_stride, payload, line_bytes, item, lines, line_bytes / item, item);
     } else {
-        copy_strided(s->codes, g->codes_row_stride, g->codes_col_stride, codes, s->cols, 1, s->rows, s->cols, 1);
+        copy_strided(s->codes, s->row_stride, s->col_stride, codes, s->cols, 1, s->rows, s->cols, 1);
     }
     return seen;
 }
 
-/* Consecutive units of one row are one run. */
-static uint8_t walk_rows(const awq_job *job, int64_t begin, int64_t end)
+/* Consecutive units of one line are one run. */
+static uint8_t walk_rows(const awq_job *job, int64_t begin, int64_t end, void *scratch)
 {
     uint8_t seen = 0;
     while (begin < end) {
         const int64_t line = begin / job->col_units;
         const int64_t stop = min64(end, (line + 1) * job->col_units);
         const int64_t col = begin % job->col_units * job->unit_cols;
-        span s = span_of(job, line / job->row_units, line % job->row_units * job->unit_rows, col);
-        s.cols = min64((stop - line * job->col_units) * job->unit_cols, job->geometry.cols) - col;
-        seen |= run_rows(job, &s);
+        awq_panel run = unit_of(job, line / job->row_units, line % job->row_units * job->unit_rows, col, scratch);
+        run.cols = min64((stop - line * job->col_units) * job->unit_cols, job->matrix.cols) - col;
+        seen |= job->run_rows(&run);
         begin = stop;
     }
     return seen;
 }
 
-/* The part of a span that starts at `row`, `col` of it; both are whole blocks (V1: words) and fours of rows. */
-static span part_of(const awq_job *job, const span *s, int64_t row, int64_t col, int64_t rows, int64_t cols)
-{
-    const awq_geometry *g = &job->geometry;
-    return (span){
-        .codes = s->codes + row * g->codes_row_stride + col * g->codes_col_stride,
-        .payload = payload_at(job, s->payload, row, col),
-        .rows = rows,
-        .cols = cols,
-    };
-}
-
-static uint8_t run_stages(const awq_job *job, const span *s)
+static uint8_t run_stages(const awq_job *job, const awq_panel *s)
 {
     uint8_t seen = 0;
     for (int64_t row = 0; row < s->rows; row += STAGE_ROWS) {
         for (int64_t col = 0; col < s->cols; col += STAGE_COLS) {
-            const span stage =
+            const awq_panel stage =
                 part_of(job, s, row, col, min64(STAGE_ROWS, s->rows - row), min64(STAGE_COLS, s->cols - col));
             seen |= run_staged(job, &stage);
         }
@@ -230,16 +199,16 @@ static uint8_t run_stages(const awq_job *job, const span *s)
 }
 
 /* What fills whole steps is a panel; a rim of rows below it and one of columns beside it may remain. */
-static uint8_t run_unit(const awq_job *job, const span *s)
+static uint8_t run_unit(const awq_job *job, const awq_panel *s)
 {
-    if (!has_panels(&job->geometry)) {
+    if (!has_panels(job)) {
         return run_stages(job, s);
     }
     const int64_t rows = s->rows - s->rows % AWQ_PANEL_STEP, cols = s->cols - s->cols % AWQ_PANEL_STEP;
-    const span panel = part_of(job, s, 0, 0, rows, cols);
-    const span below = part_of(job, s, rows, 0, s->rows - rows, s->cols);
-    const span beside = part_of(job, s, 0, cols, rows, s->cols - cols);
-    uint8_t seen = rows > 0 && cols > 0 ? run_panel(job, &panel) : 0;
+    const awq_panel panel = part_of(job, s, 0, 0, rows, cols);
+    const awq_panel below = part_of(job, s, rows, 0, s->rows - rows, s->cols);
+    const awq_panel beside = part_of(job, s, 0, cols, rows, s->cols - cols);
+    uint8_t seen = rows > 0 && cols > 0 ? job->run_panel(&panel) : 0;
     seen |= run_stages(job, &below);
     return seen | run_stages(job, &beside);
 }
@@ -248,7 +217,7 @@ static uint8_t run_unit(const awq_job *job, const span *s)
  * Packing: across the columns of some rows, then on to the rows below, so that threads write other rows and, where the
  * payload is new, no page twice. Rows taken from end to end are one panel: the taller it is, the longer are the reads.
  */
-static uint8_t pack_panels(const awq_job *job, int64_t begin, int64_t end)
+static uint8_t pack_panels(const awq_job *job, int64_t begin, int64_t end, void *scratch)
 {
     uint8_t seen = 0;
     while (begin < end) {
@@ -257,9 +226,9 @@ static uint8_t pack_panels(const awq_job *job, int64_t begin, int64_t end)
         const int64_t whole = unit == 0 ? min64((end - begin) / job->col_units, below) : 0;
         const int64_t stop = whole > 0 ? begin + whole * job->col_units : min64(end, (line + 1) * job->col_units);
         const int64_t row = line % job->row_units * job->unit_rows, col = unit * job->unit_cols;
-        span s = span_of(job, line / job->row_units, row, col);
-        s.rows = min64((whole > 0 ? whole : 1) * job->unit_rows, job->geometry.rows - row);
-        s.cols = min64((stop - line * job->col_units) * job->unit_cols, job->geometry.cols) - col;
+        awq_panel s = unit_of(job, line / job->row_units, row, col, scratch);
+        s.rows = min64((whole > 0 ? whole : 1) * job->unit_rows, job->matrix.rows - row);
+        s.cols = min64((stop - line * job->col_units) * job->unit_cols, job->matrix.cols) - col;
         seen |= run_unit(job, &s);
         begin = stop;
     }
@@ -267,27 +236,28 @@ static uint8_t pack_panels(const awq_job *job, int64_t begin, int64_t end)
 }
 
 /* Unpacking: down the rows of one group of columns, which is one panel, then on to the next. */
-static void unpack_panels(const awq_job *job, int64_t begin, int64_t end)
+static void unpack_panels(const awq_job *job, int64_t begin, int64_t end, void *scratch)
 {
     while (begin < end) {
         const int64_t group = begin / job->row_units;
         const int64_t stop = min64(end, (group + 1) * job->row_units);
         const int64_t row = begin % job->row_units * job->unit_rows;
-        span s = span_of(job, group / job->col_units, row, group % job->col_units * job->unit_cols);
-        s.rows = min64((stop - group * job->row_units) * job->unit_rows, job->geometry.rows) - row;
+        const int64_t col = group % job->col_units * job->unit_cols;
+        awq_panel s = unit_of(job, group / job->col_units, row, col, scratch);
+        s.rows = min64((stop - group * job->row_units) * job->unit_rows, job->matrix.rows) - row;
         (void)run_unit(job, &s);
         begin = stop;
     }
 }
 
-uint8_t awq_job_run(const awq_job *job, int64_t begin, int64_t end)
+uint8_t awq_job_run(const awq_job *job, int64_t begin, int64_t end, void *scratch)
 {
-    if (has_row_runs(&job->geometry)) {
-        return walk_rows(job, begin, end);
+    if (has_row_runs(job)) {
+        return walk_rows(job, begin, end, scratch);
     }
     if (job->direction == AWQ_PACK) {
-        return pack_panels(job, begin, end);
+        return pack_panels(job, begin, end, scratch);
     }
-    unpack_panels(job, begin, end);
+    unpack_panels(job, begin, end, scratch);
     return 0;
 }

@@ -3,35 +3,36 @@
 #define AWQPACK_JOB_H
 
 #include "awqpack/view.h"
+#include "kernels.h"
 
 #ifdef __cplusplus
 extern "C" {
 #endif
 
-typedef struct awq_kernels awq_kernels;
-
 typedef enum awq_direction { AWQ_PACK, AWQ_UNPACK } awq_direction;
 
 typedef struct awq_job {
     awq_geometry geometry;
-    const awq_kernels *kernels;
-    uint8_t *codes; /* only read when packing */
-    uint8_t *payload; /* only read when unpacking */
+    awq_panel matrix;    /* the first of the batch, in lines */
+    int64_t item_stride; /* bytes between the items of a line */
     awq_direction direction;
-    bool stream;
+    awq_kernel *run_rows;  /* a line, */
+    awq_kernel *run_panel; /* a panel of whole steps */
     /* How the matrix is cut: a unit is unit_rows x unit_cols codes, smaller at the far edges. */
     int64_t unit_rows, unit_cols;
     int64_t row_units, col_units;
-    int64_t units;         /* how many there are in all, batch included */
+    int64_t units;          /* how many there are in all, batch included */
     int64_t units_per_task; /* the fewest that are worth a thread */
+    size_t scratch_bytes;   /* what awq_job_run needs */
 } awq_job;
 
 /* The views' shapes must have passed awq_check_codes or awq_check_payload. */
 void awq_job_init(awq_job *job, awq_direction direction, awq_packing packing, const awq_kernels *kernels,
                   const awq_view *codes, const awq_view *payload);
 
-/* Does the units [begin, end); returns the OR of the codes packed (0 when unpacking). Safe from any thread. */
-uint8_t awq_job_run(const awq_job *job, int64_t begin, int64_t end);
+/* Does the units [begin, end); returns the OR of the codes packed (0 when unpacking). Safe from any thread that brings a
+   scratch of its own: scratch_bytes, aligned to AWQ_SCRATCH_ALIGNMENT. */
+uint8_t awq_job_run(const awq_job *job, int64_t begin, int64_t end, void *scratch);
 
 #ifdef __cplusplus
 }

@@ -2,6 +2,8 @@
 #ifndef AWQPACK_KERNELS_H
 #define AWQPACK_KERNELS_H
 
+#include <stddef.h>
+
 #include "awqpack/packing.h"
 
 #ifdef __cplusplus
@@ -11,61 +13,71 @@ extern "C" {
 enum {
     AWQ_PANEL_STEP = 64,  /* a column-major panel has a multiple of this many rows and columns ... */
     AWQ_PANEL_COLS = 512, /* ... and at most so many columns where it is unpacked: the page tables' caches hold their pages */
+    AWQ_SCRATCH_ALIGNMENT = 64,
 };
+
+/*
+ * A rectangle of whole blocks, codes beside their payload. A line is a row of the payload, contiguous, with the blocks of
+ * line_rows rows of codes side by side. Where blocks run down, the rows and columns here are therefore those of W.t().
+ * Strides are in bytes and may be negative.
+ */
+typedef struct awq_panel {
+    awq_packing packing;
+    bool is_turned; /* the rows here are columns of W */
+    bool stream;    /* asks for stores that bypass the cache where the destination's alignment allows them */
+    uint8_t *codes, *payload; /* one of them is only read */
+    int64_t rows, cols;
+    int64_t row_stride, col_stride; /* between codes */
+    int64_t line_stride;            /* between lines */
+    uint8_t *scratch; /* scratch_bytes of the table, aligned to AWQ_SCRATCH_ALIGNMENT; of panels alone */
+} awq_panel;
+
+/* Rows of codes in a line, and columns of codes in a block. */
+static inline int awq_line_rows(const awq_panel *panel)
+{
+    return panel->is_turned ? awq_packings[panel->packing].block_cols : awq_packings[panel->packing].block_rows;
+}
+
+static inline int awq_step_cols(const awq_panel *panel)
+{
+    return panel->is_turned ? awq_packings[panel->packing].block_rows : awq_packings[panel->packing].block_cols;
+}
+
+/* Where the block starts whose first code is (row, col), where the items of a line are item_stride bytes apart. */
+static inline int64_t awq_panel_offset(const awq_panel *panel, int64_t item_stride, int64_t row, int64_t col)
+{
+    const int64_t items = awq_block_items(&awq_packings[panel->packing]);
+    return row / awq_line_rows(panel) * panel->line_stride + col / awq_step_cols(panel) * items * item_stride;
+}
 
 /*
  * Contract of every kernel:
  *  - packing keeps only the low nibble of each code and returns the bitwise OR of all codes it read, so that
- *    (result > AWQ_CODE_MAX) says that one was invalid; the payload is then unspecified;
- *  - any alignment; reads and writes nothing outside the ranges named; never allocates, prints or aborts;
- *  - `stream` asks for stores that bypass the cache where the destination's alignment allows them;
- *    the kernel ends with the fence that such stores need;
- *  - strides are in bytes and may be negative.
+ *    (result > AWQ_CODE_MAX) says that one was invalid; the payload is then unspecified. Unpacking returns 0;
+ *  - any alignment; reads and writes nothing outside the panel; never allocates, prints or aborts, and takes no more than
+ *    32 KiB of stack;
+ *  - after stores that bypass the cache it ends with the fence that they need.
  */
+typedef uint8_t awq_kernel(const awq_panel *panel);
+
+/* The kernels of one packing, each of which may be missing: then awq_pack_blocks or awq_unpack_blocks stands for it. */
+typedef struct awq_walks {
+    /* One line of row-major codes: col_stride is 1, rows is awq_line_rows. */
+    awq_kernel *pack_rows, *unpack_rows;
+    /* Column-major codes: row_stride is 1; rows and columns as AWQ_PANEL_STEP and AWQ_PANEL_COLS say.
+       The larger the panel, the faster it is packed: its columns are read in longer runs. */
+    awq_kernel *pack_panel, *unpack_panel;
+} awq_walks;
+
 typedef struct awq_kernels {
     const char *name;
-
-    /* Row-major V1: `words` payload words from 8 * words contiguous codes of one row. */
-    uint8_t (*pack_v1)(const uint8_t *restrict codes, uint8_t *restrict payload, int64_t words, bool reorder,
-                       bool stream);
-    void (*unpack_v1)(const uint8_t *restrict payload, uint8_t *restrict codes, int64_t words, bool reorder,
-                      bool stream);
-
-    /* Row-major V2: `blocks` blocks of each of four rows, `row_stride` bytes apart; the payload is contiguous. */
-    uint8_t (*pack_v2)(const uint8_t *restrict codes, int64_t row_stride, uint8_t *restrict payload, int64_t blocks,
-                       bool stream);
-    void (*unpack_v2)(const uint8_t *restrict payload, uint8_t *restrict codes, int64_t row_stride, int64_t blocks,
-                      bool stream);
-
-    /*
-     * Column-major: a panel of `rows` by `cols`. The code of row r, column c is codes[c * col_stride + r]; payload rows
-     * (V2: of four rows) are `payload_stride` bytes apart, each one contiguous as in the row-major kernels.
-     * The larger the panel, the faster it is packed: its columns are read in longer runs.
-     * Takes up to 600 KiB of stack.
-     */
-    uint8_t (*pack_panel)(awq_packing packing, const uint8_t *restrict codes, int64_t col_stride,
-                          uint8_t *restrict payload, int64_t payload_stride, int64_t rows, int64_t cols, bool stream);
-    void (*unpack_panel)(awq_packing packing, const uint8_t *restrict payload, int64_t payload_stride,
-                         uint8_t *restrict codes, int64_t col_stride, int64_t rows, int64_t cols, bool stream);
+    size_t scratch_bytes; /* what a panel may ask for */
+    awq_walks of[AWQ_PACKING_COUNT];
 } awq_kernels;
 
-/* Where a panel's blocks lie: block b of row r at awq_panel_row(r) + b * block. */
-typedef struct awq_panel_walk {
-    int64_t row, quad, block; /* bytes between the rows of a four, between fours of rows, between blocks of a row */
-} awq_panel_walk;
-
-static inline awq_panel_walk awq_panel_walk_of(awq_packing packing, int64_t payload_stride)
-{
-    if (packing == AWQ_PACKING_V2) {
-        return (awq_panel_walk){AWQ_BLOCK_BYTES, payload_stride, AWQ_QUAD_BLOCK_BYTES};
-    }
-    return (awq_panel_walk){payload_stride, AWQ_QUAD_ROWS * payload_stride, AWQ_BLOCK_BYTES};
-}
-
-static inline int64_t awq_panel_row(const awq_panel_walk *walk, int64_t row)
-{
-    return row / AWQ_QUAD_ROWS * walk->quad + row % AWQ_QUAD_ROWS * walk->row;
-}
+/* Any packing and any strides, block by block: the meaning of the rows in packing.h, and what every kernel is compared with. */
+uint8_t awq_pack_blocks(const awq_panel *panel);
+uint8_t awq_unpack_blocks(const awq_panel *panel);
 
 extern const awq_kernels awq_kernels_scalar;
 extern const awq_kernels awq_kernels_avx2;   /* x86-64 only */

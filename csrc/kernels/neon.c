@@ -1,5 +1,6 @@
 /* The kernels for AArch64 NEON: zips and unzips bring the codes of a payload byte together. */
 #include "kernels.h"
+#include "walk.h"
 
 #if defined(__aarch64__)
 
@@ -43,11 +44,12 @@ static inline uint8_t or_bytes(uint8x16_t seen)
     return (uint8_t)(bits | bits >> 8);
 }
 
-static uint8_t pack_v1(const uint8_t *restrict codes, uint8_t *restrict payload, int64_t words, bool reorder,
-                       bool stream)
+static uint8_t pack_v1(const awq_panel *line)
 {
-    (void)stream;
-    const uint8x16_t order = nibble_order(reorder);
+    const uint8_t *restrict codes = line->codes;
+    uint8_t *restrict payload = line->payload;
+    int64_t words = line->cols / AWQ_WORD_CODES;
+    const uint8x16_t order = nibble_order(awq_packings[line->packing].reorder);
     uint8x16_t seen = vdupq_n_u8(0);
     int64_t j = 0;
     for (; j + PACK_WORDS <= words; j += PACK_WORDS) {
@@ -69,11 +71,12 @@ static uint8_t pack_v1(const uint8_t *restrict codes, uint8_t *restrict payload,
     return or_bytes(seen);
 }
 
-static void unpack_v1(const uint8_t *restrict payload, uint8_t *restrict codes, int64_t words, bool reorder,
-                      bool stream)
+static uint8_t unpack_v1(const awq_panel *line)
 {
-    (void)stream;
-    const uint8x16_t order = column_order(reorder);
+    const uint8_t *restrict payload = line->payload;
+    uint8_t *restrict codes = line->codes;
+    int64_t words = line->cols / AWQ_WORD_CODES;
+    const uint8x16_t order = column_order(awq_packings[line->packing].reorder);
     int64_t j = 0;
     for (; j + PACK_WORDS <= words; j += PACK_WORDS) {
         const uint8x16_t bytes = vld1q_u8(payload + AWQ_WORD_BYTES * j);
@@ -89,6 +92,7 @@ static void unpack_v1(const uint8_t *restrict payload, uint8_t *restrict codes, 
         const uint8x16_t nibbles = vzip1q_u8(low_nibbles(bytes), vshrq_n_u8(bytes, 4));
         vst1_u8(codes + AWQ_WORD_CODES * j, vget_low_u8(vqtbl1q_u8(nibbles, order)));
     }
+    return 0;
 }
 
 /* Half a block in V2: eight codes of each of the nibbles 0..3 of eight int16, whose bytes alternate. */
@@ -102,10 +106,11 @@ static inline uint8x16_t pack_half_v2(const uint8_t *codes, uint8x16_t *seen)
     return join(low, high);
 }
 
-static uint8_t pack_v2(const uint8_t *restrict codes, int64_t row_stride, uint8_t *restrict payload, int64_t blocks,
-                       bool stream)
+static uint8_t pack_v2(const awq_panel *line)
 {
-    (void)stream;
+    const uint8_t *restrict codes = line->codes;
+    uint8_t *restrict payload = line->payload;
+    const int64_t row_stride = line->row_stride, blocks = line->cols / AWQ_BLOCK_CODES;
     uint8x16_t seen = vdupq_n_u8(0);
     for (int64_t b = 0; b < blocks; b++) {
         for (int r = 0; r < AWQ_QUAD_ROWS; r++) {
@@ -127,10 +132,11 @@ static inline void unpack_half_v2(const uint8_t *payload, uint8_t *codes)
     vst1q_u8(codes + VECTOR, vuzp2q_u8(low, high));
 }
 
-static void unpack_v2(const uint8_t *restrict payload, uint8_t *restrict codes, int64_t row_stride, int64_t blocks,
-                      bool stream)
+static uint8_t unpack_v2(const awq_panel *line)
 {
-    (void)stream;
+    const uint8_t *restrict payload = line->payload;
+    uint8_t *restrict codes = line->codes;
+    const int64_t row_stride = line->row_stride, blocks = line->cols / AWQ_BLOCK_CODES;
     for (int64_t b = 0; b < blocks; b++) {
         for (int r = 0; r < AWQ_QUAD_ROWS; r++) {
             const uint8_t *from = payload + b * AWQ_QUAD_BLOCK_BYTES + r * AWQ_BLOCK_BYTES;
@@ -139,6 +145,7 @@ static void unpack_v2(const uint8_t *restrict payload, uint8_t *restrict codes, 
             unpack_half_v2(from + VECTOR, to + AWQ_BLOCK_CODES / 2);
         }
     }
+    return 0;
 }
 
 /* Transposes 16 x 16 bytes: four perfect shuffles of sixteen vectors. */
@@ -162,11 +169,13 @@ static inline void transpose(uint8x16_t v[16])
 
 enum { HALVES = AWQ_BLOCK_BYTES / VECTOR };
 
-static uint8_t pack_panel(awq_packing packing, const uint8_t *restrict codes, int64_t col_stride,
-                          uint8_t *restrict payload, int64_t payload_stride, int64_t rows, int64_t cols, bool stream)
+static uint8_t pack_panel(const awq_panel *panel)
 {
-    (void)stream;
-    const awq_panel_walk walk = awq_panel_walk_of(packing, payload_stride);
+    const awq_packing packing = panel->packing;
+    const int64_t col_stride = panel->col_stride, rows = panel->rows, cols = panel->cols;
+    const uint8_t *restrict codes = panel->codes;
+    uint8_t *restrict payload = panel->payload;
+    const awq_panel_walk walk = awq_panel_walk_of(packing, panel->line_stride);
     uint8x16_t seen = vdupq_n_u8(0);
     for (int64_t row = 0; row < rows; row += VECTOR) {
         for (int64_t g = 0; g < cols / (2 * VECTOR); g++) {
@@ -189,11 +198,13 @@ static uint8_t pack_panel(awq_packing packing, const uint8_t *restrict codes, in
     return or_bytes(seen);
 }
 
-static void unpack_panel(awq_packing packing, const uint8_t *restrict payload, int64_t payload_stride,
-                         uint8_t *restrict codes, int64_t col_stride, int64_t rows, int64_t cols, bool stream)
+static uint8_t unpack_panel(const awq_panel *panel)
 {
-    (void)stream;
-    const awq_panel_walk walk = awq_panel_walk_of(packing, payload_stride);
+    const awq_packing packing = panel->packing;
+    const int64_t col_stride = panel->col_stride, rows = panel->rows, cols = panel->cols;
+    uint8_t *restrict codes = panel->codes;
+    const uint8_t *restrict payload = panel->payload;
+    const awq_panel_walk walk = awq_panel_walk_of(packing, panel->line_stride);
     for (int64_t row = 0; row < rows; row += VECTOR) {
         for (int64_t g = 0; g < cols / (2 * VECTOR); g++) {
             const uint8_t *from = payload + g / HALVES * walk.block + g % HALVES * VECTOR;
@@ -210,16 +221,16 @@ static void unpack_panel(awq_packing packing, const uint8_t *restrict payload, i
             }
         }
     }
+    return 0;
 }
 
 const awq_kernels awq_kernels_neon = {
     .name = "neon",
-    .pack_v1 = pack_v1,
-    .unpack_v1 = unpack_v1,
-    .pack_v2 = pack_v2,
-    .unpack_v2 = unpack_v2,
-    .pack_panel = pack_panel,
-    .unpack_panel = unpack_panel,
+    .of = {
+        [AWQ_PACKING_V1] = {pack_v1, unpack_v1, pack_panel, unpack_panel},
+        [AWQ_PACKING_V1_REORDER] = {pack_v1, unpack_v1, pack_panel, unpack_panel},
+        [AWQ_PACKING_V2] = {pack_v2, unpack_v2, pack_panel, unpack_panel},
+    },
 };
 
 #endif

@@ -4,6 +4,7 @@
 #define AWQPACK_PANEL_H
 
 #include "kernels.h"
+#include "walk.h"
 
 #include <immintrin.h>
 

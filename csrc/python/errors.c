@@ -3,23 +3,32 @@
 
 #include "torch/shim.h"
 
+static PyObject *type_of(const awq_error *error)
+{
+    switch (error->kind) {
+    case AWQ_ERROR_VALUE: return PyExc_ValueError;
+    case AWQ_ERROR_MEMORY: return PyExc_MemoryError;
+    default: return PyExc_RuntimeError;
+    }
+}
+
 PyObject *awqpack_raise(const awq_error *error)
 {
-    PyErr_SetString(error->kind == AWQ_ERROR_VALUE ? PyExc_ValueError : PyExc_RuntimeError, error->text);
+    PyErr_SetString(type_of(error), error->text);
     return NULL;
 }
 
-/* Makes ValueError of a RuntimeError that is set when its text is that of the argument error an op raised last. */
-static void keep_value_error(void)
+/* Gives a RuntimeError that is set the type of the error an op raised last, when its text is that one's. */
+static void keep_type(void)
 {
     PyObject *type, *value, *trace;
     PyErr_Fetch(&type, &value, &trace);
     PyErr_NormalizeException(&type, &value, &trace);
     PyObject *text = type == PyExc_RuntimeError && value != NULL ? PyObject_Str(value) : NULL;
-    const char *ours = awq_last_value_error();
-    const int is_ours = text != NULL && ours[0] != '\0' && PyUnicode_CompareWithASCIIString(text, ours) == 0;
+    const awq_error *ours = awq_last_error();
+    const int is_ours = text != NULL && ours->kind != AWQ_OK && PyUnicode_CompareWithASCIIString(text, ours->text) == 0;
     if (is_ours) {
-        PyErr_SetObject(PyExc_ValueError, text);
+        PyErr_SetObject(type_of(ours), text);
         Py_XDECREF(type);
         Py_XDECREF(value);
         Py_XDECREF(trace);
@@ -33,7 +42,7 @@ static PyObject *call_op(PyObject *op, PyObject *args, PyObject *kwargs)
 {
     PyObject *result = PyObject_Call(op, args, kwargs);
     if (result == NULL) {
-        keep_value_error();
+        keep_type();
     }
     return result;
 }

@@ -2,6 +2,7 @@
 #ifndef AWQPACK_OPS_HPP
 #define AWQPACK_OPS_HPP
 
+#include <new>
 #include <optional>
 #include <stdexcept>
 #include <vector>
@@ -17,17 +18,37 @@ namespace awqpack {
 using torch::stable::Tensor;
 using Order = std::optional<std::vector<int64_t>>;
 
-/* The last error of this thread that an argument caused: see awq_last_value_error. */
-inline thread_local awq_error last_value_error;
+/* The last error of this thread that is no RuntimeError: see awq_last_error. */
+inline thread_local awq_error last_error;
 
-/* pybind turns these into Python's ValueError and RuntimeError; torch 2.15 and newer make RuntimeError of both. */
+/* A std::bad_alloc that says what there was no memory for. */
+class MemoryError : public std::bad_alloc {
+  public:
+    explicit MemoryError(const char *text) : text_(text)
+    {
+    }
+    const char *what() const noexcept override
+    {
+        return text_.what();
+    }
+
+  private:
+    std::runtime_error text_;
+};
+
+/* pybind turns these into Python's ValueError, MemoryError and RuntimeError; torch 2.15 and newer make RuntimeError of all. */
 [[noreturn]] inline void raise(const awq_error &error)
 {
-    if (error.kind == AWQ_ERROR_VALUE) {
-        last_value_error = error;
+    switch (error.kind) {
+    case AWQ_ERROR_VALUE:
+        last_error = error;
         throw std::invalid_argument(error.text);
+    case AWQ_ERROR_MEMORY:
+        last_error = error;
+        throw MemoryError(error.text);
+    default:
+        throw std::runtime_error(error.text);
     }
-    throw std::runtime_error(error.text);
 }
 
 inline void require(bool ok, const awq_error &error)
@@ -113,7 +134,7 @@ inline Tensor empty_beside(const Tensor &input, const int64_t *sizes, const int6
         TORCH_SUCCESS) {
         char shape[128];
         awq_format_shape(sizes, input.dim(), shape, sizeof shape);
-        awq_fail(&error, AWQ_ERROR_RUNTIME, "awqpack could not allocate a result of shape %s and dtype %s: out of memory?",
+        awq_fail(&error, AWQ_ERROR_MEMORY, "awqpack could not allocate a result of shape %s and dtype %s: out of memory?",
                  shape, dtype == AWQ_DTYPE_UINT8 ? "torch.uint8" : dtype == AWQ_DTYPE_INT16 ? "torch.int16" : "torch.int32");
         raise(error);
     }

@@ -12,16 +12,16 @@ extern "C" {
 #endif
 
 /* Runs every unit of the job on torch's own thread pool (torch.set_num_threads rules); *seen becomes the OR of the codes
-   packed. False when libtorch fails. */
+   packed. False when there is no memory for a thread's scratch, or libtorch fails. */
 bool awq_parallel_run(const awq_job *job, uint8_t *seen, awq_error *error);
 
 /* The kernels in use: the fastest of this CPU, or those named by AWQPACK_CPU when awqpack was loaded. NULL, with an error,
    when that names none that this CPU can run. */
 const awq_kernels *awq_active_kernels(awq_error *error);
 
-/* The text of the last error of this thread with which an op refused an argument, "" before the first: what tells such an
+/* The last error of this thread that an op raised and that is no RuntimeError, AWQ_OK before the first: what tells such an
    error from others where torch makes RuntimeError of all of them. */
-const char *awq_last_value_error(void);
+const awq_error *awq_last_error(void);
 
 /* A new contiguous tensor of int16 or int32 in torch's memory, on a CUDA device or, where that is -1, on the host: a handle
    that the caller owns, and its data. False when torch makes none. */

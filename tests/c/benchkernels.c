@@ -9,7 +9,7 @@
 #include <sys/mman.h>
 #include <time.h>
 
-enum { MAX_THREADS = 256, MAX_REPEATS = 101, SLACK = 4096 };
+enum { MAX_THREADS = 256, MAX_REPEATS = 101, SLACK = 4096, SCRATCH = 1 << 20 };
 
 typedef struct work {
     const awq_kernels *kernels; /* NULL: memcpy */
@@ -18,52 +18,52 @@ typedef struct work {
     awq_packing packing;
     bool is_pack, is_panel, stream;
     int threads, thread;
+    uint8_t **scratch; /* of each thread */
 } work;
+
+static awq_panel panel_at(const work *w, int64_t row, int64_t col, int64_t rows, int64_t cols)
+{
+    const packing_shape *shape = &packing_shapes[w->packing];
+    const int64_t line = w->cols * shape->line_rows / 2;
+    const int64_t row_stride = w->is_panel ? 1 : w->cols, col_stride = w->is_panel ? w->rows : 1;
+    return (awq_panel){
+        .packing = w->packing,
+        .is_turned = shape->is_turned,
+        .stream = w->stream,
+        .codes = w->codes + row * row_stride + col * col_stride,
+        .payload = w->payload + row / shape->line_rows * line + col * shape->line_rows / 2,
+        .rows = rows,
+        .cols = cols,
+        .row_stride = row_stride,
+        .col_stride = col_stride,
+        .line_stride = line,
+        .scratch = w->scratch[w->thread],
+    };
+}
 
 /* The panels of a run of column groups, down the rows of one group and then of the next, as job.c walks them. */
 static void run_panels(const work *w, int64_t begin, int64_t end)
 {
-    const awq_kernels *k = w->kernels;
-    const int64_t quad = w->packing == AWQ_PACKING_V2 ? AWQ_QUAD_ROWS : 1;
-    const int64_t line = w->cols / 2 * quad;
+    awq_kernel *kernel = kernel_of(w->kernels, w->packing, w->is_pack ? PACK_PANEL : UNPACK_PANEL);
     for (int64_t col = begin; col < end; col += w->panel_cols) {
         const int64_t cols = end - col < w->panel_cols ? end - col : w->panel_cols;
         for (int64_t r = 0; r < w->rows; r += w->panel_rows) {
-            const int64_t rows = w->rows - r < w->panel_rows ? w->rows - r : w->panel_rows;
-            uint8_t *codes = w->codes + col * w->rows + r;
-            uint8_t *payload = w->payload + r / quad * line + col / 2 * quad;
-            if (w->is_pack) {
-                k->pack_panel(w->packing, codes, w->rows, payload, line, rows, cols, w->stream);
-            } else {
-                k->unpack_panel(w->packing, payload, line, codes, w->rows, rows, cols, w->stream);
-            }
+            const awq_panel panel = panel_at(w, r, col, w->rows - r < w->panel_rows ? w->rows - r : w->panel_rows, cols);
+            kernel(&panel);
         }
     }
 }
 
+/* Lines of one row are one run, as in job.c. */
 static void run_rows(const work *w, int64_t begin, int64_t end)
 {
-    const awq_kernels *k = w->kernels;
-    uint8_t *codes = w->codes + begin * w->cols;
-    uint8_t *payload = w->payload + begin * w->cols / 2;
-    if (w->packing != AWQ_PACKING_V2) {
-        const int64_t words = (end - begin) * w->cols / AWQ_WORD_CODES;
-        const bool reorder = w->packing == AWQ_PACKING_V1_REORDER;
-        if (w->is_pack) {
-            k->pack_v1(codes, payload, words, reorder, w->stream);
-        } else {
-            k->unpack_v1(payload, codes, words, reorder, w->stream);
-        }
-        return;
-    }
-    for (int64_t row = 0; row < end - begin; row += AWQ_QUAD_ROWS) {
-        if (w->is_pack) {
-            k->pack_v2(codes + row * w->cols, w->cols, payload + row * w->cols / 2, w->cols / AWQ_BLOCK_CODES,
-                       w->stream);
-        } else {
-            k->unpack_v2(payload + row * w->cols / 2, codes + row * w->cols, w->cols, w->cols / AWQ_BLOCK_CODES,
-                         w->stream);
-        }
+    awq_kernel *kernel = kernel_of(w->kernels, w->packing, w->is_pack ? PACK_ROWS : UNPACK_ROWS);
+    const int64_t line_rows = packing_shapes[w->packing].line_rows;
+    const int64_t lines = line_rows == 1 ? 1 : (end - begin) / line_rows;
+    for (int64_t i = 0; i < lines; i++) {
+        const int64_t cols = line_rows == 1 ? (end - begin) * w->cols : w->cols;
+        const awq_panel line = panel_at(w, begin + i * line_rows, 0, line_rows, cols);
+        kernel(&line);
     }
 }
 
@@ -162,6 +162,11 @@ int bench(const bench_options *o)
     const int64_t bytes = w.rows * w.cols;
     w.codes = touched(bytes + SLACK) + o->offset;
     w.payload = touched(bytes / 2 + SLACK) + o->offset;
+    uint8_t *scratch[MAX_THREADS];
+    for (int t = 0; t < o->threads; t++) {
+        scratch[t] = touched(SCRATCH);
+    }
+    w.scratch = scratch;
     w.copy_from = touched(bytes / 4 * 3);
     w.copy_to = touched(bytes / 4 * 3);
     printf("%lld x %lld codes\n", (long long)w.rows, (long long)w.cols);
@@ -176,7 +181,7 @@ int bench(const bench_options *o)
                 w.is_pack = i / 2 % 2 == 0;
                 w.packing = i / 4 % AWQ_PACKING_COUNT;
                 w.is_panel = i / 4 >= AWQ_PACKING_COUNT;
-                static const char *const names[2][2] = {{"unpack", "pack"}, {"unpack_panel", "pack_panel"}};
+                static const char *const names[2][2] = {{"unpack_rows", "pack_rows"}, {"unpack_panel", "pack_panel"}};
                 const char *what = names[w.is_panel][w.is_pack];
                 if (o->kernel == NULL || strcmp(o->kernel, what) == 0) {
                     bench_one(w, what, o->repeats, threads);

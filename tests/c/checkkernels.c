@@ -22,7 +22,8 @@
 #endif
 
 enum { MARGIN = 64, ALIGNMENTS = 64, ARENA_BYTES = 8 << 20, VARIANTS = 4 };
-enum { TALLEST = 9216, WIDEST = 20 /* rows and blocks of a panel */, SMALL = 16 };
+enum { TALLEST = 9216, WIDEST = 20 /* rows of a panel, and 64 columns of one */, SMALL = 16 };
+enum { LINE_CODES = 1024 /* of the smallest lines */ };
 
 const awq_kernels *variant_at(size_t index)
 {
@@ -92,8 +93,10 @@ static uint8_t *arena_new(void)
 }
 
 typedef struct checker {
-    const awq_kernels *kernels, *reference;
+    const awq_kernels *kernels;
+    bool is_scalar; /* compared with the formulas, and not with scalar */
     uint8_t *source, *got, *want; /* arenas */
+    uint8_t *scratch;
     uint64_t random;
     int64_t passed, failed;
     bool quick;
@@ -127,16 +130,21 @@ static int64_t offset_of(const footprint *f, int place)
     }
 }
 
-typedef enum operation { PACK_V1, UNPACK_V1, PACK_V2, UNPACK_V2, PACK_PANEL, UNPACK_PANEL, OPERATIONS } operation;
+static const char *const operation_names[OPERATIONS] = {"pack_rows", "unpack_rows", "pack_panel", "unpack_panel"};
 
-static const char *const operation_names[OPERATIONS] = {"pack_v1",   "unpack_v1", "pack_v2",
-                                                        "unpack_v2", "pack_panel", "unpack_panel"};
+awq_kernel *kernel_of(const awq_kernels *kernels, awq_packing packing, operation op)
+{
+    const awq_walks *walks = &kernels->of[packing];
+    awq_kernel *const own[OPERATIONS] = {walks->pack_rows, walks->unpack_rows, walks->pack_panel, walks->unpack_panel};
+    static awq_kernel *const any[OPERATIONS] = {awq_pack_blocks, awq_unpack_blocks, awq_pack_blocks, awq_unpack_blocks};
+    return own[op] != NULL ? own[op] : any[op];
+}
 
+/* A kernel's call; rows and cols are those of its panel. */
 typedef struct call {
     operation op;
     awq_packing packing;
-    int64_t size;       /* words, or blocks of a row */
-    int64_t panel_rows; /* of a panel */
+    int64_t rows, cols;
     int64_t codes_stride, payload_stride;
     int source_place, target_place;
     bool stream;
@@ -144,62 +152,42 @@ typedef struct call {
 
 static bool is_pack(const call *k)
 {
-    return k->op == PACK_V1 || k->op == PACK_V2 || k->op == PACK_PANEL;
+    return k->op == PACK_ROWS || k->op == PACK_PANEL;
+}
+
+static bool is_panel(const call *k)
+{
+    return k->op == PACK_PANEL || k->op == UNPACK_PANEL;
 }
 
 static footprint codes_footprint(const call *k)
 {
-    switch (k->op) {
-    case PACK_V1:
-    case UNPACK_V1:
-        return (footprint){{1, 1, 1}, {0}, 8 * k->size};
-    case PACK_V2:
-    case UNPACK_V2:
-        return (footprint){{4, 1, 1}, {k->codes_stride}, k->size > 0 ? 64 * k->size : 0};
-    default:
-        return (footprint){{64 * k->size, 1, 1}, {k->codes_stride}, k->panel_rows};
-    }
+    const int64_t runs = is_panel(k) ? k->cols : k->rows, length = is_panel(k) ? k->rows : k->cols;
+    return (footprint){{runs, 1, 1}, {k->codes_stride}, length};
 }
 
 static footprint payload_footprint(const call *k)
 {
-    switch (k->op) {
-    case PACK_V1:
-    case UNPACK_V1:
-        return (footprint){{1, 1, 1}, {0}, 4 * k->size};
-    case PACK_V2:
-    case UNPACK_V2:
-        return (footprint){{1, 1, 1}, {0}, 128 * k->size};
-    default:
-        if (k->packing == AWQ_PACKING_V2) {
-            return (footprint){{k->panel_rows / 4, 1, 1}, {k->payload_stride}, 128 * k->size};
-        }
-        return (footprint){{k->panel_rows, 1, 1}, {k->payload_stride}, 32 * k->size};
-    }
+    const int64_t line_rows = packing_shapes[k->packing].line_rows;
+    return (footprint){{k->rows / line_rows, 1, 1}, {k->payload_stride}, k->cols * line_rows / 2};
 }
 
-static uint8_t run(const awq_kernels *kernels, const call *k, const uint8_t *source, uint8_t *target)
+static awq_panel panel_of(const checker *c, const call *k, uint8_t *source, uint8_t *target)
 {
-    const bool reorder = k->packing == AWQ_PACKING_V1_REORDER;
-    switch (k->op) {
-    case PACK_V1:
-        return kernels->pack_v1(source, target, k->size, reorder, k->stream);
-    case UNPACK_V1:
-        kernels->unpack_v1(source, target, k->size, reorder, k->stream);
-        return 0;
-    case PACK_V2:
-        return kernels->pack_v2(source, k->codes_stride, target, k->size, k->stream);
-    case UNPACK_V2:
-        kernels->unpack_v2(source, target, k->codes_stride, k->size, k->stream);
-        return 0;
-    case PACK_PANEL:
-        return kernels->pack_panel(k->packing, source, k->codes_stride, target, k->payload_stride, k->panel_rows,
-                                   64 * k->size, k->stream);
-    default:
-        kernels->unpack_panel(k->packing, source, k->payload_stride, target, k->codes_stride, k->panel_rows,
-                              64 * k->size, k->stream);
-        return 0;
-    }
+    const bool turns = is_panel(k);
+    return (awq_panel){
+        .packing = k->packing,
+        .is_turned = packing_shapes[k->packing].is_turned,
+        .stream = k->stream,
+        .codes = is_pack(k) ? source : target,
+        .payload = is_pack(k) ? target : source,
+        .rows = k->rows,
+        .cols = k->cols,
+        .row_stride = turns ? 1 : k->codes_stride,
+        .col_stride = turns ? k->codes_stride : 1,
+        .line_stride = k->payload_stride,
+        .scratch = c->scratch,
+    };
 }
 
 #define EACH_BYTE(value) (UINT64_C(0x0101010101010101) * (value))
@@ -246,13 +234,13 @@ static void forbid_all_but(const footprint *f, uint8_t *arena, uint8_t *origin)
 
 static void report(const awq_kernels *kernels, const call *k, const char *what, int64_t where)
 {
-    printf("FAIL %s %s packing %d size %lld rows %lld strides %lld %lld places %d %d stream %d: %s (%lld)\n",
-           kernels->name, operation_names[k->op], (int)k->packing, (long long)k->size,
-           (long long)k->panel_rows, (long long)k->codes_stride, (long long)k->payload_stride, k->source_place,
+    printf("FAIL %s %s packing %d rows %lld cols %lld strides %lld %lld places %d %d stream %d: %s (%lld)\n",
+           kernels->name, operation_names[k->op], (int)k->packing, (long long)k->rows,
+           (long long)k->cols, (long long)k->codes_stride, (long long)k->payload_stride, k->source_place,
            k->target_place, k->stream, what, (long long)where);
 }
 
-static void check_call(checker *c, const awq_kernels *kernels, const awq_kernels *reference, const call *k)
+static void check_call(checker *c, const call *k)
 {
     const footprint codes = codes_footprint(k), payload = payload_footprint(k);
     const footprint *from = is_pack(k) ? &codes : &payload;
@@ -270,16 +258,19 @@ static void check_call(checker *c, const awq_kernels *kernels, const awq_kernels
     memset(c->got + low, (int)below(c, 256), (size_t)(high - low));
     memcpy(c->want + low, c->got + low, (size_t)(high - low));
 
-    const uint8_t expected = run(reference, k, c->source + from_at, c->want + to_at);
+    awq_kernel *const slow[2][2] = {{awq_unpack_blocks, awq_pack_blocks}, {formula_unpack, formula_pack}};
+    const awq_panel wanted = panel_of(c, k, c->source + from_at, c->want + to_at);
+    const awq_panel panel = panel_of(c, k, c->source + from_at, c->got + to_at);
+    const uint8_t expected = slow[c->is_scalar][is_pack(k)](&wanted);
     forbid_all_but(from, c->source, c->source + from_at);
     forbid_all_but(to, c->got, c->got + to_at);
-    const uint8_t result = run(kernels, k, c->source + from_at, c->got + to_at);
+    const uint8_t result = kernel_of(c->kernels, k->packing, k->op)(&panel);
     ASAN_UNPOISON_MEMORY_REGION(c->source, ARENA_BYTES);
     ASAN_UNPOISON_MEMORY_REGION(c->got, ARENA_BYTES);
 
     bool is_right = true;
     if (result != expected || result != seen) {
-        report(kernels, k, "the OR of the codes is wrong", result);
+        report(c->kernels, k, "the OR of the codes is wrong", result);
         is_right = false;
     }
     if (memcmp(c->got + low, c->want + low, (size_t)(high - low)) != 0) {
@@ -287,7 +278,7 @@ static void check_call(checker *c, const awq_kernels *kernels, const awq_kernels
         while (c->got[at] == c->want[at]) {
             at++;
         }
-        report(kernels, k, "first wrong byte", at - to_at);
+        report(c->kernels, k, "first wrong byte", at - to_at);
         is_right = false;
     }
     c->passed += is_right;
@@ -309,68 +300,67 @@ static int64_t random_stride(checker *c, int64_t least)
 
 static void random_strides(checker *c, call *k)
 {
-    if (k->op == PACK_V2 || k->op == UNPACK_V2) {
-        k->codes_stride = random_stride(c, 64 * k->size);
-    } else if (k->op == PACK_PANEL || k->op == UNPACK_PANEL) {
-        k->codes_stride = random_stride(c, k->panel_rows);
-        k->payload_stride = random_stride(c, (k->packing == AWQ_PACKING_V2 ? 128 : 32) * k->size);
-    }
+    k->codes_stride = random_stride(c, is_panel(k) ? k->rows : k->cols);
+    k->payload_stride = random_stride(c, payload_footprint(k).length);
 }
 
 /* Kind 0 has more rows and kind 1 more columns than are packed at a time; SMALL ones are small, all others large. */
 static void random_panel(checker *c, call *k, int64_t kind)
 {
     const bool is_wide = kind == 1 && k->op == PACK_PANEL;
-    k->size = 1 + below(c, kind == 0 ? 4 : is_wide ? WIDEST : kind < SMALL ? AWQ_PANEL_COLS / 64 : 3);
-    k->panel_rows = 64 * (1 + below(c, kind == 0 ? TALLEST / 64 : is_wide ? 8 : kind < SMALL ? 24 : 2));
+    k->cols = 64 * (1 + below(c, kind == 0 ? 4 : is_wide ? WIDEST : kind < SMALL ? AWQ_PANEL_COLS / 64 : 3));
+    k->rows = 64 * (1 + below(c, kind == 0 ? TALLEST / 64 : is_wide ? 8 : kind < SMALL ? 24 : 2));
+}
+
+/* Up to `codes` codes of a line. */
+static void random_line(checker *c, call *k, int64_t codes)
+{
+    const packing_shape *shape = &packing_shapes[k->packing];
+    k->rows = shape->line_rows;
+    k->cols = shape->step_cols * below(c, codes / (shape->line_rows * shape->step_cols));
 }
 
 static void random_shape(checker *c, call *k, int64_t scale)
 {
-    switch (k->op) {
-    case PACK_V1:
-    case UNPACK_V1:
-        k->size = below(c, 64 * scale);
-        break;
-    case PACK_V2:
-    case UNPACK_V2:
-        k->size = below(c, 4 * scale);
-        break;
-    default:
+    if (is_panel(k)) {
         random_panel(c, k, scale < 8 ? SMALL : below(c, SMALL));
+    } else {
+        random_line(c, k, LINE_CODES * scale);
     }
     random_strides(c, k);
 }
 
-static void check_operation(checker *c, const awq_kernels *kernels, const awq_kernels *reference, operation op,
-                            awq_packing packing)
+static void check_operation(checker *c, operation op, awq_packing packing)
 {
     call k = {.op = op, .packing = packing};
     /* Plain C does not care how bytes are aligned, and the formulas are slow: a third of the pairs has every alignment. */
-    const int step = c->quick ? 5 : c->reference == &formulas ? 3 : 1;
+    const int step = c->quick ? 5 : c->is_scalar ? 3 : 1;
     for (int pair = 0; pair < ALIGNMENTS * ALIGNMENTS; pair += step) {
         k.source_place = pair % ALIGNMENTS;
         k.target_place = pair / ALIGNMENTS;
         random_shape(c, &k, 1 + below(c, 4));
         for (int stream = 0; stream < 2; stream++) {
             k.stream = stream;
-            check_call(c, kernels, reference, &k);
+            check_call(c, &k);
         }
     }
     for (int i = 0; i < (c->quick ? 100 : 1000); i++) {
         k.source_place = below(c, 2) ? AT_START : AT_END;
         k.target_place = below(c, 2) ? AT_START : AT_END;
         random_shape(c, &k, 8);
-        k.size = op == PACK_V1 || op == UNPACK_V1 ? i % 500 : k.size;
+        if (!is_panel(&k) && packing_shapes[packing].line_rows == 1) {
+            k.cols = packing_shapes[packing].step_cols * (i % 500);
+            random_strides(c, &k);
+        }
         k.stream = below(c, 2);
-        check_call(c, kernels, reference, &k);
+        check_call(c, &k);
     }
     for (int i = 0; i < (c->quick ? 4 : 16); i++) {
         k.source_place = (int)below(c, ALIGNMENTS);
         k.target_place = i % 2 ? 8 * (int)below(c, ALIGNMENTS / 8) : (int)below(c, ALIGNMENTS);
         random_shape(c, &k, 4000);
         k.stream = true;
-        check_call(c, kernels, reference, &k);
+        check_call(c, &k);
     }
 }
 
@@ -381,15 +371,17 @@ static void *check_variant(void *argument)
     c->source = arena_new();
     c->got = arena_new();
     c->want = arena_new();
+    c->scratch = aligned_alloc(AWQ_SCRATCH_ALIGNMENT, c->kernels->scratch_bytes + AWQ_SCRATCH_ALIGNMENT);
+    if (c->scratch == NULL) {
+        perror("aligned_alloc");
+        exit(2);
+    }
     for (operation op = 0; op < OPERATIONS; op++) {
         for (awq_packing packing = 0; packing < AWQ_PACKING_COUNT; packing++) {
-            const bool is_v2 = op == PACK_V2 || op == UNPACK_V2;
-            const bool is_panel = op == PACK_PANEL || op == UNPACK_PANEL;
-            if (is_panel || is_v2 == (packing == AWQ_PACKING_V2)) {
-                check_operation(c, c->kernels, c->reference, op, packing);
-            }
+            check_operation(c, op, packing);
         }
     }
+    free(c->scratch);
     return NULL;
 }
 
@@ -441,7 +433,7 @@ int main(int argc, char **argv)
     size_t count = 0;
     for (size_t i = 0; variant_at(i) != NULL; i++) {
         if (only == NULL || strcmp(only, variant_at(i)->name) == 0) {
-            checkers[count] = (checker){.kernels = variant_at(i), .reference = i == 0 ? &formulas : &awq_kernels_scalar,
+            checkers[count] = (checker){.kernels = variant_at(i), .is_scalar = i == 0,
                                         .quick = flag(argc, argv, "--quick"),
                                         .random = seed * UINT64_C(0x9e3779b97f4a7c15) | 1};
             if (pthread_create(&threads[count], NULL, check_variant, &checkers[count]) != 0) {
@@ -455,7 +447,7 @@ int main(int argc, char **argv)
     for (size_t i = 0; i < count; i++) {
         const checker *c = &checkers[i];
         pthread_join(threads[i], NULL);
-        printf("%-8s against %-8s: %lld passed, %lld failed\n", c->kernels->name, c->reference->name,
+        printf("%-8s against %-8s: %lld passed, %lld failed\n", c->kernels->name, c->is_scalar ? "formulas" : "scalar",
                (long long)c->passed, (long long)c->failed);
         fflush(stdout);
         passed += c->passed;

@@ -5,12 +5,28 @@
 #include "kernels.h"
 
 #include <stddef.h>
+#include <stdlib.h>
 
 /* The variant number `index` that this CPU can run, scalar first; NULL past the last one. */
 const awq_kernels *variant_at(size_t index);
 
+/* What the checks know of a packing by themselves: rows of codes in a line of the payload, columns of a block beside them,
+   and whether those rows are columns of W. */
+typedef struct packing_shape {
+    int item_bytes, line_rows, step_cols;
+    bool is_turned;
+} packing_shape;
+
+extern const packing_shape packing_shapes[AWQ_PACKING_COUNT];
+
 /* The packings as their formulas say, slowly: in formulas.c. */
-extern const awq_kernels formulas;
+awq_kernel formula_pack, formula_unpack;
+
+/* The four kernels of a packing. */
+typedef enum operation { PACK_ROWS, UNPACK_ROWS, PACK_PANEL, UNPACK_PANEL, OPERATIONS } operation;
+
+/* What a variant runs, which is the walk over blocks where it has nothing of its own. */
+awq_kernel *kernel_of(const awq_kernels *kernels, awq_packing packing, operation op);
 
 typedef struct bench_options {
     const char *variant, *kernel; /* NULL: all of them */

@@ -1,118 +1,71 @@
-/* The formulas of the packings, one nibble at a time, as kernels: what plain C is compared with. Nothing here comes from
-   awq_low_column. */
+/* The packings as their formulas say, one nibble at a time: what plain C is compared with. Nothing here comes from the rows of
+   packing.h. */
 #include "checkkernels.h"
 
-static const int v1_order[2][8] = {{0, 1, 2, 3, 4, 5, 6, 7}, {0, 2, 4, 6, 1, 3, 5, 7}};
-
-static int formula_column(awq_packing packing, int nibble)
-{
-    if (packing == AWQ_PACKING_V2) {
-        const int item = nibble / 4, h = item / 8, m = item % 8, a = nibble % 4;
-        return 32 * h + 8 * a + m;
-    }
-    return 8 * (nibble / 8) + v1_order[packing == AWQ_PACKING_V1_REORDER][nibble % 8];
-}
-
-static uint8_t formula_pack(awq_packing packing, const uint8_t *codes, int64_t col_stride, uint8_t *payload, int count)
-{
-    uint8_t seen = 0;
-    for (int i = 0; i < count; i++) {
-        const uint8_t code = codes[formula_column(packing, i) * col_stride];
-        seen |= code;
-        payload[i / 2] = (uint8_t)(i % 2 == 0 ? code & 15 : payload[i / 2] | (code & 15) << 4);
-    }
-    return seen;
-}
-
-static void formula_unpack(awq_packing packing, const uint8_t *payload, uint8_t *codes, int64_t col_stride, int count)
-{
-    for (int i = 0; i < count; i++) {
-        codes[formula_column(packing, i) * col_stride] = payload[i / 2] >> 4 * (i % 2) & 15;
-    }
-}
-
-static uint8_t formula_pack_v1(const uint8_t *restrict codes, uint8_t *restrict payload, int64_t words, bool reorder,
-                               bool stream)
-{
-    (void)stream;
-    uint8_t seen = 0;
-    for (int64_t j = 0; j < words; j++) {
-        seen |= formula_pack(reorder ? AWQ_PACKING_V1_REORDER : AWQ_PACKING_V1, codes + 8 * j, 1, payload + 4 * j, 8);
-    }
-    return seen;
-}
-
-static void formula_unpack_v1(const uint8_t *restrict payload, uint8_t *restrict codes, int64_t words, bool reorder,
-                              bool stream)
-{
-    (void)stream;
-    for (int64_t j = 0; j < words; j++) {
-        formula_unpack(reorder ? AWQ_PACKING_V1_REORDER : AWQ_PACKING_V1, payload + 4 * j, codes + 8 * j, 1, 8);
-    }
-}
-
-static uint8_t formula_pack_v2(const uint8_t *restrict codes, int64_t row_stride, uint8_t *restrict payload,
-                               int64_t blocks, bool stream)
-{
-    (void)stream;
-    uint8_t seen = 0;
-    for (int64_t b = 0; b < blocks; b++) {
-        for (int n = 0; n < 4; n++) {
-            uint8_t *to = payload + 2 * (64 * b + 16 * n);
-            seen |= formula_pack(AWQ_PACKING_V2, codes + n * row_stride + 64 * b, 1, to, 64);
-        }
-    }
-    return seen;
-}
-
-static void formula_unpack_v2(const uint8_t *restrict payload, uint8_t *restrict codes, int64_t row_stride,
-                              int64_t blocks, bool stream)
-{
-    (void)stream;
-    for (int64_t b = 0; b < blocks; b++) {
-        for (int n = 0; n < 4; n++) {
-            formula_unpack(AWQ_PACKING_V2, payload + 2 * (64 * b + 16 * n), codes + n * row_stride + 64 * b, 1, 64);
-        }
-    }
-}
-
-/* Byte offset of block b of row r. */
-static int64_t formula_place(awq_packing packing, int64_t payload_stride, int64_t r, int64_t b)
-{
-    return packing == AWQ_PACKING_V2 ? r / 4 * payload_stride + 2 * (64 * b + 16 * (r % 4)) : r * payload_stride + 32 * b;
-}
-
-static uint8_t formula_pack_panel(awq_packing packing, const uint8_t *restrict codes, int64_t col_stride,
-                                  uint8_t *restrict payload, int64_t payload_stride, int64_t rows, int64_t cols,
-                                  bool stream)
-{
-    (void)stream;
-    uint8_t seen = 0;
-    for (int64_t i = 0; i < rows * cols / 64; i++) {
-        const int64_t r = i % rows, b = i / rows;
-        seen |= formula_pack(packing, codes + 64 * b * col_stride + r, col_stride,
-                             payload + formula_place(packing, payload_stride, r, b), 64);
-    }
-    return seen;
-}
-
-static void formula_unpack_panel(awq_packing packing, const uint8_t *restrict payload, int64_t payload_stride,
-                                 uint8_t *restrict codes, int64_t col_stride, int64_t rows, int64_t cols, bool stream)
-{
-    (void)stream;
-    for (int64_t i = 0; i < rows * cols / 64; i++) {
-        const int64_t r = i % rows, b = i / rows;
-        formula_unpack(packing, payload + formula_place(packing, payload_stride, r, b), codes + 64 * b * col_stride + r,
-                       col_stride, 64);
-    }
-}
-
-const awq_kernels formulas = {
-    .name = "formulas",
-    .pack_v1 = formula_pack_v1,
-    .unpack_v1 = formula_unpack_v1,
-    .pack_v2 = formula_pack_v2,
-    .unpack_v2 = formula_unpack_v2,
-    .pack_panel = formula_pack_panel,
-    .unpack_panel = formula_unpack_panel,
+const packing_shape packing_shapes[AWQ_PACKING_COUNT] = {
+    [AWQ_PACKING_V1] = {4, 1, 8, false},
+    [AWQ_PACKING_V1_REORDER] = {4, 1, 8, false},
+    [AWQ_PACKING_V2] = {2, 4, 64, false},
 };
+
+/* Row n and column k of W whose code is in a nibble of an item of a line of the payload. */
+static void formula_place(awq_packing packing, int64_t line, int64_t item, int nibble, int64_t *n, int64_t *k)
+{
+    static const int order[8] = {0, 2, 4, 6, 1, 3, 5, 7};
+    switch (packing) {
+    case AWQ_PACKING_V1:
+        *n = line;
+        *k = 8 * item + nibble;
+        break;
+    case AWQ_PACKING_V1_REORDER:
+        *n = line;
+        *k = 8 * item + order[nibble];
+        break;
+    case AWQ_PACKING_V2:
+        *n = 4 * line + item % 64 / 16;
+        *k = 64 * (item / 64) + 32 * (item / 8 % 2) + 8 * nibble + item % 8;
+        break;
+    default:
+        abort();
+    }
+}
+
+/* Calls `at` for every nibble, in the order of the payload. */
+static uint8_t formula_walk(const awq_panel *p, void (*at)(uint8_t *code, uint8_t *byte, bool is_high, uint8_t *seen))
+{
+    const packing_shape *s = &packing_shapes[p->packing];
+    const int64_t lines = p->rows / s->line_rows, items = p->cols * s->line_rows / 2 / s->item_bytes;
+    uint8_t seen = 0;
+    for (int64_t line = 0; line < lines; line++) {
+        for (int64_t i = 0; i < items * s->item_bytes * 2; i++) {
+            int64_t n, k;
+            formula_place(p->packing, line, i / 2 / s->item_bytes, (int)(i % (2 * s->item_bytes)), &n, &k);
+            const int64_t row = p->is_turned ? k : n, col = p->is_turned ? n : k;
+            at(p->codes + row * p->row_stride + col * p->col_stride, p->payload + line * p->line_stride + i / 2, i % 2 != 0,
+               &seen);
+        }
+    }
+    return seen;
+}
+
+static void pack_nibble(uint8_t *code, uint8_t *byte, bool is_high, uint8_t *seen)
+{
+    *seen |= *code;
+    *byte = (uint8_t)(is_high ? *byte | (*code & 15) << 4 : *code & 15);
+}
+
+static void unpack_nibble(uint8_t *code, uint8_t *byte, bool is_high, uint8_t *seen)
+{
+    (void)seen;
+    *code = is_high ? *byte >> 4 : *byte & 15;
+}
+
+uint8_t formula_pack(const awq_panel *panel)
+{
+    return formula_walk(panel, pack_nibble);
+}
+
+uint8_t formula_unpack(const awq_panel *panel)
+{
+    return formula_walk(panel, unpack_nibble);
+}

@@ -12,6 +12,7 @@ typedef enum awq_error_kind {
     AWQ_OK = 0,
     AWQ_ERROR_VALUE,   /* an argument does not fit: Python's ValueError */
     AWQ_ERROR_RUNTIME, /* the device or a library failed: RuntimeError */
+    AWQ_ERROR_MEMORY,  /* there is none left: MemoryError */
 } awq_error_kind;
 
 typedef struct awq_error {
