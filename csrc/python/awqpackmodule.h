@@ -83,7 +83,7 @@
     X(one)                                                             \
     X(two)                                                             \
     X(adopt_tensors)    /* makes tensors of handles; may be NULL */    \
-    X(plans)            /* dict: OpOverload -> plan */                 \
+    X(plans)            /* dict: OpOverload -> capsule of an op_plan */                 \
     X(device_kinds)     /* dict: torch.device -> awqpack_device_kind */
 
 typedef struct awqpack_state {
@@ -205,41 +205,9 @@ PyObject *packed_run_view(PyObject *func, PyObject *args, PyObject *kwargs);
 /* packed_dispatch.c */
 PyObject *packed_torch_dispatch(PyObject *module, PyObject *const *args, Py_ssize_t count, PyObject *names);
 
-/* packed_plan.c: how each op treats packed arguments, found from its schema once and cached. A new reference: None for an
-   op that only reads, an int of awqpack_plan_kind, or a tuple (written arguments, return sources, awqpack_refusal,
-   awqpack_collective, position of async_op or -1) for one that writes. */
-typedef enum awqpack_plan_kind {
-    AWQPACK_PLAN_DECOMPOSE = 1, /* break the op up and dispatch its parts */
-    AWQPACK_PLAN_ON_PAYLOAD,    /* the question is about memory: ask the payload */
-    AWQPACK_PLAN_PIN,           /* a packed tensor around a payload moved by the op */
-    AWQPACK_PLAN_INCOMPATIBLE,  /* a packed tensor is never a shallow copy of another kind: False */
-    AWQPACK_PLAN_VIEW,          /* reads only, and torch takes the result for a view of its argument */
-} awqpack_plan_kind;
-PyObject *awqpack_plan_of(PyObject *func);
-
-/* Why an op may not write into a packed tensor; the third field of its plan. */
-typedef enum awqpack_refusal {
-    AWQPACK_REFUSE_NOTHING = 0,
-    AWQPACK_REFUSE_METADATA, /* it changes size, strides or storage */
-    AWQPACK_REFUSE_RECEIVE,  /* its Work can be waited for once only, and that is the caller's to do */
-} awqpack_refusal;
-
-/* How a collective says that it has ended; the fourth field of its plan. */
-typedef enum awqpack_collective {
-    AWQPACK_NO_COLLECTIVE = 0,
-    AWQPACK_RETURNS_WORK,   /* c10d: its result has wait() */
-    AWQPACK_WAIT_TENSOR,    /* _c10d_functional: wait_tensor of what it writes */
-} awqpack_collective;
-
 /* packed_copy.c: copy_ itself is payload.copy_(...): AOTAutograd forbids a copy_ into the unpacked intermediate. */
 PyObject *packed_copy_into(PyObject *packed, PyObject *source, PyObject *non_blocking);
 /* Stores a new payload into a packed tensor, whose views and saved tensors must notice. */
 int packed_store_payload(PyObject *packed, PyObject *source, PyObject *non_blocking);
-
-/* packed_writes.c: ops that write into a packed argument. */
-PyObject *packed_run_writing(PyObject *func, PyObject *plan, PyObject *args, PyObject *kwargs);
-
-/* packed_dispatch.c: func with every packed argument unpacked, nested ones too. */
-PyObject *packed_run_plain(PyObject *func, PyObject *args, PyObject *kwargs);
 
 #endif

@@ -1,5 +1,7 @@
 /* __torch_dispatch__: detach, whole views and moves on the payload, every other op on unpacked codes. */
-#include "awqpackmodule.h"
+#include "plain.h"
+#include "plan.h"
+#include "writes.h"
 
 /* A borrowed value of kwargs, or NULL when it is absent or None. */
 static PyObject *given(PyObject *kwargs, PyObject *name)
@@ -87,15 +89,15 @@ static PyObject *move_plain(PyObject *func, const packed_fields *fields, PyObjec
 static PyObject *dispatch_to_copy(PyObject *func, PyObject *self, PyObject *kwargs)
 {
     packed_fields fields;
-    PyObject *result = NULL, *source = NULL;
+    PyObject *result = NULL, *source = NULL, *device = NULL;
     PyObject *dtype = given(kwargs, awqpack.names.dtype);
     PyObject *layout = given(kwargs, awqpack.names.layout);
     PyObject *format = given(kwargs, awqpack.names.memory_format);
     if (dtype != NULL && dtype != awqpack.uint8) {
         return PyErr_Format(PyExc_ValueError,
                             "AWQPackedTensor holds torch.uint8 codes and cannot become %S; convert its codes: "
-                            "p.unpack().to(%S)",
-                            dtype, dtype);
+                            "p.unpack().to(%S), or (p + 0).to(%S) where a transform such as vmap hides unpack",
+                            dtype, dtype, dtype);
     }
     if (packed_fields_get(self, &fields) < 0) {
         return NULL;
@@ -104,8 +106,8 @@ static PyObject *dispatch_to_copy(PyObject *func, PyObject *self, PyObject *kwar
     if (source == NULL) {
         goto done;
     }
-    PyObject *device = given(kwargs, awqpack.names.device);
-    device = device == NULL ? source : device;
+    device = given(kwargs, awqpack.names.device);
+    device = Py_NewRef(device == NULL ? source : device);
     const int from = awqpack_device_kind_of(source), to = from < 0 ? -1 : awqpack_device_kind_of(device);
     if (to < 0) {
         goto done;
@@ -120,122 +122,8 @@ static PyObject *dispatch_to_copy(PyObject *func, PyObject *self, PyObject *kwar
     }
 done:
     Py_XDECREF(source);
+    Py_XDECREF(device);
     packed_fields_clear(&fields);
-    return result;
-}
-
-static PyObject *unpack_nested(PyObject *value, PyObject **memo);
-
-/* The codes of a packed argument: those made for this call before, when it was given more than once. *memo is a dict by
-   address, made with the first entry; the arguments keep their tensors alive meanwhile. */
-static PyObject *unpack_once(PyObject *packed, PyObject **memo)
-{
-    PyObject *key = PyLong_FromVoidPtr(packed);
-    PyObject *codes = key == NULL || *memo == NULL ? NULL : PyDict_GetItemWithError(*memo, key);
-    Py_XINCREF(codes);
-    if (codes == NULL && !PyErr_Occurred()) {
-        *memo = *memo == NULL ? PyDict_New() : *memo;
-        codes = *memo == NULL ? NULL : packed_unpack(packed, NULL);
-        if (codes != NULL && PyDict_SetItem(*memo, key, codes) < 0) {
-            Py_CLEAR(codes);
-        }
-    }
-    Py_XDECREF(key);
-    return codes;
-}
-
-/* A list or tuple with its packed tensors unpacked; the same object when it holds none. */
-static PyObject *unpack_sequence(PyObject *value, PyObject **memo)
-{
-    const int is_tuple = PyTuple_CheckExact(value);
-    const Py_ssize_t count = is_tuple ? PyTuple_Size(value) : PyList_Size(value);
-    PyObject *changed = NULL;
-    for (Py_ssize_t i = 0; i < count; i++) {
-        PyObject *item = is_tuple ? PyTuple_GetItem(value, i) : PyList_GetItem(value, i);
-        PyObject *plain = unpack_nested(item, memo);
-        if (plain == NULL) {
-            Py_XDECREF(changed);
-            return NULL;
-        }
-        if (plain != item && changed == NULL) {
-            changed = PySequence_List(value);
-            if (changed == NULL) {
-                Py_DECREF(plain);
-                return NULL;
-            }
-        }
-        if (changed == NULL) {
-            Py_DECREF(plain);
-        } else if (PyList_SetItem(changed, i, plain) < 0) {
-            Py_DECREF(changed);
-            return NULL;
-        }
-    }
-    if (changed == NULL) {
-        Py_INCREF(value);
-        return value;
-    }
-    if (is_tuple) {
-        PyObject *tuple = PyList_AsTuple(changed);
-        Py_DECREF(changed);
-        return tuple;
-    }
-    return changed;
-}
-
-static PyObject *unpack_dict(PyObject *value, PyObject **memo)
-{
-    PyObject *key, *item, *changed = NULL;
-    Py_ssize_t position = 0;
-    while (PyDict_Next(value, &position, &key, &item)) {
-        PyObject *plain = unpack_nested(item, memo);
-        if (plain == NULL) {
-            Py_XDECREF(changed);
-            return NULL;
-        }
-        if (plain != item && changed == NULL) {
-            changed = PyDict_Copy(value);
-        }
-        if (plain != item && (changed == NULL || PyDict_SetItem(changed, key, plain) < 0)) {
-            Py_DECREF(plain);
-            Py_XDECREF(changed);
-            return NULL;
-        }
-        Py_DECREF(plain);
-    }
-    if (changed == NULL) {
-        Py_INCREF(value);
-        return value;
-    }
-    return changed;
-}
-
-static PyObject *unpack_nested(PyObject *value, PyObject **memo)
-{
-    if (PyTuple_CheckExact(value) || PyList_CheckExact(value)) {
-        return unpack_sequence(value, memo);
-    }
-    if (PyDict_CheckExact(value)) {
-        return unpack_dict(value, memo);
-    }
-    if (awqpack_is_packed(value)) {
-        return unpack_once(value, memo);
-    }
-    Py_INCREF(value);
-    return value;
-}
-
-PyObject *packed_run_plain(PyObject *func, PyObject *args, PyObject *kwargs)
-{
-    PyObject *result = NULL, *memo = NULL;
-    PyObject *plain_args = unpack_sequence(args, &memo);
-    PyObject *plain_kwargs = plain_args == NULL || kwargs == NULL ? NULL : unpack_dict(kwargs, &memo);
-    Py_XDECREF(memo); /* the arguments alone hold the codes while the op runs */
-    if (plain_args != NULL && (kwargs == NULL || plain_kwargs != NULL)) {
-        result = PyObject_Call(func, plain_args, plain_kwargs);
-    }
-    Py_XDECREF(plain_args);
-    Py_XDECREF(plain_kwargs);
     return result;
 }
 
@@ -266,86 +154,87 @@ static PyObject *run_on_payload(PyObject *func, PyObject *args, PyObject *kwargs
     return result;
 }
 
-static PyObject *dispatch_special(long kind, PyObject *func, PyObject *args, PyObject *kwargs)
+/* A packed tensor around the payload that the op pinned. */
+static PyObject *pin(PyObject *func, PyObject *self, PyObject *args, PyObject *kwargs)
 {
-    PyObject *first = PyTuple_Size(args) > 0 ? PyTuple_GetItem(args, 0) : NULL;
-    const int is_packed_first = first != NULL && awqpack_is_packed(first);
-    switch (is_packed_first ? kind : 0) {
-    case AWQPACK_PLAN_DECOMPOSE:
-        return decompose(func, args, kwargs);
-    case AWQPACK_PLAN_INCOMPATIBLE:
-        Py_RETURN_FALSE;
-    case AWQPACK_PLAN_ON_PAYLOAD:
-        return run_on_payload(func, args, kwargs);
-    case AWQPACK_PLAN_VIEW:
-        return packed_run_view(func, args, kwargs);
-    case AWQPACK_PLAN_PIN: {
-        packed_fields fields;
-        PyObject *result = NULL;
-        PyObject *payload = run_on_payload(func, args, kwargs);
-        if (payload != NULL && packed_fields_get(first, &fields) == 0) {
-            result = packed_new((PyObject *)Py_TYPE(first), payload, fields.meta);
-            packed_fields_clear(&fields);
-        }
-        Py_XDECREF(payload);
-        return result;
+    packed_fields fields;
+    PyObject *result = NULL;
+    PyObject *payload = run_on_payload(func, args, kwargs);
+    if (payload != NULL && packed_fields_get(self, &fields) == 0) {
+        result = packed_new((PyObject *)Py_TYPE(self), payload, fields.meta);
+        packed_fields_clear(&fields);
     }
-    default:
-        return packed_run_plain(func, args, kwargs);
-    }
+    Py_XDECREF(payload);
+    return result;
 }
 
-PyObject *packed_torch_dispatch(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count, PyObject *names)
+/* `self` is the first argument where that is packed, else NULL. */
+static PyObject *run_plan(const op_plan *plan, PyObject *func, PyObject *self, PyObject *args, PyObject *kwargs)
 {
-    PyObject *op_kwargs = count > 4 ? args[4] : NULL, *empty = NULL, *result = NULL;
-    PyObject *op_args = count > 3 ? args[3] : NULL;
+    switch (plan->kind) {
+    case PLAN_WRITE:
+        return write_packed(func, plan, args, kwargs);
+    case PLAN_INCOMPATIBLE:
+        Py_RETURN_FALSE;
+    case PLAN_DECOMPOSE:
+        return self == NULL ? plain_run(func, args, kwargs) : decompose(func, args, kwargs);
+    case PLAN_ON_PAYLOAD:
+        return self == NULL ? plain_run(func, args, kwargs) : run_on_payload(func, args, kwargs);
+    case PLAN_VIEW:
+        return self == NULL ? plain_run(func, args, kwargs) : packed_run_view(func, args, kwargs);
+    case PLAN_PIN:
+        return self == NULL ? plain_run(func, args, kwargs) : pin(func, self, args, kwargs);
+    case PLAN_READ:
+        break;
+    }
+    return plain_run(func, args, kwargs);
+}
+
+/* Takes the arguments of __torch_dispatch__(func, types, args, kwargs) apart; args is a new reference. 0 with an exception. */
+static int read_arguments(PyObject *const *given, Py_ssize_t count, PyObject *names, PyObject **args, PyObject **kwargs)
+{
+    PyObject *op_args = count > 3 ? given[3] : NULL;
+    *kwargs = count > 4 ? given[4] : NULL;
     for (Py_ssize_t i = 0; names != NULL && i < PyTuple_Size(names); i++) {
         PyObject *name = PyTuple_GetItem(names, i);
         if (PyUnicode_CompareWithASCIIString(name, "args") == 0 && op_args == NULL) {
-            op_args = args[count + i];
-        } else if (PyUnicode_CompareWithASCIIString(name, "kwargs") == 0 && op_kwargs == NULL) {
-            op_kwargs = args[count + i];
+            op_args = given[count + i];
+        } else if (PyUnicode_CompareWithASCIIString(name, "kwargs") == 0 && *kwargs == NULL) {
+            *kwargs = given[count + i];
         } else {
-            return PyErr_Format(PyExc_TypeError, "__torch_dispatch__ got an unexpected argument %R", name);
+            PyErr_Format(PyExc_TypeError, "__torch_dispatch__ got an unexpected argument %R", name);
+            return 0;
         }
     }
     if (count < 3 || count > 5 || (op_args != NULL && !PyTuple_CheckExact(op_args)) ||
-        (op_kwargs != NULL && op_kwargs != Py_None && !PyDict_Check(op_kwargs))) {
-        return PyErr_Format(PyExc_TypeError, "__torch_dispatch__ expects (func, types, args=(), kwargs=None)");
+        (*kwargs != NULL && *kwargs != Py_None && !PyDict_Check(*kwargs))) {
+        PyErr_Format(PyExc_TypeError, "__torch_dispatch__ expects (func, types, args=(), kwargs=None)");
+        return 0;
     }
-    PyObject *func = args[1];
-    if (op_kwargs == Py_None || (op_kwargs != NULL && PyDict_Size(op_kwargs) == 0)) {
-        op_kwargs = NULL;
+    if (*kwargs == Py_None || (*kwargs != NULL && PyDict_Size(*kwargs) == 0)) {
+        *kwargs = NULL;
     }
-    if (op_args == NULL) {
-        empty = op_args = PyTuple_New(0);
-        if (empty == NULL) {
-            return NULL;
-        }
+    *args = op_args == NULL ? PyTuple_New(0) : Py_NewRef(op_args);
+    return *args != NULL;
+}
+
+PyObject *packed_torch_dispatch(PyObject *Py_UNUSED(module), PyObject *const *given, Py_ssize_t count, PyObject *names)
+{
+    PyObject *args, *kwargs, *result = NULL;
+    if (!read_arguments(given, count, names, &args, &kwargs)) {
+        return NULL;
     }
-    PyObject *first = PyTuple_Size(op_args) > 0 ? PyTuple_GetItem(op_args, 0) : NULL;
-    const int is_packed_first = first != NULL && awqpack_is_packed(first);
-    if (is_packed_first && func == awqpack.aten_detach) {
-        result = packed_alias(first);
-        goto done;
-    }
-    if (is_packed_first && func == awqpack.aten_to_copy) {
-        result = dispatch_to_copy(func, first, op_kwargs);
-        goto done;
-    }
-    PyObject *plan = awqpack_plan_of(func);
-    if (plan == NULL) {
-        goto done;
-    }
-    if (plan == Py_None) {
-        result = packed_run_plain(func, op_args, op_kwargs);
-    } else if (PyTuple_CheckExact(plan)) {
-        result = packed_run_writing(func, plan, op_args, op_kwargs);
+    PyObject *func = given[1];
+    PyObject *self = PyTuple_Size(args) > 0 ? PyTuple_GetItem(args, 0) : NULL;
+    self = self != NULL && awqpack_is_packed(self) ? self : NULL;
+    if (self != NULL && func == awqpack.aten_detach) {
+        result = packed_alias(self);
+    } else if (self != NULL && func == awqpack.aten_to_copy) {
+        result = dispatch_to_copy(func, self, kwargs);
     } else {
-        result = dispatch_special(PyLong_AsLong(plan), func, op_args, op_kwargs);
+        const op_plan *plan = plan_of(func);
+        result = plan == NULL ? NULL : run_plan(plan, func, self, args, kwargs);
     }
-    Py_DECREF(plan);
-done:
-    Py_XDECREF(empty);
+    Py_DECREF(args);
     return result;
 }

@@ -11,6 +11,10 @@ enum { one_thread_bytes = 128 * 1024 };
 
 static int read_device_kind(PyObject *device)
 {
+    if ((PyObject *)Py_TYPE(device) != awqpack.device_type) {
+        PyErr_Format(PyExc_TypeError, "device expects a torch.device; got %R", (PyObject *)Py_TYPE(device));
+        return -1;
+    }
     PyObject *type = PyObject_GetAttr(device, awqpack.names.type);
     if (type == NULL) {
         return -1;

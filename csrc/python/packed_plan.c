@@ -1,28 +1,28 @@
-/* How each op treats packed arguments, read from its schema the first time it is seen. */
-#include "awqpackmodule.h"
+/* Reads an op's schema once and keeps what it says about packed arguments. */
+#include "plan.h"
 
 #include <string.h>
 
 /* Ops that are about the memory a tensor rests in, or that torch asks before it moves a parameter. */
-static long special_kind(const char *name)
+static plan_kind special_kind(const char *name)
 {
     static const struct {
         const char *name;
-        awqpack_plan_kind kind;
+        plan_kind kind;
     } specials[] = {
-        {"aten::to", AWQPACK_PLAN_DECOMPOSE},
-        {"aten::is_pinned", AWQPACK_PLAN_ON_PAYLOAD},
-        {"aten::record_stream", AWQPACK_PLAN_ON_PAYLOAD},
-        {"aten::pin_memory", AWQPACK_PLAN_PIN},
-        {"aten::_pin_memory", AWQPACK_PLAN_PIN},
-        {"aten::_has_compatible_shallow_copy_type", AWQPACK_PLAN_INCOMPATIBLE},
+        {"aten::to", PLAN_DECOMPOSE},
+        {"aten::is_pinned", PLAN_ON_PAYLOAD},
+        {"aten::record_stream", PLAN_ON_PAYLOAD},
+        {"aten::pin_memory", PLAN_PIN},
+        {"aten::_pin_memory", PLAN_PIN},
+        {"aten::_has_compatible_shallow_copy_type", PLAN_INCOMPATIBLE},
     };
     for (size_t i = 0; i < sizeof specials / sizeof specials[0]; i++) {
         if (strcmp(name, specials[i].name) == 0) {
             return specials[i].kind;
         }
     }
-    return 0;
+    return PLAN_READ;
 }
 
 /* The alias set an argument or return writes into, as a new set; None when it is not written; NULL with an exception. */
@@ -37,87 +37,80 @@ static PyObject *written_set(PyObject *value)
     if (is_write == Py_True) {
         result = PyObject_GetAttr(info, awqpack.names.before_set);
     } else if (is_write != NULL) {
-        result = Py_None;
-        Py_INCREF(result);
+        result = Py_NewRef(Py_None);
     }
     Py_XDECREF(is_write);
     Py_DECREF(info);
     return result;
 }
 
-/* [(position, name, alias set)] of the arguments that the schema writes. c10d's collectives write into their first argument,
-   and say so only by the underscore that ends their name. */
-static PyObject *written_arguments(PyObject *schema, int is_collective)
+/* A new sequence of the schema's, as a tuple. */
+static PyObject *schema_part(PyObject *schema, PyObject *name)
 {
-    PyObject *written = PyList_New(0);
-    PyObject *arguments = PyObject_GetAttr(schema, awqpack.names.arguments);
-    const Py_ssize_t count = arguments == NULL || written == NULL ? -1 : PySequence_Size(arguments);
-    int failed = count < 0;
-    for (Py_ssize_t i = 0; !failed && i < count; i++) {
-        PyObject *argument = PySequence_GetItem(arguments, i);
-        PyObject *name = argument == NULL ? NULL : PyObject_GetAttr(argument, awqpack.names.name);
+    PyObject *part = PyObject_GetAttr(schema, name);
+    PyObject *result = part == NULL ? NULL : PySequence_Tuple(part);
+    Py_XDECREF(part);
+    return result;
+}
+
+/* Room for `count` items, at least one, zeroed. NULL with an exception. */
+static void *new_array(Py_ssize_t count, size_t item)
+{
+    void *result = PyMem_Calloc((size_t)count + 1, item);
+    return result == NULL ? PyErr_NoMemory() : result;
+}
+
+/* Notes the arguments that the schema writes. c10d's collectives write into their first one, and say so only by the
+   underscore that ends their name. */
+static int note_written(op_plan *plan, PyObject *arguments)
+{
+    const Py_ssize_t count = PyTuple_Size(arguments);
+    plan->written = new_array(count, sizeof *plan->written);
+    int status = plan->written == NULL ? -1 : 0;
+    for (Py_ssize_t i = 0; status == 0 && i < count; i++) {
+        PyObject *argument = PyTuple_GetItem(arguments, i);
+        PyObject *name = PyObject_GetAttr(argument, awqpack.names.name);
         PyObject *set = name == NULL ? NULL : written_set(argument);
-        failed = set == NULL;
-        if (!failed && (set != Py_None || (is_collective && i == 0))) {
-            PyObject *entry = Py_BuildValue("(nOO)", i, name, set);
-            failed = entry == NULL || PyList_Append(written, entry) < 0;
-            Py_XDECREF(entry);
+        status = set == NULL ? -1 : 0;
+        if (status == 0 && (set != Py_None || (plan->collective == RETURNS_WORK && i == 0))) {
+            plan->written[plan->written_count++] = (plan_argument){i, Py_NewRef(name), Py_NewRef(set)};
         }
-        Py_XDECREF(argument);
         Py_XDECREF(name);
         Py_XDECREF(set);
     }
-    Py_XDECREF(arguments);
-    if (failed) {
-        Py_CLEAR(written);
-    }
-    return written;
+    return status;
 }
 
-/* For each return, the index in `written` of the argument that it is, or -1. */
-static PyObject *return_sources(PyObject *schema, PyObject *written)
+/* Notes which return is which written argument. */
+static int note_sources(op_plan *plan, PyObject *returns)
 {
-    PyObject *sources = PyList_New(0);
-    PyObject *returns = PyObject_GetAttr(schema, awqpack.names.returns);
-    const Py_ssize_t count = returns == NULL || sources == NULL ? -1 : PySequence_Size(returns);
-    int failed = count < 0;
-    for (Py_ssize_t i = 0; !failed && i < count; i++) {
-        long source = -1;
-        PyObject *value = PySequence_GetItem(returns, i);
-        PyObject *set = value == NULL ? NULL : written_set(value);
-        failed = set == NULL;
-        for (Py_ssize_t w = 0; !failed && set != Py_None && w < PyList_Size(written); w++) {
-            const int same = PyObject_RichCompareBool(PyTuple_GetItem(PyList_GetItem(written, w), 2), set, Py_EQ);
-            failed = same < 0;
-            source = same > 0 ? (long)w : source;
+    const Py_ssize_t count = PyTuple_Size(returns);
+    plan->sources = new_array(count, sizeof *plan->sources);
+    int status = plan->sources == NULL ? -1 : 0;
+    for (Py_ssize_t i = 0; status == 0 && i < count; i++) {
+        PyObject *set = written_set(PyTuple_GetItem(returns, i));
+        status = set == NULL ? -1 : 0;
+        plan->sources[i] = -1;
+        for (Py_ssize_t w = 0; status == 0 && set != Py_None && w < plan->written_count; w++) {
+            const int is_same = PyObject_RichCompareBool(plan->written[w].alias_set, set, Py_EQ);
+            status = is_same < 0 ? -1 : 0;
+            plan->sources[i] = is_same > 0 ? w : plan->sources[i];
         }
-        PyObject *number = failed ? NULL : PyLong_FromLong(source);
-        failed = number == NULL || PyList_Append(sources, number) < 0;
-        Py_XDECREF(number);
-        Py_XDECREF(value);
         Py_XDECREF(set);
     }
-    Py_XDECREF(returns);
-    if (failed) {
-        Py_CLEAR(sources);
-    }
-    return sources;
+    plan->return_count = count;
+    return status;
 }
 
 /* 1 when a return aliases an argument: torch then treats the op as a view. */
-static int returns_alias(PyObject *schema)
+static int returns_alias(PyObject *returns)
 {
-    PyObject *returns = PyObject_GetAttr(schema, awqpack.names.returns);
-    const Py_ssize_t count = returns == NULL ? -1 : PySequence_Size(returns);
-    int result = count < 0 ? -1 : 0;
-    for (Py_ssize_t i = 0; result == 0 && i < count; i++) {
-        PyObject *value = PySequence_GetItem(returns, i);
-        PyObject *info = value == NULL ? NULL : PyObject_GetAttr(value, awqpack.names.alias_info);
+    int result = 0;
+    for (Py_ssize_t i = 0; result == 0 && i < PyTuple_Size(returns); i++) {
+        PyObject *info = PyObject_GetAttr(PyTuple_GetItem(returns, i), awqpack.names.alias_info);
         result = info == NULL ? -1 : info != Py_None;
-        Py_XDECREF(value);
         Py_XDECREF(info);
     }
-    Py_XDECREF(returns);
     return result;
 }
 
@@ -130,76 +123,103 @@ static int changes_metadata(PyObject *func)
     return result;
 }
 
-/* Where the schema has an argument of that name: -1 when nowhere, -2 with an exception. */
-static Py_ssize_t argument_position(PyObject *schema, const char *wanted)
+/* Where there is an argument of that name: -1 when nowhere, -2 with an exception. */
+static Py_ssize_t argument_position(PyObject *arguments, const char *wanted)
 {
-    PyObject *arguments = PyObject_GetAttr(schema, awqpack.names.arguments);
-    const Py_ssize_t count = arguments == NULL ? -1 : PySequence_Size(arguments);
-    Py_ssize_t result = count < 0 ? -2 : -1;
-    for (Py_ssize_t i = 0; result == -1 && i < count; i++) {
-        PyObject *argument = PySequence_GetItem(arguments, i);
-        PyObject *name = argument == NULL ? NULL : PyObject_GetAttr(argument, awqpack.names.name);
-        result = name == NULL ? -2 : PyUnicode_CompareWithASCIIString(name, wanted) == 0 ? i : -1;
-        Py_XDECREF(argument);
+    for (Py_ssize_t i = 0; i < PyTuple_Size(arguments); i++) {
+        PyObject *name = PyObject_GetAttr(PyTuple_GetItem(arguments, i), awqpack.names.name);
+        const int is_it = name == NULL ? -1 : PyUnicode_CompareWithASCIIString(name, wanted) == 0;
         Py_XDECREF(name);
+        if (is_it != 0) {
+            return is_it < 0 ? -2 : i;
+        }
     }
-    Py_XDECREF(arguments);
-    return result;
+    return -1;
 }
 
+static int begins_with(const char *text, const char *prefix)
+{
+    return strncmp(text, prefix, strlen(prefix)) == 0;
+}
+
+/* Fills in what the schema of an op that is no special one says. */
+static int read_schema(op_plan *plan, PyObject *func, const char *name, PyObject *arguments, PyObject *returns)
+{
+    plan->collective = begins_with(name, "c10d::") && name[strlen(name) - 1] == '_' ? RETURNS_WORK
+                       : begins_with(name, "_c10d_functional")                      ? WAIT_TENSOR
+                                                                                    : NO_COLLECTIVE;
+    if (note_written(plan, arguments) < 0) {
+        return -1;
+    }
+    if (plan->written_count == 0) {
+        const int is_view = returns_alias(returns);
+        plan->kind = is_view > 0 ? PLAN_VIEW : PLAN_READ;
+        return is_view < 0 ? -1 : 0;
+    }
+    const int is_metadata = note_sources(plan, returns) < 0 ? -1 : changes_metadata(func);
+    plan->kind = PLAN_WRITE;
+    plan->refusal = is_metadata > 0                       ? REFUSE_METADATA
+                    : begins_with(name, "c10d::recv_") ? REFUSE_RECEIVE
+                                                          : REFUSE_NOTHING;
+    plan->async_op = plan->collective == RETURNS_WORK ? argument_position(arguments, "async_op") : -1;
+    return is_metadata < 0 || plan->async_op < -1 ? -1 : 0;
+}
+
+static void delete_plan(op_plan *plan)
+{
+    for (Py_ssize_t w = 0; w < plan->written_count; w++) {
+        Py_DECREF(plan->written[w].name);
+        Py_DECREF(plan->written[w].alias_set);
+    }
+    PyMem_Free(plan->written);
+    PyMem_Free(plan->sources);
+    PyMem_Free(plan);
+}
+
+/* A capsule of the plan of an op. */
 static PyObject *make_plan(PyObject *func)
 {
-    PyObject *plan = NULL, *written = NULL, *sources = NULL, *name = NULL;
-    PyObject *schema = PyObject_GetAttr(func, awqpack.names._schema);
-    name = schema == NULL ? NULL : PyObject_GetAttr(schema, awqpack.names.name);
+    PyObject *arguments = NULL, *returns = NULL, *capsule = NULL;
+    op_plan *plan = new_array(0, sizeof *plan);
+    PyObject *schema = plan == NULL ? NULL : PyObject_GetAttr(func, awqpack.names._schema);
+    PyObject *name = schema == NULL ? NULL : PyObject_GetAttr(schema, awqpack.names.name);
     const char *text = name == NULL ? NULL : PyUnicode_AsUTF8AndSize(name, NULL);
-    if (text == NULL) {
-        goto done;
+    if (text != NULL) {
+        plan->async_op = -1;
+        plan->kind = special_kind(text);
+        arguments = schema_part(schema, awqpack.names.arguments);
+        returns = arguments == NULL ? NULL : schema_part(schema, awqpack.names.returns);
     }
-    const long kind = special_kind(text);
-    if (kind != 0) {
-        plan = PyLong_FromLong(kind);
-        goto done;
+    if (returns != NULL && (plan->kind != PLAN_READ || read_schema(plan, func, text, arguments, returns) == 0)) {
+        capsule = PyCapsule_New(plan, NULL, NULL);
     }
-    const awqpack_collective collective = strncmp(text, "c10d::", 6) == 0 && text[strlen(text) - 1] == '_' ? AWQPACK_RETURNS_WORK
-                                          : strncmp(text, "_c10d_functional", 16) == 0 ? AWQPACK_WAIT_TENSOR
-                                                                                       : AWQPACK_NO_COLLECTIVE;
-    written = written_arguments(schema, collective == AWQPACK_RETURNS_WORK);
-    if (written == NULL) {
-        goto done;
+    if (plan != NULL && capsule == NULL) {
+        delete_plan(plan);
     }
-    if (PyList_Size(written) == 0) {
-        const int is_view = returns_alias(schema);
-        plan = is_view < 0 ? NULL : is_view ? PyLong_FromLong(AWQPACK_PLAN_VIEW) : Py_BuildValue("");
-        goto done;
-    }
-    sources = return_sources(schema, written);
-    const int is_metadata = sources == NULL ? -1 : changes_metadata(func);
-    if (is_metadata >= 0) {
-        const int refusal = is_metadata ? AWQPACK_REFUSE_METADATA
-                            : strncmp(text, "c10d::recv_", 11) == 0 ? AWQPACK_REFUSE_RECEIVE
-                                                                                     : AWQPACK_REFUSE_NOTHING;
-        const Py_ssize_t async_op = collective == AWQPACK_RETURNS_WORK ? argument_position(schema, "async_op") : -1;
-        plan = async_op < -1 ? NULL : Py_BuildValue("(OOiin)", written, sources, refusal, collective, async_op);
-    }
-done:
     Py_XDECREF(schema);
     Py_XDECREF(name);
-    Py_XDECREF(written);
-    Py_XDECREF(sources);
-    return plan;
+    Py_XDECREF(arguments);
+    Py_XDECREF(returns);
+    return capsule;
 }
 
-PyObject *awqpack_plan_of(PyObject *func)
+const op_plan *plan_of(PyObject *func)
 {
-    PyObject *plan = PyDict_GetItemWithError(awqpack.plans, func);
-    if (plan != NULL || PyErr_Occurred()) {
-        Py_XINCREF(plan);
-        return plan;
+    PyObject *capsule = PyDict_GetItemWithError(awqpack.plans, func); /* which keeps what it has */
+    if (capsule == NULL && !PyErr_Occurred()) {
+        /* Never let go: another thread may put its own in this one's place. */
+        capsule = make_plan(func);
+        if (capsule != NULL && PyDict_SetItem(awqpack.plans, func, capsule) < 0) {
+            capsule = NULL;
+        }
     }
-    plan = make_plan(func);
-    if (plan != NULL && PyDict_SetItem(awqpack.plans, func, plan) < 0) {
-        Py_CLEAR(plan);
+    return capsule == NULL ? NULL : PyCapsule_GetPointer(capsule, NULL);
+}
+
+PyObject *plan_given(const plan_argument *argument, PyObject *args, PyObject *kwargs)
+{
+    if (argument->position < PyTuple_Size(args)) {
+        return PyTuple_GetItem(args, argument->position);
     }
-    return plan;
+    return kwargs == NULL ? NULL : PyDict_GetItem(kwargs, argument->name);
 }

@@ -1,5 +1,5 @@
 /* detach and view ops inside dispatch: what is all of a packed tensor stays packed, any other view is one of its codes. */
-#include "awqpackmodule.h"
+#include "plain.h"
 
 /*
  * torch marks the result of detach and of every view op as a view of its argument. Under torch.inference_mode a new tensor
@@ -196,7 +196,7 @@ PyObject *packed_run_view(PyObject *func, PyObject *args, PyObject *kwargs)
         return result;
     }
     PyObject *guard = enter_view_mode(self);
-    result = guard == NULL ? NULL : packed_run_plain(func, args, kwargs);
+    result = guard == NULL ? NULL : plain_run(func, args, kwargs);
     leave_view_mode(guard);
     return keep_whole(result, self);
 }

@@ -1,5 +1,6 @@
 /* Ops that write into a packed tensor: run on unpacked codes, check them, then change every payload or nothing. */
-#include "awqpackmodule.h"
+#include "plain.h"
+#include "writes.h"
 
 /* Arguments while an op runs: packed tensors through stand-ins, plain ones themselves, with a copy to go back to. */
 typedef struct stand_ins {
@@ -7,27 +8,6 @@ typedef struct stand_ins {
     PyObject *pairs;   /* [(packed tensor, codes)] of the written ones */
     PyObject *backups; /* [(plain tensor, its values before)] of the written ones */
 } stand_ins;
-
-static int is_tensor(PyObject *object)
-{
-    return PyObject_TypeCheck(object, (PyTypeObject *)awqpack.tensor_type);
-}
-
-/* 1 when `value` is or holds a packed tensor. */
-static int holds_packed(PyObject *value)
-{
-    const int is_tuple = PyTuple_CheckExact(value);
-    if (!is_tuple && !PyList_CheckExact(value)) {
-        return awqpack_is_packed(value);
-    }
-    const Py_ssize_t count = is_tuple ? PyTuple_Size(value) : PyList_Size(value);
-    for (Py_ssize_t i = 0; i < count; i++) {
-        if (holds_packed(is_tuple ? PyTuple_GetItem(value, i) : PyList_GetItem(value, i))) {
-            return 1;
-        }
-    }
-    return 0;
-}
 
 /* What tells payloads in different memory apart: a new reference. */
 static PyObject *memory_key(PyObject *packed)
@@ -98,48 +78,26 @@ static PyObject *substitute_tensor(stand_ins *state, PyObject *tensor, int is_wr
     return tensor;
 }
 
+static PyObject *substitute_written(void *state, PyObject *tensor)
+{
+    return substitute_tensor(state, tensor, 1);
+}
+
+static PyObject *substitute_read(void *state, PyObject *tensor)
+{
+    return substitute_tensor(state, tensor, 0);
+}
+
 static PyObject *substitute(stand_ins *state, PyObject *value, int is_written)
 {
-    if (is_tensor(value)) {
-        return substitute_tensor(state, value, is_written);
-    }
-    const int is_tuple = PyTuple_CheckExact(value);
-    if (!is_tuple && !PyList_CheckExact(value)) {
-        Py_INCREF(value);
-        return value;
-    }
-    const Py_ssize_t count = is_tuple ? PyTuple_Size(value) : PyList_Size(value);
-    PyObject *list = PyList_New(count);
-    for (Py_ssize_t i = 0; list != NULL && i < count; i++) {
-        PyObject *item = substitute(state, is_tuple ? PyTuple_GetItem(value, i) : PyList_GetItem(value, i), is_written);
-        if (item == NULL || PyList_SetItem(list, i, item) < 0) {
-            Py_CLEAR(list);
-        }
-    }
-    if (list == NULL || !is_tuple) {
-        return list;
-    }
-    PyObject *tuple = PyList_AsTuple(list);
-    Py_DECREF(list);
-    return tuple;
+    return plain_replace(value, is_written ? substitute_written : substitute_read, state);
 }
 
-/* The argument an entry of the plan speaks of: borrowed, NULL when it was not given. */
-static PyObject *argument_of(PyObject *entry, PyObject *args, PyObject *kwargs)
+static int is_written_argument(const op_plan *plan, Py_ssize_t position, PyObject *name)
 {
-    const Py_ssize_t position = PyLong_AsSsize_t(PyTuple_GetItem(entry, 0));
-    if (position < PyTuple_Size(args)) {
-        return PyTuple_GetItem(args, position);
-    }
-    return kwargs == NULL ? NULL : PyDict_GetItem(kwargs, PyTuple_GetItem(entry, 1));
-}
-
-static int is_written_argument(PyObject *written, Py_ssize_t position, PyObject *name)
-{
-    for (Py_ssize_t w = 0; w < PyList_Size(written); w++) {
-        PyObject *entry = PyList_GetItem(written, w);
-        if (name == NULL ? PyLong_AsSsize_t(PyTuple_GetItem(entry, 0)) == position
-                         : PyObject_RichCompareBool(PyTuple_GetItem(entry, 1), name, Py_EQ) == 1) {
+    for (Py_ssize_t w = 0; w < plan->written_count; w++) {
+        if (name == NULL ? plan->written[w].position == position
+                         : PyObject_RichCompareBool(plan->written[w].name, name, Py_EQ) == 1) {
             return 1;
         }
     }
@@ -147,7 +105,7 @@ static int is_written_argument(PyObject *written, Py_ssize_t position, PyObject 
 }
 
 /* Calls func with every packed tensor replaced by its codes. */
-static PyObject *run_on_stand_ins(PyObject *func, PyObject *written, PyObject *args, PyObject *kwargs, stand_ins *state)
+static PyObject *run_on_stand_ins(PyObject *func, const op_plan *plan, PyObject *args, PyObject *kwargs, stand_ins *state)
 {
     PyObject *result = NULL, *key, *value;
     Py_ssize_t position = 0;
@@ -158,13 +116,13 @@ static PyObject *run_on_stand_ins(PyObject *func, PyObject *written, PyObject *a
         goto done;
     }
     for (Py_ssize_t i = 0; i < count; i++) {
-        PyObject *plain = substitute(state, PyTuple_GetItem(args, i), is_written_argument(written, i, NULL));
+        PyObject *plain = substitute(state, PyTuple_GetItem(args, i), is_written_argument(plan, i, NULL));
         if (plain == NULL || PyTuple_SetItem(plain_args, i, plain) < 0) {
             goto done;
         }
     }
     while (kwargs != NULL && PyDict_Next(kwargs, &position, &key, &value)) {
-        PyObject *plain = substitute(state, value, is_written_argument(written, -1, key));
+        PyObject *plain = substitute(state, value, is_written_argument(plan, -1, key));
         const int status = plain == NULL ? -1 : PyDict_SetItem(plain_kwargs, key, plain);
         Py_XDECREF(plain);
         if (status < 0) {
@@ -285,10 +243,9 @@ done:
 }
 
 /* The op's result with the tensors themselves where it returned their stand-ins. Steals `result`. */
-static PyObject *restore_results(PyObject *result, PyObject *plan, PyObject *args, PyObject *kwargs)
+static PyObject *restore_results(PyObject *result, const op_plan *plan, PyObject *args, PyObject *kwargs)
 {
-    PyObject *written = PyTuple_GetItem(plan, 0), *sources = PyTuple_GetItem(plan, 1);
-    const Py_ssize_t count = PyList_Size(sources);
+    const Py_ssize_t count = plan->return_count;
     const int is_tuple = count > 1 && PyTuple_CheckExact(result);
     PyObject *restored = is_tuple ? PyTuple_New(count) : NULL;
     if (is_tuple && restored == NULL) {
@@ -296,8 +253,8 @@ static PyObject *restore_results(PyObject *result, PyObject *plan, PyObject *arg
         return NULL;
     }
     for (Py_ssize_t i = 0; i < count; i++) {
-        const Py_ssize_t source = PyLong_AsSsize_t(PyList_GetItem(sources, i));
-        PyObject *item = source < 0 ? NULL : argument_of(PyList_GetItem(written, source), args, kwargs);
+        const Py_ssize_t source = plan->sources[i];
+        PyObject *item = source < 0 ? NULL : plan_given(&plan->written[source], args, kwargs);
         if (!is_tuple) {
             if (item != NULL && count == 1) {
                 Py_INCREF(item);
@@ -353,12 +310,12 @@ done:
     return status;
 }
 
-static int wait_for(long collective, PyObject *result, PyObject *pairs)
+static int wait_for(plan_collective collective, PyObject *result, PyObject *pairs)
 {
     switch (collective) {
-    case AWQPACK_RETURNS_WORK:
+    case RETURNS_WORK:
         return wait_for_work(result);
-    case AWQPACK_WAIT_TENSOR:
+    case WAIT_TENSOR:
         return wait_for_tensors(pairs);
     default:
         return 0;
@@ -367,9 +324,9 @@ static int wait_for(long collective, PyObject *result, PyObject *pairs)
 
 /* The arguments of a c10d op with async_op set: NCCL gives no Work without it, and what it gives instead crashes when
    waited for. A new reference; other ops keep their arguments. */
-static PyObject *with_work(PyObject *plan, PyObject *args)
+static PyObject *with_work(const op_plan *plan, PyObject *args)
 {
-    const Py_ssize_t position = PyLong_AsSsize_t(PyTuple_GetItem(plan, 4));
+    const Py_ssize_t position = plan->async_op;
     if (position < 0 || position >= PyTuple_Size(args)) {
         Py_INCREF(args);
         return args;
@@ -382,31 +339,31 @@ static PyObject *with_work(PyObject *plan, PyObject *args)
     return result;
 }
 
-PyObject *packed_run_writing(PyObject *func, PyObject *plan, PyObject *args, PyObject *kwargs)
+PyObject *write_packed(PyObject *func, const op_plan *plan, PyObject *args, PyObject *kwargs)
 {
-    PyObject *written = PyTuple_GetItem(plan, 0), *result = NULL;
+    PyObject *result = NULL;
     int writes_packed = 0;
-    for (Py_ssize_t w = 0; w < PyList_Size(written); w++) {
-        PyObject *argument = argument_of(PyList_GetItem(written, w), args, kwargs);
-        writes_packed |= argument != NULL && holds_packed(argument);
+    for (Py_ssize_t w = 0; writes_packed == 0 && w < plan->written_count; w++) {
+        PyObject *argument = plan_given(&plan->written[w], args, kwargs);
+        writes_packed = argument == NULL ? 0 : plain_holds_packed(argument);
     }
-    if (!writes_packed) {
-        return packed_run_plain(func, args, kwargs);
+    if (writes_packed <= 0) {
+        return writes_packed < 0 ? NULL : plain_run(func, args, kwargs);
     }
-    switch (PyLong_AsLong(PyTuple_GetItem(plan, 2))) {
-    case AWQPACK_REFUSE_METADATA:
+    switch (plan->refusal) {
+    case REFUSE_METADATA:
         return PyErr_Format(PyExc_RuntimeError,
                             "%S would change the size, strides or storage of an AWQPackedTensor in place, which its payload "
                             "cannot follow; work on p.unpack() and pack the result",
                             func);
-    case AWQPACK_REFUSE_RECEIVE:
+    case REFUSE_RECEIVE:
         return PyErr_Format(PyExc_RuntimeError,
                             "%S cannot receive into an AWQPackedTensor; receive its p.payload, or plain codes and p.copy_ them",
                             func);
-    default:
+    case REFUSE_NOTHING:
         break;
     }
-    if (func == awqpack.aten_copy_ && PyTuple_Size(args) >= 2 && is_tensor(PyTuple_GetItem(args, 1))) {
+    if (func == awqpack.aten_copy_ && PyTuple_Size(args) >= 2 && plain_is_tensor(PyTuple_GetItem(args, 1))) {
         PyObject *given = kwargs == NULL ? NULL : PyDict_GetItem(kwargs, awqpack.names.non_blocking);
         PyObject *non_blocking = PyTuple_Size(args) > 2 ? PyTuple_GetItem(args, 2) : given == NULL ? Py_False : given;
         return packed_copy_into(PyTuple_GetItem(args, 0), PyTuple_GetItem(args, 1), non_blocking);
@@ -414,8 +371,8 @@ PyObject *packed_run_writing(PyObject *func, PyObject *plan, PyObject *args, PyO
     PyObject *run_args = with_work(plan, args);
     stand_ins state = {PyDict_New(), PyList_New(0), PyList_New(0)};
     if (run_args != NULL && state.memo != NULL && state.pairs != NULL && state.backups != NULL) {
-        result = run_on_stand_ins(func, written, run_args, kwargs, &state);
-        if (result != NULL && (wait_for(PyLong_AsLong(PyTuple_GetItem(plan, 3)), result, state.pairs) < 0 ||
+        result = run_on_stand_ins(func, plan, run_args, kwargs, &state);
+        if (result != NULL && (wait_for(plan->collective, result, state.pairs) < 0 ||
                                commit(func, state.pairs) < 0)) {
             Py_CLEAR(result);
         }

@@ -1,0 +1,19 @@
+/* Packed tensors replaced by plain ones in the arguments of an op. */
+#ifndef AWQPACK_PLAIN_H
+#define AWQPACK_PLAIN_H
+
+#include "awqpackmodule.h"
+
+/* What stands in the place of a tensor: a new reference, which may be to the tensor itself. */
+typedef PyObject *(*plain_replacer)(void *state, PyObject *tensor);
+
+/* A list, tuple or dict with every tensor in it, however deep, replaced: a new one where any was. Lists may change while the
+   replacer runs: those that were in them when they were reached are replaced. */
+PyObject *plain_replace(PyObject *value, plain_replacer replace, void *state);
+/* 1 when a value is or holds a packed tensor, -1 with an exception. Runs no Python code. */
+int plain_holds_packed(PyObject *value);
+int plain_is_tensor(PyObject *object);
+/* func with every packed argument unpacked, nested ones too. */
+PyObject *plain_run(PyObject *func, PyObject *args, PyObject *kwargs);
+
+#endif
