@@ -1,4 +1,4 @@
-"""`__torch_dispatch__` called by hand with arguments that torch would not pass: an error or the right result, no crash."""
+"""`__torch_dispatch__` called by hand, with what torch would not pass: an error or the right result, never a crash."""
 
 import pytest
 import torch
