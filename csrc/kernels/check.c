@@ -44,7 +44,7 @@ static const char *dtype_name(awq_dtype dtype)
     return names[dtype];
 }
 
-/* A list for a sentence: "a, b or c". */
+/* A list for a sentence. */
 typedef struct list_text {
     char chars[192];
 } list_text;
@@ -61,11 +61,6 @@ static bool is_named_first(int packing)
     return packing == 0 || awq_packings[packing].number != awq_packings[packing - 1].number;
 }
 
-static bool is_named_last(int packing)
-{
-    return packing + 1 == AWQ_PACKING_COUNT || awq_packings[packing].number == awq_packings[AWQ_PACKING_COUNT - 1].number;
-}
-
 /* "1 (AWQPacking.V1) or 2 (AWQPacking.V2)" */
 static list_text packing_numbers(void)
 {
@@ -74,7 +69,7 @@ static list_text packing_numbers(void)
         if (is_named_first(i)) {
             char item[48];
             snprintf(item, sizeof item, "%d (AWQPacking.%s)", awq_packings[i].number, awq_packings[i].name);
-            add_to_list(&list, item, is_named_last(i) ? " or " : ", ");
+            add_to_list(&list, item, " or ");
         }
     }
     return list;

@@ -116,7 +116,7 @@ static int compare(const void *a, const void *b)
 
 static void bench_one(work w, const char *what, int repeats, int threads)
 {
-    static const char *const packings[AWQ_PACKING_COUNT] = {"v1", "v1_reorder", "v2"};
+    static const char *const packings[AWQ_PACKING_COUNT] = {"v1", "v1_reorder", "v2", "marlin"};
     double kernel[MAX_REPEATS], copy[MAX_REPEATS];
     work memcpy_work = w;
     memcpy_work.kernels = NULL;

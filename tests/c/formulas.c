@@ -6,6 +6,7 @@ const packing_shape packing_shapes[AWQ_PACKING_COUNT] = {
     [AWQ_PACKING_V1] = {4, 1, 8, false},
     [AWQ_PACKING_V1_REORDER] = {4, 1, 8, false},
     [AWQ_PACKING_V2] = {2, 4, 64, false},
+    [AWQ_PACKING_MARLIN] = {4, 16, 64, true},
 };
 
 /* Row n and column k of W whose code is in a nibble of an item of a line of the payload. */
@@ -25,6 +26,12 @@ static void formula_place(awq_packing packing, int64_t line, int64_t item, int n
         *n = 4 * line + item % 64 / 16;
         *k = 64 * (item / 64) + 32 * (item / 8 % 2) + 8 * nibble + item % 8;
         break;
+    case AWQ_PACKING_MARLIN: {
+        const int64_t lane = item % 128 / 4, j = item % 4;
+        *n = 64 * (item / 128) + 16 * j + lane / 4 + 8 * (nibble >> 1 & 1);
+        *k = 16 * line + 2 * (lane % 4) + 8 * (nibble & 1) + (nibble >> 2);
+        break;
+    }
     default:
         abort();
     }

@@ -29,7 +29,8 @@ typedef enum awq_packing {
     AWQ_PACKING_V1 = 0,         /* AutoAWQ gemv, compressed-tensors; GPTQ's, transposed */
     AWQ_PACKING_V1_REORDER = 1, /* AutoAWQ gemm */
     AWQ_PACKING_V2 = 2,         /* llm-awq, gemv_fast */
-    AWQ_PACKING_COUNT = 3
+    AWQ_PACKING_MARLIN = 3,     /* what inference engines turn the others into as they load them */
+    AWQ_PACKING_COUNT = 4
 } awq_packing;
 
 enum {
@@ -73,6 +74,8 @@ AWQ_CONSTANT awq_packing_traits awq_packings[AWQ_PACKING_COUNT] = {
     {"V1", 1, true, true, AWQ_DTYPE_INT32, 4, 1, 8, false, {{0, 2}, {0, 4}, {0, 1}}}, /* 0, 2, 4, 6, 1, 3, 5, 7 */
     {"V2", 2, false, false, AWQ_DTYPE_INT16, 2, 4, 64, false,
      {{0, 8}, {0, 16}, {0, 1}, {0, 2}, {0, 4}, {0, 32}, {1, 0}, {2, 0}}},
+    {"MARLIN", 3, false, false, AWQ_DTYPE_INT32, 4, 64, 16, true,
+     {{0, 8}, {8, 0}, {0, 1}, {16, 0}, {32, 0}, {0, 2}, {0, 4}, {1, 0}, {2, 0}, {4, 0}}},
 };
 
 /* Of a block, in a payload. */
