@@ -20,27 +20,24 @@ extern "C" {
  *  - pointers are those of element (0, ..., 0); codes may have any alignment, payloads that of their element
  *    (int32 for V1, int16 for V2); strides may be negative;
  *  - source and destination do not overlap, and distinct destination elements are distinct bytes;
- *  - nothing synchronises but awq_cuda_read_fault.
+ *  - nothing waits for the device but what checks codes.
  */
 
-/* Fault word of a pack without an invalid code. */
-#define AWQ_CUDA_NO_FAULT UINT64_MAX
+/* Packs codes into payload; only the low nibble of a code is packed. */
+int awq_cuda_pack(const awq_geometry *geometry, const void *codes, void *payload, void *stream);
 
 /*
- * Packs codes into payload. Only the low nibble of a code is ever packed.
- * `fault`, where not NULL, is an 8-byte aligned device word that receives AWQ_CUDA_NO_FAULT or
- * (linear index << 8 | code) of the first code above 15, in row-major order of (batch..., row, column).
+ * The same, then waits until all codes were looked at, which the stream must not be captured for. `fault` receives
+ * AWQ_CUDA_NO_FAULT or (linear index << 8 | code) of the first code above 15, in row-major order of (batch..., row, column).
  */
-int awq_cuda_pack(const awq_geometry *geometry, const void *codes, void *payload, uint64_t *fault, void *stream);
+int awq_cuda_pack_checked(const awq_geometry *geometry, const void *codes, void *payload, void *stream, uint64_t *fault);
+#define AWQ_CUDA_NO_FAULT UINT64_MAX
 
 /* Unpacks payload into codes. */
 int awq_cuda_unpack(const awq_geometry *geometry, const void *payload, void *codes, void *stream);
 
 /* Copies bytes between two places of the current device's memory that do not overlap; it does not look whether they are. */
 int awq_cuda_copy(void *target, const void *source, size_t bytes, void *stream);
-
-/* Waits for the stream and fetches the fault word of a pack before it; not allowed while the stream is capturing. */
-int awq_cuda_read_fault(const uint64_t *fault, void *stream, uint64_t *host);
 
 /* Success when the kernels run on `device`; else why they do not, such as no code for its architecture. */
 int awq_cuda_probe(int device);

@@ -1,4 +1,4 @@
-/* What all kernels share: their job, the byte shuffles of each packing, memory accesses of any alignment, the fault word. */
+/* What all kernels share: their job, the byte shuffles of each packing, memory accesses of any alignment, invalid codes. */
 #ifndef AWQPACK_CUDA_COMMON_CUH
 #define AWQPACK_CUDA_COMMON_CUH
 
@@ -6,6 +6,7 @@
 #include <stdint.h>
 
 #include "awqpack/packing.h"
+#include "fault.cuh"
 
 namespace awq_cuda {
 
@@ -13,7 +14,7 @@ namespace awq_cuda {
 struct Job {
     uint8_t *codes;
     uint8_t *payload;
-    unsigned long long *fault; /* null: codes are not checked */
+    Fault fault;
     int64_t rows, cols;
     int64_t codes_row, codes_col, codes_batch;
     int64_t payload_row, payload_col, payload_batch;
@@ -304,14 +305,6 @@ __device__ __forceinline__ uint64_t matrix_index(const Job &job)
 __device__ __forceinline__ unsigned long long fault_key(uint64_t index, uint8_t code)
 {
     return static_cast<unsigned long long>(index) << 8 | code;
-}
-
-/* Keeps the smallest key. The word only ever falls, so a stale look at it can cost an atomic but not lose a key. */
-__device__ __forceinline__ void report_fault(unsigned long long *fault, unsigned long long key)
-{
-    if (key < *const_cast<volatile unsigned long long *>(fault)) {
-        atomicMin(fault, key);
-    }
 }
 
 } // namespace awq_cuda

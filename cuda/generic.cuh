@@ -49,12 +49,8 @@ __device__ __forceinline__ Element generic_element(const Job &job, uint32_t spli
 }
 
 template <awq_packing L>
-__global__ void __launch_bounds__(generic_threads) pack_generic(const Job job, const uint32_t split)
+__device__ __forceinline__ void pack_element(const Job &job, const Element &e)
 {
-    const Element e = generic_element<L>(job, split);
-    if (!e.exists) {
-        return;
-    }
     const uint8_t *source =
         job.codes + blockIdx.y * job.codes_batch + e.row * job.codes_row + e.col * job.codes_col;
     uint8_t *target =
@@ -76,9 +72,19 @@ __global__ void __launch_bounds__(generic_threads) pack_generic(const Job job, c
     } else {
         *reinterpret_cast<unsigned short *>(target) = static_cast<unsigned short>(element);
     }
-    if (key != UINT64_MAX && job.fault != nullptr) {
+    if (key != UINT64_MAX && job.fault.is_wanted()) {
         report_fault(job.fault, key);
     }
+}
+
+template <awq_packing L>
+__global__ void __launch_bounds__(generic_threads) pack_generic(const Job job, const uint32_t split)
+{
+    const Element e = generic_element<L>(job, split);
+    if (e.exists) {
+        pack_element<L>(job, e);
+    }
+    finish_check(job.fault);
 }
 
 template <awq_packing L>

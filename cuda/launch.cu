@@ -124,61 +124,78 @@ cudaError_t launch_batch(const Choice &choice, Job job, int64_t count, cudaStrea
     return cudaSuccess;
 }
 
-/* Runs one direction over the whole geometry: the largest batch dimension in the grid, the others in a loop. */
-cudaError_t run(const awq_geometry &g, uint8_t *codes, uint8_t *payload, uint64_t *fault, bool pack,
-                cudaStream_t stream)
+uint64_t matrices(const awq_geometry &g)
 {
+    uint64_t count = 1;
+    for (int i = 0; i < g.batch_dims; i++) {
+        count *= static_cast<uint64_t>(g.batch_sizes[i]);
+    }
+    return count;
+}
+
+/* A geometry as launches take it: the largest batch dimension in the grid, the others in a loop. */
+struct Plan {
+    Job job;
+    Choice choice;
+    int inner; /* the dimension in the grid; -1 without any */
     uint64_t index_steps[AWQ_MAX_DIMS];
+};
+
+Plan make_plan(const awq_geometry &g, uint8_t *codes, uint8_t *payload, bool pack)
+{
+    Plan plan;
+    Job &job = plan.job;
     uint64_t step = static_cast<uint64_t>(g.rows) * static_cast<uint64_t>(g.cols);
-    int inner = -1;
+    plan.inner = -1;
     for (int i = g.batch_dims - 1; i >= 0; i--) {
-        index_steps[i] = step;
+        plan.index_steps[i] = step;
         step *= static_cast<uint64_t>(g.batch_sizes[i]);
-        if (inner < 0 || g.batch_sizes[i] > g.batch_sizes[inner]) {
-            inner = i;
+        if (plan.inner < 0 || g.batch_sizes[i] > g.batch_sizes[plan.inner]) {
+            plan.inner = i;
         }
     }
-    if (step == 0) {
-        return cudaSuccess;
-    }
-
     const int64_t element = element_bytes(g.packing);
-    Job job = {};
-    job.fault = reinterpret_cast<unsigned long long *>(fault);
+    job = {};
+    job.codes = codes;
+    job.payload = payload;
     job.rows = g.rows;
     job.cols = g.cols;
     job.codes_row = g.codes_row_stride;
     job.codes_col = g.codes_col_stride;
     job.payload_row = g.payload_row_stride * element;
     job.payload_col = g.payload_col_stride * element;
-    if (inner >= 0) {
-        job.codes_batch = g.codes_batch_strides[inner];
-        job.payload_batch = g.payload_batch_strides[inner] * element;
-        job.batch_step = index_steps[inner];
+    if (plan.inner >= 0) {
+        job.codes_batch = g.codes_batch_strides[plan.inner];
+        job.payload_batch = g.payload_batch_strides[plan.inner] * element;
+        job.batch_step = plan.index_steps[plan.inner];
     }
-    const Choice choice = choose(g, job, pack);
+    plan.choice = choose(g, job, pack);
     /* the stride that vectors do not run along; a single row or payload row never takes it */
     const int64_t codes_step = g.codes_col_stride != 1 ? job.codes_col : g.rows > 1 ? job.codes_row : 0;
     const int64_t payload_step = payload_lines(g.packing, g.rows) > 1 ? job.payload_row : 0;
-    job.codes_aligned = is_aligned(codes, codes_step, g.codes_batch_strides, 1, g, choice.codes_vector);
-    job.payload_aligned = is_aligned(payload, payload_step, g.payload_batch_strides, element, g, choice.payload_vector);
+    job.codes_aligned = is_aligned(codes, codes_step, g.codes_batch_strides, 1, g, plan.choice.codes_vector);
+    job.payload_aligned = is_aligned(payload, payload_step, g.payload_batch_strides, element, g, plan.choice.payload_vector);
+    return plan;
+}
 
+cudaError_t launch_plan(const awq_geometry &g, const Plan &plan, const Fault &fault, cudaStream_t stream)
+{
+    const int64_t element = element_bytes(g.packing);
     int64_t at[AWQ_MAX_DIMS] = {0};
     for (;;) {
-        job.codes = codes;
-        job.payload = payload;
-        job.first = 0;
+        Job job = plan.job;
+        job.fault = fault;
         for (int i = 0; i < g.batch_dims; i++) {
             job.codes += at[i] * g.codes_batch_strides[i];
             job.payload += at[i] * g.payload_batch_strides[i] * element;
-            job.first += static_cast<uint64_t>(at[i]) * index_steps[i];
+            job.first += static_cast<uint64_t>(at[i]) * plan.index_steps[i];
         }
-        const cudaError_t error = launch_batch(choice, job, inner < 0 ? 1 : g.batch_sizes[inner], stream);
+        const cudaError_t error = launch_batch(plan.choice, job, plan.inner < 0 ? 1 : g.batch_sizes[plan.inner], stream);
         if (error != cudaSuccess) {
             return error;
         }
         int i = g.batch_dims - 1;
-        while (i >= 0 && (i == inner || ++at[i] == g.batch_sizes[i])) {
+        while (i >= 0 && (i == plan.inner || ++at[i] == g.batch_sizes[i])) {
             at[i--] = 0;
         }
         if (i < 0) {
@@ -187,27 +204,42 @@ cudaError_t run(const awq_geometry &g, uint8_t *codes, uint8_t *payload, uint64_
     }
 }
 
+/* Runs one direction over the whole geometry. Codes are checked where there is a word to tell of it. */
+cudaError_t run(const awq_geometry &g, const void *codes, const void *payload, bool pack, uint64_t *fault, cudaStream_t stream)
+{
+    const uint64_t count = matrices(g);
+    if (fault != nullptr) {
+        *fault = AWQ_CUDA_NO_FAULT;
+    }
+    if (count == 0 || g.rows == 0 || g.cols == 0) {
+        return cudaSuccess;
+    }
+    /* one job type serves both directions; a kernel writes to one side only */
+    const Plan plan = make_plan(g, static_cast<uint8_t *>(const_cast<void *>(codes)),
+                                static_cast<uint8_t *>(const_cast<void *>(payload)), pack);
+    if (fault == nullptr) {
+        return launch_plan(g, plan, {}, stream);
+    }
+    return run_checked(plan.choice.shape.blocks * count, stream, fault,
+                       [&](const Fault &word) { return launch_plan(g, plan, word, stream); });
+}
+
 } // namespace
 
-extern "C" int awq_cuda_pack(const awq_geometry *geometry, const void *codes, void *payload, uint64_t *fault,
-                             void *stream)
+extern "C" int awq_cuda_pack(const awq_geometry *geometry, const void *codes, void *payload, void *stream)
 {
-    const cudaStream_t s = static_cast<cudaStream_t>(stream);
-    if (fault != nullptr) {
-        const cudaError_t error = cudaMemsetAsync(fault, 0xff, sizeof *fault, s);
-        if (error != cudaSuccess) {
-            return finish(error);
-        }
-    }
-    /* one job type serves both directions; the packing kernels only read codes */
-    return finish(run(*geometry, static_cast<uint8_t *>(const_cast<void *>(codes)), static_cast<uint8_t *>(payload),
-                      fault, true, s));
+    return finish(run(*geometry, codes, payload, true, nullptr, static_cast<cudaStream_t>(stream)));
+}
+
+extern "C" int awq_cuda_pack_checked(const awq_geometry *geometry, const void *codes, void *payload, void *stream,
+                                     uint64_t *fault)
+{
+    return finish(run(*geometry, codes, payload, true, fault, static_cast<cudaStream_t>(stream)));
 }
 
 extern "C" int awq_cuda_unpack(const awq_geometry *geometry, const void *payload, void *codes, void *stream)
 {
-    return finish(run(*geometry, static_cast<uint8_t *>(codes), static_cast<uint8_t *>(const_cast<void *>(payload)),
-                      nullptr, false, static_cast<cudaStream_t>(stream)));
+    return finish(run(*geometry, codes, payload, false, nullptr, static_cast<cudaStream_t>(stream)));
 }
 
 extern "C" int awq_cuda_copy(void *target, const void *source, size_t bytes, void *stream)
@@ -222,16 +254,6 @@ extern "C" int awq_cuda_copy(void *target, const void *source, size_t bytes, voi
     int count = static_cast<int>(bytes / sizeof(uint4));
     void *arguments[] = {&source, &target, &count};
     return finish(cudaLaunchKernel(copy_small, (count + small_threads - 1) / small_threads, small_threads, arguments, 0, s));
-}
-
-extern "C" int awq_cuda_read_fault(const uint64_t *fault, void *stream, uint64_t *host)
-{
-    const cudaStream_t s = static_cast<cudaStream_t>(stream);
-    cudaError_t error = cudaMemcpyAsync(host, fault, sizeof *host, cudaMemcpyDeviceToHost, s);
-    if (error == cudaSuccess) {
-        error = cudaStreamSynchronize(s);
-    }
-    return finish(error);
 }
 
 extern "C" int awq_cuda_is_capturing(void *stream, bool *is_capturing)

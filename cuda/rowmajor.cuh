@@ -177,13 +177,14 @@ __global__ void __launch_bounds__(Config::threads) pack_rows(const Job job, cons
             } else {
                 store_payload<L, 2>(target + unit * unit_bytes, packed, count / AWQ_WORD_CODES);
             }
-            if (any_invalid(codes[i]) && job.fault != nullptr) {
+            if (any_invalid(codes[i]) && job.fault.is_wanted()) {
                 const int64_t row = unit_row<L>(place.line, unit);
                 report_row(job, source + row * job.codes_row + col, count,
                            matrix_index(job) + static_cast<uint64_t>(row * job.cols + col));
             }
         }
     }
+    finish_check(job.fault);
 }
 
 template <awq_packing L, class Config>

@@ -287,7 +287,7 @@ __global__ void __launch_bounds__(Config::threads, resident_threads_min / Config
         for (int k = 0; k < 4; k++) {
             invalid |= any_invalid(low[k]) | any_invalid(high[k]);
         }
-        if (invalid && job.fault != nullptr) {
+        if (invalid && job.fault.is_wanted()) {
             report_slot<L>(job, slot, p);
         }
 #pragma unroll
@@ -317,6 +317,7 @@ __global__ void __launch_bounds__(Config::threads, resident_threads_min / Config
             store_payload<L, 4>(p, packed, count);
         }
     }
+    finish_check(job.fault);
 }
 
 template <awq_packing L, class Config>

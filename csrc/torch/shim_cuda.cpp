@@ -79,18 +79,11 @@ struct Cuda {
             check(awq_cuda_is_capturing(stream, &is_capturing));
         }
         if (!validate || is_capturing) {
-            check(awq_cuda_pack(&geometry, codes.data, payload.data, nullptr, stream));
+            check(awq_cuda_pack(&geometry, codes.data, payload.data, stream));
             return;
         }
-        const int64_t one = 1;
-        AtenTensorHandle handle;
-        TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(1, &one, &one, aoti_torch_dtype_int64(),
-                                                        aoti_torch_device_type_cuda(), device, &handle));
-        const Tensor fault(handle);
-        uint64_t *word = static_cast<uint64_t *>(fault.mutable_data_ptr());
         uint64_t found;
-        check(awq_cuda_pack(&geometry, codes.data, payload.data, word, stream));
-        check(awq_cuda_read_fault(word, stream, &found));
+        check(awq_cuda_pack_checked(&geometry, codes.data, payload.data, stream, &found));
         if (found != AWQ_CUDA_NO_FAULT) {
             awq_error error;
             awq_fail_code_at(codes.sizes, codes.ndim, static_cast<int64_t>(found >> 8), static_cast<int>(found & 255), &error);

@@ -54,7 +54,7 @@ static Times measure(uint8_t *to, const uint8_t *from, int64_t bytes, int repeat
 struct Bench {
     int64_t rows, cols, codes_bytes;
     uint8_t *codes, *payload, *from, *to;
-    uint64_t *fault;
+    uint64_t *word;
 
     Bench(int64_t rows_, int64_t cols_) : rows(rows_), cols(cols_), codes_bytes(rows_ * cols_)
     {
@@ -62,16 +62,16 @@ struct Bench {
         CUDA(cudaMalloc(&payload, static_cast<size_t>(codes_bytes / 2)));
         CUDA(cudaMalloc(&from, static_cast<size_t>(codes_bytes / 4 * 3)));
         CUDA(cudaMalloc(&to, static_cast<size_t>(codes_bytes / 4 * 3)));
-        CUDA(cudaMalloc(&fault, sizeof *fault));
+        CUDA(cudaMalloc(&word, sizeof *word));
         fill_codes(codes, codes_bytes, fill_period);
         fill_codes(from, codes_bytes / 4 * 3, fill_period);
         const awq_geometry g = make_geometry(AWQ_PACKING_V1, rows, cols, {}, ROWS_MERGED, DENSE);
-        CUDA(awq_cuda_pack(&g, codes, payload, nullptr, nullptr));
+        CUDA(awq_cuda_pack(&g, codes, payload, nullptr));
     }
     ~Bench()
     {
         for (void *p : {static_cast<void *>(codes), static_cast<void *>(payload), static_cast<void *>(from),
-                        static_cast<void *>(to), static_cast<void *>(fault)}) {
+                        static_cast<void *>(to), static_cast<void *>(word)}) {
             CUDA(cudaFree(p));
         }
     }
@@ -96,9 +96,10 @@ static void bench(int64_t rows, int64_t cols)
             const awq_geometry g = make_geometry(static_cast<awq_packing>(packing), rows, cols, {}, kind, DENSE);
             char what[80];
             snprintf(what, sizeof what, "%s %s pack", packing_names[packing], codes_names[kind]);
-            b.report(what, [&] { CUDA(awq_cuda_pack(&g, b.codes, b.payload, nullptr, nullptr)); });
+            b.report(what, [&] { CUDA(awq_cuda_pack(&g, b.codes, b.payload, nullptr)); });
             snprintf(what, sizeof what, "%s %s pack, checked", packing_names[packing], codes_names[kind]);
-            b.report(what, [&] { CUDA(awq_cuda_pack(&g, b.codes, b.payload, b.fault, nullptr)); });
+            uint64_t found;
+            b.report(what, [&] { CUDA(awq_cuda_pack_checked(&g, b.codes, b.payload, nullptr, &found)); });
             snprintf(what, sizeof what, "%s %s unpack", packing_names[packing], codes_names[kind]);
             b.report(what, [&] { CUDA(awq_cuda_unpack(&g, b.payload, b.codes, nullptr)); });
         }

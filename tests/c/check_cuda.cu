@@ -9,6 +9,8 @@
 #include <string.h>
 
 #include <algorithm>
+#include <atomic>
+#include <thread>
 #include <vector>
 
 #include "awqpack_cuda.h"
@@ -179,22 +181,15 @@ static void check_geometry(const awq_geometry &g, int64_t codes_offset, int64_t 
             }
         }
     }
-    Buffer fault(0, 8, 0);
-    uint64_t *const device_fault = reinterpret_cast<uint64_t *>(fault.device + fault.origin);
     uint64_t found;
     char name[200];
 
     codes.upload();
     payload.upload();
-    fault.upload();
-    CUDA(awq_cuda_pack(&g, device_codes, device_payload, device_fault, nullptr));
-    CUDA(awq_cuda_read_fault(device_fault, nullptr, &found));
+    CUDA(awq_cuda_pack_checked(&g, device_codes, device_payload, nullptr, &found));
     uint64_t expected = reference(g, codes.host.data() + codes.origin, payload.host.data() + payload.origin, true);
     snprintf(name, sizeof name, "%s: pack", what);
     expect(payload.same_on_device() && codes.same_on_device() && found == expected && found == AWQ_CUDA_NO_FAULT, name);
-    memset(fault.host.data() + fault.origin, 0xff, 8);
-    snprintf(name, sizeof name, "%s: bytes around the fault word", what);
-    expect(fault.same_on_device(), name);
 
     for (int bad = 1; count > 0 && bad <= 64; bad *= 8) {
         for (int i = 0; i < bad; i++) {
@@ -204,15 +199,14 @@ static void check_geometry(const awq_geometry &g, int64_t codes_offset, int64_t 
                 static_cast<uint8_t>(16 + random_below(240));
         }
         codes.upload();
-        CUDA(awq_cuda_pack(&g, device_codes, device_payload, device_fault, nullptr));
-        CUDA(awq_cuda_read_fault(device_fault, nullptr, &found));
+        CUDA(awq_cuda_pack_checked(&g, device_codes, device_payload, nullptr, &found));
         expected = reference(g, codes.host.data() + codes.origin, payload.host.data() + payload.origin, true);
         snprintf(name, sizeof name, "%s: %d invalid, found %llx, not %llx", what, bad,
                  static_cast<unsigned long long>(found), static_cast<unsigned long long>(expected));
         expect(found == expected && payload.same_on_device(), name);
     }
     payload.upload();
-    CUDA(awq_cuda_pack(&g, device_codes, device_payload, nullptr, nullptr));
+    CUDA(awq_cuda_pack(&g, device_codes, device_payload, nullptr));
     CUDA(cudaDeviceSynchronize());
     snprintf(name, sizeof name, "%s: unchecked pack", what);
     expect(payload.same_on_device(), name);
@@ -312,7 +306,7 @@ static void check_capture()
     CUDA(awq_cuda_is_capturing(stream, &before));
     CUDA(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
     CUDA(awq_cuda_is_capturing(stream, &during));
-    CUDA(awq_cuda_pack(&g, codes.device + codes.origin, payload.device + payload.origin, nullptr, stream));
+    CUDA(awq_cuda_pack(&g, codes.device + codes.origin, payload.device + payload.origin, stream));
     CUDA(cudaStreamEndCapture(stream, &graph));
     CUDA(cudaGraphInstantiate(&run, graph, 0));
     CUDA(cudaGraphLaunch(run, stream));
@@ -322,6 +316,60 @@ static void check_capture()
     CUDA(cudaGraphExecDestroy(run));
     CUDA(cudaGraphDestroy(graph));
     CUDA(cudaStreamDestroy(stream));
+}
+
+/* Threads, more than there are words to tell of a fault, that pack on streams of their own, each with one invalid code. */
+static void check_threads(int threads, int turns)
+{
+    const int64_t rows = 64, cols = 256;
+    const awq_geometry g = make_geometry(AWQ_PACKING_V1, rows, cols, {}, ROWS, DENSE);
+    std::vector<std::thread> running;
+    std::atomic<int> wrong{0};
+    for (int t = 0; t < threads; t++) {
+        running.emplace_back([&, t] {
+            cudaStream_t stream;
+            uint8_t *codes, *payload;
+            CUDA(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+            CUDA(cudaMalloc(&codes, static_cast<size_t>(rows * cols)));
+            CUDA(cudaMalloc(&payload, static_cast<size_t>(rows * cols / 2)));
+            for (int turn = 0; turn < turns; turn++) {
+                const int64_t at = (131 * t + 17 * turn) % (rows * cols);
+                const bool is_bad = (t + turn) % 3 != 0;
+                uint64_t found;
+                CUDA(cudaMemsetAsync(codes, 3, static_cast<size_t>(rows * cols), stream));
+                CUDA(cudaMemsetAsync(codes + at, is_bad ? 16 + t : 15, 1, stream));
+                CUDA(awq_cuda_pack_checked(&g, codes, payload, stream, &found));
+                wrong += found != (is_bad ? static_cast<uint64_t>(at) << 8 | static_cast<uint64_t>(16 + t) : AWQ_CUDA_NO_FAULT);
+            }
+            CUDA(cudaFree(codes));
+            CUDA(cudaFree(payload));
+            CUDA(cudaStreamDestroy(stream));
+        });
+    }
+    for (std::thread &thread : running) {
+        thread.join();
+    }
+    expect(wrong == 0, "faults of many threads");
+}
+
+/* Every code invalid, over more blocks than run at once. */
+static void check_all_invalid(int64_t side)
+{
+    const int64_t rows = side, cols = side;
+    uint8_t *codes, *payload;
+    uint64_t found;
+    CUDA(cudaMalloc(&codes, static_cast<size_t>(rows * cols)));
+    CUDA(cudaMalloc(&payload, static_cast<size_t>(rows * cols / 2)));
+    CUDA(cudaMemset(codes, 0xee, static_cast<size_t>(rows * cols)));
+    for (int packing = 0; packing < AWQ_PACKING_COUNT; packing++) {
+        for (const CodesKind kind : {ROWS, COLUMNS}) {
+            const awq_geometry g = make_geometry(static_cast<awq_packing>(packing), rows, cols, {}, kind, DENSE);
+            CUDA(awq_cuda_pack_checked(&g, codes, payload, nullptr, &found));
+            expect(found == 0xee, "every code invalid");
+        }
+    }
+    CUDA(cudaFree(codes));
+    CUDA(cudaFree(payload));
 }
 
 /* `bytes` bytes to an address that is or is not a multiple of 16, among others that must stay. */
@@ -393,10 +441,9 @@ static void check_huge()
 {
     const int64_t rows = 65536, cols = 81920, count = rows * cols, period_cols = 256, period = rows * period_cols;
     uint8_t *codes, *payload;
-    uint64_t *fault, found;
+    uint64_t found;
     CUDA(cudaMalloc(&codes, static_cast<size_t>(count)));
     CUDA(cudaMalloc(&payload, static_cast<size_t>(count / 2)));
-    CUDA(cudaMalloc(&fault, sizeof *fault));
     const std::vector<uint8_t> sample = fill_codes(codes, count, period);
     for (int packing = 0; packing < AWQ_PACKING_COUNT; packing++) {
         for (const CodesKind kind : {ROWS_MERGED, COLUMNS}) {
@@ -410,8 +457,7 @@ static void check_huge()
             std::vector<uint8_t> packed(static_cast<size_t>(period / 2));
             std::vector<uint8_t> copy = sample;
             reference(small, copy.data(), packed.data(), true);
-            CUDA(awq_cuda_pack(&g, codes, payload, fault, nullptr));
-            CUDA(awq_cuda_read_fault(fault, nullptr, &found));
+            CUDA(awq_cuda_pack_checked(&g, codes, payload, nullptr, &found));
             bool same = found == AWQ_CUDA_NO_FAULT;
             if (kind == COLUMNS) { /* payload rows repeat every 256 columns: spread the period over one row at a time */
                 const int64_t lines = l == AWQ_PACKING_V2 ? rows / 4 : rows;
@@ -434,8 +480,7 @@ static void check_huge()
             expect(is_periodic(codes, count, sample), name);
             const uint8_t bad = 16;
             CUDA(cudaMemcpy(codes + count - 3, &bad, 1, cudaMemcpyHostToDevice));
-            CUDA(awq_cuda_pack(&g, codes, payload, fault, nullptr));
-            CUDA(awq_cuda_read_fault(fault, nullptr, &found));
+            CUDA(awq_cuda_pack_checked(&g, codes, payload, nullptr, &found));
             const int64_t index = kind == COLUMNS ? (rows - 3) * cols + cols - 1 : count - 3;
             expect(found == (static_cast<uint64_t>(index) << 8 | bad), name);
             CUDA(cudaMemcpy(codes + count - 3, &sample[static_cast<size_t>((count - 3) % period)], 1,
@@ -444,7 +489,6 @@ static void check_huge()
     }
     CUDA(cudaFree(codes));
     CUDA(cudaFree(payload));
-    CUDA(cudaFree(fault));
 }
 
 int main(int argc, char **argv)
@@ -477,6 +521,8 @@ int main(int argc, char **argv)
     check_all(quick);
     check_capture();
     check_copies();
+    check_threads(quick ? 4 : 80, quick ? 3 : 200);
+    check_all_invalid(quick ? 512 : 4096);
     if (!quick) {
         check_errors(); /* the sanitizer would report these */
         check_huge();

@@ -37,7 +37,7 @@ struct Tuner {
         for (const awq_packing packing : {AWQ_PACKING_V1, AWQ_PACKING_V2}) {
             const awq_geometry g = make_geometry(packing, b.rows, b.cols, {}, columns ? COLUMNS : ROWS, DENSE);
             CUDA(cudaMalloc(&payloads[packing], static_cast<size_t>(b.codes_bytes / 2)));
-            CUDA(awq_cuda_pack(&g, codes, payloads[packing], nullptr, nullptr));
+            CUDA(awq_cuda_pack(&g, codes, payloads[packing], nullptr));
         }
         print_copy();
     }
@@ -77,13 +77,13 @@ struct Tuner {
     bool same(const uint8_t *a, const uint8_t *expected, int64_t bytes)
     {
         Comparison c = {reinterpret_cast<const uint64_t *>(a), reinterpret_cast<const uint64_t *>(expected),
-                        reinterpret_cast<unsigned long long *>(b.fault)};
+                        reinterpret_cast<unsigned long long *>(b.word)};
         uint64_t words = static_cast<uint64_t>(bytes / 8), different;
         void *arguments[] = {&c, &words};
-        CUDA(cudaMemset(b.fault, 0xff, 8));
+        CUDA(cudaMemset(b.word, 0xff, 8));
         CUDA(cudaLaunchKernel(compare, dim3(static_cast<unsigned>((words + 255) / 256)), dim3(256), arguments, 0,
                               nullptr));
-        CUDA(cudaMemcpy(&different, b.fault, 8, cudaMemcpyDeviceToHost));
+        CUDA(cudaMemcpy(&different, b.word, 8, cudaMemcpyDeviceToHost));
         return different == UINT64_MAX;
     }
 
