@@ -7,6 +7,7 @@ or, where blocks run down, along their columns.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import prod
 from typing import NamedTuple
@@ -129,10 +130,16 @@ FORMATS = (
 _BY_NUMBER = {(form.packing.value, form.reorder): form for form in FORMATS}
 
 
+def alternatives(words: Iterable[object]) -> str:
+    """ "a, b or c" """
+    *others, last = map(str, words)
+    return f"{', '.join(others)} or {last}" if others else last
+
+
 def format_of(number: int, reorder: bool = False) -> Format:
     """The row of a packing as the ops number it; ValueError when there is none. Only V1 heeds reorder."""
     form = _BY_NUMBER.get((number, reorder)) or _BY_NUMBER.get((number, False))
     if form is None:
         known = [f"{member.value} (AWQPacking.{member.name})" for member in AWQPacking]
-        raise ValueError(f"packing expects {' or '.join(known)}; got {number}")
+        raise ValueError(f"packing expects {alternatives(known)}; got {number}")
     return form

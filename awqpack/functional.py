@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 
 from . import _C
+from .formats import alternatives
 from .packing import AWQPacking
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ def _require_bool(name: str, value: object) -> None:
 def _number(packing: AWQPacking, reorder: bool) -> int:
     """Packing as the ops number it, once both arguments are known to be what they should be."""
     if not isinstance(packing, AWQPacking):
-        raise TypeError(f"packing expects {' or '.join(map(str, AWQPacking))}; got {packing!r}")
+        raise TypeError(f"packing expects {alternatives(AWQPacking)}; got {packing!r}")
     _require_bool("reorder", reorder)
     return packing.value
 

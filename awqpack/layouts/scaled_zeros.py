@@ -1,4 +1,4 @@
-"""Zeros stored as floats, -(scale * zero): gemv_fast's, llm-awq's and MLX's. Not every zero survives beside every scale."""
+"""Zeros stored as floats, -(scale * zero): gemv_fast, llm-awq and MLX. A zero can be lost beside a scale of 0."""
 
 from __future__ import annotations
 

@@ -75,6 +75,19 @@ static list_text packing_numbers(void)
     return list;
 }
 
+void awq_packing_names(char *text, size_t length)
+{
+    list_text list = {""};
+    for (int i = 0; i < AWQ_PACKING_COUNT; i++) {
+        if (is_named_first(i)) {
+            char item[48];
+            snprintf(item, sizeof item, "AWQPacking.%s", awq_packings[i].name);
+            add_to_list(&list, item, is_named_last(i) ? " or " : ", ");
+        }
+    }
+    snprintf(text, length, "%s", list.chars);
+}
+
 /* "V1 payloads are int32, V2 payloads are int16" */
 static list_text payload_dtypes(void)
 {

@@ -163,14 +163,10 @@ static int import_torch_objects(void)
         status = *objects[i].slot == NULL ? -1 : 0;
     }
     Py_XDECREF(torch);
-    awqpack.one = PyLong_FromLong(1);
-    awqpack.two = PyLong_FromLong(2);
     awqpack.plans = PyDict_New();
     awqpack.device_kinds = PyDict_New();
     awqpack.meta_codes = Py_BuildValue("{sOss}", "dtype", awqpack.uint8, "device", "meta");
-    return status < 0 || awqpack.one == NULL || awqpack.two == NULL || awqpack.plans == NULL || awqpack.device_kinds == NULL
-               ? -1
-               : 0;
+    return status < 0 || awqpack.plans == NULL || awqpack.device_kinds == NULL ? -1 : 0;
 }
 
 /* Clears an AttributeError, -1 for any other exception. */

@@ -78,10 +78,6 @@
     X(aten_to_copy)                                                    \
     X(aten_copy_)                                                      \
     X(rebuild)          /* what pickle calls to make a packed tensor */ \
-    X(packing_v1)                                                      \
-    X(packing_v2)                                                      \
-    X(one)                                                             \
-    X(two)                                                             \
     X(adopt_tensors)    /* makes tensors of handles; may be NULL */    \
     X(plans)            /* dict: OpOverload -> capsule of an op_plan */                 \
     X(device_kinds)     /* dict: torch.device -> awqpack_device_kind */
@@ -93,6 +89,9 @@ typedef struct awqpack_state {
         AWQPACK_NAMES(AWQPACK_FIELD)
     } names;
 #undef AWQPACK_FIELD
+    struct {
+        PyObject *member, *number; /* an AWQPacking and its value; strong references */
+    } packings[AWQ_PACKING_COUNT];
     const struct awqpack_dlpack_exchange *dlpack; /* NULL where torch has none */
 } awqpack_state;
 
@@ -110,6 +109,20 @@ PyObject *awqpack_pack_array(PyObject *module, PyObject *args);
 PyObject *awqpack_unpack_array(PyObject *module, PyObject *args);
 /* New ndarray with the codes of a payload that lies in CPU memory; NULL order means contiguous. */
 PyObject *awqpack_unpack_to_array(const awq_view *payload, awq_packing packing, const int64_t *order);
+
+/* packings.c: the packings as Python names them. */
+/* Takes the members of AWQPacking, once; -1 with an exception where one is missing. */
+int awqpack_set_packings(PyObject *packing_type);
+/* False, with an exception, unless packing is an AWQPacking; the functions below expect one. */
+int awqpack_check_packing(PyObject *packing);
+/* The row of a packing. */
+awq_packing awqpack_packing_of(PyObject *packing, PyObject *reorder);
+/* Packing as the ops number it: a borrowed int. */
+PyObject *awqpack_packing_number(PyObject *packing);
+/* The AWQPacking of a number, borrowed; NULL with an exception where there is none. */
+PyObject *awqpack_packing_member(int64_t number);
+/* torch's dtype of its payloads, borrowed. */
+PyObject *awqpack_payload_dtype(PyObject *packing);
 
 /* packed_fields.c: what a packed tensor records: its payload, and a tuple that every copy shares. */
 typedef struct packed_fields {
@@ -129,10 +142,6 @@ void packed_fields_clear(packed_fields *fields);
 int packed_fields_set(PyObject *self, PyObject *payload, PyObject *meta);
 /* The tuple that a packed tensor records beside its payload: a new reference. */
 PyObject *packed_meta_new(PyObject *packing, PyObject *reorder, PyObject *order, PyObject *size, PyObject *stride);
-/* Packing as the ops number it: a borrowed int. */
-PyObject *awqpack_packing_number(PyObject *packing);
-/* False, with an exception, unless packing is an AWQPacking. */
-int awqpack_check_packing(PyObject *packing);
 /* 1 and the sizes when `sequence` holds ndim plain ints, 0 when it holds symbolic ones, -1 with an exception. */
 int awqpack_read_ints(PyObject *sequence, const char *what, int64_t *values, Py_ssize_t *count);
 /* Stride order of a dense tensor: None when contiguous; NULL without an exception when the strides are not dense. */

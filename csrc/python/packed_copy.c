@@ -50,7 +50,7 @@ static PyObject *codes_to_copy(PyObject *packed, PyObject *payload, PyObject *so
 static int has_same_payload_layout(PyObject *target, const packed_fields *fields, PyObject *source,
                                    const packed_fields *other)
 {
-    if (fields->packing != other->packing || (fields->packing == awqpack.packing_v1 && fields->reorder != other->reorder)) {
+    if (awqpack_packing_of(fields->packing, fields->reorder) != awqpack_packing_of(other->packing, other->reorder)) {
         return 0;
     }
     PyObject *shape = PyObject_GetAttr(target, awqpack.names.shape);

@@ -63,20 +63,6 @@ PyObject *packed_meta_new(PyObject *packing, PyObject *reorder, PyObject *order,
     return meta;
 }
 
-PyObject *awqpack_packing_number(PyObject *packing)
-{
-    return packing == awqpack.packing_v2 ? awqpack.two : awqpack.one;
-}
-
-int awqpack_check_packing(PyObject *packing)
-{
-    if (packing == awqpack.packing_v1 || packing == awqpack.packing_v2) {
-        return 1;
-    }
-    PyErr_Format(PyExc_TypeError, "packing expects AWQPacking.V1 or AWQPacking.V2; got %R", packing);
-    return 0;
-}
-
 /* 1 and the value of a plain int, 0 for a torch.SymInt, -1 with an exception. */
 static int read_int(PyObject *item, int64_t *value)
 {

@@ -75,7 +75,7 @@ PyObject *packed_pack(PyObject *Py_UNUSED(module), PyObject *args)
     return result;
 }
 
-static int read_view(PyObject *payload, awq_packing layout, int64_t *sizes, int64_t *strides, awq_view *view)
+static int read_view(PyObject *payload, awq_packing packing, int64_t *sizes, int64_t *strides, awq_view *view)
 {
     Py_ssize_t ndim = 0, count;
     int status = -1;
@@ -84,7 +84,7 @@ static int read_view(PyObject *payload, awq_packing layout, int64_t *sizes, int6
     PyObject *pointer = PyObject_CallMethodObjArgs(payload, awqpack.names.data_ptr, NULL);
     if (shape != NULL && stride != NULL && pointer != NULL &&
         awqpack_read_ints(shape, "numpy", sizes, &ndim) > 0 && awqpack_read_ints(stride, "numpy", strides, &count) > 0) {
-        *view = (awq_view){PyLong_AsVoidPtr(pointer), sizes, strides, ndim, awq_payload_dtype(layout), ""};
+        *view = (awq_view){PyLong_AsVoidPtr(pointer), sizes, strides, ndim, awq_payload_dtype(packing), ""};
         status = PyErr_Occurred() ? -1 : 0;
     }
     Py_XDECREF(shape);
@@ -99,15 +99,13 @@ static PyObject *host_array(const packed_fields *fields)
     int64_t sizes[AWQ_MAX_DIMS], strides[AWQ_MAX_DIMS], order[AWQ_MAX_DIMS];
     awq_view view;
     const int is_contiguous = fields->order == Py_None;
-    const awq_packing layout = fields->packing == awqpack.packing_v2 ? AWQ_PACKING_V2
-                              : fields->reorder == Py_True         ? AWQ_PACKING_V1_REORDER
-                                                                   : AWQ_PACKING_V1;
+    const awq_packing packing = awqpack_packing_of(fields->packing, fields->reorder);
     if (!packed_check_payload(fields->payload, fields->packing) ||
-        read_view(fields->payload, layout, sizes, strides, &view) < 0 ||
+        read_view(fields->payload, packing, sizes, strides, &view) < 0 ||
         (!is_contiguous && awqpack_read_order(fields->order, (Py_ssize_t)view.ndim, order) < 0)) {
         return NULL;
     }
-    return awqpack_unpack_to_array(&view, layout, is_contiguous ? NULL : order);
+    return awqpack_unpack_to_array(&view, packing, is_contiguous ? NULL : order);
 }
 
 static PyObject *packed_numpy(PyObject *self, PyObject *args, PyObject *kwargs)

@@ -25,8 +25,7 @@ static PyObject *first_codes(const packed_fields *fields)
     if (flat == NULL) {
         goto done;
     }
-    /* One V1 word, or the one block of a quad of rows that V2 needs. */
-    const int items = fields->packing == awqpack.packing_v2 ? AWQ_BLOCK_CODES : 1;
+    const int items = awq_block_items(&awq_packings[awqpack_packing_of(fields->packing, fields->reorder)]);
     PyObject *rows = PyObject_CallMethod(flat, "narrow", "iii", 0, 0, 1);
     corner = rows == NULL ? NULL : PyObject_CallMethod(rows, "narrow", "iii", 1, 0, items);
     Py_XDECREF(rows);

@@ -22,7 +22,7 @@ int packed_check_payload(PyObject *data, PyObject *packing)
     PyObject *dtype = PyObject_GetAttr(data, awqpack.names.dtype);
     PyObject *layout = dtype == NULL ? NULL : PyObject_GetAttr(data, awqpack.names.layout);
     int ok = layout != NULL;
-    PyObject *expected = packing == awqpack.packing_v2 ? awqpack.int16 : awqpack.int32;
+    PyObject *expected = awqpack_payload_dtype(packing);
     if (ok && layout != awqpack.strided) {
         PyErr_Format(PyExc_ValueError, "AWQPackedTensor expects a dense payload; got layout %R", layout);
         ok = 0;
@@ -60,9 +60,9 @@ static int read_geometry(PyObject *data, PyObject *packing, PyObject *size, PyOb
         *shape = size;
         return awqpack_symbolic_strides(size, stride, order, dense);
     }
-    const awq_packing layout = packing == awqpack.packing_v2 ? AWQ_PACKING_V2 : AWQ_PACKING_V1;
-    const awq_view payload = {NULL, payload_sizes, NULL, payload_ndim, awq_payload_dtype(layout), ""};
-    if (!awq_check_payload(&payload, layout, expected, &error)) {
+    const awq_packing row = awqpack_packing_of(packing, Py_False); /* an order of columns changes no size */
+    const awq_view payload = {NULL, payload_sizes, NULL, payload_ndim, awq_payload_dtype(row), ""};
+    if (!awq_check_payload(&payload, row, expected, &error)) {
         awqpack_raise(&error);
         return -1;
     }
@@ -203,12 +203,11 @@ static PyObject *packed_unflatten(PyObject *Py_UNUSED(module), PyObject *args, P
                             "__tensor_unflatten__ expects _data, packing, reorder and stride_order; got %R and %R",
                             inner, metadata);
     }
-    const long number = PyLong_AsLong(packing);
-    if (number != 1 && number != 2) {
-        return PyErr_Occurred() ? NULL
-                                : PyErr_Format(PyExc_ValueError, "packing expects 1 (V1) or 2 (V2); got %ld", number);
+    const long long number = PyLong_AsLongLong(packing);
+    PyObject *member = number == -1 && PyErr_Occurred() ? NULL : awqpack_packing_member(number);
+    if (member == NULL) {
+        return NULL;
     }
-    PyObject *member = number == 2 ? awqpack.packing_v2 : awqpack.packing_v1;
     if (!PyBool_Check(reorder)) {
         return PyErr_Format(PyExc_TypeError, "reorder expects True or False; got %R", reorder);
     }
@@ -360,12 +359,8 @@ PyObject *awqpack_create_class(PyObject *Py_UNUSED(module), PyObject *args)
         PyErr_SetString(PyExc_RuntimeError, "AWQPackedTensor was already created");
         return NULL;
     }
-    PyObject *v1 = PyObject_GetAttrString(packing_type, "V1");
-    PyObject *v2 = v1 == NULL ? NULL : PyObject_GetAttrString(packing_type, "V2");
-    PyObject *type = v2 == NULL ? NULL : create_type(doc);
+    PyObject *type = awqpack_set_packings(packing_type) < 0 ? NULL : create_type(doc);
     if (type == NULL) {
-        Py_XDECREF(v1);
-        Py_XDECREF(v2);
         return NULL;
     }
     int status = add_descriptor(type, flatten_method.ml_name, PyDescr_NewMethod((PyTypeObject *)type, &flatten_method));
@@ -376,14 +371,10 @@ PyObject *awqpack_create_class(PyObject *Py_UNUSED(module), PyObject *args)
         status = add_descriptor(type, getter->name, PyDescr_NewGetSet((PyTypeObject *)type, getter));
     }
     if (status < 0) {
-        Py_DECREF(v1);
-        Py_DECREF(v2);
         Py_DECREF(type);
         return NULL;
     }
     Py_INCREF(rebuild);
-    awqpack.packing_v1 = v1;
-    awqpack.packing_v2 = v2;
     awqpack.rebuild = rebuild;
     awqpack.packed_type = type;
     Py_INCREF(type);

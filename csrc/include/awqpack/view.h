@@ -23,6 +23,9 @@ typedef struct awq_view {
 /* The packing that AWQPacking numbers so. False when none is. */
 bool awq_packing_from_number(int64_t number, bool reorder, awq_packing *packing, awq_error *error);
 
+/* Writes "AWQPacking.V1 or AWQPacking.V2" into text. */
+void awq_packing_names(char *text, size_t length);
+
 /* The payload's dtype. */
 awq_dtype awq_payload_dtype(awq_packing packing);
 
