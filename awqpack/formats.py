@@ -32,6 +32,7 @@ class Format:
     packing: AWQPacking
     reorder: bool
     suffix: str  # of a payload's name in files
+    since: int  # the version of the files' format that has it first
     dtype: torch.dtype  # of the payload
     rows: int  # of a block of codes
     cols: int
@@ -120,11 +121,13 @@ class Format:
 _V1 = (Digit(8, 0, 1),)
 _V1_REORDER = (Digit(2, 0, 1), Digit(4, 0, 2))
 _V2 = (Digit(4, 1, 0), Digit(2, 0, 32), Digit(8, 0, 1), Digit(4, 0, 8))
+_MARLIN = (Digit(8, 1, 0), Digit(4, 0, 2), Digit(4, 16, 0), Digit(2, 0, 1), Digit(2, 8, 0), Digit(2, 0, 8))
 
 FORMATS = (
-    Format(AWQPacking.V1, False, "awq_v1", torch.int32, 1, 8, False, _V1),
-    Format(AWQPacking.V1, True, "awq_v1_reorder", torch.int32, 1, 8, False, _V1_REORDER),
-    Format(AWQPacking.V2, False, "awq_v2", torch.int16, 4, 64, False, _V2),
+    Format(AWQPacking.V1, False, "awq_v1", 1, torch.int32, 1, 8, False, _V1),
+    Format(AWQPacking.V1, True, "awq_v1_reorder", 1, torch.int32, 1, 8, False, _V1_REORDER),
+    Format(AWQPacking.V2, False, "awq_v2", 1, torch.int16, 4, 64, False, _V2),
+    Format(AWQPacking.MARLIN, False, "awq_marlin", 2, torch.int32, 64, 16, True, _MARLIN),
 )
 
 _BY_NUMBER = {(form.packing.value, form.reorder): form for form in FORMATS}

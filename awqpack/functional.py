@@ -59,19 +59,20 @@ def pack(
 
     Args:
         codes: uint8 codes 0..15 of shape ``(..., out_features, in_features)``; a ``torch.Tensor`` or a
-            ``numpy.ndarray`` of any strides. ``in_features`` must be a multiple of 8 (V1) or 64 (V2), and for V2
-            ``out_features`` a multiple of 4.
-        packing: ``AWQPacking.V1`` (AutoAWQ gemm and gemv, compressed-tensors) or ``AWQPacking.V2`` (llm-awq,
-            AutoAWQ gemv_fast).
+            ``numpy.ndarray`` of any strides. ``in_features`` must be a multiple of 8 (V1), 64 (V2) or 16 (Marlin),
+            ``out_features`` of 4 (V2) or 64 (Marlin).
+        packing: ``AWQPacking.V1`` (AutoAWQ gemm and gemv, compressed-tensors), ``AWQPacking.V2`` (llm-awq,
+            AutoAWQ gemv_fast) or ``AWQPacking.MARLIN`` (what vLLM and others repack to).
         reorder: store the eight columns of a V1 word in the order 0, 2, 4, 6, 1, 3, 5, 7 (AutoAWQ gemm). It
-            never changes a V2 payload.
+            never changes another payload.
         validate: refuse codes above 15. When false only the low four bits of each code are packed.
         out: a buffer for the payload, of its exact shape and dtype, that does not overlap ``codes``; it saves the
             page faults of fresh memory. After an error its contents are unspecified.
 
     Returns:
         The payload: int32 ``(..., out_features, in_features / 8)`` for V1, int16
-        ``(..., out_features / 4, in_features)`` for V2; of the kind and on the device of ``codes``.
+        ``(..., out_features / 4, in_features)`` for V2, int32 ``(..., in_features / 16, 2 * out_features)`` for Marlin;
+        of the kind and on the device of ``codes``.
 
     Raises:
         ValueError: dtype, shape or strides do not fit, or a code is above 15 (the first one is named).
@@ -100,9 +101,9 @@ def unpack(
     """Unpacks a payload into its 4-bit codes: the inverse of :func:`pack`.
 
     Args:
-        payload: int32 (V1) or int16 (V2), of any strides; a ``torch.Tensor`` or a ``numpy.ndarray``.
+        payload: int32 (V1, Marlin) or int16 (V2), of any strides; a ``torch.Tensor`` or a ``numpy.ndarray``.
         packing: how the payload was packed.
-        reorder: whether it was packed with ``reorder``; V2 payloads ignore it.
+        reorder: whether it was packed with ``reorder``; only V1 heeds it.
         out: a uint8 buffer of the codes' exact shape that does not overlap ``payload``; may be column-major.
 
     Returns:

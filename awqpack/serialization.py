@@ -7,6 +7,8 @@ Format 1 of a safetensors file with packed tensors:
 - the file's metadata has the key ``awqpack``: JSON of
   ``{"version": 1, "tensors": {name: {"key", "packing", "reorder", "size", "stride"}}}``. Names that share one payload
   (tied weights) share its key.
+
+Format 2 is the same with ``name.awq_marlin``; a file without such a payload is of format 1, which older versions read.
 """
 
 from __future__ import annotations
@@ -18,11 +20,11 @@ from typing import Any
 
 import torch
 
-from .formats import format_of
+from .formats import FORMATS, format_of
 from .packing import AWQPacking
 from .tensor import AWQPackedTensor, rebuild_packed_tensor
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = max(form.since for form in FORMATS)
 _METADATA_KEY = "awqpack"
 
 
@@ -91,7 +93,8 @@ def save_file(
         stored[key] = value
     header = dict(metadata or {})
     if entries:
-        header[_METADATA_KEY] = json.dumps({"version": FORMAT_VERSION, "tensors": entries})
+        version = max(format_of(entry["packing"], entry["reorder"]).since for entry in entries.values())
+        header[_METADATA_KEY] = json.dumps({"version": version, "tensors": entries})
     safetensors.torch.save_file(stored, path, metadata=header or None)
 
 

@@ -16,8 +16,9 @@ _DOC = """A torch.Tensor of uint8 codes 0..15 that stores the payload AWQ kernel
 AWQPackedTensor(data, packing, reorder, size, stride, requires_grad=False)
 
 Args:
-    data: the payload: int32 ``(..., N, K / 8)`` for V1, int16 ``(..., N / 4, K)`` for V2.
-    packing: ``AWQPacking.V1`` or ``AWQPacking.V2``.
+    data: the payload: int32 ``(..., N, K / 8)`` for V1, int16 ``(..., N / 4, K)`` for V2, int32 ``(..., K / 16, 2 * N)``
+        for Marlin.
+    packing: an ``AWQPacking``.
     reorder: whether V1 words hold their columns in AutoAWQ's gemm order.
     size, stride: of the codes ``(..., N, K)``; strides of a dense tensor in any dimension order.
     requires_grad: must be false.

@@ -31,17 +31,33 @@ class Layout(NamedTuple):
 
     @property
     def payload_dtype(self):
-        return torch.int32 if self.packing is AWQPacking.V1 else torch.int16
+        return torch.int16 if self.packing is AWQPacking.V2 else torch.int32
+
+    @property
+    def block(self):
+        """Rows and columns of the codes that the packing keeps together."""
+        return {AWQPacking.V1: (1, 8), AWQPacking.V2: (4, 64), AWQPacking.MARLIN: (64, 16)}[self.packing]
+
+    def fit(self, shape):
+        """The least shape of whole blocks that holds this one."""
+        *batch, rows, cols = shape
+        return (*batch, *(-(-size // unit) * unit for size, unit in zip((rows, cols), self.block, strict=True)))
 
     def payload_shape(self, shape):
         *batch, rows, cols = shape
-        return (*batch, rows, cols // 8) if self.packing is AWQPacking.V1 else (*batch, rows // 4, cols)
+        shapes = {
+            AWQPacking.V1: (rows, cols // 8),
+            AWQPacking.V2: (rows // 4, cols),
+            AWQPacking.MARLIN: (cols // 16, 2 * rows),
+        }
+        return (*batch, *shapes[self.packing])
 
 
 LAYOUTS = {
     "v1": Layout(AWQPacking.V1, False),
     "v1_reorder": Layout(AWQPacking.V1, True),
     "v2": Layout(AWQPacking.V2, False),
+    "marlin": Layout(AWQPacking.MARLIN, False),
 }
 VARIANTS = _C.variants()
 HAS_CUDA = torch.cuda.is_available() and bool(awqpack.build_info()["cuda_archs"])
@@ -100,7 +116,7 @@ def random_codes(shape, seed=0):
 
 def random_payload(shape, layout, seed=0):
     """A contiguous payload array for codes of this shape: every bit pattern is valid."""
-    dtype = np.int32 if layout.packing is AWQPacking.V1 else np.int16
+    dtype = np.int16 if layout.packing is AWQPacking.V2 else np.int32
     info = np.iinfo(dtype)
     return np.random.default_rng(seed).integers(
         info.min, info.max, layout.payload_shape(shape), dtype=dtype, endpoint=True

@@ -193,13 +193,13 @@ def test_sparse_payload(kind, door):
     refused(TORCH_UNPACKERS[door], make(torch.ones(8, 8, dtype=torch.int32)), V1, words=words)
 
 
-NO_PACKINGS = [1, 2, "V1", None, AWQPacking, True]
+NO_PACKINGS = [1, 3, "V1", None, AWQPacking, True]
 
 
 @pytest.mark.parametrize("packing", NO_PACKINGS, ids=repr)
 def test_packing_that_is_no_awqpacking(packing):
     payload = torch.zeros(8, 8, dtype=torch.int32)
-    words = ["AWQPacking.V1 or AWQPacking.V2", repr(packing)]
+    words = ["AWQPacking.V1, AWQPacking.V2 or AWQPacking.MARLIN", repr(packing)]
     refused(awqpack.pack, torch_zeros(), packing, error=TypeError, words=words)
     refused(awqpack.pack, np.zeros((8, 64), np.uint8), packing, error=TypeError, words=words)
     refused(awqpack.unpack, payload, packing, error=TypeError, words=words)
@@ -253,7 +253,7 @@ def test_out_of_another_kind_or_device():
 @pytest.mark.parametrize("number", [0, 4, -1, 2**40])
 @pytest.mark.parametrize("where", ["cpu", "meta"])
 def test_packing_number_of_the_ops(number, where):
-    words = ["1 (AWQPacking.V1) or 2 (AWQPacking.V2)", str(number)]
+    words = ["1 (AWQPacking.V1), 2 (AWQPacking.V2) or 3 (AWQPacking.MARLIN)", str(number)]
     payload = torch.zeros(8, 8, dtype=torch.int32, device=where)
     refused(torch.ops.awqpack.pack.default, torch_zeros().to(where), number, False, words=words)
     refused(torch.ops.awqpack.unpack.default, payload, number, False, words=words)
@@ -305,7 +305,7 @@ def test_a_code_over_15_is_named(shape, values, named, order, device):
 
 @pytest.mark.parametrize("position", range(64))
 def test_a_code_over_15_is_seen_wherever_it_is(position, layout, variant):
-    codes = np.zeros((4, 64), np.uint8)
+    codes = np.zeros(layout.fit((4, 64)), np.uint8)
     codes[3, position] = 16
     words = [f"codes[3, {position}] is 16"]
     refused(awqpack._C.pack_array, codes, layout.number, layout.reorder, True, None, variant, words=words)
@@ -321,7 +321,7 @@ def test_codes_over_15_never_reach_a_packed_tensor(layout, device):
 
 
 def test_zero_sizes_are_valid(layout, device):
-    for shape in [(0, 64), (4, 0), (0, 0), (0, 4, 64), (2, 0, 64), (2, 4, 0)]:
+    for shape in map(layout.fit, [(0, 64), (4, 0), (0, 0), (0, 4, 64), (2, 0, 64), (2, 4, 0)]):
         codes = np.zeros(shape, np.uint8)
         payload_shape = layout.payload_shape(shape)
         array = awqpack.pack(codes, *layout)
@@ -338,12 +338,13 @@ def test_zero_sizes_are_valid(layout, device):
 
 
 def test_read_only_arrays_are_valid_input(layout):
-    codes = random_codes((8, 64))
+    shape = layout.fit((8, 64))
+    codes = random_codes(shape)
     codes.flags.writeable = False
     payload = awqpack.pack(codes, *layout)
     payload.flags.writeable = False
     unpacked = awqpack.unpack(payload, *layout)
-    assert_same(unpacked, random_codes((8, 64)))
+    assert_same(unpacked, random_codes(shape))
     assert unpacked.flags.writeable
 
 
@@ -514,7 +515,7 @@ def test_an_error_of_another_thread_becomes_none():
 
 
 def test_no_memory_is_a_memory_error(layout):
-    payload = torch.zeros(1, 64, dtype=layout.payload_dtype).expand(2**50, 64)
+    payload = torch.zeros(1, 128, dtype=layout.payload_dtype).expand(2**50, 128)
     for call in (awqpack.unpack, lambda p, *how: AWQPackedTensor.pack(awqpack.unpack(p, *how))):
         refused(call, payload, *layout, error=MemoryError, words=["could not allocate", "torch.uint8"])
 

@@ -80,7 +80,7 @@ def test_other_ops_on_column_major_codes(layout):
 
 def test_mixed_with_another_packing():
     packed = [packed_tensor(layout) for layout in LAYOUTS.values()]
-    assert is_plain(torch.cat(packed), torch.cat([torch_codes()] * 3))
+    assert is_plain(torch.cat(packed), torch.cat([torch_codes()] * len(LAYOUTS)))
 
 
 @pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad])

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from checkpoints import REFERENCE_NAMES, reference
 from shared import LAYOUTS, REFERENCE, assert_same, pack_array, unpack_array
 
 import awqpack
@@ -28,7 +29,24 @@ def payload(payload_name):
 
 def test_the_vectors_cover_every_layout():
     counts = {name: sum(key.endswith(f"/{name}") for key in REFERENCE.files) for name in ("codes", *LAYOUTS)}
-    assert counts == {"codes": 15, "v1": 15, "v1_reorder": 15, "v2": 10}
+    assert counts == {"codes": 15, "v1": 15, "v1_reorder": 15, "v2": 10, "marlin": 0}
+
+
+def test_marlin_is_what_an_engine_makes_of_a_layer(device, variant):
+    """The layers whose rows are whole blocks; vLLM's own code made the payloads."""
+    layout, seen = LAYOUTS["marlin"], 0
+    for name in REFERENCE_NAMES:
+        tensors = reference(name)[2]
+        if "marlin.qweight" not in tensors:
+            continue
+        seen += 1
+        codes, payload = tensors["codes"], tensors["marlin.qweight"]
+        assert_same(pack_array(codes.numpy(), layout, variant=variant), payload.numpy())
+        assert_same(unpack_array(payload.numpy(), layout, variant=variant), codes.numpy())
+        assert_same(awqpack.pack(codes.to(device), *layout).cpu(), payload)
+        assert_same(awqpack.unpack(payload.to(device), *layout).cpu(), codes)
+        assert_same(awqpack.ops.portable.pack(codes, layout.number, False), payload)
+    assert seen == 2
 
 
 @vectors

@@ -53,13 +53,16 @@ def test_strides_are_kept(path):
     assert torch.equal(weight.unpack(), codes)
 
 
-@pytest.mark.parametrize(("name", "suffix"), [("v1", "awq_v1"), ("v1_reorder", "awq_v1_reorder"), ("v2", "awq_v2")])
-def test_any_reader_sees_the_payload(path, name, suffix):
+@pytest.mark.parametrize(
+    ("name", "suffix", "version"),
+    [("v1", "awq_v1", 1), ("v1_reorder", "awq_v1_reorder", 1), ("v2", "awq_v2", 1), ("marlin", "awq_marlin", 2)],
+)
+def test_any_reader_sees_the_payload(path, name, suffix, version):
     packed = packed_tensor(LAYOUTS[name])
     awqpack.save_file({"layer.weight": packed}, path)
     metadata, tensors = read_header(path)
     assert torch.equal(tensors[f"layer.weight.{suffix}"], packed.payload)
-    assert json.loads(metadata["awqpack"])["version"] == 1
+    assert json.loads(metadata["awqpack"])["version"] == version
 
 
 def test_tied_weights_are_stored_once(path):
@@ -79,8 +82,8 @@ def test_files_of_others_load_as_they_are(path):
 
 def test_a_newer_format_is_refused(path):
     awqpack.save_file({"w": packed_tensor(LAYOUTS["v1"])}, path)
-    write_header(path, lambda header: header.update(version=2))
-    with pytest.raises(ValueError, match=r"format 2; this awqpack reads up to 1"):
+    write_header(path, lambda header: header.update(version=3))
+    with pytest.raises(ValueError, match=r"format 3; this awqpack reads up to 2"):
         awqpack.load_file(path)
 
 

@@ -37,6 +37,7 @@ V1_SHAPES = [
     (130, 520),
     (33, 32776),
 ]
+MARLIN_SHAPES = [(64, 16), (64, 272), (128, 48), (192, 144), (320, 80), (64, 8208)]
 V2_SHAPES = [(4, 64), (8, 128), (12, 192), (64, 64), (68, 320), (132, 576), (4, 33024), (260, 128)]
 BATCHES = [(5, 3, 64), (2, 3, 4, 64), (1, 1, 8, 64), (3, 1, 2, 4, 128), (2, 2, 2, 4, 64)]
 
@@ -50,8 +51,10 @@ def samples(shape, layout):
 
 
 def shapes_of(layout):
-    batches = [s for s in BATCHES if layout.packing is AWQPacking.V1 or s[-2] % 4 == 0]
-    return (V1_SHAPES if layout.packing is AWQPacking.V1 else V2_SHAPES) + batches
+    batches = [s for s in BATCHES if layout.fit(s) == s] or [layout.fit(s) for s in BATCHES[1:]]
+    return {AWQPacking.V1: V1_SHAPES, AWQPacking.V2: V2_SHAPES, AWQPacking.MARLIN: MARLIN_SHAPES}[
+        layout.packing
+    ] + batches
 
 
 @pytest.fixture(params=list(Memory), ids=lambda memory: memory.value)
@@ -113,7 +116,7 @@ def test_inputs_are_not_written(layout, variant, memory):
 
 @pytest.mark.parametrize("offset", range(1, 17))
 def test_every_alignment(offset, layout, variant):
-    shape = (8, 192)
+    shape = layout.fit((8, 192))
     codes, payload = random_codes(shape), random_payload(shape, layout)
 
     def shifted(array):
@@ -149,9 +152,9 @@ def test_outputs_large_enough_to_stream(layout, variant, order, offset):
 def test_expanded_input(layout, variant):
     row, column = random_codes((1, 64)), random_codes((64, 1))
     for codes in (
-        np.broadcast_to(row, (72, 64)),
+        np.broadcast_to(row, layout.fit((72, 64))),
         np.broadcast_to(column, (64, 128)),
-        np.broadcast_to(row[:, :1], (68, 64)),
+        np.broadcast_to(row[:, :1], layout.fit((68, 64))),
     ):
         expected = pack_array(np.ascontiguousarray(codes), layout, variant="scalar")
         assert_same(pack_array(codes, layout, variant=variant), expected)
@@ -168,7 +171,7 @@ def test_without_the_check_only_the_low_nibble_is_packed(layout, variant, order)
 
 def test_without_the_check_a_large_code_changes_its_own_nibble_alone(layout, variant):
     for column in range(64):
-        codes = np.full((4, 64), 5, np.uint8)
+        codes = np.full(layout.fit((4, 64)), 5, np.uint8)
         codes[2, column] = 0xF9
         back = unpack_array(pack_array(codes, layout, validate=False, variant=variant), layout, variant=variant)
         codes[2, column] = 9
@@ -198,12 +201,11 @@ def views(draw, shape, dtype):
 @strategies.composite
 def cases(draw):
     layout = LAYOUTS[draw(strategies.sampled_from(sorted(LAYOUTS)))]
-    is_v2 = layout.packing is AWQPacking.V2
-    rows = draw(strategies.integers(0, 70)) * (4 if is_v2 else 1)
-    cols = draw(strategies.integers(0, 5)) * 64 if is_v2 else draw(strategies.integers(0, 40)) * 8
+    rows = draw(strategies.integers(0, max(70 // layout.block[0], 3))) * layout.block[0]
+    cols = draw(strategies.integers(0, 320 // layout.block[1])) * layout.block[1]
     batch = draw(strategies.lists(strategies.integers(1, 3), max_size=3))
     shape = (*batch, rows, cols)
-    payload_dtype = np.int16 if is_v2 else np.int32
+    payload_dtype = np.int16 if layout.packing is AWQPacking.V2 else np.int32
     return (
         layout,
         shape,
@@ -235,7 +237,8 @@ def test_any_shape_and_strides(case):
     strategies.data(),
 )
 def test_an_invalid_code_is_found_in_any_view(name, quads, blocks, data):
-    layout, shape = LAYOUTS[name], (4 * quads, 64 * blocks)
+    layout = LAYOUTS[name]
+    shape = layout.fit((4 * quads, 64 * blocks))
     _, codes = data.draw(views(shape, np.uint8))
     codes[...] = random_codes(shape)
     index = tuple(data.draw(strategies.integers(0, size - 1)) for size in shape)

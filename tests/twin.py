@@ -1,4 +1,6 @@
-"""The layouts of csrc/include/awqpack/layout.h as slow, obvious loops over rows, columns and nibbles."""
+"""The packings as slow, obvious loops over rows, columns and nibbles, by their formulas."""
+
+from itertools import product
 
 import numpy as np
 
@@ -15,6 +17,11 @@ def places(rows, cols, packing, reorder):
                 for i in range(8):
                     yield n, 8 * j + V1_COLUMNS[reorder][i], n, j, i
         return
+    if packing is AWQPacking.MARLIN:
+        for n64, k16, lane, j, b in product(range(rows // 64), range(cols // 16), range(32), range(4), range(8)):
+            n = 64 * n64 + 16 * j + lane // 4 + 8 * (b // 2 % 2)
+            yield n, 16 * k16 + 2 * (lane % 4) + 8 * (b % 2) + b // 4, k16, 128 * n64 + 4 * lane + j, b
+        return
     for n in range(rows):
         for block in range(cols // 64):
             for h in range(2):
@@ -27,21 +34,31 @@ def places(rows, cols, packing, reorder):
 def pack(codes, packing, reorder):
     """The payload of codes (..., N, K): only their low nibbles, as with validate=False."""
     *batch, rows, cols = codes.shape
-    is_v1 = packing is AWQPacking.V1
-    payload = np.zeros((*batch, rows, cols // 8) if is_v1 else (*batch, rows // 4, cols), np.int64)
+    shapes = {
+        AWQPacking.V1: (rows, cols // 8),
+        AWQPacking.V2: (rows // 4, cols),
+        AWQPacking.MARLIN: (cols // 16, 2 * rows),
+    }
+    payload = np.zeros((*batch, *shapes[packing]), np.int64)
     for index in np.ndindex(*batch):
         matrix = codes[index].tolist()
         words = payload[index].tolist()
         for n, k, row, column, nibble in places(rows, cols, packing, reorder):
             words[row][column] |= (matrix[n][k] & 15) << (4 * nibble)
         payload[index] = np.array(words, np.int64).reshape(payload.shape[len(batch) :])
-    return payload.astype(np.uint32).view(np.int32) if is_v1 else payload.astype(np.uint16).view(np.int16)
+    is_v2 = packing is AWQPacking.V2
+    return payload.astype(np.uint16).view(np.int16) if is_v2 else payload.astype(np.uint32).view(np.int32)
 
 
 def unpack(payload, packing, reorder):
     """The codes of a payload: every nibble back at the place it came from."""
-    *batch, rows, cols = payload.shape
-    rows, cols = (rows, cols * 8) if packing is AWQPacking.V1 else (rows * 4, cols)
+    *batch, lines, items = payload.shape
+    shapes = {
+        AWQPacking.V1: (lines, items * 8),
+        AWQPacking.V2: (lines * 4, items),
+        AWQPacking.MARLIN: (items // 2, lines * 16),
+    }
+    rows, cols = shapes[packing]
     codes = np.zeros((*batch, rows, cols), np.uint8)
     for index in np.ndindex(*batch):
         words = payload[index].tolist()

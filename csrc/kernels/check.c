@@ -61,7 +61,12 @@ static bool is_named_first(int packing)
     return packing == 0 || awq_packings[packing].number != awq_packings[packing - 1].number;
 }
 
-/* "1 (AWQPacking.V1) or 2 (AWQPacking.V2)" */
+static bool is_named_last(int packing)
+{
+    return awq_packings[packing].number == awq_packings[AWQ_PACKING_COUNT - 1].number;
+}
+
+/* "1 (AWQPacking.V1), 2 (AWQPacking.V2) or ..." */
 static list_text packing_numbers(void)
 {
     list_text list = {""};
@@ -69,7 +74,7 @@ static list_text packing_numbers(void)
         if (is_named_first(i)) {
             char item[48];
             snprintf(item, sizeof item, "%d (AWQPacking.%s)", awq_packings[i].number, awq_packings[i].name);
-            add_to_list(&list, item, " or ");
+            add_to_list(&list, item, is_named_last(i) ? " or " : ", ");
         }
     }
     return list;
