@@ -143,6 +143,20 @@ def test_symmetric_checkpoints_stay_symmetric(target, tmp_path):
     assert not found.problems
     assert ("fc.weight_zero_point" in load_file(tmp_path / "out" / "model.safetensors")) is False
     checkpoint.convert(tmp_path / "out", tmp_path / "back", "gemm")
+    if target == "compressed-tensors":  # which tells zeros that are stored from none: they are
+        edit_quantization(tmp_path / "back", zero_point=False)
+        edit_quantization(given)
+    assert contents(tmp_path / "back") == contents(given)
+
+
+def test_zeros_that_are_stored_are_said_to_be_there(tmp_path):
+    """vLLM's awq_marlin asks for zero_point true, and otherwise takes its slower kernel, for float16 alone."""
+    layers = {"fc": random_layer(64, 256, symmetric=True)}
+    given = write_checkpoint(tmp_path / "given", "compressed-tensors", layers, {}, shards=1, symmetric=True)
+    checkpoint.convert(given, tmp_path / "out", "gemm")
+    assert quantization_of(tmp_path / "out")["zero_point"] is True
+    assert "fc.qzeros" in load_file(tmp_path / "out" / "model.safetensors")
+    checkpoint.convert(tmp_path / "out", tmp_path / "back", "compressed-tensors")
     assert contents(tmp_path / "back") == contents(given)
 
 
@@ -202,7 +216,7 @@ def test_the_older_quant_config(tmp_path):
     assert not (tmp_path / "ct" / "quant_config.json").exists()
     written = json.loads((tmp_path / "ct" / "config.json").read_text())
     expected = quantization_config("compressed-tensors", not_converted=None)
-    expected["ignore"].append("visual.blocks.0.qkv")
+    expected["ignore"].append(r"re:(.*\.)?visual\.blocks\.0\.qkv$")
     assert written == {"a": 1, "quantization_config": expected}
 
 
@@ -255,8 +269,8 @@ def test_part_of_a_name_that_quantized_layers_contain(tmp_path):
     assert quantization_of(tmp_path / "out")["ignore"] == [
         "lm_head",
         "re:.*visual.*",
-        "model.layers.0.mlp.gate",
-        "model.layers.1.mlp.gate",
+        r"re:(.*\.)?model\.layers\.0\.mlp\.gate$",
+        r"re:(.*\.)?model\.layers\.1\.mlp\.gate$",
     ]
 
 
@@ -272,8 +286,8 @@ def test_linears_that_are_not_quantized_are_ignored(tmp_path):
     checkpoint.convert(given, tmp_path / "out", "compressed-tensors")
     assert quantization_of(tmp_path / "out")["ignore"] == [
         "lm_head",
-        "model.layers.0.mlp.gate",
-        "model.layers.1.mlp.gate",
+        r"re:(.*\.)?model\.layers\.0\.mlp\.gate$",
+        r"re:(.*\.)?model\.layers\.1\.mlp\.gate$",
     ]
 
 
@@ -328,7 +342,7 @@ def test_links_to_directories_and_empty_directories_are_kept(tmp_path):
     (given / "code").symlink_to("../code")
     (given / "nothing").mkdir()
     checkpoint.convert(given, tmp_path / "out", "gemv")
-    assert os.readlink(tmp_path / "out" / "code") == "../code"
+    assert os.readlink(tmp_path / "out" / "code") == str(tmp_path / "code")
     assert (tmp_path / "out" / "nothing").is_dir()
     assert checkpoint.verify(given, tmp_path / "out").is_equal
     (tmp_path / "out" / "code").unlink()

@@ -184,7 +184,7 @@ def flip_lowest_code(qweight):
             lambda out: (out / "config.json").write_text(
                 (out / "config.json").read_text(encoding="utf-8").replace('"visual"', '"other"'), encoding="utf-8"
             ),
-            r"the quantization_config: not_converted \['visual'\] and \['other'\]",
+            r"the quantization_config: leaves out visual.blocks.0.qkv and nothing",
         ),
     ],
 )

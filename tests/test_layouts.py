@@ -7,7 +7,17 @@ import torch
 from checkpoints import LAYOUT_NAMES, REFERENCE_NAMES, random_layer, reference
 from shared import assert_same
 
-from awqpack.layouts import LAYOUTS, Layer, LayoutError, TensorSpec, detect, layout_of_config, relayout, relayout_runs
+from awqpack.layouts import (
+    LAYOUTS,
+    Layer,
+    LayoutError,
+    QuantizationConfig,
+    TensorSpec,
+    detect,
+    layout_of_config,
+    relayout,
+    relayout_runs,
+)
 
 
 def specs_of(tensors):
@@ -96,6 +106,59 @@ def test_runs_are_the_payload(source, target, chunk, monkeypatch):
     assert_same(torch.cat(runs), other.pack(codes))
 
 
+def parts(**change):
+    layer = random_layer(64, 256)
+    return {"codes": layer.codes, "scales": layer.scales, "zeros": layer.zeros, "group_size": 128} | change
+
+
+WRONG_LAYERS = {
+    "group size": (
+        lambda p: {"group_size": 64},
+        r"scales expects .* \(64, 4\) for groups of 64; got float16 \(64, 2\)",
+    ),
+    "no group size": (lambda p: {"group_size": -1}, "group_size expects a divisor of the 256 columns of codes; got -1"),
+    "cut columns": (lambda p: {"group_size": 48}, "group_size expects a divisor of the 256 columns of codes; got 48"),
+    "wide scales": (
+        lambda p: {"scales": p["scales"].double()},
+        "scales expects float16, bfloat16 or float32 .* float64",
+    ),
+    "few scales": (lambda p: {"scales": p["scales"][:32]}, r"scales expects .* \(64, 2\) .* got float16 \(32, 2\)"),
+    "infinite": (lambda p: {"scales": p["scales"] / 0}, r"scales expects numbers; scales\[0, 0\] is inf"),
+    "few zeros": (
+        lambda p: {"zeros": p["zeros"][:, :1]},
+        r"zeros expects uint8 \(64, 2\), as scales; got uint8 \(64, 1\)",
+    ),
+    "large zeros": (lambda p: {"zeros": p["zeros"] | 16}, r"zeros expects 0..15; zeros\[0, 0\] is"),
+    "float zeros": (lambda p: {"zeros": p["zeros"].half()}, "zeros expects uint8 .* got float16"),
+    "long bias": (lambda p: {"bias": torch.zeros(65)}, r"bias expects floats of shape \(64,\); got float32 \(65,\)"),
+    "whole bias": (lambda p: {"bias": torch.zeros(64).int()}, r"bias expects floats of shape \(64,\); got int32"),
+    "signed codes": (lambda p: {"codes": p["codes"].char() - 8}, r"int8, which holds signed codes: \(codes \+ 8\)"),
+    "experts": (lambda p: {"codes": p["codes"][None]}, "codes expects uint8 .*, the codes of one layer or expert; got"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_LAYERS)
+def test_a_layer_is_checked_when_it_is_made(name):
+    """What no layout could store so that a reader takes it."""
+    change, text = WRONG_LAYERS[name]
+    with pytest.raises(LayoutError, match=text):
+        Layer(**parts(**change(parts())))
+
+
+@pytest.mark.parametrize("layout", LAYOUT_NAMES)
+def test_zeros_that_are_not_given(layout):
+    """A symmetric layer: all are 8, and stored unless its readers then look for none."""
+    layer = Layer(**parts(zeros=None))
+    assert layer.is_symmetric
+    tensors = LAYOUTS[layout].encode(layer)
+    assert ("weight_zero_point" in tensors) is False
+    assert (LAYOUTS[layout].names["zeros"] in tensors) == (layout != "compressed-tensors")
+    tensors.pop(LAYOUTS[layout].names["zeros"], None)
+    again = LAYOUTS[layout].decode(tensors, 128)
+    assert (again.is_symmetric, again.has_zeros) == (True, False)
+    assert_same(again.codes.contiguous(), layer.codes)
+
+
 def test_a_layer_without_zeros_is_symmetric():
     layer = random_layer(16, 128, symmetric=True)
     assert layer.is_symmetric
@@ -113,7 +176,6 @@ def test_a_layer_without_zeros_is_symmetric():
         ("gemm", (12, 64), 64, "out_features 12 is not a multiple of 8"),
         ("compressed-tensors", (12, 64), 64, "out_features 12 is not a multiple of 8"),
         ("gemv", (16, 192), 96, "group size 96 is none of 32, 64 and 128 or more"),
-        ("gemm", (16, 128), 48, "in_features 128 is not a multiple of the group size 48"),
     ],
 )
 def test_what_a_layout_cannot_hold(layout, shape, group_size, reason):
@@ -218,6 +280,84 @@ def test_layout_of_a_configuration(config, layout):
 def test_configurations_of_others(config, text):
     with pytest.raises(LayoutError, match=text):
         layout_of_config(config)
+
+
+AWQ_CONFIG = {
+    "bits": 4,
+    "group_size": 64,
+    "modules_to_not_convert": ["visual"],
+    "quant_method": "awq",
+    "version": "gemm",
+    "zero_point": True,
+}
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [
+        ({}, AWQ_CONFIG),
+        ({"quant_method": "gptq", "desc_act": True}, AWQ_CONFIG),
+        ({"version": "gemv"}, AWQ_CONFIG),
+        (AWQ_CONFIG | {"group_size": 128, "bits": 3, "modules_to_not_convert": None}, AWQ_CONFIG),
+        (AWQ_CONFIG | {"modules_to_not_convert": ["other"], "do_fuse": True}, AWQ_CONFIG | {"do_fuse": True}),
+        (
+            {"w_bit": 4, "q_group_size": 128, "version": "GEMV"},
+            {
+                "w_bit": 4,
+                "q_group_size": 64,
+                "version": "GEMM",
+                "zero_point": True,
+                "modules_to_not_convert": ["visual"],
+            },
+        ),
+        (
+            {"quant_method": "awq", "format": "gemv_fast", "checkpoint_format": "gemv_fast", "pack_dtype": "int16"},
+            {key: value for key, value in AWQ_CONFIG.items() if key != "version"}
+            | {"format": "gemm", "checkpoint_format": "gemm", "pack_dtype": "int32"},
+        ),
+    ],
+)
+def test_an_awq_configuration_says_what_it_is_told(raw, expected):
+    """Whatever the configuration it comes from says, whose other keys stay."""
+    assert LAYOUTS["gemm"].write_config(QuantizationConfig(64, False, ("visual",), raw)) == expected
+
+
+@pytest.mark.parametrize(("raw", "zero_point"), [({}, True), ({"quant_method": "awq", "zero_point": False}, False)])
+def test_zero_point_of_a_symmetric_model(raw, zero_point):
+    """Zeros are stored, and said to be: unless the model said otherwise all along."""
+    assert LAYOUTS["gemv"].write_config(QuantizationConfig(64, True, None, raw))["zero_point"] is zero_point
+
+
+@pytest.mark.parametrize("layout", LAYOUT_NAMES)
+@pytest.mark.parametrize("has_head", [False, True])
+def test_a_quantized_head_is_said(layout, has_head):
+    written = LAYOUTS[layout].write_config(QuantizationConfig(64, False, None, {}, has_head=has_head))
+    if layout == "compressed-tensors":
+        assert ("lm_head" in written["ignore"]) is not has_head
+    else:
+        assert written.get("lm_head", False) is has_head
+        assert LAYOUTS[layout].read_config(written).has_head is has_head
+
+
+AUTO_ROUND = {
+    "quant_method": "auto-round",
+    "packing_format": "auto_round:auto_awq",
+    "bits": 4,
+    "group_size": 64,
+    "sym": False,
+    "extra_config": {"mlp.gate": {"bits": 16}},
+}
+
+
+def test_auto_rounds_awq_format_is_gemm():
+    assert layout_of_config(AUTO_ROUND).name == "gemm"
+    read = LAYOUTS["gemm"].read_config(AUTO_ROUND)
+    assert (read.group_size, read.is_symmetric, read.not_converted) == (64, False, ("mlp.gate",))
+    eight = AUTO_ROUND | {"extra_config": {"model.fc": {"bits": 8}}}
+    with pytest.raises(LayoutError, match=r"extra_config expects layers of 4 bits, or 16; model\.fc has 8"):
+        LAYOUTS["gemm"].read_config(eight)
+    with pytest.raises(LayoutError, match="'auto-round': "):
+        layout_of_config(AUTO_ROUND | {"packing_format": "auto_round:auto_gptq"})
 
 
 SCHEME = {"num_bits": 4, "type": "int", "symmetric": False, "strategy": "group", "group_size": 64}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
@@ -11,6 +9,7 @@ from pathlib import Path
 import torch
 
 from ..layouts import Layout, relayout, relayout_runs
+from .files import copy_entry
 from .layers import SourceLayer
 from .plan import Plan
 from .workers import Buffers, run_all
@@ -35,7 +34,7 @@ def carry_out(
     is_file = plan.source.files.is_file
     folder = content.parent if is_file else content
     for path in plan.others:
-        _copy_other(plan.source.path / path, content / path)
+        copy_entry(plan.source.path, path, content / path)
     _write_tensors(plan, folder, device, on_bytes, on_file)
     if is_file:
         (folder / plan.files[0].name).rename(content)
@@ -44,16 +43,6 @@ def carry_out(
     index = plan.index()
     for name, text in {**texts, **({} if index is None else dict([index]))}.items():
         (content / name).write_text(text, encoding="utf-8")
-
-
-def _copy_other(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if source.is_dir() and source.is_symlink():
-        target.symlink_to(os.readlink(source))
-    elif source.is_dir():
-        target.mkdir()
-    else:
-        shutil.copy2(source, target)
 
 
 def _write_tensors(

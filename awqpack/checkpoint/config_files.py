@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,80 +16,171 @@ from .json_files import dump_like, read_json
 CONFIG_KEY = "quantization_config"
 OLD_CONFIG_KEY = "compression_config"  # llm-compressor's, before that name was common
 CONFIG_FILE = "config.json"
-LEGACY_CONFIG_FILE = "quant_config.json"  # AutoAWQ before 0.1.7
+AUTOAWQ_FILE = "quant_config.json"
+GPTQMODEL_FILE = "quantize_config.json"
+_OWN_FILES = (AUTOAWQ_FILE, GPTQMODEL_FILE)  # that are about quantization alone
 
 
 @dataclass(frozen=True)
-class FoundConfig:
-    """A quantization_config, the file it stands in, and the keys that lead to it there."""
+class Place:
+    """A quantization_config, the file it stands in, and the keys that lead to it there: none for a file of its own."""
 
-    path: Path
+    file: str
     keys: tuple[str, ...]
-    content: dict[str, Any]  # of the whole file
-    text: str
     quantization: dict[str, Any]
 
+    def __str__(self) -> str:
+        return f"{self.file}: {'.'.join(self.keys)}" if len(self.keys) > 1 else self.file
+
     def read(self) -> tuple[Layout, QuantizationConfig]:
-        """The layout that it names, and what it says. Raises CheckpointError for what no layout holds."""
+        """The layout that it names, and what it says. Raises LayoutError for what no layout holds."""
+        layout = layout_of_config(self.quantization)
+        return layout, layout.read_config(self.quantization)
+
+
+class ConfigFiles:
+    """What the files of a folder say of its quantization.
+
+    Attributes:
+        folder: where they are.
+        files: content and text of each that is there, by name.
+        places: every quantization_config in them; the first one is what counts.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        """Reads what is there; without a folder, nothing. Raises CheckpointError for a file that is not JSON."""
+        self.folder = folder
+        self.files: dict[str, tuple[dict[str, Any], str]] = {}
+        self.places: list[Place] = []
+        if folder is None:
+            return
+        for name in (CONFIG_FILE, *_OWN_FILES):
+            if (folder / name).is_file():
+                self.files[name] = read_json(folder / name)
+        if CONFIG_FILE in self.files:
+            self.places += _places_in(folder / CONFIG_FILE, self.files[CONFIG_FILE][0])
+        for name in _OWN_FILES:
+            if name in self.files:
+                content = self.files[name][0]
+                method = {"quant_method": content.get("method", "gptq")} if name == GPTQMODEL_FILE else {}
+                self.places.append(Place(name, (), method | content))
+
+    @property
+    def path(self) -> Path | None:
+        """The file whose word counts."""
+        return self.folder / self.places[0].file if self.folder is not None and self.places else None
+
+    def read(self, wish: Layout | None) -> tuple[Layout, QuantizationConfig, list[str]] | None:
+        """The layout, what is said, and where two places disagree; None without a configuration.
+
+        Args:
+            wish: the layout, whatever the configuration says; None asks it.
+
+        Raises:
+            CheckpointError: the first place says what no layout holds.
+        """
+        if not self.places:
+            return None
+        first = self.places[0]
         try:
-            layout = layout_of_config(self.quantization)
-            return layout, layout.read_config(self.quantization)
+            if wish is None:
+                layout, config = first.read()
+            else:
+                layout, config = wish, _read_as(wish, first)
         except LayoutError as error:
-            raise CheckpointError(f"{self.path}: {error}") from None
+            raise CheckpointError(f"{self.folder}/{first}: {error}") from None
+        return layout, config, [] if wish is not None else self._problems(layout, config)
 
-    def without_quantization(self) -> dict[str, Any]:
-        """The rest of the file."""
-        if not self.keys:
-            return {}
-        if len(self.keys) == 1:  # also where an older name is replaced
-            return {key: value for key, value in self.content.items() if key != self.keys[0]}
-        nested = dict(self.content[self.keys[0]])
-        del nested[self.keys[1]]
-        return {**self.content, self.keys[0]: nested}
+    def _problems(self, layout: Layout, config: QuantizationConfig) -> list[str]:
+        problems = []
+        for place in self.places[1:]:
+            try:
+                other, says = place.read()
+            except LayoutError as error:
+                problems.append(f"{place}: {error}")
+                continue
+            pairs = {
+                "layout": (layout.name, other.name),
+                "group_size": (config.group_size, says.group_size),
+                "zero_point": (not config.is_symmetric, not says.is_symmetric),
+            }
+            problems += [
+                f"{place}: says {what} {theirs}; {self.places[0]} says {ours}"
+                for what, (ours, theirs) in pairs.items()
+                if ours != theirs
+            ]
+        return problems
+
+    def rewritten(self, layout: Layout, config: QuantizationConfig) -> dict[str, str | None]:
+        """Text of each file for this layout, by its name; None for one that is left out."""
+        contents = {name: copy.deepcopy(content) for name, (content, _) in self.files.items()}
+        has_place = False
+        texts: dict[str, str | None] = {}
+        for place in self.places:
+            written = layout.write_config(dataclasses.replace(config, raw=place.quantization))
+            if place.keys:
+                _replace(contents[place.file], place.keys, written)
+                has_place = True
+            elif place.file in layout.config_files:
+                contents[place.file] = written
+                has_place = True
+            else:  # its readers would take the new tensors for the old ones
+                del contents[place.file]
+                texts[place.file] = None
+        if self.places and not has_place:
+            contents.setdefault(CONFIG_FILE, {})[CONFIG_KEY] = layout.write_config(config)
+        for name, content in contents.items():
+            text = self.files[name][1] if name in self.files else "{\n  \n}\n"
+            if name not in self.files or content != self.files[name][0]:
+                texts[name] = dump_like(content, text)
+        return texts
+
+    def rest(self) -> dict[str, Any]:
+        """What config.json says of other things."""
+        content = copy.deepcopy(self.files[CONFIG_FILE][0]) if CONFIG_FILE in self.files else {}
+        for place in self.places:
+            if place.keys:
+                _replace(content, place.keys, None)
+        return content
 
 
-def find_config(folder: Path) -> FoundConfig | None:
-    """The quantization_config of a checkpoint; None without one. Raises CheckpointError for a file that is not JSON."""
-    path = folder / CONFIG_FILE
-    if path.is_file():
-        content, text = read_json(path)
-        for keys in ((CONFIG_KEY,), ("text_config", CONFIG_KEY), (OLD_CONFIG_KEY,)):
-            found: Any = content
-            for key in keys:
-                found = found.get(key) if isinstance(found, dict) else None
-            if isinstance(found, dict):
-                return FoundConfig(path, keys, content, text, found)
-            if found is not None:
-                raise CheckpointError(f"{path}: {'.'.join(keys)} expects an object; got {found!r}")
-    legacy = folder / LEGACY_CONFIG_FILE
-    if legacy.is_file():
-        content, text = read_json(legacy)
-        return FoundConfig(legacy, (), content, text, content)
-    return None
+def _places_in(path: Path, content: dict[str, Any]) -> list[Place]:
+    """The model's own first, then the text part's, then those of other parts as they come."""
+    places = []
+    for keys, found in _walk(content):
+        if isinstance(found, dict):
+            places.append(Place(path.name, keys, found))
+        elif found is not None:
+            raise CheckpointError(f"{path}: {'.'.join(keys)} expects an object; got {found!r}")
+    places.sort(key=lambda place: (len(place.keys) > 1, place.keys[0] != "text_config", place.keys[-1] != CONFIG_KEY))
+    return places
 
 
-def rewritten_configs(found: FoundConfig, layout: Layout, config: QuantizationConfig) -> dict[str, str | None]:
-    """Text of each configuration file for this layout, by its name; None for one that is left out."""
-    written = layout.write_config(config)
-    if found.path.name == LEGACY_CONFIG_FILE and "quant_method" in written and "quant_method" not in found.content:
-        # an AWQ engine's own file, which says nothing about another method
-        path = found.path.with_name(CONFIG_FILE)
-        content, text = read_json(path) if path.is_file() else ({}, "{\n  \n}\n")
-        return {CONFIG_FILE: dump_like(content | {CONFIG_KEY: written}, text), LEGACY_CONFIG_FILE: None}
-    content = copy.deepcopy(found.content)
-    if not found.keys:
-        return {found.path.name: dump_like(written, found.text)}
-    place = content
-    for key in found.keys[:-1]:
-        place = place[key]
-    if found.keys[-1] == OLD_CONFIG_KEY:
-        del place[OLD_CONFIG_KEY]
-    place[CONFIG_KEY] = written
-    texts: dict[str, str | None] = {found.path.name: dump_like(content, found.text)}
-    legacy = found.path.with_name(LEGACY_CONFIG_FILE)
-    if legacy.is_file():
-        # it would contradict what config.json now says
-        old, text = read_json(legacy)
-        version = written.get("version")
-        texts[legacy.name] = None if version is None else dump_like({**old, "version": version.upper()}, text)
-    return texts
+def _walk(content: dict[str, Any]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every quantization_config in an object, and the keys that lead there."""
+    waiting: list[tuple[tuple[str, ...], dict[str, Any]]] = [((), content)]
+    while waiting:
+        keys, value = waiting.pop(0)
+        for key, inner in value.items():
+            if key in (CONFIG_KEY, OLD_CONFIG_KEY):
+                yield (*keys, key), inner
+            elif isinstance(inner, dict):
+                waiting.append(((*keys, key), inner))
+
+
+def _replace(content: dict[str, Any], keys: tuple[str, ...], written: dict[str, Any] | None) -> None:
+    """Puts a quantization_config, under its newer name, where the keys lead; None takes it away."""
+    for key in keys[:-1]:
+        content = content[key]
+    if written is None or keys[-1] == OLD_CONFIG_KEY:
+        del content[keys[-1]]
+    if written is not None:
+        content[CONFIG_KEY] = written
+
+
+def _read_as(wish: Layout, place: Place) -> QuantizationConfig:
+    """What a configuration says, read by the layout that it names or, where it names none, by the one asked for."""
+    try:
+        return place.read()[1]
+    except LayoutError:
+        return wish.read_config(place.quantization)

@@ -31,6 +31,7 @@ class Conversion:
         nbytes: their bytes together.
         other_files: files beside them that were copied as they are.
         is_configured: the source has a quantization_config, and so the target.
+        warnings: what readers of the target may stumble over, a sentence each.
         seconds: how long writing took; 0 for a dry run.
         is_dry_run: nothing was written.
     """
@@ -44,6 +45,7 @@ class Conversion:
     nbytes: int
     other_files: tuple[str, ...]
     is_configured: bool
+    warnings: tuple[str, ...]
     seconds: float
     is_dry_run: bool
 
@@ -145,6 +147,7 @@ def _described(plan: Plan, target: Path, is_dry_run: bool) -> Conversion:
         nbytes=plan.nbytes,
         other_files=tuple(str(path) for path in plan.others),
         is_configured=source.config is not None,
+        warnings=tuple(plan.warnings),
         seconds=0.0,
         is_dry_run=is_dry_run,
     )

@@ -32,7 +32,7 @@ class Inspection:
         layout: of the quantized layers, a name in ``awqpack.layouts.LAYOUTS``.
         is_configured: a quantization_config was found, and says so; otherwise the tensors do.
         group_size: what the configuration says; -1 is one group a row.
-        is_symmetric: what it says; every zero is 8.
+        is_symmetric: every zero is 8, as it says or as the zeros are; None without one.
         not_converted: what it says is not quantized, as AutoAWQ names it.
         files: the safetensors files.
         layers: those whose tensors fit.
@@ -66,8 +66,9 @@ def inspect(path: str | Path, *, layout: str = "auto", group_size: int | None = 
         CheckpointError: it cannot be read, or is no AWQ checkpoint. ``problems`` says what is wrong with its layers.
     """
     with Checkpoint(path, layout=layout, group_size=group_size, is_strict=False) as checkpoint:
-        problems = [*checkpoint.problems, *_value_problems(checkpoint), *_orphans(checkpoint)]
-        problems += _wrong_total(checkpoint)
+        values = [_values_of(checkpoint, layer) for layer in checkpoint.layers.values()]
+        problems = [*checkpoint.problems, *(problem for problem, _ in values if problem), *_orphans(checkpoint)]
+        problems += _wrong_total(checkpoint) + _unread_configs(checkpoint)
         layers = tuple(_layer_info(checkpoint, layer) for layer in checkpoint.layers.values())
         config = checkpoint.config
         of_layers = {tensor for layer in checkpoint.layers.values() for tensor in layer.tensors.values()}
@@ -77,7 +78,9 @@ def inspect(path: str | Path, *, layout: str = "auto", group_size: int | None = 
             layout=checkpoint.layout.name,
             is_configured=config is not None,
             group_size=None if config is None else config.group_size,
-            is_symmetric=None if config is None else config.is_symmetric,
+            is_symmetric=None
+            if config is None
+            else config.is_symmetric or all(is_symmetric for _, is_symmetric in values),
             not_converted=None if config is None else config.not_converted,
             files=tuple(checkpoint.files.shards),
             layers=layers,
@@ -102,25 +105,25 @@ def _layer_info(checkpoint: Checkpoint, layer: SourceLayer) -> LayerInfo:
     )
 
 
-def _value_problems(checkpoint: Checkpoint) -> list[str]:
-    """Scales that are no numbers, zeros out of range or, where the configuration promises 8, different."""
-    problems = []
-    for layer in checkpoint.layers.values():
-        try:
-            scales, zeros = layer.layout.decode_side(layer.geometry, checkpoint.side_tensors(layer))
-        except LayoutError as error:
-            problems.append(f"{layer.name}: {error}")
-            continue
-        if not bool(scales.isfinite().all()):
-            row, group = (~scales.isfinite()).nonzero()[0].tolist()
-            problems.append(f"{layer.name}: the scale of row {row}, group {group} is {float(scales[row, group])}")
-        if checkpoint.config is not None and checkpoint.config.is_symmetric and bool((zeros != SYMMETRIC_ZERO).any()):
-            row, group = (zeros != SYMMETRIC_ZERO).nonzero()[0].tolist()
-            problems.append(
-                f"{layer.name}: the configuration is symmetric, so that zeros are {SYMMETRIC_ZERO}; "
-                f"that of row {row}, group {group} is {int(zeros[row, group])}"
-            )
-    return problems
+def _values_of(checkpoint: Checkpoint, layer: SourceLayer) -> tuple[str | None, bool]:
+    """What is wrong with the values of a layer, and whether every zero is 8: scales that are no numbers, zeros out of
+    range or, where the configuration promises 8, different."""
+    try:
+        scales, zeros = layer.layout.decode_side(layer.geometry, checkpoint.side_tensors(layer))
+    except LayoutError as error:
+        return f"{layer.name}: {error}", False
+    others = zeros != SYMMETRIC_ZERO
+    is_symmetric = not bool(others.any())
+    if not bool(scales.isfinite().all()):
+        row, group = (~scales.isfinite()).nonzero()[0].tolist()
+        return f"{layer.name}: the scale of row {row}, group {group} is {float(scales[row, group])}", is_symmetric
+    if checkpoint.config is not None and checkpoint.config.is_symmetric and not is_symmetric:
+        row, group = others.nonzero()[0].tolist()
+        return (
+            f"{layer.name}: the configuration is symmetric, so that zeros are {SYMMETRIC_ZERO}; "
+            f"that of row {row}, group {group} is {int(zeros[row, group])}"
+        ), False
+    return None, is_symmetric
 
 
 def _orphans(checkpoint: Checkpoint) -> list[str]:
@@ -132,6 +135,17 @@ def _orphans(checkpoint: Checkpoint) -> list[str]:
         for tensor in checkpoint.files.where
         if tensor.rpartition(".")[2] == zeros and f"{tensor[: -len(zeros)]}{weight}" not in checkpoint.files.where
     ]
+
+
+def _unread_configs(checkpoint: Checkpoint) -> list[str]:
+    """Configurations that awqpack understands and engines do not."""
+    problems = []
+    for place in checkpoint.configs.places:
+        missing = checkpoint.layout.missing_keys(place.quantization) if place.keys else []
+        if missing:
+            why = "without which no engine reads it" if "quant_method" in missing else "which vLLM asks for"
+            problems.append(f"{place.file}: {'.'.join(place.keys)} has no {', '.join(missing)}, {why}")
+    return problems
 
 
 def _wrong_total(checkpoint: Checkpoint) -> list[str]:

@@ -3,25 +3,36 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
 
 from .errors import CheckpointError
+from .files import open_regular, require_no_pointer, unreadable
 
 
 def read_json(path: Path) -> tuple[dict[str, Any], str]:
     """An object and the text it was read from."""
+    raw = _read(path)
+    require_no_pointer(path, raw)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = raw.decode("utf-8")
         content = json.loads(text)
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from None
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: not JSON ({error})") from None
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: expects a JSON object; got {type(content).__name__}")
     return content, text
+
+
+def _read(path: Path) -> bytes:
+    fd = open_regular(path)
+    try:
+        with os.fdopen(fd, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise unreadable(path, error) from None
 
 
 def dump_like(content: dict[str, Any], text: str) -> str:

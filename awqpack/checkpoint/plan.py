@@ -7,8 +7,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..layouts import SYMMETRIC_ZERO, Layout, LayoutError, QuantizationConfig, TensorSpec
-from .config_files import rewritten_configs
+from ..layouts import HEAD, SYMMETRIC_ZERO, Layout, LayoutError, QuantizationConfig, TensorSpec
 from .errors import CheckpointError
 from .files import other_entries
 from .index import rewritten_index
@@ -45,6 +44,7 @@ class Plan:
         layers: layers to convert, with the names of the tensors each becomes.
         copies: tensors whose bytes stay as they are: output name -> source name.
         others: what of the source directory is copied as it is, relative to it.
+        warnings: what its readers may stumble over, a sentence each.
         config: what the target's quantization_config says.
     """
 
@@ -56,6 +56,7 @@ class Plan:
     layers: list[tuple[SourceLayer, dict[str, str]]] = field(default_factory=list)
     copies: dict[str, str] = field(default_factory=dict)
     others: list[Path] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
     @property
     def nbytes(self) -> int:
@@ -68,8 +69,7 @@ class Plan:
 
     def configs(self) -> dict[str, str | None]:
         """Text of each configuration file that changes, by its name; None for one that is left out."""
-        found = self.source.found_config
-        return {} if found is None or not self.is_relayout else rewritten_configs(found, self.target, self.config)
+        return self.source.configs.rewritten(self.target, self.config) if self.is_relayout else {}
 
     def index(self) -> tuple[str, str] | None:
         """Name and text of the index; None for a checkpoint of one file that had none."""
@@ -108,9 +108,9 @@ def make_plan(source: Checkpoint, target: Layout, max_shard_size: int | None = N
     Raises:
         CheckpointError: the target cannot hold some layers; all of them are named.
     """
-    plan = Plan(source, target, with_names_for(source, target, _target_config(source)))
-    if plan.is_relayout:
+    if target is not source.layout:
         _require_held(source, target)
+    plan = Plan(source, target, _target_config(source, target))
     drops_zeros = plan.config.is_symmetric and not target.stores_symmetric_zeros
     specs: dict[str, tuple[str, tuple[int, ...], int]] = {}
     homes: dict[str, str] = {}  # output tensor -> the source file it comes from
@@ -137,6 +137,7 @@ def make_plan(source: Checkpoint, target: Layout, max_shard_size: int | None = N
     _arrange(plan, specs, homes, max_shard_size)
     if not source.files.is_file:
         plan.others = _other_files(plan)
+    plan.warnings = _warnings(plan)
     return plan
 
 
@@ -148,21 +149,32 @@ def _other_files(plan: Plan) -> list[Path]:
     return other_entries(files.path, replaced)
 
 
-def _target_config(source: Checkpoint) -> QuantizationConfig:
-    """What the source's configuration says; symmetric only where every zero is really 8."""
-    if source.config is not None:
-        config = source.config
-        if not config.is_symmetric:
-            return config
-        for layer in source.layers.values():
-            _, zeros = source.scales_and_zeros(layer)
-            if bool((zeros != SYMMETRIC_ZERO).any()):
-                return dataclasses.replace(config, is_symmetric=False)
-        return config
-    sizes = {layer.geometry.group_size for layer in source.layers.values()}
-    names = source.layout.names
-    is_symmetric = all(names["zeros"] not in layer.tensors for layer in source.layers.values())
-    return QuantizationConfig(sizes.pop() if len(sizes) == 1 else None, is_symmetric, None, {})
+def _warnings(plan: Plan) -> list[str]:
+    source, target = plan.source, plan.target
+    warnings = []
+    if source.config is None and not source.files.is_file:
+        warnings.append(f"{source.path} has no quantization_config, and so the target has none: engines need one")
+    if plan.is_relayout and plan.config.has_head and not target.ignores_by_name:
+        warnings.append(f"{HEAD} is quantized, which vLLM and GPTQModel read, and AutoAWQ and transformers do not")
+    return warnings
+
+
+def _target_config(source: Checkpoint, target: Layout) -> QuantizationConfig:
+    """What the target's configuration says; symmetric where every zero is really 8, if that matters there."""
+    config = source.config
+    if config is None:
+        sizes = {layer.geometry.group_size for layer in source.layers.values()}
+        config = QuantizationConfig(sizes.pop() if len(sizes) == 1 else None, False, None, {})
+    asks = config.is_symmetric or not target.stores_symmetric_zeros
+    is_symmetric = asks and all(_has_symmetric_zeros(source, layer) for layer in source.layers.values())
+    return with_names_for(source, target, dataclasses.replace(config, is_symmetric=is_symmetric))
+
+
+def _has_symmetric_zeros(source: Checkpoint, layer: SourceLayer) -> bool:
+    if layer.layout.names["zeros"] not in layer.tensors:
+        return True
+    _, zeros = source.scales_and_zeros(layer)
+    return bool((zeros == SYMMETRIC_ZERO).all())
 
 
 def _require_held(source: Checkpoint, target: Layout) -> None:

@@ -88,11 +88,8 @@ def run_convert(arguments: argparse.Namespace) -> int:
         )
     finally:
         progress.close()
-    if not done.is_configured and arguments.source.is_dir():
-        print(
-            f"warning: {arguments.source} has no quantization_config, and so the target has none: engines need one",
-            file=sys.stderr,
-        )
+    for warning in done.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
     if done.is_dry_run:
         print(f"would convert {count(done.layers, 'layer')} from {done.source_layout} to {done.target_layout}:")
         for name in done.files:

@@ -9,8 +9,9 @@ from types import TracebackType
 import torch
 
 from ..layouts import LAYOUTS, Layer, Layout, LayoutError, QuantizationConfig
-from .config_files import find_config
+from .config_files import ConfigFiles
 from .errors import CheckpointError
+from .hub import located
 from .layers import SourceLayer, find_layers, layout_of_tensors
 from .tensor_files import TensorFiles
 
@@ -21,8 +22,8 @@ class Checkpoint:
     Attributes:
         path: as it was given.
         files: the safetensors files, and which has which tensor.
-        found_config: where the quantization_config stands; None without one.
-        config: what it says, in AutoAWQ's words; None without one.
+        configs: the files that say how it is quantized.
+        config: what they say, in AutoAWQ's words; None where they say nothing.
         layout: of the quantized layers.
         layers: by module name, in the order of their weights in the files.
         problems: what is inconsistent, a sentence each; a strict opening raises instead.
@@ -33,7 +34,7 @@ class Checkpoint:
     ) -> None:
         """
         Args:
-            path: a directory, or a .safetensors file.
+            path: a directory, or a .safetensors file, or the name of a model in the Hugging Face Hub's local cache.
             layout: of the layers, or "auto": what the configuration says, or else the tensors.
             group_size: where no configuration says it and the shapes do not tell; -1 is one group a row.
             is_strict: raise for the first layers that are inconsistent, rather than collect ``problems``.
@@ -41,17 +42,19 @@ class Checkpoint:
         Raises:
             CheckpointError: nothing there, not AWQ, cut short, inconsistent, ...
         """
-        self.path = Path(path)
+        self.path = located(path)
         self.files = TensorFiles(self.path)
+        self.problems = list(self.files.problems)
         try:
-            self.found_config = None if self.files.is_file else find_config(self.path)
+            self.configs = ConfigFiles(None if self.files.is_file else self.path)
             self.layout, self.config = self._read_config(layout)
             if self.config is not None and group_size not in (None, self.config.group_size):
-                where = self.path if self.found_config is None else self.found_config.path
-                raise CheckpointError(f"{where}: group_size is {self.config.group_size}; {group_size} was asked for")
+                raise CheckpointError(
+                    f"{self.config_path}: group_size is {self.config.group_size}; {group_size} was asked for"
+                )
             of_all = group_size if self.config is None else self.config.group_size
             self.layers, problems = find_layers(self.files, self.layout, of_all, self.config)
-            self.problems = self.files.problems + problems
+            self.problems += problems
             if self.problems and is_strict:
                 raise CheckpointError(f"{self.path}: {_some(self.problems)}")
         except BaseException:
@@ -61,10 +64,18 @@ class Checkpoint:
     def _read_config(self, wish: str) -> tuple[Layout, QuantizationConfig | None]:
         if wish != "auto" and wish not in LAYOUTS:
             raise CheckpointError(f"layout expects auto or one of {', '.join(LAYOUTS)}; got {wish!r}")
-        if self.found_config is None:
-            return (layout_of_tensors(self.files) if wish == "auto" else LAYOUTS[wish]), None
-        named, config = self.found_config.read()
-        return (named if wish == "auto" else LAYOUTS[wish]), config
+        named = None if wish == "auto" else LAYOUTS[wish]
+        found = self.configs.read(named)
+        if found is None:
+            return named or layout_of_tensors(self.files), None
+        layout, config, problems = found
+        self.problems += problems
+        return layout, config
+
+    @property
+    def config_path(self) -> Path:
+        """The file with the quantization_config; the checkpoint itself where there is none."""
+        return self.configs.path or self.path
 
     def close(self) -> None:
         self.files.close()

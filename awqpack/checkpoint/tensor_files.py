@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 
 import torch
 
 from .errors import CheckpointError
+from .hub import advice
 from .index import Index, find_index
 from .shard import Entry, Shard
 
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 _SAVE_ANEW = "safetensors.torch.save_file writes one of what torch.load(path, weights_only=True) reads"
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 class TensorFiles:
@@ -115,9 +114,6 @@ class TensorFiles:
 def _require_safetensors(path: Path) -> None:
     """Raises CheckpointError for a path that is nothing, or a file of another kind; says how to get the right one."""
     if not os.path.lexists(path):
-        advice = ""
-        if _HUB_ID.fullmatch(str(path)) and not path.parent.exists():
-            advice = f"; to get a model of the Hugging Face Hub: hf download {path} --local-dir {path.name}"
-        raise CheckpointError(f"{path}: no such file or directory{advice}")
+        raise CheckpointError(f"{path}: no such file or directory{advice(path)}")
     if path.suffix in _PICKLED and path.is_file():
         raise CheckpointError(f"{path}: expects a directory or a .safetensors file; {_SAVE_ANEW}")

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import torch
 
-from ..layouts import HEAD
-from .config_files import LEGACY_CONFIG_FILE
+from .config_files import CONFIG_FILE
 from .errors import CheckpointError
-from .files import other_entries
+from .files import link_text, other_entries
+from .modules import named
 from .source import Checkpoint
 
 
@@ -173,29 +173,27 @@ def _configs(a: Checkpoint, b: Checkpoint) -> Iterator[Difference]:
         if a.config is not b.config:
             yield _presence("the quantization_config", a.config is not None)
         return
-    for key in ("group_size", "is_symmetric"):
-        one, other = getattr(a.config, key), getattr(b.config, key)
-        if one != other:
-            yield Difference("the quantization_config", key, None, repr(one), repr(other))
-    names = [sorted(set(config.not_converted or ()) - {HEAD}) for config in (a.config, b.config)]
-    # patterns of one kind of configuration are names in the other
-    if names[0] != names[1] and not any(name.startswith("re:") for name in names[0] + names[1]):
-        yield Difference("the quantization_config", "not_converted", None, repr(names[0]), repr(names[1]))
-    if a.found_config is not None and b.found_config is not None:
-        one, other = a.found_config.without_quantization(), b.found_config.without_quantization()
-        for key in sorted(one.keys() | other.keys()):
-            if one.get(key) != other.get(key) or (key in one) != (key in other):
-                yield Difference(
-                    a.found_config.path.name, key, None, repr(one.get(key))[:60], repr(other.get(key))[:60]
-                )
+    one, other = named(a), named(b)
+    if one is not None and other is not None and not _is_same_choice(a, one, b, other):
+        shown = [", ".join(sorted(modules)) or "nothing" for modules in (one - other, other - one)]
+        yield Difference("the quantization_config", "leaves out", None, *shown)
+    rest_a, rest_b = a.configs.rest(), b.configs.rest()
+    for key in sorted(rest_a.keys() | rest_b.keys()):
+        if rest_a.get(key) != rest_b.get(key) or (key in rest_a) != (key in rest_b):
+            yield Difference(CONFIG_FILE, key, None, repr(rest_a.get(key))[:60], repr(rest_b.get(key))[:60])
+
+
+def _is_same_choice(a: Checkpoint, one: set[str], b: Checkpoint, other: set[str]) -> bool:
+    """Whether configurations leave out the same linears. What one of AWQ leaves unsaid, its readers find."""
+    if a.layout.ignores_by_name == b.layout.ignores_by_name:
+        return one == other
+    return one <= other if b.layout.ignores_by_name else other <= one
 
 
 def _other_files(checkpoint: Checkpoint) -> set[str]:
-    own = {*checkpoint.files.shards, LEGACY_CONFIG_FILE}
+    own = {*checkpoint.files.shards, *checkpoint.configs.files}
     if checkpoint.files.index is not None:
         own.add(checkpoint.files.index.path.name)
-    if checkpoint.found_config is not None:
-        own.add(checkpoint.found_config.path.name)
     entries = other_entries(checkpoint.path, own)
     return {str(path) for path in entries if not _is_plain_directory(checkpoint.path / path)}
 
@@ -204,8 +202,10 @@ def _is_plain_directory(path: Path) -> bool:
     return path.is_dir() and not path.is_symlink()
 
 
-def _link(path: Path) -> str:
-    return f"a link to {os.readlink(path)}" if path.is_symlink() else "a directory"
+def _kind(root: Path, name: str) -> str:
+    if not (root / name).is_dir():
+        return "a file"
+    return f"a link to {link_text(root, Path(name))}" if (root / name).is_symlink() else "a directory"
 
 
 def _files(a: Checkpoint, b: Checkpoint, names: set[str]) -> Iterator[Difference]:
@@ -215,7 +215,7 @@ def _files(a: Checkpoint, b: Checkpoint, names: set[str]) -> Iterator[Difference
             yield _presence(name, os.path.lexists(one))
             continue
         if one.is_dir() or other.is_dir():
-            kinds = [_link(path) if path.is_dir() else "a file" for path in (one, other)]
+            kinds = [_kind(root, name) for root in (a.path, b.path)]
             if kinds[0] != kinds[1]:
                 yield Difference(name, "kind", None, kinds[0], kinds[1])
             continue

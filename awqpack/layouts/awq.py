@@ -15,10 +15,16 @@ QUANT_METHOD = "awq"
 class AwqLayout(Layout):
     """A layout that a ``version`` of ``quant_method: awq`` names."""
 
+    config_files = ("quant_config.json", "quantize_config.json")  # AutoAWQ's, before 0.1.7, and GPTQModel's
     versions: ClassVar[tuple[str, ...]]  # the first is the one that is written
 
     def claims(self, config: Mapping[str, Any]) -> bool:
+        config = _in_awq_words(config)
         return config.get("quant_method", QUANT_METHOD) == QUANT_METHOD and self.version_of(config) in self.versions
+
+    def missing_keys(self, config: Mapping[str, Any]) -> list[str]:
+        of_awq = ("quant_method", "bits", "group_size", "zero_point")
+        return [key for key in of_awq if key not in config and config.get("quant_method", QUANT_METHOD) == QUANT_METHOD]
 
     @staticmethod
     def version_of(config: Mapping[str, Any]) -> str:
@@ -28,11 +34,12 @@ class AwqLayout(Layout):
         return str(config.get("version") or config.get("format") or "gemm").lower()
 
     def read_config(self, config: Mapping[str, Any]) -> QuantizationConfig:
-        # AutoAWQ's older quant_config.json has names of its own
-        bits = config.get("bits", config.get("w_bit", 4))
+        raw, config = config, _in_awq_words(config)
+        names = _names_of(config)
+        bits = config.get(names["bits"], 4)
         if bits != 4:
             raise LayoutError(f"bits expects 4; got {bits!r}")
-        group_size = config.get("group_size", config.get("q_group_size", 128))
+        group_size = config.get(names["group_size"], 128)
         if type(group_size) is not int or (group_size < 1 and group_size != -1):
             raise LayoutError(f"group_size expects a positive number or -1; got {group_size!r}")
         not_converted = config.get("modules_to_not_convert")
@@ -44,26 +51,69 @@ class AwqLayout(Layout):
         if not isinstance(zero_point, bool):
             raise LayoutError(f"zero_point expects true or false; got {zero_point!r}")
         return QuantizationConfig(
-            group_size, not zero_point, None if not_converted is None else tuple(not_converted), config
+            group_size,
+            not zero_point,
+            None if not_converted is None else tuple(not_converted),
+            raw,
+            has_head=config.get("lm_head") is True,
         )
 
     def write_config(self, config: QuantizationConfig) -> dict[str, Any]:
-        if config.raw.get("quant_method", QUANT_METHOD) == QUANT_METHOD:
-            # every other key is some engine's, and stays
-            written = {key: value for key, value in config.raw.items() if key != "backend" or value != "llm-awq"}
-            if "format" in written and "version" not in written:
-                return written | {"format": self.versions[0]}
-            version = written.get("version")
-            is_upper = isinstance(version, str) and version.isupper()
-            return written | {"version": self.versions[0].upper() if is_upper else self.versions[0]}
-        return {
-            "bits": 4,
-            "group_size": config.group_size,
-            "modules_to_not_convert": [*(config.not_converted or ()), *config.exact] or None,
-            "quant_method": QUANT_METHOD,
-            "version": self.versions[0],
-            "zero_point": not config.is_symmetric,
-        }
+        """Keys that only some engine knows stay as the source of an AWQ configuration has them."""
+        raw = config.raw if config.raw.get("quant_method", QUANT_METHOD) == QUANT_METHOD else {}
+        written = {key: value for key, value in raw.items() if key != "backend" or value != "llm-awq"}
+        names = _names_of(raw)
+        not_converted = [*(config.not_converted or ()), *config.exact]
+        # zeros are stored, of a symmetric model too: engines that hear of none take slower kernels, or refuse
+        zero_point = not config.is_symmetric or raw.get("zero_point", True)
+        written |= {names["bits"]: 4, names["group_size"]: config.group_size, "zero_point": zero_point}
+        if not_converted or written.get("modules_to_not_convert") or not raw:
+            written["modules_to_not_convert"] = not_converted or None
+        if names["bits"] == "bits":
+            written["quant_method"] = QUANT_METHOD
+        if config.has_head or "lm_head" in written:
+            written["lm_head"] = config.has_head
+        written |= self._versions(raw)
+        return written if raw else dict(sorted(written.items()))
+
+    def _versions(self, raw: Mapping[str, Any]) -> dict[str, str]:
+        """Every key that says which layout this is, as GPTQModel has several."""
+        keys = [key for key in ("version", "format", "checkpoint_format") if key in raw]
+        if not {"version", "format"} & set(keys):
+            keys.append("version")
+        written = {key: self.versions[0].upper() if str(raw.get(key)).isupper() else self.versions[0] for key in keys}
+        if "pack_dtype" in raw:
+            written["pack_dtype"] = str(self.weight.dtype).removeprefix("torch.")
+        return written
+
+
+def _names_of(config: Mapping[str, Any]) -> dict[str, str]:
+    """The keys for bits and group_size; AutoAWQ's older quant_config.json has names of its own."""
+    is_older = "w_bit" in config or "q_group_size" in config
+    return {"bits": "w_bit", "group_size": "q_group_size"} if is_older else {"bits": "bits", "group_size": "group_size"}
+
+
+def _in_awq_words(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The configuration, that of auto-round's AWQ format with AutoAWQ's keys. Raises LayoutError for layers of other
+    bits, which auto-round's names one by one."""
+    packing_format = str(config.get("packing_format"))
+    if config.get("quant_method") not in ("auto-round", "intel/auto-round") or not packing_format.endswith("auto_awq"):
+        return config
+    extra = config.get("extra_config") or {}
+    if not isinstance(extra, dict) or not all(isinstance(value, dict) for value in extra.values()):
+        raise LayoutError(f"extra_config expects an object for each layer; got {extra!r}")
+    bits = {name: value.get("bits", 4) for name, value in extra.items()}
+    others = [f"{name} has {number!r}" for name, number in bits.items() if number != 4 and number not in (16, 32)]
+    if others:
+        raise LayoutError(f"extra_config expects layers of 4 bits, or 16; {', '.join(others)}")
+    return {
+        "quant_method": QUANT_METHOD,
+        "version": "gemm",
+        "bits": config.get("bits", 4),
+        "group_size": config.get("group_size", 128),
+        "zero_point": not config.get("sym", True),
+        "modules_to_not_convert": [name for name, number in bits.items() if number != 4] or None,
+    }
 
 
 # AutoAWQ, awq/utils/packing_utils.py and modules/linear/gemv.py (calculate_zeros_width)

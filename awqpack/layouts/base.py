@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
@@ -32,6 +32,11 @@ class TensorSpec(NamedTuple):
     dtype: torch.dtype
     shape: tuple[int, ...]
 
+    @classmethod
+    def of(cls, tensor: torch.Tensor) -> TensorSpec:
+        """What a header would say of this tensor."""
+        return cls(tensor.dtype, tuple(tensor.shape))
+
     def __str__(self) -> str:
         return f"{str(self.dtype).removeprefix('torch.')} {self.shape}"
 
@@ -48,23 +53,62 @@ class Geometry(NamedTuple):
         return self.in_features // self.group_size
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Layer:
-    """A quantized linear layer; a weight is ``(code - zero) * scale``.
+    """A quantized linear layer; a weight is ``(code - zero) * scale``. Its parts are checked when it is made.
 
     Attributes:
         codes: uint8 ``(N, K)``, 0..15, of any strides.
-        scales: float16, bfloat16 or float32 ``(N, G)``.
+        scales: float16, bfloat16 or float32 ``(N, G)``, finite.
         zeros: uint8 ``(N, G)``, 0..15; all 8 in a symmetric layer.
         group_size: columns that share a scale and a zero: ``K / G``.
         bias: ``(N,)``, or None.
+        has_zeros: zeros were given; of a layer without, layouts that can do without zeros store none.
     """
 
     codes: torch.Tensor
     scales: torch.Tensor
     zeros: torch.Tensor
     group_size: int
-    bias: torch.Tensor | None = None
+    bias: torch.Tensor | None
+    has_zeros: bool = field(compare=False)
+
+    def __init__(
+        self,
+        codes: torch.Tensor,
+        scales: torch.Tensor,
+        zeros: torch.Tensor | None,
+        group_size: int,
+        bias: torch.Tensor | None = None,
+    ) -> None:
+        """
+        Args:
+            codes, scales, group_size, bias: as the attributes.
+            zeros: None for a symmetric layer.
+
+        Raises:
+            LayoutError: a part that is of another dtype or shape, a scale that is no number, a zero above 15. Codes
+                are read, and those above 15 named, when they are packed.
+        """
+        _require_codes(codes)
+        _require_scales(codes, scales, group_size)
+        has_zeros = zeros is not None
+        if zeros is None:
+            zeros = torch.full_like(scales, SYMMETRIC_ZERO, dtype=torch.uint8)
+        else:
+            _require_zeros(scales, zeros)
+        if bias is not None and (not bias.is_floating_point() or bias.shape != codes.shape[:1]):
+            raise LayoutError(f"bias expects floats of shape {tuple(codes.shape[:1])}; got {TensorSpec.of(bias)}")
+        values = {
+            "codes": codes,
+            "scales": scales,
+            "zeros": zeros,
+            "group_size": group_size,
+            "bias": bias,
+            "has_zeros": has_zeros,
+        }
+        for name, value in values.items():
+            object.__setattr__(self, name, value)  # as dataclasses do it in a frozen one
 
     @property
     def geometry(self) -> Geometry:
@@ -82,6 +126,35 @@ class Layer:
         return weight.flatten(1).to(self.scales.dtype)
 
 
+def _require_codes(codes: torch.Tensor) -> None:
+    if codes.dtype == torch.int8:
+        raise LayoutError("codes expects uint8 with 0..15; got int8, which holds signed codes: (codes + 8) first")
+    if codes.dtype != torch.uint8 or codes.dim() != 2:
+        raise LayoutError(f"codes expects uint8 (N, K), the codes of one layer or expert; got {TensorSpec.of(codes)}")
+
+
+def _require_scales(codes: torch.Tensor, scales: torch.Tensor, group_size: int) -> None:
+    n, k = codes.shape
+    if type(group_size) is not int or group_size < 1 or k % group_size != 0:
+        raise LayoutError(f"group_size expects a divisor of the {k} columns of codes; got {group_size!r}")
+    if scales.dtype not in SCALE_DTYPES or scales.shape != (n, k // group_size):
+        raise LayoutError(
+            f"scales expects float16, bfloat16 or float32 {(n, k // group_size)} for groups of {group_size}; "
+            f"got {TensorSpec.of(scales)}"
+        )
+    if not scales.is_meta and not bool(scales.isfinite().all()):
+        row, group = (~scales.isfinite()).nonzero()[0].tolist()
+        raise LayoutError(f"scales expects numbers; scales[{row}, {group}] is {float(scales[row, group])}")
+
+
+def _require_zeros(scales: torch.Tensor, zeros: torch.Tensor) -> None:
+    if zeros.dtype != torch.uint8 or zeros.shape != scales.shape:
+        raise LayoutError(f"zeros expects uint8 {tuple(scales.shape)}, as scales; got {TensorSpec.of(zeros)}")
+    if not zeros.is_meta and zeros.numel() > 0 and int(zeros.max()) > 15:
+        row, group = (zeros > 15).nonzero()[0].tolist()
+        raise LayoutError(f"zeros expects 0..15; zeros[{row}, {group}] is {int(zeros[row, group])}")
+
+
 @dataclass(frozen=True)
 class QuantizationConfig:
     """What a checkpoint's configuration says of its quantization, in the words of AutoAWQ.
@@ -92,7 +165,7 @@ class QuantizationConfig:
         not_converted: parts of the names of linear modules that are not quantized; None where nothing is said.
         raw: the configuration as it stands in the file.
         exact: whole names of linear modules that are not quantized, where a part would name quantized ones as well.
-        has_head: whether the head, which AWQ configurations take for unquantized, is quantized.
+        has_head: whether the head, which AWQ configurations need not name, is quantized.
     """
 
     group_size: int | None
@@ -115,6 +188,7 @@ class Layout(ABC):
     source: ClassVar[str]  # the project, and the file in it, that defines the layout
     stores_scaled_zeros: ClassVar[bool] = False  # as floats, which not every zero survives
     ignores_by_name: ClassVar[bool] = False  # its readers leave out whatever a name matches, quantized or not
+    config_files: ClassVar[tuple[str, ...]] = ()  # beside config.json, that hold its configuration and nothing else
     stores_symmetric_zeros: ClassVar[bool] = True  # zeros are stored where the configuration says that all are 8, too
 
     # --- what each layout says ---
@@ -166,6 +240,10 @@ class Layout(ABC):
         if group < 1 or k % group != 0:
             return f"in_features {k} is not a multiple of the group size {group}"
         return None
+
+    def missing_keys(self, config: Mapping[str, Any]) -> list[str]:
+        """Keys that engines ask for, and that this quantization_config does not have."""
+        return [] if "quant_method" in config else ["quant_method"]
 
     def is_optional(self, role: Role) -> bool:
         """Whether a layer may come without the tensor of this role, whatever the configuration says."""
@@ -255,21 +333,24 @@ class Layout(ABC):
         """The layer that these tensors store.
 
         Args:
-            tensors: by the names of this layout, and ``bias``.
+            tensors: by the names of this layout, and ``bias``; without zeros the layer is symmetric.
             group_size: what the configuration says; None asks the shapes.
 
         Raises:
-            LayoutError: the tensors do not fit each other, or a zero is none of 0..15.
+            LayoutError: the tensors do not fit each other, a scale is no number, or a zero is none of 0..15.
         """
-        specs = {name: TensorSpec(tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
+        specs = {name: TensorSpec.of(tensor) for name, tensor in tensors.items()}
+        has_zeros = self.names["zeros"] in tensors
+        is_symmetric = None if has_zeros else True
         try:
-            geometry = self.geometry(specs, group_size)
+            geometry = self.geometry(specs, group_size, is_symmetric)
         except AmbiguousGroupError:
             _, k = self.weight.features(specs[self.names["weight"]].shape)
-            geometry = self.geometry(specs, self.used_group_size(k, tensors[self.names["scales"]]))
+            used = self.used_group_size(k, tensors[self.names["scales"]])
+            geometry = self.geometry(specs, used, is_symmetric)
         scales, zeros = self.decode_side(geometry, tensors)
         codes = self.weight.unpack(tensors[self.names["weight"]])
-        return Layer(codes, scales, zeros, geometry.group_size, tensors.get("bias"))
+        return Layer(codes, scales, zeros if has_zeros else None, geometry.group_size, tensors.get("bias"))
 
     def decode_side(self, geometry: Geometry, tensors: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """Scales and zeros ``(N, G)``; without a tensor of zeros, all 8. Raises LayoutError as decode does."""
@@ -281,6 +362,8 @@ class Layout(ABC):
     def encode(self, layer: Layer) -> dict[str, torch.Tensor]:
         """The tensors of a layer, by the names of this layout, and ``bias`` where it has one.
 
+        Zeros that were never given are left out where readers of symmetric layers look for none.
+
         Raises:
             LayoutError: the layout cannot hold a layer of these sizes, or a zero would be lost.
             ValueError: a code is above 15.
@@ -290,6 +373,8 @@ class Layout(ABC):
             raise LayoutError(f"{self.name} cannot hold the layer: {reason}")
         tensors = {self.names["weight"]: self.weight.pack(layer.codes)}
         tensors |= self.encode_side(layer.geometry, layer.scales, layer.zeros)
+        if not layer.has_zeros and not self.stores_symmetric_zeros:
+            del tensors[self.names["zeros"]]
         if layer.bias is not None:
             tensors["bias"] = layer.bias
         return tensors

@@ -130,6 +130,8 @@ class CompressedTensors(Layout):
         if self.claims(config.raw):
             return dict(config.raw)
         parts = [f"re:.*{re.escape(name)}.*" for name in config.not_converted or () if name != HEAD]
+        # modules have other prefixes in newer versions of transformers than in the files
+        exact = [rf"re:(.*\.)?{re.escape(name)}$" for name in config.exact]
         head = [] if config.has_head else [HEAD]
         is_whole_row = config.group_size in (-1, None)
         return {
@@ -151,7 +153,7 @@ class CompressedTensors(Layout):
                 }
             },
             "format": FORMAT,
-            "ignore": [*head, *parts, *config.exact],
+            "ignore": [*head, *parts, *exact],
             "quant_method": QUANT_METHOD,
             "quantization_status": "compressed",
         }
