@@ -7,13 +7,14 @@ from typing import Any
 
 import torch
 
-from . import _C
+from . import _C, memory
 from .ops import checks
 from .packing import AWQPacking
 
 _DOC = """A torch.Tensor of uint8 codes 0..15 that stores the payload AWQ kernels read.
 
 AWQPackedTensor(data, packing, reorder, size, stride, requires_grad=False)
+AWQPackedTensor(packed, requires_grad=False), which is nn.Parameter(packed, requires_grad=False)
 
 Args:
     data: the payload: int32 ``(..., N, K / 8)`` for V1, int16 ``(..., N / 4, K)`` for V2, int32 ``(..., K / 16, 2 * N)``
@@ -130,5 +131,7 @@ AWQPackedTensor.pack = classmethod(_pack)
 AWQPackedTensor._stable_hash_for_caching = _stable_hash_for_caching
 AWQPackedTensor.__dlpack__ = _dlpack
 AWQPackedTensor.__dlpack_device__ = _dlpack_device
+for _name, _function in memory.METHODS.items():
+    setattr(AWQPackedTensor, _name, _function)
 for _name in ("fill_diagonal_", "apply_", "map_"):
     setattr(AWQPackedTensor, _name, _written_through_codes(_name))

@@ -1,7 +1,7 @@
 """Types of the class that C builds."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,11 @@ class AWQPackedTensor(torch.Tensor):
     """A torch.Tensor of uint8 codes 0..15 that stores the payload AWQ kernels read."""
 
     _data: torch.Tensor
+    _meta: tuple[Any, ...]
 
+    @overload
+    def __new__(cls, data: AWQPackedTensor, *, requires_grad: bool = False, **attributes: Any) -> AWQPackedTensor: ...
+    @overload
     def __new__(
         cls,
         data: torch.Tensor,

@@ -12,6 +12,7 @@ import pytest
 FIRST = [
     "quanto",
     "checkpoint_clients",
+    "accelerate",
     "isolated",
     "collectives",
     "cli",

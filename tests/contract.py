@@ -113,8 +113,8 @@ MOVES = [
     ("cuda", "cpu", False),
     ("xpu", "cpu", False),
     ("cpu", "cpu", True),
-    ("cpu", "meta", False),
-    ("cuda", "meta", False),
+    ("cpu", "meta", True),
+    ("cuda", "meta", True),
 ]
 
 

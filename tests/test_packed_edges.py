@@ -2,11 +2,14 @@
 
 import copy
 import io
+import pickle
 import threading
+import weakref
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from shared import LAYOUTS, assert_same, packed_tensor, torch_codes
 
 from awqpack import AWQPackedTensor, AWQPacking
@@ -24,9 +27,52 @@ def test_dlpack_exports_codes(layout):
     assert (np.from_dlpack(packed) == torch_codes().numpy()).all()
 
 
-def test_the_data_pointer_is_refused():
+def test_the_data_pointer_tells_ties_from_copies(layout):
+    packed = packed_tensor(layout)
+    assert packed.data_ptr() == packed.detach().data_ptr() == packed.payload.data_ptr() != 0
+    assert packed.data_ptr() != copy.deepcopy(packed).data_ptr()
     with pytest.raises(RuntimeError, match="data pointer"):
-        packed_tensor(LAYOUTS["v1"]).data_ptr()
+        torch.Tensor.data_ptr(packed)
+
+
+# Whoever reads `numel` bytes of a tensor asks one of these first; where codes would be, only half as many lie.
+READERS = {
+    "safetensors": lambda p: save_file({"w": p}, "w.safetensors"),
+    "storage()": lambda p: p.storage(),
+    "its address": lambda p: p.untyped_storage().data_ptr(),
+    "bytes of it": lambda p: p.untyped_storage()[0],
+    "a copy of it": lambda p: p.untyped_storage().clone(),
+    "floats of it": lambda p: p.untyped_storage().float(),
+    "a copy into another": lambda p: torch.UntypedStorage(p.numel()).copy_(p.untyped_storage()),
+    "a pickle of it": lambda p: pickle.dumps(p.untyped_storage()),
+    "a handle of it": lambda p: p.untyped_storage()._share_fd_cpu_(),
+}
+
+
+@pytest.mark.parametrize("read", READERS.values(), ids=READERS.keys())
+def test_no_memory_is_taken_for_codes(read, layout):
+    with pytest.raises(RuntimeError, match=r"awqpack\.store_as_payloads|invalid python storage"):
+        read(packed_tensor(layout))
+
+
+def test_the_storage_can_be_compared(layout):
+    packed = packed_tensor(layout)
+    storage = packed.untyped_storage()
+    assert storage._cdata == packed.detach().untyped_storage()._cdata != copy.copy(packed).untyped_storage()._cdata
+    assert storage.nbytes() == packed.numel()
+    assert "holds none" in repr(storage)
+
+
+def test_the_storage_keeps_nothing_alive(layout):
+    packed = packed_tensor(layout)
+    gone = weakref.ref(packed), weakref.ref(packed.payload)
+    packed.untyped_storage()
+    del packed
+    assert [reference() for reference in gone] == [None, None]
+
+
+def test_a_gpu_array_of_codes_is_refused():
+    assert not hasattr(small(), "__cuda_array_interface__")
 
 
 def test_attributes_that_others_copy_leave_the_payload_alone():

@@ -164,10 +164,88 @@ def test_offload_to_meta_keeps_metadata_and_drops_values(layout):
     assert meta.unpack().is_meta
 
 
-def test_a_move_to_meta_gives_plain_codes(layout):
-    moved = packed_tensor(layout).to("meta")
-    assert type(moved) is torch.Tensor
-    assert (moved.device.type, moved.shape, moved.dtype) == ("meta", SHAPE, torch.uint8)
+def test_a_move_to_meta_keeps_metadata_and_drops_values(layout, device):
+    """There are no values that could be unpacked, and what is loaded later must know the packing."""
+    packed = packed_tensor(layout, device=device)
+    for meta in (
+        packed.to("meta"),
+        packed.to(device="meta", copy=True),
+        torch.ops.aten._to_copy(packed, device="meta"),
+    ):
+        assert isinstance(meta, AWQPackedTensor)
+        assert meta.is_meta
+        assert meta.payload.is_meta
+        assert (meta.shape, meta.packing, meta.reorder) == (packed.shape, layout.packing, layout.reorder)
+        with pytest.raises(NotImplementedError, match="no data"):
+            meta.to(device)
+
+
+# --- AWQPackedTensor(p, requires_grad=False): how libraries rebuild a parameter, as nn.Parameter allows ---
+
+
+def test_a_packed_tensor_alone_is_wrapped_again(packed):
+    again = AWQPackedTensor(packed)
+    assert type(again) is AWQPackedTensor
+    assert again is not packed
+    assert again.payload.data_ptr() == packed.payload.data_ptr()
+    assert_same(again, packed)
+    assert not isinstance(again, torch.nn.Parameter)
+
+
+def test_with_requires_grad_it_is_a_parameter(packed):
+    packed.tag = "mine"
+    again = AWQPackedTensor(packed, requires_grad=False)
+    assert isinstance(again, torch.nn.Parameter)
+    assert vars(again) == {"_is_param": True}
+    assert not isinstance(packed, torch.nn.Parameter)
+
+
+def test_attributes_of_a_parameter_are_keywords(packed):
+    parameter = torch.nn.Parameter(packed, requires_grad=False)
+    parameter.tag = "mine"
+    again = type(parameter)(packed, requires_grad=False, **parameter.__dict__)
+    assert vars(again) == {"_is_param": True, "tag": "mine"}
+    assert vars(packed) == {}
+
+
+@pytest.mark.parametrize(
+    ("keywords", "error", "text"),
+    [
+        ({"requires_grad": True}, ValueError, "requires_grad=False"),
+        ({"requires_grad": True, "_is_param": True}, ValueError, "requires_grad=False"),
+        ({"tag": 1}, TypeError, "'tag'"),
+        ({"reorder": True}, TypeError, "'reorder'"),
+    ],
+)
+def test_what_a_packed_tensor_is_not_wrapped_with(keywords, error, text, packed):
+    with pytest.raises(error, match=text):
+        AWQPackedTensor(packed, **keywords)
+
+
+def test_a_subclass_wraps_again(packed):
+    class Mine(AWQPackedTensor):
+        pass
+
+    mine = Mine(packed)
+    assert type(mine) is Mine
+    assert type(AWQPackedTensor(mine)) is type(Mine(mine)) is Mine
+    assert_same(mine.unpack(), packed.unpack())
+    assert mine.untyped_storage() is packed.untyped_storage()
+    with pytest.raises(TypeError, match="expects a class"):
+        AWQPackedTensor.__new__(3, packed)
+
+
+def test_a_parameter_rebuilt_on_meta_packs_codes_as_it_was(layout, device):
+    """accelerate keeps codes on a disk; when they come back it asks the parameter for nothing but its class."""
+    packed = packed_tensor(layout, device=device)
+    parameter = AWQPackedTensor(packed.to("meta"), requires_grad=False)
+    assert isinstance(parameter, AWQPackedTensor)
+    back = type(parameter)(packed.unpack(), requires_grad=False)
+    assert type(back) is type(type(parameter)(packed)) is AWQPackedTensor
+    assert isinstance(back, torch.nn.Parameter)
+    assert_same(back.detach(), packed)
+    with pytest.raises(ValueError, match="uint8 codes"):
+        type(parameter)(packed.unpack().float())
 
 
 def fake_packed(layout, device, order=None):

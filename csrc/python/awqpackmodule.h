@@ -31,7 +31,9 @@
     X(memory_format)     \
     X(name)              \
     X(non_blocking)      \
+    X(packing)           \
     X(pin_memory)        \
+    X(requires_grad)     \
     X(resize_)           \
     X(returns)           \
     X(shape)             \
@@ -174,6 +176,12 @@ PyObject *awqpack_turn_dispatch_off(void);
 int packed_check_payload(PyObject *data, PyObject *packing);
 PyObject *awqpack_create_class(PyObject *module, PyObject *args);
 
+/* packed_again.c: AWQPackedTensor(packed, requires_grad=False). */
+int packed_is_again(PyObject *args, PyObject *kwargs);
+PyObject *packed_again(PyObject *args, PyObject *kwargs);
+/* -1, with an exception unless there is one, when requires_grad is not 0. */
+int packed_refuse_gradient(int requires_grad);
+
 /* packed_methods.c */
 extern PyMethodDef packed_methods[];
 PyObject *packed_unpack_fields(const packed_fields *fields);
@@ -186,6 +194,7 @@ typedef enum awqpack_device_kind {
     AWQPACK_HOST,
     AWQPACK_CUDA, /* CUDA and XPU are the devices on which a packed weight works packed */
     AWQPACK_XPU,
+    AWQPACK_META, /* no values, so none to unpack */
 } awqpack_device_kind;
 /* An awqpack_device_kind, or -1 with an exception. */
 int awqpack_device_kind_of(PyObject *device);

@@ -297,6 +297,15 @@ static PyObject *packed_setitem(PyObject *self, PyObject *args)
     Py_RETURN_NONE;
 }
 
+/* The codes lie in no memory, so the payload's address stands for the tensor where libraries tell ties by it. */
+static PyObject *packed_data_ptr(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    PyObject *payload = PyObject_GetAttr(self, awqpack.names._data);
+    PyObject *pointer = payload == NULL ? NULL : PyObject_CallMethodObjArgs(payload, awqpack.names.data_ptr, NULL);
+    Py_XDECREF(payload);
+    return pointer;
+}
+
 static PyObject *packed_tolist(PyObject *self, PyObject *Py_UNUSED(unused))
 {
     PyObject *codes = packed_unpack(self, NULL);
@@ -338,6 +347,8 @@ PyMethodDef packed_methods[] = {
      "Still packed, with the payload on `device`: how a packed weight rests in host memory."},
     {"detach", packed_detach, METH_NOARGS, "detach($self)\n--\n\nAs torch.Tensor.detach: packed, with a payload in the same memory."},
     {"to", KEYWORDS(packed_to), "to($self, *args, **kwargs)\n--\n\nAs torch.Tensor.to: packed on CUDA and XPU, plain codes elsewhere."},
+    {"data_ptr", packed_data_ptr, METH_NOARGS,
+     "data_ptr($self)\n--\n\nThe payload's address: it tells ties from copies. What lies there are not the codes."},
     {"tolist", packed_tolist, METH_NOARGS, "tolist($self)\n--\n\nThe codes as nested lists of ints."},
     {"share_memory_", packed_share_memory, METH_NOARGS,
      "share_memory_($self)\n--\n\nMoves the payload into memory that other processes can map; returns self."},

@@ -22,6 +22,7 @@ static int read_device_kind(PyObject *device)
     const int kind = PyUnicode_CompareWithASCIIString(type, "cpu") == 0    ? AWQPACK_HOST
                      : PyUnicode_CompareWithASCIIString(type, "cuda") == 0 ? AWQPACK_CUDA
                      : PyUnicode_CompareWithASCIIString(type, "xpu") == 0  ? AWQPACK_XPU
+                     : PyUnicode_CompareWithASCIIString(type, "meta") == 0 ? AWQPACK_META
                                                                            : AWQPACK_OTHER_DEVICE;
     Py_DECREF(type);
     return kind;
@@ -43,7 +44,7 @@ int awqpack_device_kind_of(PyObject *device)
 
 int awqpack_stays_packed(int from, int to)
 {
-    return to == AWQPACK_CUDA || to == AWQPACK_XPU || (from == AWQPACK_HOST && to == AWQPACK_HOST);
+    return to == AWQPACK_CUDA || to == AWQPACK_XPU || to == AWQPACK_META || (from == AWQPACK_HOST && to == AWQPACK_HOST);
 }
 
 /* question(), without the detour through the type where the question is a C function. */

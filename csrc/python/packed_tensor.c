@@ -98,16 +98,14 @@ static PyObject *packed_construct(PyObject *Py_UNUSED(module), PyObject *args, P
     PyObject *cls, *data, *packing, *reorder, *size, *stride;
     PyObject *shape = NULL, *order = NULL, *dense = NULL, *self = NULL;
     int requires_grad = 0;
+    if (packed_is_again(args, kwargs)) {
+        return packed_again(args, kwargs);
+    }
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOOO!OO|p:AWQPackedTensor", keywords, &cls, &data, &packing,
                                      &PyBool_Type, &reorder, &size, &stride, &requires_grad)) {
         return NULL;
     }
-    if (!awqpack_check_packing(packing) || !packed_check_payload(data, packing)) {
-        return NULL;
-    }
-    if (requires_grad) {
-        PyErr_SetString(PyExc_ValueError,
-                        "AWQPackedTensor expects requires_grad=False; uint8 codes carry no gradient, got True");
+    if (!awqpack_check_packing(packing) || !packed_check_payload(data, packing) || packed_refuse_gradient(requires_grad) < 0) {
         return NULL;
     }
     /* A parameter would be a second owner of its module's place; the tensor below it is what is wrapped. */

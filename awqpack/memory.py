@@ -1,0 +1,91 @@
+"""What those find who look for the memory of a packed tensor's codes: there is none.
+
+Writers of files, stagers of checkpoints and sharers between processes take a tensor's storage and read ``numel`` bytes.
+A packed tensor's storage only tells torch what aliases what; torch would answer about invalid storages, or crash.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import torch
+
+if TYPE_CHECKING:
+    from .tensor import AWQPackedTensor
+
+_ADVICE = (
+    "awqpack.save_file saves packed tensors; after awqpack.store_as_payloads(module) any other writer saves its "
+    "state_dict; p.payload and p.unpack() are plain tensors"
+)
+
+
+def _refuse(self: object, *args: Any, **kwargs: Any) -> NoReturn:
+    raise RuntimeError(f"the storage of an AWQPackedTensor holds no codes: {_ADVICE}")
+
+
+class CodesStorage(torch.UntypedStorage):
+    """A packed tensor's storage in Python's eyes: it has a size and can be compared; its bytes can only be staged."""
+
+    _held: tuple[torch.Tensor, int, bool, list[int] | None]  # what it stands for: a payload, and how it is packed
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> StagedCodes:  # type: ignore[misc]
+        """Stagers of checkpoints make ``type(storage)(size)`` and copy into it."""
+        return StagedCodes(*args, **kwargs)  # type: ignore[no-untyped-call]
+
+    @classmethod
+    def _new_shared(cls, size: int, *, device: str = "cpu") -> torch.UntypedStorage:
+        storage: torch.UntypedStorage = torch.UntypedStorage._new_shared(size, device=device)  # type: ignore
+        storage.__class__ = StagedCodes
+        return storage
+
+    def _share_filename_cpu_(self, *args: Any, **kwargs: Any) -> Any:
+        """What processes that share a packed tensor share is its payload."""
+        return self._held[0].untyped_storage()._share_filename_cpu_(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"<the storage of an AWQPackedTensor of {self.nbytes()} codes, which holds none>"
+
+
+_TOUCHING = """
+    data_ptr copy_ fill_ tolist clone cpu cuda to _to type byteswap _byteswap pin_memory share_memory_ _share_fd_cpu_
+    _share_cuda_ _write_file _set_from_file __getitem__ __setitem__ __copy__ __deepcopy__ __reduce__
+"""
+for _name in _TOUCHING.split():
+    setattr(CodesStorage, _name, _refuse)
+
+
+class StagedCodes(torch.UntypedStorage):
+    """Memory that a stager copies the storage of a packed tensor into: there the codes get bytes."""
+
+    def copy_(self, source: Any, non_blocking: Any = None) -> Any:
+        if isinstance(source, CodesStorage):
+            source = torch.ops.awqpack.unpack.default(*source._held).untyped_storage()
+        return super().copy_(source, non_blocking)
+
+
+def _untyped_storage(self: AWQPackedTensor) -> Any:
+    storage: Any = torch.Tensor.untyped_storage(self)
+    if type(storage) is torch.UntypedStorage:
+        storage.__class__ = CodesStorage
+    packing, reorder, order, *_ = self._meta
+    storage._held = (self.payload, packing.value, reorder, order)
+    return storage
+
+
+def _storage(self: AWQPackedTensor) -> NoReturn:
+    """Writers of files come here where untyped_storage() has no address; NotImplementedError would say meta."""
+    raise RuntimeError(
+        f"AWQPackedTensor of shape {tuple(self.shape)} as {self.packing.name} has no storage of codes: {_ADVICE}"
+    )
+
+
+def _cuda_array_interface(self: AWQPackedTensor) -> NoReturn:
+    """torch's own would offer the payload's memory as codes, of which it holds half as many bytes."""
+    raise AttributeError(f"AWQPackedTensor has no memory of codes: {_ADVICE}")
+
+
+METHODS: dict[str, Any] = {
+    "untyped_storage": _untyped_storage,
+    "storage": _storage,
+    "__cuda_array_interface__": property(_cuda_array_interface),
+}
