@@ -17,8 +17,8 @@ AWQPackedTensor(data, packing, reorder, size, stride, requires_grad=False)
 AWQPackedTensor(packed, requires_grad=False), which is nn.Parameter(packed, requires_grad=False)
 
 Args:
-    data: the payload: int32 ``(..., N, K / 8)`` for V1, int16 ``(..., N / 4, K)`` for V2, int32 ``(..., K / 16, 2 * N)``
-        for Marlin.
+    data: the payload: int32 ``(..., N, K / 8)`` for V1, int16 ``(..., N / 4, K)`` for V2, int32
+        ``(..., K / 16, 2 * N)`` for Marlin.
     packing: an ``AWQPacking``.
     reorder: whether V1 words hold their columns in AutoAWQ's gemm order.
     size, stride: of the codes ``(..., N, K)``; strides of a dense tensor in any dimension order.
