@@ -2,6 +2,7 @@
 
 Nothing of awqpack is imported before the script begins, and no thread of torch's has started. A script has the folder
 and the environment of its run(); what Python and torch read of the latter as they start is that of the first.
+multiprocessing's forkserver would not do: its children end without finalizing the interpreter, which some scripts test.
 """
 
 import atexit
