@@ -14,7 +14,7 @@ TORCH_STAMP := $(VENV)/.torch-$(TORCH)
 BUILD_STAMP := $(VENV)/.awqpack
 SOURCES := setup.py $(shell find csrc cuda -name '*.[ch]' -o -name '*.[ch]pp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: help demo test asan sanitize-gpu check-c check-neon lint compat wheel clean
+.PHONY: help demo test asan sanitize-gpu check-c check-neon check-wheel lint compat wheel clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -65,9 +65,28 @@ COMPAT ?= 2.10.0 2.11.0 2.13.0 2.15.0
 compat: ## the tests under other versions of torch (COMPAT="2.10.0 2.15.0")
 	for version in $(COMPAT); do $(MAKE) test TORCH=$$version VENV=.venv-$$version || exit 1; done
 
-wheel: $(BUILD_STAMP) ## one wheel for every Python from 3.10, in dist/
-	$(BIN)/python -m pip --disable-pip-version-check wheel --quiet --no-build-isolation --no-deps -w dist .
-	@ls dist/*.whl
+# From the sdist, so that it holds what a build needs; torch's libraries stay outside, as every torch brings its own.
+DIST := $(BUILD)/dist
+wheel: $(VENV)/.wheel ## one manylinux wheel for every Python from 3.10, with CUDA where nvcc is, and its sdist; audited, in dist/
+	@rm -rf $(DIST) && mkdir -p $(DIST) dist
+	$(BIN)/python -m build --quiet --sdist --no-isolation --outdir $(DIST) .
+	$(BIN)/python -m pip --disable-pip-version-check wheel --quiet --no-build-isolation --no-deps -w $(DIST) $(DIST)/*.tar.gz
+	PATH=$(abspath $(BIN)):$$PATH $(BIN)/auditwheel repair --exclude 'libtorch*' --exclude 'libc10*' -w dist $(DIST)/*.whl
+	$(BIN)/abi3audit --strict --verbose $$(ls -t dist/*.whl | head -n 1)
+	$(BIN)/python tests/wheel/audit.py $$(ls -t dist/*.whl | head -n 1)
+	@cp $(DIST)/*.tar.gz dist/
+
+# Nothing of this tree but its tests: PYTHON and TORCH choose what the wheel meets.
+WHEEL_VENV = $(BUILD)/wheel-$(notdir $(PYTHON))-$(TORCH)
+check-wheel: ## the tests in an environment that holds the newest wheel of dist/ alone (TORCH=2.15.0, PYTHON=python3.13)
+	@test -x $(WHEEL_VENV)/bin/python || $(PYTHON) -m venv $(WHEEL_VENV)
+	@$(WHEEL_VENV)/bin/python -m pip --disable-pip-version-check install --quiet --progress-bar off 'torch==$(TORCH)'
+	@$(WHEEL_VENV)/bin/python -m pip --disable-pip-version-check install --quiet --progress-bar off --force-reinstall --no-deps \
+		"$$(ls -t dist/*.whl | head -n 1)"
+	@$(WHEEL_VENV)/bin/python -m pip --disable-pip-version-check install --quiet --progress-bar off 'awqpack[test]'
+	cd $(WHEEL_VENV) && bin/python -c 'import awqpack; assert awqpack.__file__.startswith("$(WHEEL_VENV)"), awqpack.__file__'
+	cd $(WHEEL_VENV) && $(call PYTEST_ENV,$(BUILD)/inductor-$(TORCH)) bin/pytest -c $(CURDIR)/pyproject.toml -p no:cacheprovider \
+		$(PYTEST_ARGS) $(ARGS) $(CURDIR)/tests
 
 clean: ## remove what was built; the environment stays
 	rm -rf $(BUILD) build dist awqpack.egg-info awqpack/*.so $(BUILD_STAMP)
@@ -119,6 +138,11 @@ $(VENV)/.demo: pyproject.toml | $(BUILD_STAMP)
 $(VENV)/.test: pyproject.toml | $(BUILD_STAMP)
 	@echo 'installing what the tests need'
 	@$(PIP) 'awqpack[test]'
+	@touch $@
+
+$(VENV)/.wheel: pyproject.toml | $(BUILD_STAMP)
+	@echo 'installing what making a wheel needs'
+	@$(PIP) 'awqpack[wheel]'
 	@touch $@
 
 $(VENV)/.bench: pyproject.toml | $(BUILD_STAMP)

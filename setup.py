@@ -21,6 +21,7 @@ TORCH_TARGET_VERSION = "0x020A000000000000"  # libtorch's stable ABI of 2.10
 C_FLAGS = ["-std=c11", "-Wall", "-Wextra", "-Werror"]
 CXX_FLAGS = ["-std=c++17", "-Wall", "-Wextra", "-Werror"]
 COMMON_FLAGS = ["-O3", "-g1", "-fPIC", "-fvisibility=hidden"]
+EXPORTS = "csrc/exports.map"
 SANITIZER_FLAGS = [
     "-fsanitize=address,undefined",
     "-fno-sanitize-recover=undefined",
@@ -192,7 +193,7 @@ class BuildExtension(build_ext):
             self.get_ext_fullpath(ext.name),
             libraries=libraries,
             library_dirs=library_dirs,
-            extra_postargs=[*sanitizer, "-Wl,--as-needed", "-Wl,--exclude-libs,ALL"],
+            extra_postargs=[*sanitizer, "-Wl,--as-needed", "-Wl,--exclude-libs,ALL", f"-Wl,--version-script={EXPORTS}"],
             target_lang="c++",
         )
 
