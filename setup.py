@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 import shutil
 import subprocess
 import sysconfig
@@ -28,27 +27,11 @@ SANITIZER_FLAGS = [
     "-fno-omit-frame-pointer",
 ]
 
-# A kernel file is named after its instruction set (avx2.c, avx2_panel.c) and is compiled only where that can run, with
-# flags of its own; every other file gets none.
-INSTRUCTION_SETS = {
-    "x86_64": {
-        "avx2": ["-mavx2"],
-        "avx512": ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512vbmi"],
-    },
-    "aarch64": {"neon": []},
-}
 
-
-def c_sources() -> dict[str, list[str]]:
-    """Each C source with the flags that only it gets."""
-    here = INSTRUCTION_SETS.get(platform.machine(), {})
-    everywhere = {name for sets in INSTRUCTION_SETS.values() for name in sets}
-    chosen = {}
-    for path in sorted((ROOT / "csrc" / "kernels").glob("*.c")):
-        instruction_set = path.stem.split("_")[0]
-        if instruction_set in here or instruction_set not in everywhere:
-            chosen[str(path.relative_to(ROOT))] = here.get(instruction_set, [])
-    return chosen | {str(path.relative_to(ROOT)): [] for path in sorted((ROOT / "csrc" / "python").glob("*.c"))}
+def c_sources() -> list[str]:
+    """Every C source: the kernel files name the instruction set they are for, and are empty on other processors."""
+    paths = [path for folder in ("kernels", "python") for path in (ROOT / "csrc" / folder).glob("*.c")]
+    return sorted(str(path.relative_to(ROOT)) for path in paths)
 
 
 # Real code for every architecture that CUDA 13 compiles for up to consumer Blackwell, and PTX for what comes after.
@@ -139,7 +122,7 @@ def compile_cuda(nvcc: Path) -> tuple[list[str], list[str]]:
 
 
 class BuildExtension(build_ext):
-    """Compiles every source with its own flags, in parallel, and links with the C++ driver."""
+    """Compiles C and C++ with the flags of each, in parallel, and links with the C++ driver."""
 
     def build_extension(self, ext: Extension) -> None:
         import numpy
@@ -171,10 +154,9 @@ class BuildExtension(build_ext):
             includes.append("cuda")
             macros.append(("AWQPACK_WITH_CUDA", "1"))
 
-        def compile_one(item: tuple[str, list[str]]) -> list[str]:
-            source, own_flags = item
+        def compile_one(source: str) -> list[str]:
             language = CXX_FLAGS if source.endswith(".cpp") else C_FLAGS
-            flags = [*COMMON_FLAGS, *sanitizer, *language, *own_flags, *system]
+            flags = [*COMMON_FLAGS, *sanitizer, *language, *system]
             return self.compiler.compile(
                 [source],
                 output_dir=self.build_temp,
@@ -185,9 +167,9 @@ class BuildExtension(build_ext):
             )
 
         shims = ["csrc/torch/shim.cpp", *(["csrc/torch/shim_cuda.cpp"] if nvcc is not None else [])]
-        items = [*c_sources().items(), *((path, []) for path in shims)]
+        sources = [*c_sources(), *shims]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            objects = [path for paths in pool.map(compile_one, items) for path in paths]
+            objects = [path for paths in pool.map(compile_one, sources) for path in paths]
         self.compiler.link_shared_object(
             [*objects, *cuda_objects],
             self.get_ext_fullpath(ext.name),

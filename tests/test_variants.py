@@ -1,6 +1,7 @@
 """Every CPU variant gives scalar's result on the same inputs, whatever the shapes, strides and offsets."""
 
 import functools
+import threading
 
 import forked
 import hypothesis
@@ -291,3 +292,24 @@ def test_another_variant_is_an_error_at_import(name):
 def test_another_variant_is_an_error_in_a_call(name):
     with pytest.raises(ValueError, match=f'{VARIANTS[0]}.*got "{name}"'):
         pack_array(random_codes((8, 64)), LAYOUTS["v1"], variant=name)
+
+
+def test_columns_are_packed_on_a_small_stack(layout, variant):
+    """Scratch of panels is no thread's stack: 128 KiB of it are enough."""
+    codes = random_codes((128, 1024)).T
+    expected = pack_array(np.ascontiguousarray(codes), layout, variant="scalar")
+    results = []
+
+    def work():
+        payload = pack_array(codes, layout, variant=variant)
+        results.extend([payload, unpack_array(payload, layout, out=np.empty_like(codes), variant=variant)])
+
+    before = threading.stack_size(128 << 10)
+    try:
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+    finally:
+        threading.stack_size(before)
+    assert_same(results[0], expected)
+    assert_same(results[1], codes)

@@ -1,40 +1,82 @@
-/* What the row-major and the column-major kernels for AVX2 share. */
+/* AVX2: the primitives that its files share, under the names that x86.h, rows.h and panel.h use. */
 #ifndef AWQPACK_AVX2_H
 #define AWQPACK_AVX2_H
 
 #include "kernels.h"
 
 #include <immintrin.h>
-#include <stddef.h>
+#include <string.h>
 
-enum {
-    VECTOR = 32,
-    LINE = 64, /* bytes of a cache line */
-};
+#define AWQ_TARGET "avx2"
+#include "x86.h"
 
-static inline __m256i load(const uint8_t *p)
+typedef __m256i vector;
+
+enum { VECTOR = sizeof(vector) };
+
+static inline vector load(const uint8_t *p)
 {
     return _mm256_loadu_si256((const void *)p);
 }
 
-/* The address is a number here, since it may lie past the end of the source. */
-static inline void prefetch(const uint8_t *p, ptrdiff_t ahead)
+static inline void put(uint8_t *p, vector v, bool stream)
 {
-    _mm_prefetch((const void *)((uintptr_t)p + (uintptr_t)ahead), _MM_HINT_T0);
+    if (stream) {
+        _mm256_stream_si256((void *)p, v);
+    } else {
+        _mm256_storeu_si256((void *)p, v);
+    }
 }
 
-static inline uint8_t or_bytes(__m256i seen)
+/* As put, and with streaming stores where only 16 bytes are aligned. */
+static inline void store(uint8_t *p, vector v, store_mode mode)
+{
+    if (mode == STORE_STREAM_16) {
+        _mm_stream_si128((void *)p, _mm256_castsi256_si128(v));
+        _mm_stream_si128((void *)(p + 16), _mm256_extracti128_si256(v, 1));
+    } else {
+        put(p, v, mode == STORE_STREAM);
+    }
+}
+
+static inline vector no_codes(void)
+{
+    return _mm256_setzero_si256();
+}
+
+static inline uint8_t or_bytes(vector seen)
 {
     const __m128i pair = _mm_or_si128(_mm256_castsi256_si128(seen), _mm256_extracti128_si256(seen, 1));
-    uint64_t bits = (uint64_t)_mm_cvtsi128_si64(_mm_or_si128(pair, _mm_unpackhi_epi64(pair, pair)));
-    bits |= bits >> 32;
-    bits |= bits >> 16;
-    return (uint8_t)(bits | bits >> 8);
+    return or_lanes((uint64_t)_mm_cvtsi128_si64(_mm_or_si128(pair, _mm_unpackhi_epi64(pair, pair))));
+}
+
+/* A perfect shuffle of the bytes of each 128-bit lane: its low and its high half. */
+static inline vector zip_low(vector a, vector b)
+{
+    return _mm256_unpacklo_epi8(a, b);
+}
+
+static inline vector zip_high(vector a, vector b)
+{
+    return _mm256_unpackhi_epi8(a, b);
+}
+
+/* Payload bytes of codes side by side in two vectors. */
+static inline vector join(vector low, vector high, vector *seen)
+{
+    const vector mask = _mm256_set1_epi8(AWQ_CODE_MAX);
+    *seen = _mm256_or_si256(*seen, _mm256_or_si256(low, high));
+    return _mm256_or_si256(_mm256_and_si256(low, mask), _mm256_slli_epi16(_mm256_and_si256(high, mask), 4));
+}
+
+/* The codes that start at bit `shift` of payload bytes. */
+static inline vector nibbles(vector bytes, int shift)
+{
+    return _mm256_and_si256(_mm256_srl_epi16(bytes, _mm_cvtsi32_si128(shift)), _mm256_set1_epi8(AWQ_CODE_MAX));
 }
 
 /* Contracts in kernels.h. */
 enum { AVX2_SCRATCH = 576 << 10 };
-uint8_t awq_avx2_pack_panel(const awq_panel *panel);
-uint8_t awq_avx2_unpack_panel(const awq_panel *panel);
+awq_kernel awq_avx2_pack_v1_panel, awq_avx2_pack_v2_panel, awq_avx2_unpack_panel;
 
 #endif

@@ -1,23 +1,43 @@
-/* What the row-major and the column-major kernels for AVX-512 share. */
+/* AVX-512 F, BW, VL and VBMI: the primitives that its files share, under the names that x86.h, rows.h and panel.h use. */
 #ifndef AWQPACK_AVX512_H
 #define AWQPACK_AVX512_H
 
 #include "kernels.h"
 
 #include <immintrin.h>
-#include <stddef.h>
 
-enum { LINE = 64 /* bytes of a vector and of a cache line */ };
+#define AWQ_TARGET "avx512f,avx512bw,avx512vl,avx512vbmi"
+#include "x86.h"
 
-static inline __m512i load(const uint8_t *p)
+typedef __m512i vector;
+
+enum { VECTOR = sizeof(vector) };
+
+static inline vector load(const uint8_t *p)
 {
     return _mm512_loadu_si512(p);
 }
 
-/* The address is a number here, since it may lie past the end of the source. */
-static inline void prefetch(const uint8_t *p, ptrdiff_t ahead)
+static inline void put(uint8_t *p, vector v, bool stream)
 {
-    _mm_prefetch((const void *)((uintptr_t)p + (uintptr_t)ahead), _MM_HINT_T0);
+    if (stream) {
+        _mm512_stream_si512((void *)p, v);
+    } else {
+        _mm512_storeu_si512(p, v);
+    }
+}
+
+/* As put, and with streaming stores where only 16 bytes are aligned. */
+static inline void store(uint8_t *p, vector v, store_mode mode)
+{
+    if (mode == STORE_STREAM_16) {
+        _mm_stream_si128((void *)p, _mm512_castsi512_si128(v));
+        _mm_stream_si128((void *)(p + 16), _mm512_extracti32x4_epi32(v, 1));
+        _mm_stream_si128((void *)(p + 32), _mm512_extracti32x4_epi32(v, 2));
+        _mm_stream_si128((void *)(p + 48), _mm512_extracti32x4_epi32(v, 3));
+    } else {
+        put(p, v, mode == STORE_STREAM);
+    }
 }
 
 static inline uint64_t first_bytes(int64_t n)
@@ -25,17 +45,55 @@ static inline uint64_t first_bytes(int64_t n)
     return n <= 0 ? 0 : n >= LINE ? UINT64_MAX : (UINT64_C(1) << n) - 1;
 }
 
-static inline uint8_t or_bytes(__m512i seen)
+static inline vector no_codes(void)
 {
-    uint64_t bits = (uint64_t)_mm512_reduce_or_epi64(seen);
-    bits |= bits >> 32;
-    bits |= bits >> 16;
-    return (uint8_t)(bits | bits >> 8);
+    return _mm512_setzero_si512();
+}
+
+static inline uint8_t or_bytes(vector seen)
+{
+    return or_lanes((uint64_t)_mm512_reduce_or_epi64(seen));
+}
+
+/* A perfect shuffle of the bytes of each 128-bit lane: its low and its high half. */
+static inline vector zip_low(vector a, vector b)
+{
+    return _mm512_unpacklo_epi8(a, b);
+}
+
+static inline vector zip_high(vector a, vector b)
+{
+    return _mm512_unpackhi_epi8(a, b);
+}
+
+/* Payload bytes of codes side by side in two vectors. */
+static inline vector join(vector low, vector high, vector *seen)
+{
+    *seen = _mm512_ternarylogic_epi64(*seen, low, high, 0xfe);
+    return _mm512_ternarylogic_epi64(_mm512_set1_epi8(AWQ_CODE_MAX), low, _mm512_slli_epi16(high, 4), 0xca);
+}
+
+/* The codes that start at bit `shift` of payload bytes. */
+static inline vector nibbles(vector bytes, int shift)
+{
+    return _mm512_and_si512(_mm512_srl_epi16(bytes, _mm_cvtsi32_si128(shift)), _mm512_set1_epi8(AWQ_CODE_MAX));
+}
+
+/* Transposes 4 x 4 lanes. */
+static inline void transpose_four(vector v[4])
+{
+    const vector a = _mm512_shuffle_i32x4(v[0], v[1], 0x44);
+    const vector b = _mm512_shuffle_i32x4(v[2], v[3], 0x44);
+    const vector c = _mm512_shuffle_i32x4(v[0], v[1], 0xee);
+    const vector d = _mm512_shuffle_i32x4(v[2], v[3], 0xee);
+    v[0] = _mm512_shuffle_i32x4(a, b, 0x88);
+    v[1] = _mm512_shuffle_i32x4(a, b, 0xdd);
+    v[2] = _mm512_shuffle_i32x4(c, d, 0x88);
+    v[3] = _mm512_shuffle_i32x4(c, d, 0xdd);
 }
 
 /* Contracts in kernels.h. */
 enum { AVX512_SCRATCH = 576 << 10 };
-uint8_t awq_avx512_pack_panel(const awq_panel *panel);
-uint8_t awq_avx512_unpack_panel(const awq_panel *panel);
+awq_kernel awq_avx512_pack_v1_panel, awq_avx512_pack_v2_panel, awq_avx512_unpack_panel;
 
 #endif

@@ -20,47 +20,6 @@ enum {
     PIECES = SLICE_STRIPS * (SPAN_TILES + 2), /* of the longest slice, and of one tile of the slice that is read or written beside it */
 };
 
-/* Transposes the 16 x 16 bytes of each 128-bit lane: four perfect shuffles of sixteen vectors. */
-static inline void transpose_lanes(__m512i v[16])
-{
-    __m512i t[16];
-#pragma GCC unroll 2
-    for (int pass = 0; pass < 2; pass++) {
-#pragma GCC unroll 8
-        for (int i = 0; i < 8; i++) {
-            t[2 * i] = _mm512_unpacklo_epi8(v[i], v[i + 8]);
-            t[2 * i + 1] = _mm512_unpackhi_epi8(v[i], v[i + 8]);
-        }
-#pragma GCC unroll 8
-        for (int i = 0; i < 8; i++) {
-            v[2 * i] = _mm512_unpacklo_epi8(t[i], t[i + 8]);
-            v[2 * i + 1] = _mm512_unpackhi_epi8(t[i], t[i + 8]);
-        }
-    }
-}
-
-/* Transposes 4 x 4 lanes. */
-static inline void transpose_four(__m512i v[4])
-{
-    const __m512i a = _mm512_shuffle_i32x4(v[0], v[1], 0x44);
-    const __m512i b = _mm512_shuffle_i32x4(v[2], v[3], 0x44);
-    const __m512i c = _mm512_shuffle_i32x4(v[0], v[1], 0xee);
-    const __m512i d = _mm512_shuffle_i32x4(v[2], v[3], 0xee);
-    v[0] = _mm512_shuffle_i32x4(a, b, 0x88);
-    v[1] = _mm512_shuffle_i32x4(a, b, 0xdd);
-    v[2] = _mm512_shuffle_i32x4(c, d, 0x88);
-    v[3] = _mm512_shuffle_i32x4(c, d, 0xdd);
-}
-
-static inline void put(uint8_t *p, __m512i v, bool stream)
-{
-    if (stream) {
-        _mm512_stream_si512((void *)p, v);
-    } else {
-        _mm512_storeu_si512(p, v);
-    }
-}
-
 /* A run of a payload row that starts anywhere; only its whole lines are streamed. */
 static inline void copy_run(uint8_t *restrict to, const uint8_t *restrict from, int64_t bytes, bool stream)
 {
@@ -72,38 +31,6 @@ static inline void copy_run(uint8_t *restrict to, const uint8_t *restrict from, 
     }
     const uint64_t rest = first_bytes(bytes - i);
     _mm512_mask_storeu_epi8(to + i, rest, _mm512_maskz_loadu_epi8(rest, from + i));
-}
-
-/*
- * A piece is vectors 0..7: lane l of vector j holds the bytes of rows 16l + 2j and 16l + 2j + 1.
- * Three perfect shuffles of eight vectors turn 8 columns by 16 rows of each lane into that.
- */
-static inline void join_piece(const uint8_t *restrict codes, const int64_t *columns, uint8_t *restrict piece, __m512i *seen)
-{
-    const __m512i mask = _mm512_set1_epi8(AWQ_CODE_MAX);
-    __m512i v[STRIP], t[STRIP];
-#pragma GCC unroll 8
-    for (int i = 0; i < STRIP; i++) {
-        const __m512i low = load(codes + columns[2 * i]), high = load(codes + columns[2 * i + 1]);
-        *seen = _mm512_ternarylogic_epi64(*seen, low, high, 0xfe);
-        v[i] = _mm512_ternarylogic_epi64(mask, low, _mm512_slli_epi16(high, 4), 0xca);
-    }
-#pragma GCC unroll 3
-    for (int pass = 0; pass < 3; pass++) {
-#pragma GCC unroll 4
-        for (int i = 0; i < 4; i++) {
-            t[2 * i] = _mm512_unpacklo_epi8(v[i], v[i + 4]);
-            t[2 * i + 1] = _mm512_unpackhi_epi8(v[i], v[i + 4]);
-        }
-#pragma GCC unroll 8
-        for (int i = 0; i < STRIP; i++) {
-            v[i] = t[i];
-        }
-    }
-#pragma GCC unroll 8
-    for (int j = 0; j < STRIP; j++) {
-        put(piece + LINE * j, v[j], false);
-    }
 }
 
 /* A tile of pieces on its way to the payload. */
@@ -127,9 +54,9 @@ static inline void go_on(outgoing *o, int64_t strips, int64_t pairs)
 }
 
 /* Sixteen bytes of the two rows that each lane of two strips' vectors holds. */
-static inline void split_pair(const uint8_t *first, const uint8_t *second, __m512i *even, __m512i *odd)
+static inline void split_pair(const uint8_t *first, const uint8_t *second, vector *even, vector *odd)
 {
-    const __m512i a = load(first), b = load(second);
+    const vector a = load(first), b = load(second);
     *even = _mm512_unpacklo_epi64(a, b);
     *odd = _mm512_unpackhi_epi64(a, b);
 }
@@ -140,7 +67,7 @@ static inline void send_v2_unit(outgoing *o, bool stream)
     const uint8_t *from = o->pieces + LINE * o->pair;
     const uint16_t *at = o->places + o->strip;
     uint8_t *to = o->target + o->strip / 4 * o->to.block + awq_panel_row(&o->to, 2 * o->pair);
-    __m512i v[2][4]; /* lines of two rows */
+    vector v[2][4]; /* lines of two rows */
 #pragma GCC unroll 2
     for (int k = 0; k < 2; k++, from += LINE) {
         split_pair(from + PIECE * at[0], from + PIECE * at[1], &v[k][0], &v[k][2]);
@@ -162,7 +89,7 @@ static inline void send_v1_unit(outgoing *o, bool stream)
     const uint8_t *from = o->pieces + LINE * o->pair;
     const uint16_t *at = o->places + o->strip;
     uint8_t *to = o->target + o->strip * STRIP + awq_panel_row(&o->to, 2 * o->pair);
-    __m512i v[2][2][4]; /* [row][line][lane] */
+    vector v[2][2][4]; /* [row][line][lane] */
 #pragma GCC unroll 2
     for (int h = 0; h < 2; h++) {
 #pragma GCC unroll 4
@@ -192,121 +119,162 @@ static inline void send_v1_unit(outgoing *o, bool stream)
     go_on(o, 16, 1);
 }
 
-/* Inlined for a constant is_v2. */
-static inline __attribute__((always_inline)) uint8_t pack_slices(bool is_v2, const awq_panel *panel)
-{
-    const awq_packing packing = panel->packing;
-    const uint8_t *restrict codes = panel->codes;
-    uint8_t *restrict payload = panel->payload;
-    const int64_t col_stride = panel->col_stride, payload_stride = panel->line_stride;
-    const int64_t rows = panel->rows, cols = panel->cols;
-    const bool stream = panel->stream;
-    const extent all = extent_of(codes, rows, cols, SLICE_COLS, SPAN_TILES);
-    const int64_t quad = awq_packings[packing].block_rows, tile_runs = TILE / quad; /* payload rows of a tile */
-    const bool has_ends = stream && ((uintptr_t)payload | (uintptr_t)payload_stride) % LINE != 0; /* not streamed */
-    uint8_t *restrict pieces = panel->scratch;
-    uint8_t *restrict ready = pieces + PIECES * PIECE; /* a tile with ends, before it is copied */
-    uint16_t places[2][PIECES], unused[PIECES]; /* of the pieces of two slices, tile by tile; a ring of the other pieces */
+/* What packing keeps between slices. */
+typedef struct mill {
+    const awq_panel *panel;
+    bool has_ends; /* lines that are not streamed: a tile is made ready, then copied */
+    uint8_t *pieces, *ready;
+    uint16_t places[2][PIECES]; /* of the pieces of two slices, tile by tile */
+    uint16_t unused[PIECES];    /* a ring of the other pieces, ... */
+    int64_t taken, freed;       /* ... and positions in it */
     int64_t columns[SLICE_STRIPS][STRIP_COLS];
-    int64_t taken = 0, freed = 0; /* positions in the ring */
-    __m512i seen = _mm512_setzero_si512();
+    vector seen;
+} mill;
+
+static inline int64_t after(int64_t position)
+{
+    return position + 1 == PIECES ? 0 : position + 1;
+}
+
+static inline void start_mill(mill *m, const awq_panel *panel)
+{
+    m->panel = panel;
+    m->has_ends = panel->stream && ((uintptr_t)panel->payload | (uintptr_t)panel->line_stride) % LINE != 0;
+    m->pieces = panel->scratch;
+    m->ready = panel->scratch + PIECES * PIECE;
+    m->taken = m->freed = 0;
+    m->seen = no_codes();
     for (int i = 0; i < PIECES; i++) {
-        unused[i] = (uint16_t)i;
+        m->unused[i] = (uint16_t)i;
     }
     for (int s = 0; s < SLICE_STRIPS; s++) {
-        find_columns(packing, s * STRIP, STRIP, col_stride, columns[s]);
+        find_columns(panel->packing, s * STRIP, STRIP, panel->col_stride, m->columns[s]);
     }
-    slice above = {0}, here = slice_at(&all, 0, 0);
-    for (int turn = 0; above.tiles > 0 || here.tiles > 0; turn ^= 1) {
-        const uint8_t *source = codes + here.col * col_stride + TILE * here.first;
-        const int64_t run = above.strips * STRIP * quad; /* bytes of a payload row */
-        const int64_t reads = here.tiles * here.strips, rounds = above.tiles > 0 ? above.tiles : 1;
-        const int64_t units = above.tiles == 0 ? 0 : is_v2 ? above.strips : STRIP * ((above.strips + 15) / 16);
-        int64_t read = 0, tile = 0, strip = 0;
-        for (int64_t t = 0; t < rounds; t++) { /* tile t of the slice above is written */
-            const uint16_t *from = places[turn ^ 1] + t * above.strips;
-            uint8_t *target = payload + (above.first + t) * tile_runs * payload_stride + above.col / 2 * quad;
-            outgoing next = {.pieces = pieces,
-                             .places = from,
-                             .strips = above.strips,
-                             .to = awq_panel_walk_of(packing, has_ends ? run + LINE : payload_stride),
-                             .target = has_ends ? ready : target};
-            const int64_t count = reads * (t + 1) / rounds - read;
-            int64_t sent = 0;
-            for (int64_t i = 0; i < count || sent < units; i++) {
-                if (i < count) {
-                    const uint16_t place = unused[taken];
-                    taken = taken + 1 == PIECES ? 0 : taken + 1;
-                    places[turn][tile * here.strips + strip] = place;
-                    join_piece(source + TILE * tile, columns[strip], pieces + PIECE * place, &seen);
-                    if (++tile == here.tiles) {
-                        tile = 0;
-                        strip++;
-                    }
-                }
-                for (; sent < units && (i >= count || sent * count < units * (i + 1)); sent++) {
-                    if (is_v2) {
-                        send_v2_unit(&next, stream && !has_ends);
-                    } else {
-                        send_v1_unit(&next, stream && !has_ends);
-                    }
-                }
-            }
-            read += count;
-            for (int64_t i = 0; i < above.strips; i++) {
-                unused[freed] = from[i];
-                freed = freed + 1 == PIECES ? 0 : freed + 1;
-            }
-            for (int64_t i = 0; i < tile_runs && has_ends && units > 0; i++) {
-                copy_run(target + i * payload_stride, ready + i * (run + LINE), run, true);
+}
+
+/* A slice on its way in, strip by strip. */
+typedef struct incoming {
+    const uint8_t *source;
+    uint16_t *places;
+    int64_t tiles, strips, tile, strip;
+} incoming;
+
+static inline void read_piece(mill *m, incoming *in)
+{
+    const uint16_t place = m->unused[m->taken];
+    m->taken = after(m->taken);
+    in->places[in->tile * in->strips + in->strip] = place;
+    join_piece(in->source + TILE * in->tile, m->columns[in->strip], m->pieces + PIECE * place, &m->seen);
+    if (++in->tile == in->tiles) {
+        in->tile = 0;
+        in->strip++;
+    }
+}
+
+/* Where tile t of a slice goes, whose pieces wait at `places`. */
+static inline outgoing outgoing_of(const mill *m, const slice *s, const uint16_t *places, uint8_t *target, int64_t run)
+{
+    return (outgoing){.pieces = m->pieces,
+                      .places = places,
+                      .strips = s->strips,
+                      .to = awq_panel_walk_of(m->panel->packing, m->has_ends ? run + LINE : m->panel->line_stride),
+                      .target = m->has_ends ? m->ready : target};
+}
+
+/* Reads `count` pieces and sends `units` units, in turn. */
+ALWAYS_INLINE void read_and_send(mill *m, incoming *in, int64_t count, outgoing *out, int64_t units, bool is_v2)
+{
+    const bool stream = m->panel->stream && !m->has_ends;
+    int64_t sent = 0;
+    for (int64_t i = 0; i < count || sent < units; i++) {
+        if (i < count) {
+            read_piece(m, in);
+        }
+        for (; sent < units && (i >= count || sent * count < units * (i + 1)); sent++) {
+            if (is_v2) {
+                send_v2_unit(out, stream);
+            } else {
+                send_v1_unit(out, stream);
             }
         }
+    }
+}
+
+/* Reads one slice while the one above it is written. */
+ALWAYS_INLINE void run_mill(mill *m, const slice *above, const slice *here, int turn, bool is_v2)
+{
+    const awq_panel *p = m->panel;
+    const int64_t line_rows = is_v2 ? AWQ_QUAD_ROWS : 1, lines = TILE / line_rows; /* of a tile */
+    const int64_t run = above->strips * STRIP * line_rows;                         /* bytes of a line */
+    const int64_t reads = here->tiles * here->strips, rounds = above->tiles > 0 ? above->tiles : 1;
+    const int64_t units = above->tiles == 0 ? 0 : is_v2 ? above->strips : STRIP * ((above->strips + 15) / 16);
+    incoming in = {p->codes + here->col * p->col_stride + TILE * here->first, m->places[turn], here->tiles, here->strips, 0, 0};
+    int64_t read = 0;
+    for (int64_t t = 0; t < rounds; t++) { /* tile t of the slice above is written */
+        const uint16_t *from = m->places[turn ^ 1] + t * above->strips;
+        uint8_t *target = p->payload + (above->first + t) * lines * p->line_stride + above->col / 2 * line_rows;
+        outgoing out = outgoing_of(m, above, from, target, run);
+        const int64_t count = reads * (t + 1) / rounds - read;
+        read_and_send(m, &in, count, &out, units, is_v2);
+        read += count;
+        for (int64_t i = 0; i < above->strips; i++, m->freed = after(m->freed)) {
+            m->unused[m->freed] = from[i];
+        }
+        for (int64_t i = 0; i < lines && m->has_ends && units > 0; i++) {
+            copy_run(target + i * p->line_stride, m->ready + i * (run + LINE), run, true);
+        }
+    }
+}
+
+ALWAYS_INLINE uint8_t pack_slices(const awq_panel *panel, bool is_v2)
+{
+    const extent all = extent_of(panel->codes, panel->rows, panel->cols, SLICE_COLS, SPAN_TILES);
+    mill m;
+    start_mill(&m, panel);
+    slice above = {0}, here = slice_at(&all, 0, 0);
+    for (int turn = 0; above.tiles > 0 || here.tiles > 0; turn ^= 1) {
+        run_mill(&m, &above, &here, turn, is_v2);
         above = here;
         here = slice_after(&all, &above);
     }
-    if (stream) {
+    if (panel->stream) {
         _mm_sfence();
     }
-    return or_bytes(seen);
+    return or_bytes(m.seen);
 }
 
-static uint8_t pack_v1_panel(const awq_panel *panel)
+uint8_t awq_avx512_pack_v1_panel(const awq_panel *panel)
 {
-    return pack_slices(false, panel);
+    return pack_slices(panel, false);
 }
 
-static uint8_t pack_v2_panel(const awq_panel *panel)
+uint8_t awq_avx512_pack_v2_panel(const awq_panel *panel)
 {
-    return pack_slices(true, panel);
+    return pack_slices(panel, true);
 }
 
-uint8_t awq_avx512_pack_panel(const awq_panel *panel)
+/* The mirror of a tile's units: groups of payload bytes of its rows, lane by lane. */
+static inline void get_tile(const awq_panel *part, int64_t row, vector *tile, int groups, int pitch, ahead *next)
 {
-    return panel->packing == AWQ_PACKING_V2 ? pack_v2_panel(panel) : pack_v1_panel(panel);
-}
-
-/* The mirror of put_tile. */
-static inline void get_tile(const uint8_t *payload, awq_packing packing, int64_t payload_stride, __m512i *tile,
-                            int groups, int pitch, ahead *next)
-{
-    const awq_panel_walk from = awq_panel_walk_of(packing, payload_stride);
+    const awq_panel_walk from = awq_panel_walk_of(part->packing, part->line_stride);
+    const uint8_t *payload = part->payload + awq_panel_row(&from, row);
     const int64_t lane = GROUP / AWQ_QUAD_ROWS * from.quad;
-    const int step = packing == AWQ_PACKING_V2 ? 2 : 1;
+    const int step = awq_line_rows(part) == 1 ? 1 : 2; /* rows that a line of the cache holds */
     for (int j = 0; j < GROUP; j += step) {
-        __m512i *row = tile + j * pitch;
-        __m512i *second = packing == AWQ_PACKING_V2 ? row + pitch : row + BLOCK_GROUPS;
+        vector *first = tile + j * pitch;
+        vector *second = step == 2 ? first + pitch : first + BLOCK_GROUPS;
         const uint8_t *source = payload + awq_panel_row(&from, j);
         for (int g = 0; g < groups; g += 4 / step) {
             const bool is_line = g + 4 / step <= groups;
-            __m512i v[4];
+            vector v[4];
             ask(next, 4);
             for (int l = 0; l < 4; l++) {
                 const uint8_t *p = source + l * lane + g / BLOCK_GROUPS * from.block;
                 v[l] = is_line ? load(p) : _mm512_castsi256_si512(_mm256_loadu_si256((const void *)p));
             }
             transpose_four(v);
-            row[g] = v[0];
-            row[g + 1] = v[1];
+            first[g] = v[0];
+            first[g + 1] = v[1];
             if (is_line) {
                 second[g] = v[2];
                 second[g + 1] = v[3];
@@ -318,40 +286,32 @@ static inline void get_tile(const uint8_t *payload, awq_packing packing, int64_t
 /* One column of codes, from the bytes it shares with another. */
 static inline void split_run(uint8_t *restrict to, const uint8_t *restrict from, int64_t bytes, int shift, bool stream)
 {
-    const __m512i mask = _mm512_set1_epi8(AWQ_CODE_MAX);
-    const __m128i by = _mm_cvtsi32_si128(shift);
     const int64_t head = stream ? bytes_to_line(to, bytes) : 0;
     if (head > 0) {
-        const __m512i v = _mm512_maskz_loadu_epi8(first_bytes(head), from);
-        _mm512_mask_storeu_epi8(to, first_bytes(head), _mm512_and_si512(_mm512_srl_epi16(v, by), mask));
+        _mm512_mask_storeu_epi8(to, first_bytes(head), nibbles(_mm512_maskz_loadu_epi8(first_bytes(head), from), shift));
     }
     int64_t i = head;
     for (; i + LINE <= bytes; i += LINE) {
-        put(to + i, _mm512_and_si512(_mm512_srl_epi16(load(from + i), by), mask), stream);
+        put(to + i, nibbles(load(from + i), shift), stream);
     }
     if (i < bytes) {
         const uint64_t rest = first_bytes(bytes - i);
-        const __m512i v = _mm512_maskz_loadu_epi8(rest, from + i);
-        _mm512_mask_storeu_epi8(to + i, rest, _mm512_and_si512(_mm512_srl_epi16(v, by), mask));
+        _mm512_mask_storeu_epi8(to + i, rest, nibbles(_mm512_maskz_loadu_epi8(rest, from + i), shift));
     }
 }
 
-static void unpack_slice(awq_packing packing, const uint8_t *restrict payload, int64_t payload_stride,
-                         uint8_t *restrict codes, int64_t col_stride, int64_t rows, int64_t cols, bool stream,
-                         __m512i *restrict scratch) /* [payload byte][tile]: a byte of 64 rows */
+/* Reads a slice's lines, and turns its bytes into scratch: see write_columns. */
+static inline void read_lines(const awq_panel *part, vector *restrict scratch, int column_pitch)
 {
-    const int groups = (int)(cols / GROUP_COLS), tiles = (int)(rows / TILE);
-    const int pitch = groups + 1, column_pitch = tiles + 1;
-    const awq_panel_walk from = awq_panel_walk_of(packing, payload_stride);
-    const int64_t quad = awq_packings[packing].block_rows;
-    const int64_t run = cols / 2 * quad;
-    const int64_t tile_lines = TILE / quad; /* payload rows */
-    __m512i tile[GROUP * (MAX_GROUPS + 1)];
-    ahead next = ahead_of(payload, tile_lines * payload_stride, payload_stride, (tiles - 1) * tile_lines, run);
+    const int groups = (int)(part->cols / GROUP_COLS), tiles = (int)(part->rows / TILE), pitch = groups + 1;
+    const int64_t line_rows = awq_line_rows(part), lines = TILE / line_rows;
+    vector tile[GROUP * (MAX_GROUPS + 1)];
+    ahead next = ahead_of(part->payload, lines * part->line_stride, part->line_stride, (tiles - 1) * lines,
+                          part->cols / 2 * line_rows);
     for (int t = 0; t < tiles; t++) {
-        get_tile(payload + awq_panel_row(&from, TILE * t), packing, payload_stride, tile, groups, pitch, &next);
+        get_tile(part, TILE * t, tile, groups, pitch, &next);
         for (int g = 0; g < groups; g++) {
-            __m512i v[GROUP];
+            vector v[GROUP];
 #pragma GCC unroll 16
             for (int j = 0; j < GROUP; j++) {
                 v[j] = tile[j * pitch + g];
@@ -363,44 +323,18 @@ static void unpack_slice(awq_packing packing, const uint8_t *restrict payload, i
             }
         }
     }
-    const bool has_ends = stream && ((uintptr_t)codes | (uintptr_t)col_stride) % LINE != 0; /* not streamed */
-    const int64_t below = tiles * tile_lines * payload_stride; /* the next panel */
-    next = ahead_of(payload, below, payload_stride, tile_lines, run);
-    for (int g = 0; g < groups; g++) {
-        int64_t columns[GROUP_COLS];
-        find_columns(packing, g * GROUP, GROUP, col_stride, columns);
-        for (int i = 0; i < GROUP && has_ends; i++) {
-            prefetch(codes, columns[2 * i]);
-            prefetch(codes, columns[2 * i] + rows - 1);
-            prefetch(codes, columns[2 * i + 1]);
-            prefetch(codes, columns[2 * i + 1] + rows - 1);
-        }
-        for (int i = 0; i < GROUP; i++) {
-            const uint8_t *bytes = (const uint8_t *)(scratch + (g * GROUP + i) * column_pitch);
-            ask(&next, 1);
-            split_run(codes + columns[2 * i], bytes, rows, 0, stream);
-            split_run(codes + columns[2 * i + 1], bytes, rows, 4, stream);
-        }
-    }
-    if (stream) {
-        _mm_sfence();
-    }
 }
 
 uint8_t awq_avx512_unpack_panel(const awq_panel *panel)
 {
-    const awq_packing packing = panel->packing;
-    uint8_t *restrict codes = panel->codes;
-    const uint8_t *restrict payload = panel->payload;
-    const int64_t col_stride = panel->col_stride, payload_stride = panel->line_stride;
-    const int64_t rows = panel->rows, cols = panel->cols;
-    const bool stream = panel->stream;
-    const awq_panel_walk from = awq_panel_walk_of(packing, payload_stride);
-    for (int64_t r = 0; r < rows; r += SLICE_ROWS) {
-        unpack_slice(packing, payload + awq_panel_row(&from, r), payload_stride, codes + r, col_stride,
-                     rows - r < SLICE_ROWS ? rows - r : SLICE_ROWS, cols, stream, (__m512i *)panel->scratch);
+    for (int64_t row = 0; row < panel->rows; row += SLICE_ROWS) {
+        const awq_panel part = slice_of(panel, row);
+        const int pitch = (int)(part.rows / TILE) + 1; /* in vectors */
+        read_lines(&part, (vector *)panel->scratch, pitch);
+        write_columns(&part, panel->scratch, (int64_t)sizeof(vector) * pitch);
     }
     return 0;
 }
 
+TARGET_END
 #endif

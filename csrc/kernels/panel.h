@@ -1,18 +1,16 @@
-/* What the column-major kernels of both x86 instruction sets share: slices, which lines to ask for, which columns to join.
-   Included below avx2.h or avx512.h, which say what a LINE is. */
+/* Column-major V1 and V2 for both x86 instruction sets: slices, pieces, transposes, and the half of unpacking that writes codes.
+   Included below avx2.h or avx512.h, whose primitives it is made of. */
 #ifndef AWQPACK_PANEL_H
 #define AWQPACK_PANEL_H
 
-#include "kernels.h"
 #include "walk.h"
-
-#include <immintrin.h>
 
 enum {
     GROUP = 16,             /* payload bytes of a row that are transposed together ... */
     GROUP_COLS = 2 * GROUP, /* ... and the columns they hold */
     BLOCK_GROUPS = AWQ_BLOCK_BYTES / GROUP,
-    TILE = AWQ_PANEL_STEP, /* rows that are transposed together: a line of a column */
+    TILE = AWQ_PANEL_STEP, /* rows that are transposed together: a line of a column, ... */
+    HALVES = TILE / VECTOR, /* ... in this many vectors */
     SLICE_ROWS = 512, /* of a panel that is unpacked at once */
     MAX_TILES = SLICE_ROWS / TILE,
     STRIP = 8,              /* payload bytes of a row that are packed together ... */
@@ -91,11 +89,10 @@ static inline ahead ahead_of(const uint8_t *from, int64_t offset, int64_t stride
     return (ahead){(uintptr_t)from + (uintptr_t)offset, (uintptr_t)stride, runs, 0, lines};
 }
 
-/* Into the second-level cache, as the columns of a large matrix fall on the same few sets of the first. */
 static inline void ask(ahead *next, int count)
 {
     for (int i = 0; i < count && next->runs > 0; i++) {
-        _mm_prefetch((const void *)(next->run + LINE * (uintptr_t)next->line), _MM_HINT_T1);
+        prefetch_far((const uint8_t *)next->run, LINE * next->line);
         if (++next->line == next->lines) {
             next->line = 0;
             next->run += next->stride;
@@ -109,6 +106,108 @@ static inline int64_t bytes_to_line(const uint8_t *p, int64_t bytes)
 {
     const int64_t head = (int64_t)(-(uintptr_t)p % LINE);
     return head < bytes ? head : bytes;
+}
+
+/* Transposes the 16 x 16 bytes of each 128-bit lane: four perfect shuffles of sixteen vectors. */
+static inline void transpose_lanes(vector v[16])
+{
+    vector t[16];
+#pragma GCC unroll 2
+    for (int pass = 0; pass < 2; pass++) {
+#pragma GCC unroll 8
+        for (int i = 0; i < 8; i++) {
+            t[2 * i] = zip_low(v[i], v[i + 8]);
+            t[2 * i + 1] = zip_high(v[i], v[i + 8]);
+        }
+#pragma GCC unroll 8
+        for (int i = 0; i < 8; i++) {
+            v[2 * i] = zip_low(t[i], t[i + 8]);
+            v[2 * i + 1] = zip_high(t[i], t[i + 8]);
+        }
+    }
+}
+
+/*
+ * A piece is lines 0..7: 16 bytes l of line j are those of rows 16l + 2j and 16l + 2j + 1. Three perfect shuffles of eight
+ * vectors turn 8 columns by 16 rows of each 128-bit lane into that. Each line of codes is read at once: where columns are a
+ * power of two apart, all sixteen fall on one set of the cache.
+ */
+static inline void join_piece(const uint8_t *restrict codes, const int64_t *columns, uint8_t *restrict piece, vector *seen)
+{
+    vector halves[HALVES][STRIP], t[STRIP];
+#pragma GCC unroll 8
+    for (int i = 0; i < STRIP; i++) {
+        const uint8_t *low = codes + columns[2 * i], *high = codes + columns[2 * i + 1];
+#pragma GCC unroll 2
+        for (int h = 0; h < HALVES; h++) {
+            halves[h][i] = join(load(low + VECTOR * h), load(high + VECTOR * h), seen);
+        }
+    }
+    for (int h = 0; h < HALVES; h++) {
+        vector *v = halves[h];
+#pragma GCC unroll 3
+        for (int pass = 0; pass < 3; pass++) {
+#pragma GCC unroll 4
+            for (int i = 0; i < 4; i++) {
+                t[2 * i] = zip_low(v[i], v[i + 4]);
+                t[2 * i + 1] = zip_high(v[i], v[i + 4]);
+            }
+#pragma GCC unroll 8
+            for (int i = 0; i < STRIP; i++) {
+                v[i] = t[i];
+            }
+        }
+#pragma GCC unroll 8
+        for (int j = 0; j < STRIP; j++) {
+            put(piece + LINE * j + VECTOR * h, v[j], false);
+        }
+    }
+}
+
+/* A part of a panel of at most SLICE_ROWS rows, from row `row` on. */
+static inline awq_panel slice_of(const awq_panel *panel, int64_t row)
+{
+    awq_panel part = *panel;
+    part.codes += row;
+    part.payload += awq_panel_offset(panel, 1, row, 0);
+    part.rows = panel->rows - row < SLICE_ROWS ? panel->rows - row : SLICE_ROWS;
+    return part;
+}
+
+/* Asks for the ends of the columns of a group, which are not streamed. */
+static inline void ask_for_ends(const uint8_t *codes, const int64_t *columns, int64_t rows)
+{
+    for (int i = 0; i < GROUP_COLS; i++) {
+        prefetch(codes, columns[i]);
+        prefetch(codes, columns[i] + rows - 1);
+    }
+}
+
+static inline void split_run(uint8_t *restrict to, const uint8_t *restrict from, int64_t bytes, int shift, bool stream);
+
+/* Writes a slice's columns of codes from its transposed payload bytes: byte b of row r at scratch[b * pitch + r]. */
+static inline void write_columns(const awq_panel *part, const uint8_t *restrict scratch, int64_t pitch)
+{
+    const int64_t line_rows = awq_line_rows(part), lines = TILE / line_rows;
+    const bool has_ends = part->stream && ((uintptr_t)part->codes | (uintptr_t)part->col_stride) % LINE != 0;
+    ahead below = ahead_of(part->payload, part->rows / line_rows * part->line_stride, part->line_stride, lines,
+                           part->cols / 2 * line_rows);
+    for (int64_t g = 0; g < part->cols / GROUP_COLS; g++) {
+        int64_t columns[GROUP_COLS];
+        find_columns(part->packing, g * GROUP, GROUP, part->col_stride, columns);
+        if (has_ends) {
+            ask_for_ends(part->codes, columns, part->rows);
+        }
+        for (int i = 0; i < GROUP; i++) {
+            const uint8_t *bytes = scratch + (g * GROUP + i) * pitch;
+            ask(&below, 1);
+            split_run(part->codes + columns[2 * i], bytes, part->rows, 0, part->stream);
+            split_run(part->codes + columns[2 * i + 1], bytes, part->rows, 4, part->stream);
+        }
+    }
+    if (part->stream) {
+        _mm_sfence();
+    }
 }
 
 #endif
