@@ -166,7 +166,8 @@ class BuildExtension(build_ext):
                 depends=ext.depends,
             )
 
-        shims = ["csrc/torch/shim.cpp", *(["csrc/torch/shim_cuda.cpp"] if nvcc is not None else [])]
+        shims = ["csrc/torch/shim.cpp", "csrc/torch/float_shim.cpp"]
+        shims += ["csrc/torch/shim_cuda.cpp"] if nvcc is not None else []
         sources = [*c_sources(), *shims]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             objects = [path for paths in pool.map(compile_one, sources) for path in paths]
@@ -182,7 +183,7 @@ class BuildExtension(build_ext):
 
 extension = Extension(
     "awqpack._C",
-    sources=[*c_sources(), "csrc/torch/shim.cpp", "csrc/torch/shim_cuda.cpp"],
+    sources=[*c_sources(), *(str(path.relative_to(ROOT)) for path in sorted((ROOT / "csrc" / "torch").glob("*.cpp")))],
     depends=[
         str(path.relative_to(ROOT)) for path in sorted([*(ROOT / "csrc").rglob("*.h*"), *(ROOT / "cuda").iterdir()])
     ],

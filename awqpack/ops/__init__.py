@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from . import cuda, fake, portable, value_errors
+from . import cuda, fake, floats, portable, value_errors
 
-OPS = ("pack", "unpack", "pack_out", "unpack_out")
+OPS = ("pack", "unpack", "pack_out", "unpack_out", *floats.OPS)
 
 
 def register() -> None:
@@ -12,4 +12,5 @@ def register() -> None:
     value_errors.register(OPS)
     portable.register()
     fake.register()
+    floats.register()
     cuda.register()

@@ -39,12 +39,12 @@ def _payload_dtypes() -> str:
     return ", ".join(f"{name} payloads are {dtype}" for name, dtype in dtypes.items())
 
 
-def _require_blocks(shape: Sequence[int], form: Format) -> None:
+def require_blocks(shape: Sequence[int], form: Format, op: str = "pack") -> None:
     """ValueError unless codes of this shape are whole blocks."""
     for dim, place, unit in ((-1, "in_features (the last dimension)", form.cols), (-2, _OUT_FEATURES, form.rows)):
         if shape[dim] % unit != 0:
             raise ValueError(
-                f"pack as {form.name} expects {place} to be a multiple of {unit}; "
+                f"{op} as {form.name} expects {place} to be a multiple of {unit}; "
                 f"got {shape[dim]} in shape {tuple(shape)}"
             )
 
@@ -59,23 +59,23 @@ def payload_shape(codes: torch.Tensor, packing: int) -> tuple[int, ...]:
             "codes.to(torch.uint8) or codes.astype(numpy.uint8); float weights must be quantized first)"
         )
     _require_ndim(codes, "pack expects codes")
-    _require_blocks(codes.shape, form)
+    require_blocks(codes.shape, form)
     return (*codes.shape[:-2], *form.payload_shape(*codes.shape[-2:]))
 
 
-def codes_shape(payload: torch.Tensor, packing: int) -> tuple[int, ...]:
+def codes_shape(payload: torch.Tensor, packing: int, op: str = "unpack") -> tuple[int, ...]:
     """Shape of the codes in a payload; ValueError unless it can be unpacked."""
     form = format_of(packing)
-    require_dense(payload, "unpack")
+    require_dense(payload, op)
     if payload.dtype != form.dtype:
         raise ValueError(
-            f"unpack of {form.name} expects an {_text(form.dtype)} payload; "
+            f"{op} of {form.name} expects an {_text(form.dtype)} payload; "
             f"got dtype {payload.dtype} ({_payload_dtypes()})"
         )
-    _require_ndim(payload, "unpack expects a payload")
+    _require_ndim(payload, f"{op} expects a payload")
     if payload.shape[-1] % form.block_items != 0:
         raise ValueError(
-            f"unpack of {form.name} expects a payload whose last dimension is a multiple of {form.block_items}; "
+            f"{op} of {form.name} expects a payload whose last dimension is a multiple of {form.block_items}; "
             f"got {payload.shape[-1]} in shape {tuple(payload.shape)}"
         )
     return (*payload.shape[:-2], *form.codes_shape(*payload.shape[-2:]))

@@ -38,10 +38,22 @@ static shape_text format_shape(const int64_t *sizes, int64_t ndim)
     return text;
 }
 
-static const char *dtype_name(awq_dtype dtype)
+const char *awq_dtype_name(awq_dtype dtype)
 {
-    static const char *const names[] = {"another dtype", "uint8", "int16", "int32"};
+    static const char *const names[] = {"another dtype", "uint8", "int16", "int32", "float16", "bfloat16", "float32"};
     return names[dtype];
+}
+
+int64_t awq_dtype_bytes(awq_dtype dtype)
+{
+    switch (dtype) {
+    case AWQ_DTYPE_INT32:
+    case AWQ_DTYPE_FLOAT32: return 4;
+    case AWQ_DTYPE_INT16:
+    case AWQ_DTYPE_FLOAT16:
+    case AWQ_DTYPE_BFLOAT16: return 2;
+    default: return 1;
+    }
 }
 
 /* A list for a sentence. */
@@ -100,7 +112,7 @@ static list_text payload_dtypes(void)
     for (int i = 0; i < AWQ_PACKING_COUNT; i++) {
         if (is_named_first(i)) {
             char item[48];
-            snprintf(item, sizeof item, "%s payloads are %s", awq_packings[i].name, dtype_name(awq_packings[i].dtype));
+            snprintf(item, sizeof item, "%s payloads are %s", awq_packings[i].name, awq_dtype_name(awq_packings[i].dtype));
             add_to_list(&list, item, ", ");
         }
     }
@@ -180,7 +192,7 @@ bool awq_check_payload(const awq_view *payload, awq_packing packing, int64_t *co
     const awq_packing_traits *traits = &awq_packings[packing];
     if (payload->dtype != traits->dtype) {
         return awq_fail(error, AWQ_ERROR_VALUE, "unpack of %s expects an %s payload; got dtype %s (%s)", traits->name,
-                        dtype_name(traits->dtype), payload->dtype_name, payload_dtypes().chars);
+                        awq_dtype_name(traits->dtype), payload->dtype_name, payload_dtypes().chars);
     }
     if (!check_ndim(payload, "unpack expects a payload", error)) {
         return false;
@@ -207,18 +219,13 @@ bool awq_check_payload(const awq_view *payload, awq_packing packing, int64_t *co
     return true;
 }
 
-static int64_t element_bytes(awq_dtype dtype)
-{
-    return dtype == AWQ_DTYPE_INT32 ? 4 : dtype == AWQ_DTYPE_INT16 ? 2 : 1;
-}
-
 typedef struct byte_range {
     intptr_t begin, end; /* empty when equal */
 } byte_range;
 
 static byte_range memory_of(const awq_view *view)
 {
-    const int64_t bytes = element_bytes(view->dtype);
+    const int64_t bytes = awq_dtype_bytes(view->dtype);
     byte_range range = {(intptr_t)view->data, (intptr_t)view->data + bytes};
     for (int64_t d = 0; d < view->ndim; d++) {
         if (view->sizes[d] == 0) {
@@ -270,7 +277,7 @@ bool awq_check_out(const awq_view *out, awq_dtype dtype, const int64_t *sizes, c
                    awq_error *error)
 {
     if (out->dtype != dtype) {
-        return awq_fail(error, AWQ_ERROR_VALUE, "out expects dtype %s; got %s", dtype_name(dtype), out->dtype_name);
+        return awq_fail(error, AWQ_ERROR_VALUE, "out expects dtype %s; got %s", awq_dtype_name(dtype), out->dtype_name);
     }
     bool has_same_sizes = out->ndim == input->ndim;
     for (int64_t d = 0; has_same_sizes && d < out->ndim; d++) {

@@ -72,20 +72,29 @@ static void cut(awq_job *job, int64_t batch)
     job->units = batch * job->row_units * job->col_units;
 }
 
-void awq_job_init(awq_job *job, awq_direction direction, awq_packing packing, const awq_kernels *kernels,
-                  const awq_view *codes, const awq_view *payload)
+void awq_job_init_part(awq_job *job, awq_direction direction, const awq_kernels *kernels, const awq_geometry *geometry)
 {
-    const awq_walks *walks = &kernels->of[packing];
+    const awq_walks *walks = &kernels->of[geometry->packing];
     const bool is_pack = direction == AWQ_PACK;
     awq_kernel *any = is_pack ? awq_pack_blocks : awq_unpack_blocks;
     awq_kernel *rows = is_pack ? walks->pack_rows : walks->unpack_rows;
     awq_kernel *panel = is_pack ? walks->pack_panel : walks->unpack_panel;
-    *job = (awq_job){.matrix = {.codes = codes->data, .payload = payload->data},
+    *job = (awq_job){.geometry = *geometry,
                      .direction = direction,
                      .run_rows = rows == NULL ? any : rows,
                      .run_panel = panel == NULL ? any : panel};
-    awq_geometry_init(&job->geometry, packing, codes, payload);
     turn(job);
+    job->scratch_bytes = !has_row_runs(job) && has_panels(job) ? kernels->scratch_bytes : 0;
+}
+
+void awq_job_init(awq_job *job, awq_direction direction, awq_packing packing, const awq_kernels *kernels,
+                  const awq_view *codes, const awq_view *payload)
+{
+    awq_geometry geometry;
+    awq_geometry_init(&geometry, packing, codes, payload);
+    awq_job_init_part(job, direction, kernels, &geometry);
+    job->matrix.codes = codes->data;
+    job->matrix.payload = payload->data;
     int64_t batch = 1;
     for (int32_t d = 0; d < job->geometry.batch_dims; d++) {
         batch *= job->geometry.batch_sizes[d];
@@ -94,12 +103,11 @@ void awq_job_init(awq_job *job, awq_direction direction, awq_packing packing, co
     const int64_t total = batch * job->matrix.rows * job->matrix.cols;
     const bool is_rows = has_row_runs(job);
     job->units_per_task = job->units > 0 ? ceil_div(TASK_CODES, ceil_div(total, job->units)) : 1;
-    if (is_pack) {
+    if (direction == AWQ_PACK) {
         job->matrix.stream = total / 2 >= (is_rows ? STREAM_PACKED_ROWS : STREAM_PACKED_PANELS);
     } else {
         job->matrix.stream = total >= (is_rows ? STREAM_UNPACKED_ROWS : STREAM_UNPACKED_PANELS);
     }
-    job->scratch_bytes = !is_rows && has_panels(job) ? kernels->scratch_bytes : 0;
 }
 
 /* The part of a panel that starts at `row`, `col` of it: whole lines and blocks. */
@@ -260,4 +268,24 @@ uint8_t awq_job_run(const awq_job *job, int64_t begin, int64_t end, void *scratc
     }
     unpack_panels(job, begin, end, scratch);
     return 0;
+}
+
+uint8_t awq_job_run_part(const awq_job *job, uint8_t *codes, uint8_t *payload, int64_t rows, int64_t cols, void *scratch)
+{
+    awq_panel all = job->matrix;
+    all.codes = codes;
+    all.payload = payload;
+    all.rows = all.is_turned ? cols : rows;
+    all.cols = all.is_turned ? rows : cols;
+    all.scratch = scratch;
+    if (!has_row_runs(job)) {
+        return run_unit(job, &all);
+    }
+    const int64_t line_rows = awq_line_rows(&all);
+    uint8_t seen = 0;
+    for (int64_t row = 0; row < all.rows; row += line_rows) {
+        const awq_panel line = part_of(job, &all, row, 0, line_rows, all.cols);
+        seen |= job->run_rows(&line);
+    }
+    return seen;
 }

@@ -73,6 +73,7 @@ typedef struct awq_kernels {
     const char *name;
     size_t scratch_bytes; /* what a panel may ask for */
     awq_walks of[AWQ_PACKING_COUNT];
+    const struct awq_float_kernels *floats; /* see float_kernels.h; NULL: the scalar ones */
 } awq_kernels;
 
 /* Any packing and any strides, block by block: the meaning of the rows in packing.h, and what every kernel is compared with. */

@@ -63,19 +63,19 @@ struct Dtype {
     const char *name;
 };
 
-inline Dtype dtype_of(const Tensor &tensor)
+inline Dtype dtype_of(torch::headeronly::ScalarType type)
 {
     using torch::headeronly::ScalarType;
-    switch (tensor.scalar_type()) {
+    switch (type) {
     case ScalarType::Byte: return {AWQ_DTYPE_UINT8, "torch.uint8"};
     case ScalarType::Short: return {AWQ_DTYPE_INT16, "torch.int16"};
     case ScalarType::Int: return {AWQ_DTYPE_INT32, "torch.int32"};
     case ScalarType::Char: return {AWQ_DTYPE_OTHER, "torch.int8"};
     case ScalarType::Long: return {AWQ_DTYPE_OTHER, "torch.int64"};
     case ScalarType::Bool: return {AWQ_DTYPE_OTHER, "torch.bool"};
-    case ScalarType::Half: return {AWQ_DTYPE_OTHER, "torch.float16"};
-    case ScalarType::BFloat16: return {AWQ_DTYPE_OTHER, "torch.bfloat16"};
-    case ScalarType::Float: return {AWQ_DTYPE_OTHER, "torch.float32"};
+    case ScalarType::Half: return {AWQ_DTYPE_FLOAT16, "torch.float16"};
+    case ScalarType::BFloat16: return {AWQ_DTYPE_BFLOAT16, "torch.bfloat16"};
+    case ScalarType::Float: return {AWQ_DTYPE_FLOAT32, "torch.float32"};
     case ScalarType::Double: return {AWQ_DTYPE_OTHER, "torch.float64"};
     case ScalarType::ComplexHalf: return {AWQ_DTYPE_OTHER, "torch.complex32"};
     case ScalarType::ComplexFloat: return {AWQ_DTYPE_OTHER, "torch.complex64"};
@@ -89,7 +89,7 @@ inline Dtype dtype_of(const Tensor &tensor)
 
 inline awq_view view_of(const Tensor &tensor, void *data)
 {
-    const Dtype dtype = dtype_of(tensor);
+    const Dtype dtype = dtype_of(tensor.scalar_type());
     return {data, tensor.sizes().data(), tensor.strides().data(), tensor.dim(), dtype.dtype, dtype.name};
 }
 
@@ -109,6 +109,9 @@ inline int32_t torch_dtype(awq_dtype dtype)
     switch (dtype) {
     case AWQ_DTYPE_INT16: return aoti_torch_dtype_int16();
     case AWQ_DTYPE_INT32: return aoti_torch_dtype_int32();
+    case AWQ_DTYPE_FLOAT16: return aoti_torch_dtype_float16();
+    case AWQ_DTYPE_BFLOAT16: return aoti_torch_dtype_bfloat16();
+    case AWQ_DTYPE_FLOAT32: return aoti_torch_dtype_float32();
     default: return aoti_torch_dtype_uint8();
     }
 }
@@ -134,14 +137,14 @@ inline Tensor empty_beside(const Tensor &input, const int64_t *sizes, const int6
         TORCH_SUCCESS) {
         char shape[128];
         awq_format_shape(sizes, input.dim(), shape, sizeof shape);
-        awq_fail(&error, AWQ_ERROR_MEMORY, "awqpack could not allocate a result of shape %s and dtype %s: out of memory?",
-                 shape, dtype == AWQ_DTYPE_UINT8 ? "torch.uint8" : dtype == AWQ_DTYPE_INT16 ? "torch.int16" : "torch.int32");
+        awq_fail(&error, AWQ_ERROR_MEMORY, "awqpack could not allocate a result of shape %s and dtype torch.%s: out of memory?",
+                 shape, awq_dtype_name(dtype));
         raise(error);
     }
     return Tensor(handle);
 }
 
-inline void require_same_device(const Tensor &input, const Tensor &out)
+inline void require_same_device(const Tensor &input, const Tensor &out, const char *what = "out")
 {
     awq_error error;
     int32_t types[2], indices[2];
@@ -151,9 +154,21 @@ inline void require_same_device(const Tensor &input, const Tensor &out)
         TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(handles[i], &indices[i]));
     }
     if (types[0] != types[1] || indices[0] != indices[1]) {
-        awq_fail(&error, AWQ_ERROR_VALUE, "out expects the device of the input; the two are on different devices");
+        awq_fail(&error, AWQ_ERROR_VALUE, "%s expects the device of the input; the two are on different devices", what);
         raise(error);
     }
+}
+
+/* NULL is contiguous. */
+inline const int64_t *order_of(const awq_view &input, const Order &stride_order)
+{
+    if (stride_order && static_cast<int64_t>(stride_order->size()) != input.ndim) {
+        awq_error error;
+        awq_fail(&error, AWQ_ERROR_VALUE, "stride_order expects one entry for each of the %lld dimensions; got %zu",
+                 static_cast<long long>(input.ndim), stride_order->size());
+        raise(error);
+    }
+    return stride_order ? stride_order->data() : nullptr;
 }
 
 /* The ops, for a Backend that offers
@@ -194,12 +209,7 @@ Tensor unpack(const Tensor payload, int64_t number, bool reorder, Order stride_o
     const awq_view input = input_view(payload);
     int64_t sizes[AWQ_MAX_DIMS];
     require(awq_check_payload(&input, packing, sizes, &error), error);
-    if (stride_order && static_cast<int64_t>(stride_order->size()) != input.ndim) {
-        awq_fail(&error, AWQ_ERROR_VALUE, "stride_order expects one entry for each of the %lld dimensions; got %zu",
-                 static_cast<long long>(input.ndim), stride_order->size());
-        raise(error);
-    }
-    Tensor codes = empty_beside(payload, sizes, stride_order ? stride_order->data() : nullptr, AWQ_DTYPE_UINT8);
+    Tensor codes = empty_beside(payload, sizes, order_of(input, stride_order), AWQ_DTYPE_UINT8);
     Backend::unpack(payload, input, output_view(codes), packing);
     return codes;
 }

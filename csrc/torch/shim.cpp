@@ -1,10 +1,9 @@
 /* Registers awqpack's ops over libtorch's stable ABI, lends torch's thread pool and its memory to the C code; nothing else. */
-#include <atomic>
 #include <cstdlib>
-#include <memory>
 
 #include "kernels/cpu.h"
 #include "torch/ops.hpp"
+#include "torch/parallel.hpp"
 #include "torch/shim.h"
 
 namespace {
@@ -38,45 +37,14 @@ struct Cpu {
     }
 };
 
-struct Run {
-    const awq_job *job;
-    std::atomic<unsigned> seen;
-    std::atomic<bool> lacks_memory;
-};
-
-struct Free {
-    void operator()(void *memory) const
-    {
-        std::free(memory);
-    }
-};
-
-void run_units(int64_t begin, int64_t end, void *context)
-{
-    Run *run = static_cast<Run *>(context);
-    const size_t bytes = run->job->scratch_bytes;
-    const std::unique_ptr<void, Free> scratch(bytes == 0 ? nullptr : std::aligned_alloc(AWQ_SCRATCH_ALIGNMENT, bytes));
-    if (bytes != 0 && scratch == nullptr) {
-        run->lacks_memory = true;
-        return;
-    }
-    run->seen.fetch_or(awq_job_run(run->job, begin, end, scratch.get()), std::memory_order_relaxed);
-}
-
 } // namespace
 
 bool awq_parallel_run(const awq_job *job, uint8_t *seen, awq_error *error)
 {
-    Run run{job, {0}, {false}};
-    if (torch_parallel_for(0, job->units, job->units_per_task, run_units, &run) != TORCH_SUCCESS) {
-        return awq_fail(error, AWQ_ERROR_RUNTIME, "torch_parallel_for failed");
-    }
-    if (run.lacks_memory) {
-        return awq_fail(error, AWQ_ERROR_MEMORY, "awqpack could not allocate %zu bytes of scratch for a thread: out of memory?",
-                        job->scratch_bytes);
-    }
-    *seen = static_cast<uint8_t>(run.seen.load());
-    return true;
+    unsigned all = 0;
+    const bool ok = awqpack::parallel_run(*job, awq_job_run, &all, error);
+    *seen = static_cast<uint8_t>(all);
+    return ok;
 }
 
 const awq_kernels *awq_active_kernels(awq_error *error)

@@ -21,8 +21,16 @@
 extern "C" {
 #endif
 
-/* The dtypes that views may have, and payloads some of them. */
-typedef enum awq_dtype { AWQ_DTYPE_OTHER = 0, AWQ_DTYPE_UINT8, AWQ_DTYPE_INT16, AWQ_DTYPE_INT32 } awq_dtype;
+/* The dtypes that views may have; payloads have an integer one. */
+typedef enum awq_dtype {
+    AWQ_DTYPE_OTHER = 0,
+    AWQ_DTYPE_UINT8,
+    AWQ_DTYPE_INT16,
+    AWQ_DTYPE_INT32,
+    AWQ_DTYPE_FLOAT16,
+    AWQ_DTYPE_BFLOAT16,
+    AWQ_DTYPE_FLOAT32
+} awq_dtype;
 
 /* W[n, k] are codes 0..15 of a linear weight, n = output feature (row), k = input feature (column). */
 typedef enum awq_packing {

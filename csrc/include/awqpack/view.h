@@ -49,6 +49,12 @@ bool awq_fail_invalid_code(const awq_view *codes, awq_error *error);
 /* The same for a code that was found elsewhere, by its row-major linear index. */
 bool awq_fail_code_at(const int64_t *sizes, int64_t ndim, int64_t linear, int code, awq_error *error);
 
+/* Bytes of an element. */
+int64_t awq_dtype_bytes(awq_dtype dtype);
+
+/* As torch and NumPy name it. */
+const char *awq_dtype_name(awq_dtype dtype);
+
 /* Writes "(a, b, c)" into text. */
 void awq_format_shape(const int64_t *sizes, int64_t ndim, char *text, size_t length);
 

@@ -1,0 +1,354 @@
+/* Checks of weights, scales and zeros, and the sentences that say what was expected and what came. */
+#include "awqpack/floats.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "float_bits.h"
+
+typedef struct text {
+    char chars[128];
+} text;
+
+static text shape_of(const awq_view *view)
+{
+    text shape;
+    awq_format_shape(view->sizes, view->ndim, shape.chars, sizeof shape.chars);
+    return shape;
+}
+
+/* "[3, 4]" */
+static text index_of(const awq_view *view, int64_t linear)
+{
+    int64_t index[AWQ_MAX_DIMS];
+    for (int64_t d = view->ndim - 1; d >= 0; d--) {
+        index[d] = linear % view->sizes[d];
+        linear /= view->sizes[d];
+    }
+    text found;
+    size_t used = 0;
+    for (int64_t d = 0; d < view->ndim && used < sizeof found.chars; d++) {
+        used += (size_t)snprintf(found.chars + used, sizeof found.chars - used, "%s%lld", d == 0 ? "[" : ", ",
+                                 (long long)index[d]);
+    }
+    if (used < sizeof found.chars) {
+        snprintf(found.chars + used, sizeof found.chars - used, "]");
+    }
+    return found;
+}
+
+bool awq_dtype_is_float(awq_dtype dtype)
+{
+    return dtype == AWQ_DTYPE_FLOAT16 || dtype == AWQ_DTYPE_BFLOAT16 || dtype == AWQ_DTYPE_FLOAT32;
+}
+
+bool awq_scale_mode_from_name(const char *name, awq_scale_mode *mode, awq_error *error)
+{
+    static const char *const names[AWQ_SCALES_MODE_COUNT] = {"asymmetric", "asymmetric/zero", "absmax/7", "absmax/7.5",
+                                                             "absmax/8"};
+    for (int i = 0; i < AWQ_SCALES_MODE_COUNT; i++) {
+        if (strcmp(name, names[i]) == 0) {
+            *mode = (awq_scale_mode)i;
+            return true;
+        }
+    }
+    return awq_fail(error, AWQ_ERROR_VALUE,
+                    "mode expects asymmetric, asymmetric/zero, absmax/7, absmax/7.5 or absmax/8; got %.60s", name);
+}
+
+static bool check_float(const char *op, const char *what, const awq_view *view, awq_error *error)
+{
+    return awq_dtype_is_float(view->dtype) ||
+           awq_fail(error, AWQ_ERROR_VALUE, "%s expects %s of float16, bfloat16 or float32; got dtype %s", op, what,
+                    view->dtype_name);
+}
+
+static bool check_weight(const char *op, const awq_view *weight, awq_error *error)
+{
+    if (!check_float(op, "a weight", weight, error)) {
+        return false;
+    }
+    return (weight->ndim >= 2 && weight->ndim <= AWQ_MAX_DIMS) ||
+           awq_fail(error, AWQ_ERROR_VALUE,
+                    "%s expects a weight of 2 to %d dimensions (..., out_features, in_features); got shape %s", op,
+                    AWQ_MAX_DIMS, shape_of(weight).chars);
+}
+
+/* Whether `parts` equal parts make `size`; nothing is any number of parts. */
+static bool divides(int64_t parts, int64_t size)
+{
+    return parts > 0 ? size % parts == 0 : size == 0;
+}
+
+static bool check_scales(const char *op, const int64_t *sizes, int64_t ndim, const awq_view *scales,
+                         const awq_view *zeros, awq_error *error)
+{
+    if (!check_float(op, "scales", scales, error)) {
+        return false;
+    }
+    bool fits = scales->ndim == ndim && divides(scales->sizes[ndim - 2], sizes[ndim - 2]) &&
+                divides(scales->sizes[ndim - 1], sizes[ndim - 1]);
+    for (int64_t d = 0; fits && d < ndim - 2; d++) {
+        fits = scales->sizes[d] == sizes[d];
+    }
+    if (!fits) {
+        text codes;
+        awq_format_shape(sizes, ndim, codes.chars, sizeof codes.chars);
+        return awq_fail(error, AWQ_ERROR_VALUE,
+                        "%s expects scales (..., R, C) whose last two sizes divide those of the weight, %s, and whose others "
+                        "equal them; got shape %s",
+                        op, codes.chars, shape_of(scales).chars);
+    }
+    if (zeros == NULL) {
+        return true;
+    }
+    if (zeros->dtype != AWQ_DTYPE_UINT8) {
+        return awq_fail(error, AWQ_ERROR_VALUE, "%s expects uint8 zeros in 0..15; got dtype %s", op, zeros->dtype_name);
+    }
+    bool is_same = zeros->ndim == ndim;
+    for (int64_t d = 0; is_same && d < ndim; d++) {
+        is_same = zeros->sizes[d] == scales->sizes[d];
+    }
+    return is_same || awq_fail(error, AWQ_ERROR_VALUE, "%s expects zeros of the shape of the scales, %s; got shape %s", op,
+                               shape_of(scales).chars, shape_of(zeros).chars);
+}
+
+/* The rules of shapes are those of pack and unpack, and so are the sentences but for the name they start with. */
+static bool retell(const char *from, const char *to, awq_error *error)
+{
+    const size_t length = strlen(from);
+    if (strncmp(error->text, from, length) == 0) {
+        text rest[3];
+        snprintf(rest->chars, sizeof rest, "%s", error->text + length);
+        snprintf(error->text, sizeof error->text, "%s%s", to, rest->chars);
+    }
+    return false;
+}
+
+bool awq_check_quantize(const awq_view *weight, const awq_view *scales, const awq_view *zeros, awq_packing packing,
+                        int64_t *payload_sizes, awq_error *error)
+{
+    if (!check_weight("quantize", weight, error)) {
+        return false;
+    }
+    awq_view codes = *weight;
+    codes.dtype = AWQ_DTYPE_UINT8;
+    if (!awq_check_codes(&codes, packing, payload_sizes, error)) {
+        return retell("pack", "quantize", error);
+    }
+    return check_scales("quantize", weight->sizes, weight->ndim, scales, zeros, error);
+}
+
+bool awq_check_dequantize(const awq_view *payload, const awq_view *scales, const awq_view *zeros, awq_packing packing,
+                          awq_dtype dtype, int64_t *weight_sizes, awq_error *error)
+{
+    if (!awq_check_payload(payload, packing, weight_sizes, error)) {
+        return retell("unpack", "dequantize", error);
+    }
+    if (!awq_dtype_is_float(dtype)) {
+        return awq_fail(error, AWQ_ERROR_VALUE, "dequantize expects dtype float16, bfloat16 or float32; got %s",
+                        awq_dtype_name(dtype));
+    }
+    return check_scales("dequantize", weight_sizes, payload->ndim, scales, zeros, error);
+}
+
+bool awq_check_min_max(const awq_view *weight, int64_t group_rows, int64_t group_cols, awq_dtype dtype,
+                       int64_t *scale_sizes, awq_error *error)
+{
+    if (!check_weight("min_max_scales", weight, error)) {
+        return false;
+    }
+    if (!awq_dtype_is_float(dtype)) {
+        return awq_fail(error, AWQ_ERROR_VALUE, "min_max_scales expects dtype float16, bfloat16 or float32; got %s",
+                        awq_dtype_name(dtype));
+    }
+    const int64_t last = weight->ndim - 1;
+    if (group_rows < 1 || group_cols < 1 || weight->sizes[last - 1] % group_rows != 0 ||
+        weight->sizes[last] % group_cols != 0) {
+        return awq_fail(error, AWQ_ERROR_VALUE,
+                        "min_max_scales expects groups (rows, columns) that divide the weight's last two dimensions; got "
+                        "groups of (%lld, %lld) for shape %s",
+                        (long long)group_rows, (long long)group_cols, shape_of(weight).chars);
+    }
+    for (int64_t d = 0; d < last - 1; d++) {
+        scale_sizes[d] = weight->sizes[d];
+    }
+    scale_sizes[last - 1] = weight->sizes[last - 1] / group_rows;
+    scale_sizes[last] = weight->sizes[last] / group_cols;
+    return true;
+}
+
+/* --- values --- */
+
+bool awq_fail_weight_at(const char *op, const awq_view *weight, int64_t linear, float value, awq_error *error)
+{
+    return awq_fail(error, AWQ_ERROR_VALUE, "%s expects a finite weight; weight%s is %s", op,
+                    index_of(weight, linear).chars, value != value ? "nan" : value > 0 ? "inf" : "-inf");
+}
+
+bool awq_fail_scale_at(const awq_view *scales, int64_t linear, float value, awq_error *error)
+{
+    char number[32];
+    snprintf(number, sizeof number, "%.9g", (double)value);
+    return awq_fail(error, AWQ_ERROR_VALUE, "scales are expected to be finite and not negative; scales%s is %s",
+                    index_of(scales, linear).chars, value != value ? "nan" : number);
+}
+
+bool awq_fail_zero_at(const awq_view *zeros, int64_t linear, int value, awq_error *error)
+{
+    return awq_fail(error, AWQ_ERROR_VALUE, "zeros are expected in 0..15; zeros%s is %d", index_of(zeros, linear).chars,
+                    value);
+}
+
+bool awq_fail_range_at(const awq_view *scales, int64_t linear, awq_error *error)
+{
+    return awq_fail(error, AWQ_ERROR_VALUE,
+                    "min_max_scales expects weights whose range %s holds; scales%s would be infinite",
+                    awq_dtype_name(scales->dtype), index_of(scales, linear).chars);
+}
+
+/* Whether the element at `address` is as it should be. */
+typedef bool judge(awq_dtype dtype, const void *address);
+
+static bool is_finite(awq_dtype dtype, const void *address)
+{
+    return awq_is_finite(awq_float_load(dtype, address));
+}
+
+static bool is_scale(awq_dtype dtype, const void *address)
+{
+    const float value = awq_float_load(dtype, address);
+    return awq_is_finite(value) && value >= 0;
+}
+
+static bool is_zero(awq_dtype dtype, const void *address)
+{
+    (void)dtype;
+    return *(const uint8_t *)address <= AWQ_CODE_MAX;
+}
+
+/* The address of the first element in row-major order that is not, and its linear index; NULL when all are. */
+static const void *first_not(judge *is_good, const awq_view *view, int64_t *linear)
+{
+    int64_t index[AWQ_MAX_DIMS] = {0};
+    const int64_t last = view->ndim - 1, item = awq_dtype_bytes(view->dtype);
+    for (int64_t d = 0; d <= last; d++) {
+        if (view->sizes[d] == 0) {
+            return NULL;
+        }
+    }
+    const uint8_t *row = view->data;
+    for (*linear = 0;; *linear += view->sizes[last]) {
+        for (int64_t i = 0; i < view->sizes[last]; i++) {
+            const void *address = row + i * view->strides[last] * item;
+            if (!is_good(view->dtype, address)) {
+                *linear += i;
+                return address;
+            }
+        }
+        int64_t d = last - 1;
+        for (; d >= 0; d--) {
+            row += view->strides[d] * item;
+            if (++index[d] < view->sizes[d]) {
+                break;
+            }
+            row -= view->sizes[d] * view->strides[d] * item;
+            index[d] = 0;
+        }
+        if (d < 0) {
+            return NULL;
+        }
+    }
+}
+
+bool awq_check_scale_values(const awq_view *scales, const awq_view *zeros, awq_error *error)
+{
+    int64_t linear;
+    const void *found = first_not(is_scale, scales, &linear);
+    if (found != NULL) {
+        return awq_fail_scale_at(scales, linear, awq_float_load(scales->dtype, found), error);
+    }
+    found = zeros == NULL ? NULL : first_not(is_zero, zeros, &linear);
+    return found == NULL || awq_fail_zero_at(zeros, linear, *(const uint8_t *)found, error);
+}
+
+bool awq_fail_not_finite(const char *op, const awq_view *weight, awq_error *error)
+{
+    int64_t linear;
+    const void *found = first_not(is_finite, weight, &linear);
+    if (found == NULL) {
+        return awq_fail(error, AWQ_ERROR_VALUE, "%s expects a finite weight; some were not, and have changed since", op);
+    }
+    return awq_fail_weight_at(op, weight, linear, awq_float_load(weight->dtype, found), error);
+}
+
+bool awq_fail_range(const awq_view *scales, awq_error *error)
+{
+    int64_t linear;
+    const void *found = first_not(is_finite, scales, &linear);
+    return awq_fail_range_at(scales, found == NULL ? 0 : linear, error);
+}
+
+/* --- geometry --- */
+
+static bool can_merge(const awq_view *view, int64_t outer, int64_t inner)
+{
+    return view == NULL || view->strides[outer] == view->strides[inner] * view->sizes[inner];
+}
+
+static void set_plane(awq_plane *plane, const awq_view *view)
+{
+    if (view != NULL) {
+        plane->data = view->data;
+        plane->row_stride = view->strides[view->ndim - 2];
+        plane->col_stride = view->strides[view->ndim - 1];
+    }
+}
+
+static void set_batch_stride(awq_plane *plane, const awq_view *view, int64_t dim, int32_t at)
+{
+    if (view != NULL) {
+        plane->batch_strides[at] = view->strides[dim];
+    }
+}
+
+void awq_float_geometry_init(awq_float_geometry *geometry, awq_packing packing, const awq_float_views *views)
+{
+    const awq_view *weight = views->weight, *scales = views->scales;
+    const int64_t last = weight->ndim - 1;
+    bool is_empty = false;
+    for (int64_t d = 0; d <= last; d++) {
+        is_empty = is_empty || weight->sizes[d] == 0;
+    }
+    *geometry = (awq_float_geometry){
+        .packing = packing,
+        .weight_dtype = weight->dtype,
+        .scale_dtype = scales->dtype,
+        .rows = is_empty ? 0 : weight->sizes[last - 1],
+        .cols = is_empty ? 0 : weight->sizes[last],
+        .group_rows = is_empty ? 1 : weight->sizes[last - 1] / scales->sizes[last - 1],
+        .group_cols = is_empty ? 1 : weight->sizes[last] / scales->sizes[last],
+    };
+    const awq_view *const all[] = {weight, views->payload, scales, views->zeros};
+    awq_plane *const planes[] = {&geometry->weight, &geometry->payload, &geometry->scales, &geometry->zeros};
+    int64_t previous = -1;
+    for (int64_t d = 0; d < last - 1; d++) {
+        if (weight->sizes[d] == 1) {
+            continue;
+        }
+        bool is_merged = previous >= 0;
+        for (int i = 0; i < 4; i++) {
+            is_merged = is_merged && can_merge(all[i], previous, d);
+        }
+        const int32_t at = geometry->batch_dims - is_merged;
+        geometry->batch_sizes[at] = weight->sizes[d] * (is_merged ? geometry->batch_sizes[at] : 1);
+        geometry->batch_dims = at + 1;
+        for (int i = 0; i < 4; i++) {
+            set_batch_stride(planes[i], all[i], d, at);
+        }
+        previous = d;
+    }
+    for (int i = 0; i < 4; i++) {
+        set_plane(planes[i], all[i]);
+    }
+}

@@ -1,0 +1,266 @@
+/* Walks weights of any strides beside payloads of any packing, a chunk at a time: its codes stay in the cache. */
+#include "float_job.h"
+
+#include <stdalign.h>
+#include <stddef.h>
+
+#include "float_bits.h"
+#include "float_walk.h"
+
+enum {
+    CHUNK_CODES = 1 << 15,
+    COLUMN_ROWS = 256,       /* of a chunk of columns: long runs of each, and whole lines of the payload */
+    STREAM_BYTES = 8 << 20,  /* of weights that are dequantized, from which they are streamed past the cache */
+};
+
+/* All that a unit needs beside its tensors, and beside what the packing's kernels ask for, which follows. */
+typedef struct scratch {
+    alignas(AWQ_SCRATCH_ALIGNMENT) uint8_t codes[CHUNK_CODES];
+    float scales[AWQ_FLOAT_ENTRIES], zeros[AWQ_FLOAT_ENTRIES], reciprocals[AWQ_FLOAT_ENTRIES];
+    uint8_t line[AWQ_FLOAT_STRIDED * sizeof(float)];
+} scratch;
+
+void awq_gather(uint8_t *to, const uint8_t *from, int64_t stride, int64_t count, int64_t item)
+{
+    for (int64_t i = 0; i < count; i++) {
+        memcpy(to + i * item, from + i * stride * item, (size_t)item);
+    }
+}
+
+void awq_scatter(uint8_t *to, int64_t stride, const uint8_t *from, int64_t count, int64_t item)
+{
+    for (int64_t i = 0; i < count; i++) {
+        memcpy(to + i * stride * item, from + i * item, (size_t)item);
+    }
+}
+
+void awq_float_job_orient(awq_float_job *job)
+{
+    const awq_float_geometry *g = &job->geometry;
+    job->is_column_major = g->weight.col_stride != 1 && g->weight.row_stride == 1;
+    job->along = job->is_column_major ? g->rows : g->cols;
+    job->across = job->is_column_major ? g->cols : g->rows;
+    job->is_contiguous = awq_along(job, &g->weight) == 1;
+}
+
+void awq_float_job_cut(awq_float_job *job, int64_t chunk_along, int64_t chunk_across)
+{
+    const awq_float_geometry *g = &job->geometry;
+    int64_t batch = 1;
+    for (int32_t d = 0; d < g->batch_dims; d++) {
+        batch *= g->batch_sizes[d];
+    }
+    job->chunk_along = chunk_along;
+    job->chunk_across = chunk_across;
+    job->along_units = awq_float_ceil(job->along, chunk_along);
+    job->across_units = awq_float_ceil(job->across, chunk_across);
+    job->units = batch * job->along_units * job->across_units;
+    job->units_per_task = awq_float_ceil(AWQ_FLOAT_TASK, chunk_along * chunk_across);
+}
+
+static int64_t total_of(const awq_float_geometry *g)
+{
+    int64_t total = g->rows * g->cols;
+    for (int32_t d = 0; d < g->batch_dims; d++) {
+        total *= g->batch_sizes[d];
+    }
+    return total;
+}
+
+/* Whole blocks of the packing, and no more scales along a line than fit. */
+static void cut_beside_payload(awq_float_job *job)
+{
+    const awq_float_geometry *g = &job->geometry;
+    const awq_packing_traits *traits = &awq_packings[g->packing];
+    const int64_t block_across = job->is_column_major ? traits->block_cols : traits->block_rows;
+    const bool has_lines = !job->is_column_major && g->payload.col_stride == 1;
+    int64_t along = has_lines ? CHUNK_CODES / block_across : COLUMN_ROWS;
+    along = awq_float_min(along, AWQ_FLOAT_ENTRIES / 2 * awq_group_along(job));
+    along = awq_float_min(along, job->is_contiguous ? along : AWQ_FLOAT_STRIDED);
+    along -= along % AWQ_BLOCK_CODES;
+    awq_float_job_cut(job, along, CHUNK_CODES / along / block_across * block_across);
+}
+
+void awq_float_job_init(awq_float_job *job, awq_float_op op, awq_packing packing, const awq_kernels *kernels,
+                        const awq_float_views *views, bool validate)
+{
+    *job = (awq_float_job){.kernels = kernels, .op = op, .validate = validate};
+    awq_float_geometry *g = &job->geometry;
+    awq_float_geometry_init(g, packing, views);
+    awq_float_job_orient(job);
+    cut_beside_payload(job);
+    job->stream = op == AWQ_DEQUANTIZE && total_of(g) * awq_dtype_bytes(g->weight_dtype) >= STREAM_BYTES;
+    const awq_geometry part = {
+        .packing = packing,
+        .codes_row_stride = job->is_column_major ? 1 : job->chunk_along,
+        .codes_col_stride = job->is_column_major ? job->chunk_along : 1,
+        .payload_row_stride = g->payload.row_stride,
+        .payload_col_stride = g->payload.col_stride,
+    };
+    awq_job_init_part(&job->part, op == AWQ_QUANTIZE ? AWQ_PACK : AWQ_UNPACK, kernels, &part);
+    job->scratch_bytes = sizeof(scratch) + job->part.scratch_bytes;
+}
+
+/* Widens a rectangle of scales: `lines` lines of `count` entries, side by side in `to`. */
+static void widen_scales(const awq_float_job *job, const uint8_t *from, int64_t lines, int64_t count, float *to)
+{
+    const awq_float_geometry *g = &job->geometry;
+    const int64_t item = awq_dtype_bytes(g->scale_dtype);
+    const int64_t along = awq_along(job, &g->scales), across = awq_across(job, &g->scales);
+    for (int64_t i = 0; i < lines; i++) {
+        if (along == 1) {
+            awq_float_kernels_of(job)->widen(g->scale_dtype, from + i * across * item, count, to + i * count);
+            continue;
+        }
+        for (int64_t e = 0; e < count; e++) {
+            to[i * count + e] = awq_float_load(g->scale_dtype, from + (i * across + e * along) * item);
+        }
+    }
+}
+
+static void widen_zeros(const awq_float_job *job, const uint8_t *from, int64_t lines, int64_t count, float *to)
+{
+    const awq_plane *plane = &job->geometry.zeros;
+    const int64_t along = awq_along(job, plane), across = awq_across(job, plane);
+    for (int64_t i = 0; i < lines; i++) {
+        for (int64_t e = 0; e < count; e++) {
+            to[i * count + e] = plane->data == NULL ? AWQ_SYMMETRIC_ZERO : from[i * across + e * along];
+        }
+    }
+}
+
+/* Whether some scale is neither 0 nor one for which a reciprocal does: see AWQ_FLOAT_LEAST_SCALE. */
+static bool find_reciprocals(const float *scales, int64_t count, float *reciprocals)
+{
+    int odd = 0;
+    for (int64_t i = 0; i < count; i++) {
+        const float scale = scales[i];
+        odd |= !(scale == 0 || (scale >= AWQ_FLOAT_LEAST_SCALE && scale <= AWQ_FLOAT_MOST_SCALE));
+        reciprocals[i] = scale == 0 ? 0 : 1 / scale;
+    }
+    return odd != 0;
+}
+
+static void dequantize_line(const awq_float_job *job, scratch *s, const uint8_t *codes, uint8_t *weight,
+                            const awq_float_line *line)
+{
+    const awq_float_geometry *g = &job->geometry;
+    const awq_float_kernels *kernels = awq_float_kernels_of(job);
+    if (job->is_contiguous) {
+        kernels->dequantize(g->weight_dtype, codes, weight, line, job->stream);
+        return;
+    }
+    kernels->dequantize(g->weight_dtype, codes, s->line, line, false);
+    awq_scatter(weight, awq_along(job, &g->weight), s->line, line->count, awq_dtype_bytes(g->weight_dtype));
+}
+
+static unsigned quantize_line(const awq_float_job *job, scratch *s, uint8_t *codes, const uint8_t *weight,
+                              const awq_float_line *line, bool divides)
+{
+    const awq_float_geometry *g = &job->geometry;
+    const awq_float_kernels *kernels = divides ? &awq_float_scalar : awq_float_kernels_of(job);
+    if (!job->is_contiguous) {
+        awq_gather(s->line, weight, awq_along(job, &g->weight), line->count, awq_dtype_bytes(g->weight_dtype));
+        weight = s->line;
+    }
+    if (kernels->quantize(g->weight_dtype, weight, codes, line)) {
+        return 0;
+    }
+    if (!job->validate && !divides) {
+        (void)awq_float_scalar.quantize(g->weight_dtype, weight, codes, line);
+    }
+    return AWQ_FAULT_WEIGHT;
+}
+
+/* The lines [begin, end) of a chunk, whose scales are ready from scale line `ready` on. */
+static unsigned run_lines(const awq_float_job *job, scratch *s, const awq_float_chunk *c, int64_t begin, int64_t end,
+                          int64_t ready, int64_t entries, bool divides)
+{
+    const awq_float_geometry *g = &job->geometry;
+    const int64_t group = awq_group_along(job), group_across = awq_group_across(job);
+    const int64_t item = awq_dtype_bytes(g->weight_dtype);
+    const int64_t along = awq_along(job, &g->weight), across = awq_across(job, &g->weight);
+    uint8_t *weight = awq_plane_at(g, &g->weight, item, c->batch);
+    unsigned faults = 0;
+    for (int64_t i = begin; i < end; i++) {
+        const int64_t entry = ((c->line + i) / group_across - ready) * entries;
+        const awq_float_line line = {
+            c->count, group, c->first % group, s->scales + entry, s->zeros + entry, s->reciprocals + entry,
+        };
+        uint8_t *codes = s->codes + i * job->chunk_along;
+        uint8_t *at = weight + ((c->line + i) * across + c->first * along) * item;
+        if (job->op == AWQ_DEQUANTIZE) {
+            dequantize_line(job, s, codes, at, &line);
+        } else {
+            faults |= quantize_line(job, s, codes, at, &line, divides);
+        }
+    }
+    return faults;
+}
+
+/* Makes the scales ready for as many lines as it can at a time. */
+static unsigned run_floats(const awq_float_job *job, scratch *s, const awq_float_chunk *c)
+{
+    const awq_float_geometry *g = &job->geometry;
+    const int64_t item = awq_dtype_bytes(g->scale_dtype), group = awq_group_along(job);
+    const int64_t group_across = awq_group_across(job);
+    const int64_t entry = c->first / group, entries = (c->first + c->count - 1) / group + 1 - entry;
+    const uint8_t *scales = awq_plane_at(g, &g->scales, item, c->batch);
+    const uint8_t *zeros = g->zeros.data == NULL ? NULL : awq_plane_at(g, &g->zeros, 1, c->batch);
+    unsigned faults = 0;
+    for (int64_t begin = 0; begin < c->lines;) {
+        const int64_t ready = (c->line + begin) / group_across, last = (c->line + c->lines - 1) / group_across;
+        const int64_t lines = awq_float_min(AWQ_FLOAT_ENTRIES / entries, last + 1 - ready);
+        const int64_t end = awq_float_min(c->lines, (ready + lines) * group_across - c->line);
+        bool divides = false;
+        widen_scales(job, scales + (ready * awq_across(job, &g->scales) + entry * awq_along(job, &g->scales)) * item,
+                     lines, entries, s->scales);
+        widen_zeros(job,
+                    zeros == NULL ? NULL
+                                  : zeros + ready * awq_across(job, &g->zeros) + entry * awq_along(job, &g->zeros),
+                    lines, entries, s->zeros);
+        if (job->op == AWQ_QUANTIZE) {
+            divides = find_reciprocals(s->scales, lines * entries, s->reciprocals);
+        }
+        faults |= run_lines(job, s, c, begin, end, ready, entries, divides);
+        begin = end;
+    }
+    return faults;
+}
+
+static unsigned run_chunk(const awq_float_job *job, int64_t unit, scratch *s)
+{
+    const awq_float_geometry *g = &job->geometry;
+    const awq_packing_traits *traits = &awq_packings[g->packing];
+    const awq_float_chunk c = awq_float_chunk_at(job, unit);
+    const int64_t row = job->is_column_major ? c.first : c.line, col = job->is_column_major ? c.line : c.first;
+    const int64_t rows = job->is_column_major ? c.count : c.lines, cols = job->is_column_major ? c.lines : c.count;
+    uint8_t *payload =
+        awq_plane_at(g, &g->payload, traits->item_bytes, c.batch) +
+        traits->item_bytes * awq_block_offset(traits, g->payload.row_stride, g->payload.col_stride, row, col);
+    if (job->op == AWQ_DEQUANTIZE) {
+        (void)awq_job_run_part(&job->part, s->codes, payload, rows, cols, s + 1);
+        return run_floats(job, s, &c);
+    }
+    const unsigned faults = run_floats(job, s, &c);
+    (void)awq_job_run_part(&job->part, s->codes, payload, rows, cols, s + 1);
+    return faults;
+}
+
+/* Apart, so that no arithmetic leaves the mode it needs. */
+__attribute__((noinline)) static unsigned run_units(const awq_float_job *job, int64_t begin, int64_t end, void *scratch)
+{
+    unsigned faults = 0;
+    for (int64_t unit = begin; unit < end; unit++) {
+        faults |= job->op == AWQ_MIN_MAX ? awq_min_max_unit(job, unit) : run_chunk(job, unit, scratch);
+    }
+    return faults;
+}
+
+unsigned awq_float_job_run(const awq_float_job *job, int64_t begin, int64_t end, void *scratch)
+{
+    const awq_float_mode before = awq_float_mode_enter();
+    const unsigned faults = run_units(job, begin, end, scratch);
+    awq_float_mode_leave(before);
+    return faults;
+}

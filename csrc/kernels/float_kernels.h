@@ -1,0 +1,61 @@
+/* The float kernels of an instruction set: one contiguous line of weights beside its codes. No packing is known here. */
+#ifndef AWQPACK_FLOAT_KERNELS_H
+#define AWQPACK_FLOAT_KERNELS_H
+
+#include "awqpack/floats.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Scales and zeros of a line: entry i serves `group` elements, but for the first, of whose `taken` lie before the line. */
+typedef struct awq_float_line {
+    int64_t count; /* elements */
+    int64_t group, taken;
+    const float *scales, *zeros;
+    const float *reciprocals; /* quantize only: 1 / scale, and 0 of a scale of 0 */
+} awq_float_line;
+
+/*
+ * Contract, beside that of kernels.h (any alignment, nothing outside the ranges, no allocation):
+ *  - results are those of floats.h bit for bit, where the caller has made the floating point mode the usual one;
+ *  - quantize may take what a reciprocal and its correction give for the quotient: see AWQ_FLOAT_LEAST_SCALE.
+ */
+typedef struct awq_float_kernels {
+    /* `stream` is that of kernels.h. */
+    void (*dequantize)(awq_dtype dtype, const uint8_t *restrict codes, void *restrict weight, const awq_float_line *line,
+                       bool stream);
+
+    /* False when some weight is not finite; its code is unspecified then. */
+    bool (*quantize)(awq_dtype dtype, const void *restrict weight, uint8_t *restrict codes, const awq_float_line *line);
+
+    /* Lowers low[i] and raises high[i] to what group i of the line holds. False when some weight is not finite. */
+    bool (*min_max)(awq_dtype dtype, const void *restrict weight, int64_t count, int64_t group, int64_t taken,
+                    float *restrict low, float *restrict high);
+
+    /* float32 of `count` contiguous floats. */
+    void (*widen)(awq_dtype dtype, const void *restrict from, int64_t count, float *restrict to);
+} awq_float_kernels;
+
+extern const awq_float_kernels awq_float_scalar;
+
+/*
+ * Of a scale between these (or 0), r = 1 / scale correctly rounded, q0 = w * r, q = fma(fma(-q0, scale, w), r, q0) is the
+ * correctly rounded quotient wherever that matters: a division by one multiplication and two fused ones is exact while
+ * nothing underflows, and below 1/8 as well as above 32 any q gives the same code. Larger w are cut to
+ * AWQ_FLOAT_CUT scales first, so that nothing overflows. Other scales divide: the scalar kernel does.
+ */
+#define AWQ_FLOAT_LEAST_SCALE 0x1p-96f
+#define AWQ_FLOAT_MOST_SCALE 0x1p96f
+#define AWQ_FLOAT_CUT 32.0f
+
+static inline int64_t awq_float_min(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,80 @@
+/* What the walks over floats share: which way lines run, and where one is. */
+#ifndef AWQPACK_FLOAT_WALK_H
+#define AWQPACK_FLOAT_WALK_H
+
+#include "float_job.h"
+#include "float_kernels.h"
+#include "kernels.h"
+
+enum {
+    AWQ_FLOAT_ENTRIES = 1024,   /* scales that are ready at once */
+    AWQ_FLOAT_STRIDED = 2048,   /* elements of a line that is not contiguous, at most: they pass through a copy */
+    AWQ_FLOAT_TASK = 1 << 17,   /* fewer elements are not worth a thread */
+};
+
+static inline const awq_float_kernels *awq_float_kernels_of(const awq_float_job *job)
+{
+    return job->kernels->floats != NULL ? job->kernels->floats : &awq_float_scalar;
+}
+
+static inline int64_t awq_float_ceil(int64_t a, int64_t b)
+{
+    return (a + b - 1) / b;
+}
+
+static inline int64_t awq_along(const awq_float_job *job, const awq_plane *plane)
+{
+    return job->is_column_major ? plane->row_stride : plane->col_stride;
+}
+
+static inline int64_t awq_across(const awq_float_job *job, const awq_plane *plane)
+{
+    return job->is_column_major ? plane->col_stride : plane->row_stride;
+}
+
+static inline int64_t awq_group_along(const awq_float_job *job)
+{
+    return job->is_column_major ? job->geometry.group_rows : job->geometry.group_cols;
+}
+
+static inline int64_t awq_group_across(const awq_float_job *job)
+{
+    return job->is_column_major ? job->geometry.group_cols : job->geometry.group_rows;
+}
+
+/* Element (0, 0) of the matrix of that number in the batch. */
+static inline uint8_t *awq_plane_at(const awq_float_geometry *g, const awq_plane *plane, int64_t item, int64_t batch)
+{
+    int64_t offset = 0;
+    for (int32_t d = g->batch_dims - 1; d >= 0; d--) {
+        offset += batch % g->batch_sizes[d] * plane->batch_strides[d];
+        batch /= g->batch_sizes[d];
+    }
+    return (uint8_t *)plane->data + offset * item;
+}
+
+/* A unit: its first line and element, and how many there are. */
+typedef struct awq_float_chunk {
+    int64_t batch, line, first, lines, count;
+} awq_float_chunk;
+
+static inline awq_float_chunk awq_float_chunk_at(const awq_float_job *job, int64_t unit)
+{
+    const int64_t row = unit / job->along_units;
+    const int64_t line = row % job->across_units * job->chunk_across, first = unit % job->along_units * job->chunk_along;
+    return (awq_float_chunk){row / job->across_units, line, first, awq_float_min(job->chunk_across, job->across - line),
+                             awq_float_min(job->chunk_along, job->along - first)};
+}
+
+/* Sets what is the same for every op: the way lines run. */
+void awq_float_job_orient(awq_float_job *job);
+
+/* Cuts the matrices into chunks of this size. */
+void awq_float_job_cut(awq_float_job *job, int64_t chunk_along, int64_t chunk_across);
+
+void awq_gather(uint8_t *to, const uint8_t *from, int64_t stride, int64_t count, int64_t item);
+void awq_scatter(uint8_t *to, int64_t stride, const uint8_t *from, int64_t count, int64_t item);
+
+unsigned awq_min_max_unit(const awq_float_job *job, int64_t unit);
+
+#endif
