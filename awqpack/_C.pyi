@@ -48,7 +48,5 @@ def probe_cuda(device: int, /) -> str | None:
 def keep_value_errors(op: Callable[..., Any], /) -> Callable[..., Any]:
     """Calls op, and raises ValueError where torch made RuntimeError of an op's own."""
 
-def create_class(
-    packing_enum: type[AWQPacking], rebuild: Callable[..., torch.Tensor], doc: str, /
-) -> type[torch.Tensor]:
-    """Makes AWQPackedTensor, once."""
+def install(cls: type[torch.Tensor], packing_enum: type[AWQPacking], /) -> None:
+    """Adds to AWQPackedTensor what C holds of it: fields, methods, construction and dispatch."""

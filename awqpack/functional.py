@@ -21,7 +21,7 @@ def _require_bool(name: str, value: object) -> None:
         raise TypeError(f"{name} expects True or False; got {value!r}")
 
 
-def _number(packing: AWQPacking, reorder: bool) -> int:
+def number_of(packing: AWQPacking, reorder: bool) -> int:
     """Packing as the ops number it, once both arguments are known to be what they should be."""
     if not isinstance(packing, AWQPacking):
         raise TypeError(f"packing expects {alternatives(AWQPacking)}; got {packing!r}")
@@ -78,7 +78,7 @@ def pack(
         ValueError: dtype, shape or strides do not fit, or a code is above 15 (the first one is named).
         TypeError: an argument is of another type.
     """
-    number = _number(packing, reorder)
+    number = number_of(packing, reorder)
     _require_bool("validate", validate)
     if not isinstance(codes, torch.Tensor):
         _require_array_out(out)
@@ -114,7 +114,7 @@ def unpack(
         ValueError: dtype, shape or strides do not fit.
         TypeError: an argument is of another type.
     """
-    number = _number(packing, reorder)
+    number = number_of(packing, reorder)
     if not isinstance(payload, torch.Tensor):
         _require_array_out(out)
         return _C.unpack_array(payload, number, reorder, out, None)

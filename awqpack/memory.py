@@ -63,7 +63,7 @@ class StagedCodes(torch.UntypedStorage):
         return super().copy_(source, non_blocking)
 
 
-def _untyped_storage(self: AWQPackedTensor) -> Any:
+def untyped_storage(self: AWQPackedTensor) -> Any:
     storage: Any = torch.Tensor.untyped_storage(self)
     if type(storage) is torch.UntypedStorage:
         storage.__class__ = CodesStorage
@@ -72,20 +72,13 @@ def _untyped_storage(self: AWQPackedTensor) -> Any:
     return storage
 
 
-def _storage(self: AWQPackedTensor) -> NoReturn:
+def storage(self: AWQPackedTensor) -> NoReturn:
     """Writers of files come here where untyped_storage() has no address; NotImplementedError would say meta."""
     raise RuntimeError(
         f"AWQPackedTensor of shape {tuple(self.shape)} as {self.packing.name} has no storage of codes: {_ADVICE}"
     )
 
 
-def _cuda_array_interface(self: AWQPackedTensor) -> NoReturn:
+def cuda_array_interface(self: AWQPackedTensor) -> NoReturn:
     """torch's own would offer the payload's memory as codes, of which it holds half as many bytes."""
     raise AttributeError(f"AWQPackedTensor has no memory of codes: {_ADVICE}")
-
-
-METHODS: dict[str, Any] = {
-    "untyped_storage": _untyped_storage,
-    "storage": _storage,
-    "__cuda_array_interface__": property(_cuda_array_interface),
-}

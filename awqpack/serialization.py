@@ -30,7 +30,7 @@ _METADATA_KEY = "awqpack"
 
 def register() -> None:
     """Lets torch.load(weights_only=True) rebuild packed tensors; awqpack does so when it is imported."""
-    torch.serialization.add_safe_globals([rebuild_packed_tensor])
+    torch.serialization.add_safe_globals([rebuild_packed_tensor, AWQPackedTensor])
 
 
 def _suffix(tensor: AWQPackedTensor) -> str:

@@ -80,6 +80,7 @@ ALIASES = {
     "squeeze": lambda p, _: p.squeeze(),
     "the only chunk": lambda p, _: p.chunk(1)[0],
     "a part that is all": lambda p, _: p.split([64, 0])[0],
+    "copy.copy": lambda p, _: copy.copy(p),
     "+t": lambda p, _: +p,
 }
 SHARING = {
@@ -87,6 +88,7 @@ SHARING = {
     "to its device": lambda p, _: p.to(p.device),
     "to uint8": lambda p, _: p.to(torch.uint8),
     "offload to where it is": lambda p, _: p.offload(p.device),
+    "from_payload": lambda p, _: AWQPackedTensor.from_payload(p.payload, p.packing, p.reorder),
     "flatten and unflatten": lambda p, _: reflattened(p),
     "share_memory_": lambda p, _: p.share_memory_(),
 }
@@ -94,7 +96,6 @@ INDEPENDENT = {
     "to its device, copied": lambda p, _: p.to(p.device, copy=True),
     "_to_copy with kwargs": lambda p, _: torch.ops.aten._to_copy.default(p, device=p.device, non_blocking=True),
     "deepcopy": lambda p, _: copy.deepcopy(p),
-    "copy.copy": lambda p, _: copy.copy(p),
     "pickle": lambda p, _: pickle.loads(pickle.dumps(p)),
     "torch.save, torch.load": lambda p, _: saved(p),
     "torch.load(weights_only=True)": lambda p, _: saved(p, weights_only=True),

@@ -3,9 +3,11 @@
 import copy
 import io
 import pickle
+from multiprocessing.reduction import ForkingPickler
 
 import pytest
 import torch
+from contract import as_parameter
 from shared import LAYOUTS, assert_same, packed_tensor, torch_codes
 
 import awqpack
@@ -68,19 +70,81 @@ def test_copies_of_a_parameter(layout, way):
     assert_same(copied, parameter)
 
 
-def test_attributes_of_the_user_are_copied():
+class Grouped(AWQPackedTensor):
+    """A subclass as users write one, with a slot and a constructor of its own."""
+
+    __slots__ = ("scales",)
+
+    def __init__(self, *args, **kwargs):
+        self.scales = "none yet"
+
+
+KEEPS_ATTRIBUTES = {**COPIES, "spawned": lambda p: ForkingPickler.loads(ForkingPickler.dumps(p))}
+
+
+@pytest.mark.parametrize("make", [lambda p: p, as_parameter], ids=["tensor", "parameter"])
+@pytest.mark.parametrize("way", KEEPS_ATTRIBUTES)
+def test_attributes_and_class_are_kept(way, make):
+    cls = AWQPackedTensor if way in ("torch.save, weights_only", "torch.save, as torch.load is called") else Grouped
+    packed = make(cls.pack(torch_codes(), AWQPacking.V2))
+    packed.group_size = {"along": ["K", 128]}
+    if cls is Grouped:
+        packed.scales = [1.5]
+    copied = KEEPS_ATTRIBUTES[way](packed)
+    assert type(copied) is cls
+    assert isinstance(copied, torch.nn.Parameter) == isinstance(packed, torch.nn.Parameter)
+    assert vars(copied) == vars(packed)
+    assert getattr(copied, "scales", None) == getattr(packed, "scales", None)
+    assert (copied.group_size is packed.group_size) == (way == "copy")
+    assert_same(copied.unpack(), packed.unpack())
+
+
+def test_a_subclass_is_loaded_with_weights_only_where_it_is_allowed():
+    packed = Grouped.pack(torch_codes())
+    with pytest.raises(pickle.UnpicklingError, match="Grouped"):
+        through_torch_save(packed, weights_only=True)
+    with torch.serialization.safe_globals([Grouped]):
+        assert type(through_torch_save(packed, weights_only=True)) is Grouped
+
+
+@pytest.mark.parametrize("state", [{"_data": None}, {"_meta": (), "note": 1}, ("note", 1), None], ids=repr)
+def test_a_state_that_is_no_attributes_is_refused(state):
     packed = packed_tensor(LAYOUTS["v1"])
-    packed.note = ["group", 128]
-    shallow, deep = copy.copy(packed), copy.deepcopy(packed)
-    assert shallow.note is packed.note
-    assert deep.note == packed.note
-    assert deep.note is not packed.note
+    with pytest.raises(ValueError, match="attributes"):
+        packed.__setstate__(state)
+    assert_same(packed, packed_tensor(LAYOUTS["v1"]))
+
+
+def test_a_pickle_without_attributes_is_as_it_was_before_there_were_any(layout):
+    packed = packed_tensor(layout)
+    function, arguments = packed.__reduce_ex__(2)
+    assert function is awqpack.rebuild_packed_tensor
+    assert arguments[1:] == (layout.number, layout.reorder, SHAPE, (128, 1), False)
 
 
 def test_deepcopy_keeps_sharing(layout):
     packed = packed_tensor(layout)
     first, second = copy.deepcopy([packed, packed])
     assert first is second
+
+
+@pytest.mark.parametrize("twin", [lambda p: p.detach(), lambda p: p[...], as_parameter, copy.copy])
+def test_deepcopy_keeps_twins_together(packed, twin):
+    first, second, payload = copy.deepcopy([packed, twin(packed), packed.payload])
+    assert first.payload is second.payload is payload
+    assert first.payload is not packed.payload
+    assert first.untyped_storage()._cdata == second.untyped_storage()._cdata
+    first.fill_(3)
+    assert bool((second == 3).all())
+    assert_same(packed.unpack(), torch_codes(device=packed.device))
+
+
+def test_deepcopy_of_twins_that_are_packed_otherwise():
+    plain = packed_tensor(LAYOUTS["v1"])
+    reordered = AWQPackedTensor.from_payload(plain.payload, AWQPacking.V1, True)
+    first, second = copy.deepcopy([plain, reordered])
+    assert first.payload is second.payload
+    assert (first.reorder, second.reorder) == (False, True)
 
 
 def test_loading_on_another_device(layout):

@@ -27,6 +27,15 @@ def test_dlpack_exports_codes(layout):
     assert (np.from_dlpack(packed) == torch_codes().numpy()).all()
 
 
+def test_dlpack_exports_no_copy_as_if_it_were_the_tensor():
+    packed = small()
+    with pytest.raises(BufferError, match=r"p\.payload"):
+        np.from_dlpack(packed, copy=False)
+    array = np.from_dlpack(packed.payload, copy=False)
+    array[:] = 0x33333333
+    assert int(packed.unique()) == 3
+
+
 def test_the_data_pointer_tells_ties_from_copies(layout):
     packed = packed_tensor(layout)
     assert packed.data_ptr() == packed.detach().data_ptr() == packed.payload.data_ptr() != 0
@@ -58,7 +67,7 @@ def test_no_memory_is_taken_for_codes(read, layout):
 def test_the_storage_can_be_compared(layout):
     packed = packed_tensor(layout)
     storage = packed.untyped_storage()
-    assert storage._cdata == packed.detach().untyped_storage()._cdata != copy.copy(packed).untyped_storage()._cdata
+    assert storage._cdata == packed.detach().untyped_storage()._cdata != copy.deepcopy(packed).untyped_storage()._cdata
     assert storage.nbytes() == packed.numel()
     assert "holds none" in repr(storage)
 

@@ -17,7 +17,7 @@ from shared import (
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import awqpack
-from awqpack import AWQPackedTensor
+from awqpack import AWQPackedTensor, AWQPacking
 
 # --- what it looks like ---
 
@@ -97,6 +97,63 @@ def test_construction_from_a_payload(packed, layout):
     )
     assert by_name.stride() == by_name.unpack().stride() == (1, 64)
     assert_same(by_name.unpack(), packed.unpack())
+
+
+def test_from_payload_finds_size_and_strides(layout, device):
+    codes = torch_codes((3, 64, 64), device)
+    packed = AWQPackedTensor.from_payload(awqpack.pack(codes, *layout), *layout)
+    assert (packed.shape, packed.stride()) == (codes.shape, codes.stride())
+    assert_same(packed.unpack(), codes)
+
+
+def test_from_payload_of_checkpoints():
+    weight = torch_codes((64, 128))
+    gemm = awqpack.pack(weight.t(), AWQPacking.V1, True)
+    assert_same(AWQPackedTensor.from_payload(gemm, AWQPacking.V1, True).unpack().t(), weight)
+    gptq = awqpack.pack(weight).t().contiguous()
+    packed = AWQPackedTensor.from_payload(gptq.t(), AWQPacking.V1)
+    assert_same(packed.unpack(), weight)
+    packed.zero_()
+    assert not gptq.any()
+
+
+class Mine(AWQPackedTensor):
+    pass
+
+
+def test_class_methods_make_the_class_they_are_called_on(packed, layout):
+    assert type(Mine.from_payload(packed.payload, *layout)) is Mine
+    assert type(Mine.pack(packed.unpack(), *layout)) is Mine
+    assert type(Mine.pack(packed.numpy(), *layout)) is Mine
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        ((torch.zeros(8, 8, dtype=torch.int16), AWQPacking.V1), ValueError, "int16"),
+        ((torch.zeros(8, dtype=torch.int32), AWQPacking.V1), ValueError, "2 dimensions"),
+        ((torch.zeros(8, 63, dtype=torch.int16), AWQPacking.V2), ValueError, "multiple of 64"),
+        ((np.zeros((8, 8), np.int32), AWQPacking.V1), TypeError, "torch.Tensor"),
+        ((torch.zeros(8, 8, dtype=torch.int32), 1), TypeError, "AWQPacking.V1"),
+        ((torch.zeros(8, 8, dtype=torch.int32), AWQPacking.V1, 1), TypeError, "reorder expects True or False"),
+    ],
+    ids=["dtype", "dimensions", "columns", "array", "number", "reorder"],
+)
+def test_from_payload_refuses(arguments, error, words):
+    with pytest.raises(error, match=words):
+        AWQPackedTensor.from_payload(*arguments)
+
+
+@pytest.mark.parametrize("memory", Memory)
+def test_pack_of_an_array(memory, layout):
+    codes = memory.copy(random_codes((3, 64, 64)))
+    codes.flags.writeable = False
+    packed = AWQPackedTensor.pack(codes, *layout)
+    assert_same(packed.unpack(), torch.from_numpy(codes.copy()))
+    is_dense = memory in (Memory.CONTIGUOUS, Memory.COLUMN_MAJOR, Memory.UNALIGNED, Memory.BATCH_INNERMOST)
+    assert packed.stride() == (codes.strides if is_dense else (4096, 64, 1))
+    with pytest.raises(ValueError, match=r"codes\[0, 0, 0\] is"):
+        AWQPackedTensor.pack(codes | 16, *layout)
 
 
 def test_pack_skips_the_check_when_asked(layout):

@@ -83,8 +83,8 @@ static PyMethodDef module_functions[] = {
      "probe_cuda(device, /)\n--\n\nNone when the CUDA kernels run on this device, else why they do not."},
     {"keep_value_errors", awqpack_keep_value_errors, METH_O,
      "keep_value_errors(op, /)\n--\n\nCalls op, and raises ValueError where torch made RuntimeError of an op's own."},
-    {"create_class", awqpack_create_class, METH_VARARGS,
-     "create_class(packing_enum, rebuild, doc, /)\n--\n\nMakes AWQPackedTensor, once."},
+    {"install", awqpack_install, METH_VARARGS,
+     "install(cls, packing_enum, /)\n--\n\nAdds to AWQPackedTensor what C holds of it."},
     {NULL, NULL, 0, NULL},
 };
 

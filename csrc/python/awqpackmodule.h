@@ -79,7 +79,6 @@
     X(aten_detach)                                                     \
     X(aten_to_copy)                                                    \
     X(aten_copy_)                                                      \
-    X(rebuild)          /* what pickle calls to make a packed tensor */ \
     X(adopt_tensors)    /* makes tensors of handles; may be NULL */    \
     X(plans)            /* dict: OpOverload -> capsule of an op_plan */                 \
     X(device_kinds)     /* dict: torch.device -> awqpack_device_kind */
@@ -171,10 +170,15 @@ PyObject *packed_twin(PyObject *self, PyObject *payload, PyObject *meta);
 /* A guard that keeps torch from __torch_dispatch__ while it lives. */
 PyObject *awqpack_turn_dispatch_off(void);
 
-/* packed_tensor.c: builds the class. */
+/* packed_class.c: what C adds to the class. */
+PyObject *awqpack_install(PyObject *module, PyObject *args);
+
+/* packed_tensor.c */
+PyObject *packed_construct(PyObject *module, PyObject *args, PyObject *kwargs);
+PyObject *packed_flatten(PyObject *self, PyObject *unused);
+PyObject *packed_unflatten(PyObject *module, PyObject *args, PyObject *kwargs);
 /* True when data is a dense tensor of the packing's dtype; an exception otherwise. */
 int packed_check_payload(PyObject *data, PyObject *packing);
-PyObject *awqpack_create_class(PyObject *module, PyObject *args);
 
 /* packed_again.c: AWQPackedTensor(packed, requires_grad=False). */
 int packed_is_again(PyObject *args, PyObject *kwargs);

@@ -190,94 +190,6 @@ static PyObject *packed_offload(PyObject *self, PyObject *args, PyObject *kwargs
     return result;
 }
 
-/* Attributes that users or torch (_is_param) put on `self`, deep-copied when there is a memo; our own fields are not theirs. */
-static int copy_attributes(PyObject *self, PyObject *result, PyObject *memo)
-{
-    int status = -1;
-    PyObject *attributes = PyObject_GetAttrString(self, "__dict__");
-    PyObject *extra = attributes == NULL ? NULL : PyDict_Copy(attributes);
-    PyObject *target = extra == NULL ? NULL : PyObject_GetAttrString(result, "__dict__");
-    if (target == NULL) {
-        goto done;
-    }
-    if (memo != NULL && PyDict_Size(extra) > 0) {
-        PyObject *copy = PyImport_ImportModule("copy");
-        PyObject *deep = copy == NULL ? NULL : PyObject_CallMethod(copy, "deepcopy", "OO", extra, memo);
-        Py_XDECREF(copy);
-        Py_DECREF(extra);
-        extra = deep;
-    }
-    status = extra == NULL ? -1 : PyDict_Update(target, extra);
-done:
-    Py_XDECREF(attributes);
-    Py_XDECREF(extra);
-    Py_XDECREF(target);
-    return status;
-}
-
-static PyObject *copy_packed(PyObject *self, PyObject *memo)
-{
-    packed_fields fields;
-    PyObject *key = NULL;
-    if (packed_fields_get(self, &fields) < 0) {
-        return NULL;
-    }
-    PyObject *payload = PyObject_CallMethodObjArgs(fields.payload, awqpack.names.clone, NULL);
-    PyObject *result = payload == NULL ? NULL : packed_new((PyObject *)Py_TYPE(self), payload, fields.meta);
-    if (result != NULL && memo != NULL) { /* before the attributes, which may lead back here */
-        key = PyLong_FromVoidPtr(self);
-        if (key == NULL || PyObject_SetItem(memo, key, result) < 0) {
-            Py_CLEAR(result);
-        }
-        Py_XDECREF(key);
-    }
-    if (result != NULL && copy_attributes(self, result, memo) < 0) {
-        Py_CLEAR(result);
-    }
-    Py_XDECREF(payload);
-    packed_fields_clear(&fields);
-    return result;
-}
-
-static PyObject *packed_copy(PyObject *self, PyObject *Py_UNUSED(unused))
-{
-    return copy_packed(self, NULL);
-}
-
-static PyObject *packed_deepcopy(PyObject *self, PyObject *memo)
-{
-    PyObject *key = PyLong_FromVoidPtr(self);
-    if (key == NULL) {
-        return NULL;
-    }
-    PyObject *result = PyObject_GetItem(memo, key);
-    if (result == NULL && PyErr_ExceptionMatches(PyExc_KeyError)) {
-        PyErr_Clear();
-        result = copy_packed(self, memo);
-    }
-    Py_DECREF(key);
-    return result;
-}
-
-static PyObject *packed_reduce_ex(PyObject *self, PyObject *Py_UNUSED(protocol))
-{
-    packed_fields fields;
-    if (packed_fields_get(self, &fields) < 0) {
-        return NULL;
-    }
-    PyObject *is_param = PyObject_GetAttr(self, awqpack.names._is_param);
-    if (is_param == NULL && PyErr_ExceptionMatches(PyExc_AttributeError)) {
-        PyErr_Clear();
-        is_param = Py_BuildValue("O", Py_False);
-    }
-    PyObject *result = is_param == NULL ? NULL : Py_BuildValue("O(OOOOOO)", awqpack.rebuild, fields.payload, awqpack_packing_number(fields.packing),
-                                     fields.reorder, fields.size, fields.stride,
-                                     is_param == Py_True ? Py_True : Py_False);
-    Py_XDECREF(is_param);
-    packed_fields_clear(&fields);
-    return result;
-}
-
 /* Indexing returns a plain copy, so an assignment must go through the codes and back into the payload. */
 static PyObject *packed_setitem(PyObject *self, PyObject *args)
 {
@@ -353,9 +265,6 @@ PyMethodDef packed_methods[] = {
     {"share_memory_", packed_share_memory, METH_NOARGS,
      "share_memory_($self)\n--\n\nMoves the payload into memory that other processes can map; returns self."},
     {"is_shared", packed_is_shared, METH_NOARGS, "is_shared($self)\n--\n\nWhether the payload is in shared memory."},
-    {"__deepcopy__", packed_deepcopy, METH_O, NULL},
-    {"__copy__", packed_copy, METH_NOARGS, NULL},
-    {"__reduce_ex__", packed_reduce_ex, METH_O, NULL},
     {"__setitem__", packed_setitem, METH_VARARGS, NULL},
     {"__repr__", KEYWORDS(packed_repr), NULL},
     {NULL, NULL, 0, NULL},

@@ -1,4 +1,4 @@
-/* AWQPackedTensor: the class, its construction, and what tracing and copying take apart and put together again. */
+/* The construction of a packed tensor, and what tracing takes apart and puts together again. */
 #include "awqpackmodule.h"
 
 /* packed_new around metadata that is not a tuple yet. */
@@ -92,7 +92,7 @@ static int read_geometry(PyObject *data, PyObject *packing, PyObject *size, PyOb
     return *dense == NULL || *shape == NULL ? -1 : 0;
 }
 
-static PyObject *packed_construct(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
+PyObject *packed_construct(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
 {
     static char *keywords[] = {"", "data", "packing", "reorder", "size", "stride", "requires_grad", NULL};
     PyObject *cls, *data, *packing, *reorder, *size, *stride;
@@ -167,7 +167,7 @@ done:
     return result;
 }
 
-static PyObject *packed_flatten(PyObject *self, PyObject *Py_UNUSED(unused))
+PyObject *packed_flatten(PyObject *self, PyObject *Py_UNUSED(unused))
 {
     packed_fields fields;
     PyObject *result = NULL;
@@ -184,7 +184,7 @@ static PyObject *packed_flatten(PyObject *self, PyObject *Py_UNUSED(unused))
     return result;
 }
 
-static PyObject *packed_unflatten(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
+PyObject *packed_unflatten(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
 {
     static char *keywords[] = {"inner_tensors", "metadata", "outer_size", "outer_stride", NULL};
     PyObject *inner, *metadata, *size, *stride, *result = NULL;
@@ -218,163 +218,4 @@ static PyObject *packed_unflatten(PyObject *Py_UNUSED(module), PyObject *args, P
     Py_XDECREF(dense);
     Py_XDECREF(order);
     return result;
-}
-
-static PyObject *get_payload(PyObject *self, void *Py_UNUSED(closure))
-{
-    return PyObject_GetAttr(self, awqpack.names._data);
-}
-
-/* The getters below say which field of the metadata they are through their closure. */
-static PyObject *get_meta(PyObject *self, void *closure)
-{
-    PyObject *meta = PyObject_GetAttr(self, awqpack.names._meta);
-    PyObject *value = meta == NULL ? NULL : PyTuple_GetItem(meta, (Py_ssize_t)(intptr_t)closure);
-    Py_XINCREF(value);
-    Py_XDECREF(meta);
-    return value;
-}
-
-static PyObject *get_data(PyObject *self, void *Py_UNUSED(closure))
-{
-    return PyObject_CallMethod(awqpack.data_descriptor, "__get__", "OO", self, (PyObject *)Py_TYPE(self));
-}
-
-/* A packed tensor of plain uint8 codes, packed as `self` is. */
-static PyObject *pack_alike(PyObject *self, PyObject *codes)
-{
-    packed_fields fields;
-    if (packed_fields_get(self, &fields) < 0) {
-        return NULL;
-    }
-    PyObject *args = Py_BuildValue("(OOOOO)", (PyObject *)Py_TYPE(self), codes, fields.packing, fields.reorder, Py_True);
-    PyObject *result = args == NULL ? NULL : packed_pack(NULL, args);
-    Py_XDECREF(args);
-    packed_fields_clear(&fields);
-    return result;
-}
-
-/* torch would exchange size, stride and device, which it keeps, and lose the payload, which it does not know. Plain codes
-   come from nn.Module.cpu(), which moves a parameter by assigning the moved one: they are packed again where they are. */
-static int set_data(PyObject *self, PyObject *value, void *Py_UNUSED(closure))
-{
-    packed_fields fields;
-    PyObject *dtype = NULL, *packed = NULL, *done = NULL;
-    int status = -1;
-    if (value != NULL && awqpack_is_packed(value)) {
-        Py_INCREF(value);
-        packed = value;
-    } else if (value != NULL && PyObject_TypeCheck(value, (PyTypeObject *)awqpack.tensor_type)) {
-        dtype = PyObject_GetAttr(value, awqpack.names.dtype);
-        packed = dtype == awqpack.uint8 ? pack_alike(self, value) : NULL;
-    }
-    if (packed == NULL) {
-        if (!PyErr_Occurred()) {
-            PyErr_Format(PyExc_TypeError, "the data of an AWQPackedTensor expects an AWQPackedTensor or uint8 codes; got %R",
-                         dtype == NULL ? (PyObject *)(value == NULL ? Py_None : (PyObject *)Py_TYPE(value)) : dtype);
-        }
-    } else if (packed_fields_get(packed, &fields) == 0) {
-        done = PyObject_CallMethod(awqpack.data_descriptor, "__set__", "OO", self, packed);
-        status = done == NULL ? -1 : packed_fields_set(self, fields.payload, fields.meta);
-        packed_fields_clear(&fields);
-    }
-    Py_XDECREF(dtype);
-    Py_XDECREF(packed);
-    Py_XDECREF(done);
-    return status;
-}
-
-static PyGetSetDef packed_getters[] = {
-    {"data", get_data, set_data, "As torch.Tensor.data; uint8 codes that are assigned are packed.", NULL},
-    {"payload", get_payload, NULL, "The int32 (V1) or int16 (V2) tensor that AWQ kernels read.", NULL},
-    {"packing", get_meta, NULL, "AWQPacking.V1 or AWQPacking.V2.", (void *)0},
-    {"reorder", get_meta, NULL, "Whether V1 words hold their columns in AutoAWQ's gemm order.", (void *)1},
-    {"_packing", get_meta, NULL, "packing, under the name that optimum-quanto uses.", (void *)0},
-    {"_reorder", get_meta, NULL, "reorder, under the name that optimum-quanto uses.", (void *)1},
-    {NULL, NULL, NULL, NULL, NULL},
-};
-
-static PyMethodDef flatten_method = {"__tensor_flatten__", packed_flatten, METH_NOARGS,
-                                     "Names of the inner tensors, and the metadata that rebuilds the rest."};
-static PyMethodDef construct_function = {"__new__", (PyCFunction)(void (*)(void))packed_construct,
-                                         METH_VARARGS | METH_KEYWORDS, NULL};
-static PyMethodDef unflatten_function = {"__tensor_unflatten__", (PyCFunction)(void (*)(void))packed_unflatten,
-                                         METH_VARARGS | METH_KEYWORDS, "The inverse of __tensor_flatten__."};
-static PyMethodDef dispatch_function = {"__torch_dispatch__", (PyCFunction)(void (*)(void))packed_torch_dispatch,
-                                        METH_FASTCALL | METH_KEYWORDS, NULL};
-
-/* Puts decorator(function) into the namespace, decorator being staticmethod or classmethod. */
-static int add_wrapped(PyObject *namespace, const char *decorator, PyMethodDef *function)
-{
-    int status = -1;
-    PyObject *builtins = PyImport_ImportModule("builtins");
-    PyObject *wrapper = builtins == NULL ? NULL : PyObject_GetAttrString(builtins, decorator);
-    PyObject *callable = wrapper == NULL ? NULL : PyCFunction_New(function, NULL);
-    PyObject *wrapped = callable == NULL ? NULL : PyObject_CallFunctionObjArgs(wrapper, callable, NULL);
-    if (wrapped != NULL) {
-        status = PyDict_SetItemString(namespace, function->ml_name, wrapped);
-    }
-    Py_XDECREF(builtins);
-    Py_XDECREF(wrapper);
-    Py_XDECREF(callable);
-    Py_XDECREF(wrapped);
-    return status;
-}
-
-static int add_descriptor(PyObject *type, const char *name, PyObject *descriptor)
-{
-    const int status = descriptor == NULL ? -1 : PyObject_SetAttrString(type, name, descriptor);
-    Py_XDECREF(descriptor);
-    return status;
-}
-
-static PyObject *create_type(PyObject *doc)
-{
-    PyObject *type = NULL, *meta = (PyObject *)Py_TYPE(awqpack.tensor_type);
-    PyObject *c_module = PyImport_ImportModule("torch._C");
-    PyObject *no_function = c_module == NULL ? NULL : PyObject_GetAttrString(c_module, "_disabled_torch_function_impl");
-    PyObject *namespace = no_function == NULL ? NULL : Py_BuildValue("{sssOsOs(OO)}", "__module__", "awqpack", "__doc__", doc,
-                                                                    "__torch_function__", no_function, "__slots__",
-                                                                    awqpack.names._data, awqpack.names._meta);
-    if (namespace != NULL && add_wrapped(namespace, "staticmethod", &construct_function) == 0 &&
-        add_wrapped(namespace, "staticmethod", &unflatten_function) == 0 &&
-        add_wrapped(namespace, "classmethod", &dispatch_function) == 0) {
-        type = PyObject_CallFunction(meta, "s(O)O", "AWQPackedTensor", awqpack.tensor_type, namespace);
-    }
-    Py_XDECREF(c_module);
-    Py_XDECREF(no_function);
-    Py_XDECREF(namespace);
-    return type;
-}
-
-PyObject *awqpack_create_class(PyObject *Py_UNUSED(module), PyObject *args)
-{
-    PyObject *packing_type, *rebuild, *doc;
-    if (!PyArg_ParseTuple(args, "OOO:create_class", &packing_type, &rebuild, &doc)) {
-        return NULL;
-    }
-    if (awqpack.packed_type != NULL) {
-        PyErr_SetString(PyExc_RuntimeError, "AWQPackedTensor was already created");
-        return NULL;
-    }
-    PyObject *type = awqpack_set_packings(packing_type) < 0 ? NULL : create_type(doc);
-    if (type == NULL) {
-        return NULL;
-    }
-    int status = add_descriptor(type, flatten_method.ml_name, PyDescr_NewMethod((PyTypeObject *)type, &flatten_method));
-    for (PyMethodDef *method = packed_methods; status == 0 && method->ml_name != NULL; method++) {
-        status = add_descriptor(type, method->ml_name, PyDescr_NewMethod((PyTypeObject *)type, method));
-    }
-    for (PyGetSetDef *getter = packed_getters; status == 0 && getter->name != NULL; getter++) {
-        status = add_descriptor(type, getter->name, PyDescr_NewGetSet((PyTypeObject *)type, getter));
-    }
-    if (status < 0) {
-        Py_DECREF(type);
-        return NULL;
-    }
-    Py_INCREF(rebuild);
-    awqpack.rebuild = rebuild;
-    awqpack.packed_type = type;
-    Py_INCREF(type);
-    return type;
 }
