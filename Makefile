@@ -14,7 +14,7 @@ TORCH_STAMP := $(VENV)/.torch-$(TORCH)
 BUILD_STAMP := $(VENV)/.awqpack
 SOURCES := setup.py $(shell find csrc cuda -name '*.[ch]' -o -name '*.[ch]pp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: help demo test asan sanitize-gpu check-c check-neon check-wheel lint compat wheel clean
+.PHONY: help demo test test-clients asan sanitize-gpu check-c check-neon check-wheel lint compat wheel clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -33,7 +33,7 @@ demo: $(VENV)/.demo ## pack a real model's weights, save them, read them back, c
 # JOBS workers share the tests; each has torch's threads as usual, which wait for work asleep. What inductor compiled and what
 # Python compiled are kept for the next run, the former for as long as awqpack and its tests are what they were.
 JOBS ?= auto
-PYTEST_ARGS = -m 'not large' -n $(JOBS) --maxprocesses 4 --dist worksteal
+PYTEST_ARGS = -m 'not large and not clients' -n $(JOBS) --maxprocesses 4 --dist worksteal
 PYTEST_ENV = OMP_WAIT_POLICY=passive PYTHONDONTWRITEBYTECODE= TORCHINDUCTOR_CACHE_DIR=$(1) TORCHINDUCTOR_COMPILE_THREADS=1
 COMPILED_FROM := $(sort $(SOURCES) $(shell find awqpack tests -name '*.py'))
 # Named after the list of files, as one that is gone is newer than nothing.
@@ -41,6 +41,9 @@ MADE := .made-$(firstword $(shell echo $(COMPILED_FROM) | cksum))
 
 test: $(VENV)/.test $(BUILD)/inductor/$(MADE) check-c ## the C checks, then pytest
 	$(call PYTEST_ENV,$(BUILD)/inductor) $(BIN)/python -m pytest $(PYTEST_ARGS) $(ARGS)
+
+test-clients: $(VENV)/.test ## the longer tests under others' packages
+	$(BIN)/python -m pytest -m clients $(ARGS)
 
 $(BUILD)/inductor/$(MADE) $(BUILD)/asan-inductor/$(MADE): $(TORCH_STAMP) $(COMPILED_FROM)
 	@rm -rf $(@D) && mkdir -p $(@D) && touch $@

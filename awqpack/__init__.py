@@ -9,6 +9,7 @@ import torch  # noqa: F401  (loads libtorch, which the extension is linked again
 from . import _C, ops, serialization
 from .functional import pack, unpack
 from .packing import AWQPacking
+from .payloads import store_as_payloads
 from .serialization import load_file, save_file
 from .tensor import AWQPackedTensor, rebuild_packed_tensor
 
@@ -26,6 +27,7 @@ __all__ = [
     "pack",
     "rebuild_packed_tensor",
     "save_file",
+    "store_as_payloads",
     "unpack",
 ]
 

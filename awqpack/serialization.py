@@ -6,7 +6,8 @@ Format 1 of a safetensors file with packed tensors:
   int32 or int16 tensor to any reader;
 - the file's metadata has the key ``awqpack``: JSON of
   ``{"version": 1, "tensors": {name: {"key", "packing", "reorder", "size", "stride"}}}``. Names that share one payload
-  (tied weights) share its key.
+  (tied weights) share its key. Plain tensors that lie in the same memory are stored under the first of their names; the
+  others are in ``"ties": {name: stored name}``, which is left out where there are none.
 
 Format 2 is the same with ``name.awq_marlin``; a file without such a payload is of format 1, which older versions read.
 """
@@ -37,8 +38,20 @@ def _suffix(tensor: AWQPackedTensor) -> str:
     return format_of(tensor.packing.value, tensor.reorder).suffix
 
 
-def _payload_identity(payload: torch.Tensor) -> tuple[Any, ...]:
-    return (payload.device, payload.data_ptr(), payload.dtype, tuple(payload.shape), payload.stride())
+def _identity(tensor: torch.Tensor) -> tuple[Any, ...]:
+    """Equal for plain tensors that lie in the same memory in the same way."""
+    return (tensor.device, tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), tensor.stride())
+
+
+def _has_memory(tensor: torch.Tensor) -> bool:
+    """Whether equal addresses mean the same elements. safetensors names the others, which it cannot store."""
+    return (
+        isinstance(tensor, torch.Tensor)
+        and tensor.layout is torch.strided
+        and not tensor.is_meta
+        and tensor.numel() > 0
+        and not torch.utils._python_dispatch.is_traceable_wrapper_subclass(tensor)
+    )
 
 
 def _require_safetensors() -> Any:
@@ -56,7 +69,7 @@ def save_file(
     """Writes tensors, packed and plain, to a safetensors file that any safetensors reader can open.
 
     Args:
-        tensors: by name. Packed tensors keep their payload, packing, reorder, size and stride.
+        tensors: by name. Packed tensors keep their payload, packing, reorder, size and stride. Ties are stored once.
         path: the file to write.
         metadata: more strings for the file's header; the key ``awqpack`` is taken.
 
@@ -71,12 +84,16 @@ def save_file(
     stored: dict[str, torch.Tensor] = {}
     entries: dict[str, dict[str, Any]] = {}
     keys: dict[tuple[Any, ...], str] = {}
+    ties: dict[str, str] = {}
     for name, tensor in tensors.items():
         if not isinstance(tensor, AWQPackedTensor):
-            key = name
+            key = keys.setdefault(_identity(tensor), name) if _has_memory(tensor) else name
             value = tensor
+            if key != name:
+                ties[name] = key
+                continue
         else:
-            identity = (_suffix(tensor), *_payload_identity(tensor.payload))
+            identity = (_suffix(tensor), *_identity(tensor.payload))
             key = keys.setdefault(identity, f"{name}.{_suffix(tensor)}")
             value = tensor.payload.contiguous()
             entries[name] = {
@@ -92,20 +109,22 @@ def save_file(
             raise ValueError(f"two tensors would be stored as {key!r}; rename one of them")
         stored[key] = value
     header = dict(metadata or {})
-    if entries:
-        version = max(format_of(entry["packing"], entry["reorder"]).since for entry in entries.values())
-        header[_METADATA_KEY] = json.dumps({"version": version, "tensors": entries})
+    if entries or ties:
+        version = max((format_of(entry["packing"], entry["reorder"]).since for entry in entries.values()), default=1)
+        header[_METADATA_KEY] = json.dumps({"version": version, "tensors": entries} | ({"ties": ties} if ties else {}))
     safetensors.torch.save_file(stored, path, metadata=header or None)
 
 
-def _read_entries(text: str | None, path: str | os.PathLike[str]) -> dict[str, Any]:
+def _read_header(text: str | None, path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, str]]:
+    """The entries of packed tensors, and the names of tied plain ones with the names that they are stored under."""
     if text is None:
-        return {}
+        return {}, {}
     try:
         header = json.loads(text)
         version = header["version"]
         entries = header["tensors"]
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        ties = header.get("ties", {})
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path}: the awqpack metadata is damaged ({error!r})") from error
     if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
         raise ValueError(
@@ -113,7 +132,9 @@ def _read_entries(text: str | None, path: str | os.PathLike[str]) -> dict[str, A
         )
     if not isinstance(entries, dict):
         raise ValueError(f"{path}: the awqpack metadata is damaged (tensors is no object)")
-    return entries
+    if not isinstance(ties, dict) or not all(isinstance(key, str) for key in ties.values()):
+        raise ValueError(f"{path}: the awqpack metadata is damaged (ties is no object of names)")
+    return entries, ties
 
 
 def load_file(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> dict[str, torch.Tensor]:
@@ -132,7 +153,7 @@ def load_file(path: str | os.PathLike[str], device: torch.device | str = "cpu") 
     """
     safetensors = _require_safetensors()
     with safetensors.safe_open(path, framework="pt", device=str(device)) as file:
-        entries = _read_entries((file.metadata() or {}).get(_METADATA_KEY), path)
+        entries, ties = _read_header((file.metadata() or {}).get(_METADATA_KEY), path)
         stored = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (not a mapping)
     packed_keys = set()
     result: dict[str, torch.Tensor] = {}
@@ -152,4 +173,8 @@ def load_file(path: str | os.PathLike[str], device: torch.device | str = "cpu") 
                 f"{path}: the awqpack metadata names a packed tensor {key!r}, which the file stores as a plain one"
             )
         result[key] = tensor
+    for name, key in ties.items():
+        if key not in stored or key in packed_keys or name in result:
+            raise ValueError(f"{path}: the awqpack metadata ties {name!r} to {key!r}, which does not fit the file")
+        result[name] = stored[key]
     return result

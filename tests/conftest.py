@@ -13,6 +13,7 @@ FIRST = [
     "quanto",
     "checkpoint_clients",
     "accelerate",
+    "writers",
     "isolated",
     "collectives",
     "cli",

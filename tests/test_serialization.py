@@ -73,6 +73,39 @@ def test_tied_weights_are_stored_once(path):
     assert loaded["a"].payload.data_ptr() == loaded["b"].payload.data_ptr()
 
 
+def test_tied_plain_tensors_are_stored_once(path):
+    """Those that lie in the same memory in the same way; a view of a part is a tensor of its own."""
+    embed, packed = torch.rand(8, 8), packed_tensor(LAYOUTS["v1"])
+    awqpack.save_file({"embed": embed, "w": packed, "head": embed.detach(), "other": embed.clone()}, path)
+    metadata, tensors = read_header(path)
+    assert sorted(tensors) == ["embed", "other", "w.awq_v1"]
+    assert json.loads(metadata["awqpack"])["ties"] == {"head": "embed"}
+    loaded = awqpack.load_file(path)
+    assert loaded["head"].data_ptr() == loaded["embed"].data_ptr() != loaded["other"].data_ptr()
+    assert torch.equal(loaded["head"], embed)
+
+
+def test_a_model_with_tied_embeddings_goes_to_a_file_and_back(path):
+    class Tied(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(packed_tensor(LAYOUTS["v2"]), requires_grad=False)
+            self.embed, self.head = torch.nn.Embedding(8, 8), torch.nn.Linear(8, 8, bias=False)
+            self.head.weight = self.embed.weight
+
+    model, other = Tied(), Tied()
+    awqpack.save_file(model.state_dict(), path)
+    other.load_state_dict(awqpack.load_file(path))
+    assert torch.equal(other.head.weight, model.embed.weight)
+    assert other.head.weight is other.embed.weight
+
+
+def test_what_overlaps_otherwise_is_an_error(path):
+    values = torch.rand(8, 8)
+    with pytest.raises(RuntimeError, match="share memory"):
+        awqpack.save_file({"all": values, "row": values[0]}, path)
+
+
 def test_files_of_others_load_as_they_are(path):
     save_plain_file({"w": torch.arange(4)}, path)
     loaded = awqpack.load_file(path)
@@ -104,6 +137,11 @@ DAMAGED = {
     "negative size": lambda header: header["tensors"]["w"].update(size=[-64, 128]),
     "stride of a view": lambda header: header["tensors"]["w"].update(stride=[0, 1]),
     "no stride": lambda header: header["tensors"]["w"].pop("stride") and None,
+    "ties of another kind": lambda header: header.update(ties=[]),
+    "tie to a list": lambda header: header.update(ties={"b": []}),
+    "tie to no tensor": lambda header: header.update(ties={"b": "a"}),
+    "tie to a payload": lambda header: header.update(ties={"b": "w.awq_v1"}),
+    "tie of a tensor": lambda header: header.update(ties={"w": "w.awq_v1"}),
     "code": lambda header: header["tensors"]["w"].update(size="__import__('os').abort()"),
 }
 
