@@ -361,14 +361,6 @@ def test_unknown_layouts(given, tmp_path):
     assert caught.value.code == 2
 
 
-def test_a_source_that_becomes_shorter(given, tmp_path, monkeypatch):
-    monkeypatch.setattr(os, "copy_file_range", lambda *arguments: 0)
-    monkeypatch.setattr(os, "pread", lambda *arguments: b"")
-    with pytest.raises(CheckpointError, match="a source file became shorter"):
-        checkpoint.convert(given, tmp_path / "out", "gemv")
-    assert not (tmp_path / "out").exists()
-
-
 def test_a_scheme_no_awq_layout_holds(tmp_path, capsys):
     given = write_checkpoint(tmp_path / "given", "compressed-tensors")
     config = quantization_config("compressed-tensors")

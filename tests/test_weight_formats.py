@@ -89,5 +89,11 @@ def test_from_each_format_to_each_other(one, other, monkeypatch):
     stored, expected = source.pack(codes), target.pack(codes)
     assert_same(relayout(stored, source, target), expected)
     if one != other:
-        runs = relayout_runs(stored, source, target, lambda dtype, shape: torch.empty(shape, dtype=dtype))
+        runs = relayout_runs(
+            lambda begin, end: stored[begin:end],
+            SHAPE,
+            source,
+            target,
+            lambda dtype, shape: torch.empty(shape, dtype=dtype),
+        )
         assert_same(torch.cat([run.clone() for run in runs]), expected)

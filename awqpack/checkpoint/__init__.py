@@ -6,11 +6,13 @@ checkpoint.convert("model-awq", "model-gemv-fast", "gemv_fast")
 assert checkpoint.verify("model-awq", "model-gemv-fast").is_equal
 """
 
-from .convert import Conversion, Progress, convert
+from .comparison import Difference
+from .convert import Conversion, convert
 from .errors import CheckpointError
 from .inspect import Inspection, LayerInfo, inspect
+from .progress import Progress
 from .source import Checkpoint
-from .verify import Difference, Verification, verify
+from .verify import Verification, verify
 
 __all__ = [
     "Checkpoint",

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import torch
 
-from ..layouts import Layout, relayout, relayout_runs
+from ..layouts import LayoutError
+from .errors import CheckpointError
 from .files import copy_entry
 from .layers import SourceLayer
 from .plan import Plan
+from .reading import relayout_read
 from .workers import Buffers, run_all
 from .writer import Writer
 
@@ -61,33 +63,28 @@ def _write_tensors(
         for name, tensor in plan.copies.items():
             file = plan.where[name]
             tasks[file.name].append(partial(writer.copy, file, name, plan.source.files.shard(tensor), tensor))
-        run_all(tasks)
+        try:
+            run_all(tasks)
+        except (LayoutError, CheckpointError) as error:
+            plan.source.files.require_unchanged()  # or else that is the reason
+            raise CheckpointError(str(error)) from None
+    plan.source.files.require_unchanged()
 
 
 def _write_layer(
     plan: Plan, layer: SourceLayer, outputs: dict[str, str], device: torch.device, writer: Writer, buffers: Buffers
 ) -> None:
     source, target = plan.source, plan.target
-    shard = source.files.shard(layer.weight)
     name = outputs[target.names["weight"]]
     if layer.layout.weight == target.weight:
-        writer.copy(plan.where[name], name, shard, layer.weight)
+        writer.copy(plan.where[name], name, source.files.shard(layer.weight), layer.weight)
     else:
         done = 0
-        for run in _relayout(layer.layout, target, shard.tensor(layer.weight), buffers, device):
+        for run in relayout_read(source, layer, target.weight, buffers, device):
             writer.write(plan.where[name], name, run, done)
             done += run.nbytes
-        shard.release(layer.weight)
     scales, zeros = source.scales_and_zeros(layer)
     for suffix, value in target.encode_side(layer.geometry, scales, zeros).items():
         if suffix in outputs:
             name = outputs[suffix]
             writer.write(plan.where[name], name, value)
-
-
-def _relayout(
-    source: Layout, target: Layout, payload: torch.Tensor, buffers: Buffers, device: torch.device
-) -> Iterable[torch.Tensor]:
-    if device.type == "cpu":
-        return relayout_runs(payload, source.weight, target.weight, buffers.take)
-    return [relayout(payload.to(device), source.weight, target.weight).cpu()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,7 +56,7 @@ class ConfigFiles:
         if folder is None:
             return
         for name in (CONFIG_FILE, *_OWN_FILES):
-            if (folder / name).is_file():
+            if os.path.lexists(folder / name):
                 self.files[name] = read_json(folder / name)
         if CONFIG_FILE in self.files:
             self.places += _places_in(folder / CONFIG_FILE, self.files[CONFIG_FILE][0])

@@ -14,7 +14,9 @@ import torch
 from ..layouts import LAYOUTS
 from .carry_out import carry_out
 from .errors import CheckpointError
+from .hub import located, plain_path
 from .plan import Plan, make_plan, parse_size
+from .progress import Progress
 from .source import Checkpoint
 from .staging import Staging
 
@@ -50,20 +52,6 @@ class Conversion:
     is_dry_run: bool
 
 
-class Progress:
-    """What `convert` tells a caller who wants to show it; this one shows nothing. Calls come from other threads, one
-    at a time."""
-
-    def start(self, conversion: Conversion) -> None:
-        """Everything is checked and writing begins."""
-
-    def advance(self, nbytes: int) -> None:
-        """That many more bytes are written."""
-
-    def finish_file(self, name: str) -> None:
-        """A file is whole."""
-
-
 def convert(
     source: str | Path,
     target: str | Path,
@@ -97,7 +85,8 @@ def convert(
     Raises:
         CheckpointError: in one line, what about the source or the target is not as it should be; nothing is written.
     """
-    source, given, target = Path(source), Path(target), Path(os.path.abspath(target))
+    source, given = located(source), plain_path(target)
+    target = Path(os.path.abspath(given))
     limit = None if max_shard_size is None else parse_size(max_shard_size)
     device = _validated(source, target, to, device)
     with Checkpoint(source, layout=layout, group_size=group_size) as checkpoint:

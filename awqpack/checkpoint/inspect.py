@@ -28,7 +28,7 @@ class Inspection:
     """What `inspect` found.
 
     Attributes:
-        path: as it was given.
+        path: where it is.
         layout: of the quantized layers, a name in ``awqpack.layouts.LAYOUTS``.
         is_configured: a quantization_config was found, and says so; otherwise the tensors do.
         group_size: what the configuration says; -1 is one group a row.
@@ -74,7 +74,7 @@ def inspect(path: str | Path, *, layout: str = "auto", group_size: int | None = 
         of_layers = {tensor for layer in checkpoint.layers.values() for tensor in layer.tensors.values()}
         others = [tensor for tensor in checkpoint.files.where if tensor not in of_layers]
         return Inspection(
-            path=str(path),
+            path=str(checkpoint.path),
             layout=checkpoint.layout.name,
             is_configured=config is not None,
             group_size=None if config is None else config.group_size,
@@ -150,7 +150,8 @@ def _unread_configs(checkpoint: Checkpoint) -> list[str]:
 
 def _wrong_total(checkpoint: Checkpoint) -> list[str]:
     listed = None if checkpoint.files.index is None else checkpoint.files.index.total_size
-    total = sum(checkpoint.files.entry(tensor).nbytes for tensor in checkpoint.files.where)
+    files = checkpoint.files
+    total = sum(files.entry(tensor).nbytes for tensor, home in files.where.items() if home not in files.side)
     if listed is None or listed == total:
         return []
     return [f"the index says a total_size of {listed}; the tensors have {total} bytes"]

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 from ..layouts import LAYOUTS, AmbiguousGroupError, Geometry, Layout, LayoutError, QuantizationConfig, detect
 from .errors import CheckpointError
+from .packed import WEIGHTS, holds_codes, holds_fused_codes
 from .tensor_files import TensorFiles
 
 # what follows a module's name in a quantized layer; g_idx is there so that GPTQ is recognised
 _SUFFIXES = sorted(
     {name for layout in LAYOUTS.values() for name in layout.names.values()} | {"bias", "g_idx", "weight_g_idx"}
 )
-_WEIGHTS = {layout.names["weight"] for layout in LAYOUTS.values()}
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,11 @@ def find_layers(
             layers[name] = _source_layer(files, name, tensors, layout, group_size, config)
         except LayoutError as error:
             problems.append(f"{name or 'the layer'}: {error}")
+    problems += [
+        f"{tensor}: packed as one parameter, as fused experts are; layouts hold linears, expert by expert"
+        for tensor in files.where
+        if holds_fused_codes(tensor)
+    ]
     if not layers and not problems:
         raise _no_layer(files)
     return layers, problems
@@ -78,8 +83,8 @@ def _no_layer(files: TensorFiles) -> CheckpointError:
 
 def _tensors_by_layer(files: TensorFiles) -> Iterator[tuple[str, dict[str, str]]]:
     for tensor in files.where:
-        module, _, suffix = tensor.rpartition(".")
-        if suffix in _WEIGHTS:
+        module = tensor.rpartition(".")[0]
+        if holds_codes(tensor, files.entry(tensor).spec):
             prefix = f"{module}." if module else ""
             yield module, {name: prefix + name for name in _SUFFIXES if prefix + name in files.where}
 
@@ -94,7 +99,7 @@ def _source_layer(
 ) -> SourceLayer:
     specs = {suffix: files.entry(tensor).spec for suffix, tensor in tensors.items()}
     if layout.names["weight"] not in specs:
-        found = sorted(_WEIGHTS & set(specs))
+        found = sorted(WEIGHTS & set(specs))
         raise LayoutError(f"{layout.name} expects {layout.names['weight']}; got {', '.join(found)}")
     if "g_idx" in specs or "weight_g_idx" in specs:
         detect(specs)

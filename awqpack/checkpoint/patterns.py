@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 from .errors import CheckpointError
 
 PATTERN = "re:"  # begins an entry that is a pattern and no name
-_SECONDS = 10.0
+_SECONDS = 5.0
 _LONGEST = 500  # letters of names that harmless patterns are tried on at once
 # A process of its own, since a match cannot be stopped from another thread.
 _CHILD = """
@@ -33,7 +33,7 @@ def matches(patterns: Sequence[str], names: Collection[str]) -> list[list[str]]:
 
     Raises:
         ValueError: a pattern is none.
-        CheckpointError: matching them takes longer than ten seconds.
+        CheckpointError: matching them takes longer than some seconds.
     """
     names = list(names)
     if all(map(_is_harmless, patterns)) and all(len(name) <= _LONGEST for name in names):

@@ -8,13 +8,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..layouts import HEAD, SYMMETRIC_ZERO, Layout, LayoutError, QuantizationConfig, TensorSpec
+from .config_files import CONFIG_FILE
 from .errors import CheckpointError
-from .files import other_entries
+from .files import is_pointer, other_entries
 from .index import rewritten_index
 from .layers import SourceLayer
 from .modules import with_names_for
 from .shard import DTYPE_NAMES, Entry, arranged, header_bytes
 from .source import Checkpoint
+from .tensor_files import holds_layers
 from .workers import map_all
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
@@ -74,13 +76,15 @@ class Plan:
     def index(self) -> tuple[str, str] | None:
         """Name and text of the index; None for a checkpoint of one file that had none."""
         files = self.source.files
-        names = [file.name for file in self.files]
+        listed = [file for file in self.files if file.name not in files.side]
+        names = [file.name for file in listed]
         if files.is_file or (len(names) == 1 and (files.index is None or names[0] not in files.shards)):
             return None
-        if files.index is None and list(files.shards) == names:
+        if files.index is None and [name for name in files.shards if name not in files.side] == names:
             return None
-        total = sum(entry.nbytes for file in self.files for entry in file.entries.values())
-        return rewritten_index(files.index, {tensor: file.name for tensor, file in self.where.items()}, total)
+        entries = {tensor: (file.name, entry.nbytes) for file in listed for tensor, entry in file.entries.items()}
+        where = {tensor: name for tensor, (name, _) in entries.items()}
+        return rewritten_index(files.index, where, sum(nbytes for _, nbytes in entries.values()))
 
 
 def parse_size(text: str | int) -> int:
@@ -109,6 +113,7 @@ def make_plan(source: Checkpoint, target: Layout, max_shard_size: int | None = N
         CheckpointError: the target cannot hold some layers; all of them are named.
     """
     if target is not source.layout:
+        _require_applied(source, target)
         _require_held(source, target)
     plan = Plan(source, target, _target_config(source, target))
     drops_zeros = plan.config.is_symmetric and not target.stores_symmetric_zeros
@@ -142,11 +147,18 @@ def make_plan(source: Checkpoint, target: Layout, max_shard_size: int | None = N
 
 
 def _other_files(plan: Plan) -> list[Path]:
+    """Raises CheckpointError for layers in a folder below, which would stay in the old layout."""
     files = plan.source.files
     replaced = {*files.shards, *plan.configs()}
     if files.index is not None:
         replaced.add(files.index.path.name)
-    return other_entries(files.path, replaced)
+    others = other_entries(files.path, replaced)
+    for path in others if plan.is_relayout else []:
+        # a folder with a configuration of its own is another checkpoint
+        has_own_config = (files.path / path.parent / CONFIG_FILE).is_file() and path.parent != Path()
+        if path.suffix == ".safetensors" and not has_own_config and holds_layers(files.path / path):
+            raise CheckpointError(f"{files.path}: {path} holds quantized layers too, and would stay as it is")
+    return others
 
 
 def _warnings(plan: Plan) -> list[str]:
@@ -154,6 +166,11 @@ def _warnings(plan: Plan) -> list[str]:
     warnings = []
     if source.config is None and not source.files.is_file:
         warnings.append(f"{source.path} has no quantization_config, and so the target has none: engines need one")
+    warnings += [
+        f"{source.path / path} is a Git LFS pointer, which is copied as it is: git lfs pull gets the file"
+        for path in plan.others
+        if not (source.path / path).is_dir() and is_pointer(source.path / path)
+    ]
     if plan.is_relayout and plan.config.has_head and not target.ignores_by_name:
         warnings.append(f"{HEAD} is quantized, which vLLM and GPTQModel read, and AutoAWQ and transformers do not")
     return warnings
@@ -175,6 +192,20 @@ def _has_symmetric_zeros(source: Checkpoint, layer: SourceLayer) -> bool:
         return True
     _, zeros = source.scales_and_zeros(layer)
     return bool((zeros == SYMMETRIC_ZERO).all())
+
+
+def _require_applied(source: Checkpoint, target: Layout) -> None:
+    """Raises CheckpointError for scales of an activation, unless the target's readers apply them or all are 1."""
+    if target.has_scaled_activations:
+        return
+    for tensor in source.plain_tensors:
+        spec = source.files.entry(tensor).spec
+        is_one = tensor.rpartition(".")[2] == "scales" and len(spec.shape) == 1 and spec.dtype.is_floating_point
+        if is_one and bool((source.files.tensor(tensor) != 1).any()):
+            raise CheckpointError(
+                f"{source.path}: {tensor} divides the output of an activation, as AutoAWQ has it; "
+                f"no reader of {target.name} does that"
+            )
 
 
 def _require_held(source: Checkpoint, target: Layout) -> None:
@@ -236,8 +267,11 @@ def _arrange(
             by_file[home].append(tensor)
         metadata = {name: shard.metadata for name, shard in shards.items()}
     else:
-        by_file = _resharded(plan, specs, homes, max_shard_size)
+        by_file = _resharded(plan, specs, max_shard_size)
         metadata = dict.fromkeys(by_file, plan.source.files.metadata)
+        for name in plan.source.files.side:
+            by_file[name] = [tensor for tensor, home in homes.items() if home == name]
+            metadata[name] = shards[name].metadata
         kept = {path.name for path in plan.source.path.iterdir()} - shards.keys()
         clash = sorted(kept & by_file.keys())
         if clash:
@@ -251,19 +285,17 @@ def _arrange(
         plan.where |= dict.fromkeys(entries, file)
 
 
-def _resharded(
-    plan: Plan, specs: dict[str, tuple[str, tuple[int, ...], int]], homes: dict[str, str], limit: int
-) -> dict[str, list[str]]:
+def _resharded(plan: Plan, specs: dict[str, tuple[str, tuple[int, ...], int]], limit: int) -> dict[str, list[str]]:
     """Files of at most `limit` bytes of tensors, in the source's order; a layer stays together, and is never cut."""
     of_tensor = {tensor: [tensor] for tensor in plan.copies}
     for layer, outputs in plan.layers:
         of_tensor[layer.weight] = list(outputs.values())
     shards: list[list[str]] = [[]]
     room = limit
-    for tensor in plan.source.files.where:
-        unit = of_tensor.get(tensor, [])
+    for tensor, home in plan.source.files.where.items():
+        unit = of_tensor.get(tensor, []) if home not in plan.source.files.side else []
         size = sum(specs[name][2] for name in unit)
-        if size > room and shards[-1]:
+        if unit and size > room and shards[-1]:
             shards.append([])
             room = limit
         shards[-1] += unit

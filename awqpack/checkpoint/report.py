@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from .._text import count, print_table, size
-from .convert import Conversion, Progress, convert
+from .convert import Conversion, convert
 from .inspect import Inspection, inspect
+from .progress import Progress
 from .verify import verify
 
 

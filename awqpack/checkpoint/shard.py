@@ -1,39 +1,53 @@
-"""One safetensors file: its header, and its tensors as views of the mapped file."""
+"""One safetensors file: its header, and its tensors, read when they are asked for."""
 
 from __future__ import annotations
 
 import json
-import mmap
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import safetensors
 import torch
 
 from ..layouts import TensorSpec
 from .errors import CheckpointError
+from .files import open_regular, read_at, require_no_pointer, unreadable
 
 # As safetensors' own writer sorts tensors: wide dtypes first, so that each lies on its alignment.
 DTYPE_ORDER = (
     *("BOOL", "F4", "F6_E2M3", "F6_E3M2", "U8", "I8", "F8_E5M2", "F8_E4M3", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"),
     *("I16", "U16", "F16", "BF16", "I32", "U32", "F32", "C64", "F64", "I64", "U64"),
 )
+# Every dtype that torch has; F6 it has not, and F4 only in pairs.
 TORCH_DTYPES = {
+    "BOOL": torch.bool,
     "U8": torch.uint8,
     "I8": torch.int8,
+    "F8_E5M2": torch.float8_e5m2,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E8M0": torch.float8_e8m0fnu,
+    "F8_E4M3FNUZ": torch.float8_e4m3fnuz,
+    "F8_E5M2FNUZ": torch.float8_e5m2fnuz,
     "I16": torch.int16,
-    "I32": torch.int32,
-    "I64": torch.int64,
+    "U16": torch.uint16,
     "F16": torch.float16,
     "BF16": torch.bfloat16,
+    "I32": torch.int32,
+    "U32": torch.uint32,
     "F32": torch.float32,
+    "C64": torch.complex64,
     "F64": torch.float64,
+    "I64": torch.int64,
+    "U64": torch.uint64,
 }
 DTYPE_NAMES = {dtype: name for name, dtype in TORCH_DTYPES.items()}
-_NORESERVE = 0x4000  # MAP_NORESERVE: the mapping is never written, so that it may exceed the memory
-_POPULATE_READ = 22  # MADV_POPULATE_READ, Linux 5.14: one call instead of a fault for every few pages
+TakeBytes = Callable[[int], torch.Tensor]  # uint8 memory of that many bytes, to be overwritten
+
+
+def _fresh(nbytes: int) -> torch.Tensor:
+    return torch.empty(nbytes, dtype=torch.uint8)
 
 
 class Entry(NamedTuple):
@@ -50,33 +64,31 @@ class Entry(NamedTuple):
 
     @property
     def spec(self) -> TensorSpec:
-        """As layouts see it: a dtype that none of them uses counts as bool."""
-        return TensorSpec(TORCH_DTYPES.get(self.dtype, torch.bool), self.shape)
+        """As layouts see it: a dtype that torch does not have counts as bits."""
+        return TensorSpec(TORCH_DTYPES.get(self.dtype, torch.bits8), self.shape)
 
 
 class Shard:
-    """A safetensors file, open for reading."""
+    """A safetensors file, open for reading. Nothing is mapped: a file that others cut short is an error, no SIGBUS."""
 
     def __init__(self, path: Path) -> None:
         """Raises CheckpointError when the file cannot be read or is no whole safetensors file."""
         self.path = path
+        self._fd = open_regular(path)
         try:
+            self._stamp = self._read_stamp()
+            require_no_pointer(path, os.pread(self._fd, 64, 0))
             # the library checks what a header may say: names, sizes, offsets that cover the file
             with safetensors.safe_open(path, framework="numpy"):
                 pass
-            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError as error:
-            raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from None
-        except safetensors.SafetensorError as error:
-            raise CheckpointError(f"{path}: not a safetensors file, or cut short ({error})") from None
-        try:
-            flags = mmap.MAP_PRIVATE | _NORESERVE
-            self._map = mmap.mmap(self._fd, 0, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE)
-            length = int.from_bytes(self._map[:8], "little")
-            header = json.loads(self._map[8 : 8 + length])
+            length = int.from_bytes(self._read(0, 8), "little")
+            header = json.loads(bytes(self._read(8, length)))
         except OSError as error:
             os.close(self._fd)
-            raise CheckpointError(f"{path}: cannot be mapped ({error.strerror or error})") from None
+            raise unreadable(path, error) from None
+        except safetensors.SafetensorError as error:
+            os.close(self._fd)
+            raise CheckpointError(f"{path}: not a safetensors file, or cut short ({error})") from None
         except BaseException:
             os.close(self._fd)
             raise
@@ -96,38 +108,46 @@ class Shard:
     def fd(self) -> int:
         return self._fd
 
-    def tensor(self, name: str, dtype: torch.dtype | None = None) -> torch.Tensor:
-        """A view of the mapped file, not to be written; a copy where the file has it off its alignment."""
+    def tensor(self, name: str, take: TakeBytes = _fresh) -> torch.Tensor:
+        """A tensor, read into memory that is fresh, or given."""
+        return self.rows(name, 0, None, take)
+
+    def rows(self, name: str, begin: int, end: int | None, take: TakeBytes = _fresh) -> torch.Tensor:
+        """Rows begin..end of a tensor: all that follow for None."""
         entry = self.entries[name]
-        dtype = TORCH_DTYPES[entry.dtype] if dtype is None else dtype
-        if entry.nbytes == 0:
-            return torch.empty(entry.shape, dtype=dtype)
-        self._advise(_POPULATE_READ, entry)
-        raw = torch.from_numpy(np.frombuffer(self._map, np.uint8, entry.nbytes, entry.begin))
-        if raw.data_ptr() % dtype.itemsize != 0:
-            raw = raw.clone()
-        return raw.view(dtype).view(entry.shape)
+        dtype = TORCH_DTYPES[entry.dtype]
+        if begin == 0 and end is None:
+            return self._bytes(name, 0, entry.nbytes, take).view(dtype).view(entry.shape)
+        rows = entry.shape[0] if end is None else end
+        row_bytes = entry.nbytes // entry.shape[0]
+        raw = self._bytes(name, begin * row_bytes, rows * row_bytes, take)
+        return raw.view(dtype).view(rows - begin, *entry.shape[1:])
 
-    def bytes_of(self, name: str) -> torch.Tensor:
-        """A tensor of any dtype as its bytes."""
-        entry = self.entries[name]
-        if entry.nbytes == 0:
-            return torch.empty(0, dtype=torch.uint8)
-        return torch.from_numpy(np.frombuffer(self._map, np.uint8, entry.nbytes, entry.begin))
+    def bytes_of(self, name: str, begin: int, end: int, take: TakeBytes = _fresh) -> torch.Tensor:
+        """Bytes begin..end of a tensor of any dtype."""
+        return self._bytes(name, begin, end, take)
 
-    def release(self, name: str) -> None:
-        """Lets go of the memory that reading a tensor took; the file's cache keeps it."""
-        self._advise(mmap.MADV_DONTNEED, self.entries[name])
+    def _bytes(self, name: str, begin: int, end: int, take: TakeBytes) -> torch.Tensor:
+        raw = take(end - begin)
+        if end > begin:
+            read_at(self._fd, self.path, raw.numpy().data, self.entries[name].begin + begin)
+        return raw
 
-    def _advise(self, advice: int, entry: Entry) -> None:
-        begin = entry.begin // mmap.PAGESIZE * mmap.PAGESIZE
-        try:
-            self._map.madvise(advice, begin, entry.end - begin)
-        except (OSError, ValueError):
-            return  # advice alone: an older kernel does without
+    def _read(self, offset: int, count: int) -> bytearray:
+        buffer = bytearray(count)
+        read_at(self._fd, self.path, memoryview(buffer), offset)
+        return buffer
+
+    def _read_stamp(self) -> tuple[int, int]:
+        status = os.fstat(self._fd)
+        return status.st_size, status.st_mtime_ns
+
+    def require_unchanged(self) -> None:
+        """Raises CheckpointError when somebody has written to the file since it was opened."""
+        if self._read_stamp() != self._stamp:
+            raise CheckpointError(f"{self.path}: changed while it was read")
 
     def close(self) -> None:
-        """Closes the file. The mapping goes with the last tensor that was taken from it."""
         os.close(self._fd)
 
 

@@ -100,21 +100,24 @@ class Checkpoint:
         except LayoutError as error:
             raise CheckpointError(f"{self.path}: {layer.name}: {error}") from None
 
+    def codes(self, layer: SourceLayer) -> torch.Tensor:
+        """uint8 ``(N, K)``."""
+        return layer.layout.weight.unpack(self.files.tensor(layer.weight))
+
     def decode(self, name: str) -> Layer:
         """A layer's codes, scales, zeros and bias."""
         layer = self.layers[name]
         scales, zeros = self.scales_and_zeros(layer)
-        codes = layer.layout.weight.unpack(self.files.tensor(layer.weight))
         bias = self.files.tensor(layer.tensors["bias"]) if "bias" in layer.tensors else None
-        return Layer(codes, scales, zeros, layer.geometry.group_size, bias)
+        return Layer(self.codes(layer), scales, zeros, layer.geometry.group_size, bias)
 
     @cached_property
-    def plain_tensors(self) -> list[str]:
-        """Every tensor that is no part of a quantized layer, or is its bias."""
+    def plain_tensors(self) -> dict[str, None]:
+        """Names of the tensors that are no part of a quantized layer, or its bias, in order."""
         parts = {
             tensor for layer in self.layers.values() for suffix, tensor in layer.tensors.items() if suffix != "bias"
         }
-        return [tensor for tensor in self.files.where if tensor not in parts]
+        return {tensor: None for tensor in self.files.where if tensor not in parts}
 
 
 def _some(problems: list[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import torch
@@ -10,8 +11,10 @@ import torch
 from .errors import CheckpointError
 from .hub import advice
 from .index import Index, find_index
+from .packed import holds_codes
 from .shard import Entry, Shard
 
+_PART = re.compile(r"(?P<stem>.+)-(?P<number>\d+)-of-(?P<count>\d+)\.safetensors")
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 _SAVE_ANEW = "safetensors.torch.save_file writes one of what torch.load(path, weights_only=True) reads"
 
@@ -23,7 +26,8 @@ class TensorFiles:
         path: as it was given.
         is_file: whether it is one file.
         index: of a sharded checkpoint; None otherwise.
-        shards: by file name, in the order in which the index first names them.
+        shards: by file name, in the order in which the index first names them, then those of ``side``.
+        side: names of files with quantized layers that are no part of the index, or beside model.safetensors.
         where: tensor name -> name of its shard.
         problems: where index and files disagree, a sentence each.
     """
@@ -35,10 +39,13 @@ class TensorFiles:
         _require_safetensors(path)
         self.index: Index | None = None if self.is_file else find_index(path)
         self.shards: dict[str, Shard] = {}
+        self.side: frozenset[str] = frozenset()
         self.problems: list[str] = []
         try:
             for name in self._names():
                 self.shards[name] = Shard(self.root / name)
+            if not self.is_file:
+                self._open_side_files()
             self.where = self._place_tensors()
         except BaseException:
             self.close()
@@ -67,7 +74,17 @@ class TensorFiles:
             raise CheckpointError(
                 f"{self.path}: holds no .safetensors file" + (f" but {pickled[0]}; {_SAVE_ANEW}" if pickled else "")
             )
+        _require_every_part(self.path, names)
         return names
+
+    def _open_side_files(self) -> None:
+        """Opens what holds quantized layers beside the model, such as those that predict further tokens."""
+        side = []
+        for path in sorted(self.path.glob("*.safetensors")):
+            if path.name not in self.shards and holds_layers(path):
+                self.shards[path.name] = Shard(path)
+                side.append(path.name)
+        self.side = frozenset(side)
 
     def _place_tensors(self) -> dict[str, str]:
         where: dict[str, str] = {}
@@ -82,7 +99,9 @@ class TensorFiles:
                 if where.get(tensor) != name:
                     self.problems.append(f"{tensor} is not in {name}, where the index has it")
             self.problems += [
-                f"{tensor} in {where[tensor]} is missing in the index" for tensor in where.keys() - listed
+                f"{tensor} in {where[tensor]} is missing in the index"
+                for tensor in where.keys() - listed
+                if where[tensor] not in self.side
             ]
         return where
 
@@ -103,12 +122,34 @@ class TensorFiles:
         return self.shard(tensor).entries[tensor]
 
     def tensor(self, name: str) -> torch.Tensor:
-        """A tensor's values, not to be written."""
+        """A tensor, read into fresh memory."""
         return self.shard(name).tensor(name)
 
-    def release(self, tensor: str) -> None:
-        """Lets go of the memory that reading a tensor took."""
-        self.shard(tensor).release(tensor)
+    def require_unchanged(self) -> None:
+        """Raises CheckpointError when somebody has written to a file since it was opened."""
+        for shard in self.shards.values():
+            shard.require_unchanged()
+
+
+def holds_layers(path: Path) -> bool:
+    """Whether a file is a safetensors file with quantized layers."""
+    try:
+        shard = Shard(path)
+    except CheckpointError:
+        return False
+    shard.close()
+    return any(holds_codes(tensor, entry.spec) for tensor, entry in shard.entries.items())
+
+
+def _require_every_part(folder: Path, names: list[str]) -> None:
+    """Raises CheckpointError for a file without the others that its name counts: half a download."""
+    for match in filter(None, map(_PART.fullmatch, names)):
+        count = int(match["count"])
+        # as many names at most as are there, whatever a name says
+        for number in range(1, min(count, len(names) + 1) + 1):
+            name = f"{match['stem']}-{number:0{len(match['number'])}}-of-{match['count']}.safetensors"
+            if name not in names:
+                raise CheckpointError(f"{folder}: {name} is missing, of the {count} that {match[0]} is one of")
 
 
 def _require_safetensors(path: Path) -> None:

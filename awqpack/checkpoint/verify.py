@@ -4,41 +4,19 @@ from __future__ import annotations
 
 import filecmp
 import os
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
+from .comparison import Comparison, Difference, presence
 from .config_files import CONFIG_FILE
 from .errors import CheckpointError
 from .files import link_text, other_entries
 from .modules import named
+from .progress import Progress
 from .source import Checkpoint
-
-
-@dataclass(frozen=True)
-class Difference:
-    """Where two checkpoints differ first in one thing.
-
-    Attributes:
-        what: a layer, tensor or file.
-        part: codes, zeros, scales, bias, values, dtype, shape, presence, ...
-        index: of the first value that differs; None where that makes no sense.
-        first, second: what each checkpoint has there.
-    """
-
-    what: str
-    part: str
-    index: tuple[int, ...] | None
-    first: str
-    second: str
-
-    def __str__(self) -> str:
-        if self.part == "presence":
-            return f"{self.what}: only the {'first' if self.first == 'there' else 'second'} has it"
-        where = "" if self.index is None else f"[{', '.join(map(str, self.index))}]"
-        return f"{self.what}: {self.part}{where} {self.first} and {self.second}"
+from .workers import map_all
 
 
 @dataclass(frozen=True)
@@ -55,108 +33,57 @@ class Verification:
         return not self.differences
 
 
-def verify(first: str | Path, second: str | Path) -> Verification:
+def verify(first: str | Path, second: str | Path, *, progress: Progress | None = None) -> Verification:
     """Decodes two checkpoints and compares codes, zeros, scales, biases, every other tensor, and every other file.
 
-    Layouts, sharding and the quantization_config may differ, but for what they say about groups and zeros.
+    Layouts, sharding, how the quantization_config spells things and the dtype of scales of equal values may differ.
+
+    Args:
+        first, second: what to compare.
+        progress: told what happens.
 
     Raises:
-        CheckpointError: one of them cannot be read, or is inconsistent.
+        CheckpointError: one of them cannot be read, is inconsistent, or changes meanwhile.
     """
+    progress = progress or Progress()
     with Checkpoint(first) as a, Checkpoint(second) as b:
-        differences = [*_layers(a, b), *_plain_tensors(a, b), *_configs(a, b), *_metadata(a, b)]
-        names = set(a.plain_tensors) | set(b.plain_tensors)
+        tensors = sorted({*a.plain_tensors, *b.plain_tensors})
+        differences = _tensor_differences(a, b, tensors, progress)
+        differences += [*_configs(a, b), *_metadata(a, b)]
         files: set[str] = set()
         if not a.files.is_file and not b.files.is_file:
             files = _other_files(a) | _other_files(b)
             differences += _files(a, b, files)
-        return Verification(len(set(a.layers) | set(b.layers)), len(names), len(files), tuple(differences))
-
-
-def _presence(what: str, is_in_first: bool) -> Difference:
-    return Difference(what, "presence", None, *(("there", "missing") if is_in_first else ("missing", "there")))
-
-
-def _layers(a: Checkpoint, b: Checkpoint) -> Iterator[Difference]:
-    for name in dict.fromkeys([*a.layers, *b.layers]):
-        if name not in a.layers or name not in b.layers:
-            yield _presence(name, name in a.layers)
-            continue
-        if a.layers[name].geometry != b.layers[name].geometry:
-            one, other = a.layers[name].geometry, b.layers[name].geometry
-            yield Difference(name, "geometry", None, str(tuple(one)), str(tuple(other)))
-            continue
-        scales_a, zeros_a = a.scales_and_zeros(a.layers[name])
-        scales_b, zeros_b = b.scales_and_zeros(b.layers[name])
-        yield from _codes(a, b, name)
-        yield from _values(name, "zeros", zeros_a, zeros_b)
-        yield from _values(name, "scales", scales_a, scales_b)
         for checkpoint in (a, b):
-            for tensor in checkpoint.layers[name].tensors.values():
-                checkpoint.files.release(tensor)
+            checkpoint.files.require_unchanged()
+        return Verification(len({*a.layers, *b.layers}), len(tensors), len(files), tuple(differences))
 
 
-def _codes(a: Checkpoint, b: Checkpoint, name: str) -> Iterator[Difference]:
-    layouts = a.layers[name].layout, b.layers[name].layout
-    payloads = [checkpoint.files.tensor(checkpoint.layers[name].weight) for checkpoint in (a, b)]
-    if layouts[0].weight == layouts[1].weight and torch.equal(*payloads):
-        return
-    codes = [layout.weight.unpack(payload) for layout, payload in zip(layouts, payloads, strict=True)]
-    yield from _values(name, "codes", *codes)
+def _tensor_differences(a: Checkpoint, b: Checkpoint, tensors: list[str], progress: Progress) -> list[Difference]:
+    """Those of layers and other tensors, compared on several threads."""
+    comparison = Comparison(a, b)
+    layers = dict.fromkeys([*a.layers, *b.layers])
+    lock = threading.Lock()
+    progress.start_comparison(sum(a.files.entry(tensor).nbytes for tensor in a.files.where))
+
+    def compared(task: tuple[bool, str]) -> list[Difference]:
+        is_layer, name = task
+        found = list(comparison.layer(name) if is_layer else comparison.tensor(name))
+        with lock:
+            progress.advance(_bytes_of(a, is_layer, name))
+        return found
+
+    tasks = [(True, name) for name in layers] + [(False, name) for name in tensors]
+    return [difference for found in map_all(compared, tasks) for difference in found]
 
 
-def _values(what: str, part: str, a: torch.Tensor, b: torch.Tensor) -> Iterator[Difference]:
-    """At most one difference; values are compared bit for bit, so that NaN equals itself and -0 is not 0."""
-    for kind, one, other in (("dtype", a.dtype, b.dtype), ("shape", tuple(a.shape), tuple(b.shape))):
-        if one != other:
-            yield Difference(what, f"{part} {kind}", None, str(one), str(other))
-            return
-    bits = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[a.element_size()]
-    x, y = a.view(bits), b.view(bits)
-    if not torch.equal(x, y):
-        index = _first_difference(x, y)
-        yield Difference(what, part, index, _shown(a[index]), _shown(b[index]))
-
-
-def _first_difference(x: torch.Tensor, y: torch.Tensor) -> tuple[int, ...]:
-    """In row-major order; without a list of all of them."""
-    index: list[int] = []
-    while x.dim() > 0:
-        differs = (x != y).flatten(1).any(1) if x.dim() > 1 else x != y
-        index.append(int(differs.to(torch.uint8).argmax()))
-        x, y = x[index[-1]], y[index[-1]]
-    return tuple(index)
-
-
-def _shown(value: torch.Tensor) -> str:
-    return repr(value.item())
-
-
-def _plain_tensors(a: Checkpoint, b: Checkpoint) -> Iterator[Difference]:
-    in_a, in_b = set(a.plain_tensors), set(b.plain_tensors)
-    for name in sorted(in_a | in_b):
-        if name not in in_a or name not in in_b:
-            yield _presence(name, name in in_a)
-            continue
-        one, other = a.files.entry(name), b.files.entry(name)
-        for part, x, y in (("dtype", one.dtype, other.dtype), ("shape", one.shape, other.shape)):
-            if x != y:
-                yield Difference(name, part, None, str(x), str(y))
-                break
-        else:
-            bytes_a, bytes_b = a.files.shard(name).bytes_of(name), b.files.shard(name).bytes_of(name)
-            if not torch.equal(bytes_a, bytes_b):
-                yield from _tensor_values(name, a, b)
-            a.files.release(name)
-            b.files.release(name)
-
-
-def _tensor_values(name: str, a: Checkpoint, b: Checkpoint) -> Iterator[Difference]:
-    try:
-        yield from _values(name, "values", a.files.tensor(name), b.files.tensor(name))
-    except KeyError:  # a dtype that torch tensors are not made of here: by its bytes
-        bytes_a, bytes_b = a.files.shard(name).bytes_of(name), b.files.shard(name).bytes_of(name)
-        yield from _values(name, "bytes", bytes_a, bytes_b)
+def _bytes_of(checkpoint: Checkpoint, is_layer: bool, name: str) -> int:
+    """Bytes of a layer's tensors without its bias, which is a tensor by itself, or of a tensor."""
+    names = [name]
+    if is_layer:
+        layer = checkpoint.layers.get(name)
+        names = [] if layer is None else [tensor for suffix, tensor in layer.tensors.items() if suffix != "bias"]
+    return sum(checkpoint.files.entry(tensor).nbytes for tensor in names if tensor in checkpoint.files.where)
 
 
 def _metadata(a: Checkpoint, b: Checkpoint) -> Iterator[Difference]:
@@ -171,7 +98,7 @@ def _configs(a: Checkpoint, b: Checkpoint) -> Iterator[Difference]:
     """What both configurations say in words that every layout has."""
     if a.config is None or b.config is None:
         if a.config is not b.config:
-            yield _presence("the quantization_config", a.config is not None)
+            yield presence("the quantization_config", a.config is not None)
         return
     one, other = named(a), named(b)
     if one is not None and other is not None and not _is_same_choice(a, one, b, other):
@@ -212,7 +139,7 @@ def _files(a: Checkpoint, b: Checkpoint, names: set[str]) -> Iterator[Difference
     for name in sorted(names):
         one, other = a.path / name, b.path / name
         if os.path.lexists(one) != os.path.lexists(other):
-            yield _presence(name, os.path.lexists(one))
+            yield presence(name, os.path.lexists(one))
             continue
         if one.is_dir() or other.is_dir():
             kinds = [_kind(root, name) for root in (a.path, b.path)]

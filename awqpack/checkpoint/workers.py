@@ -95,12 +95,22 @@ class Buffers(threading.local):
     """Memory that each thread reuses: fresh memory costs page faults, several times the packing."""
 
     def __init__(self) -> None:
-        self._memory: dict[torch.dtype, torch.Tensor] = {}
+        self._memory: dict[object, torch.Tensor] = {}
+
+    def bytes(self, count: int) -> torch.Tensor:
+        """So many uninitialised bytes, which the next call overwrites."""
+        return self._take("bytes", torch.uint8, count)
+
+    def other_bytes(self, count: int) -> torch.Tensor:
+        """So many more, apart from those."""
+        return self._take("other bytes", torch.uint8, count)
 
     def take(self, dtype: torch.dtype, shape: tuple[int, int]) -> torch.Tensor:
         """An uninitialised tensor, which the next call for the same dtype overwrites."""
-        count = shape[0] * shape[1]
-        memory = self._memory.get(dtype)
+        return self._take(dtype, dtype, shape[0] * shape[1]).view(shape)
+
+    def _take(self, key: object, dtype: torch.dtype, count: int) -> torch.Tensor:
+        memory = self._memory.get(key)
         if memory is None or memory.numel() < count:
-            memory = self._memory[dtype] = torch.empty(count, dtype=dtype)
-        return memory[:count].view(shape)
+            memory = self._memory[key] = torch.empty(count, dtype=dtype)
+        return memory[:count]

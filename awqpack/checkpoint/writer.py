@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -11,11 +10,11 @@ from types import TracebackType
 
 import torch
 
+from .files import copy_range
 from .plan import OutputFile
 from .shard import Shard
 
 _CHUNK_BYTES = 1 << 20  # written at a time: shorter and longer writes were slower, and progress shows
-_NOT_THERE = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM)
 
 
 class Writer:
@@ -70,7 +69,7 @@ class Writer:
         begin = entry.begin
         while begin < entry.end:
             count = min(entry.end - begin, _CHUNK_BYTES)
-            done = _copy_range(shard.fd, self._fds[file.name], count, begin, begin + offset)
+            done = copy_range(shard.fd, shard.path, self._fds[file.name], count, begin, begin + offset)
             begin += done
             self._count(file, done)
 
@@ -92,18 +91,3 @@ class Writer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._close()
-
-
-def _copy_range(source: int, target: int, count: int, begin: int, offset: int) -> int:
-    """Copies up to count bytes inside the kernel, where it can; returns how many."""
-    try:
-        done = os.copy_file_range(source, target, count, begin, offset)
-        if done > 0:
-            return done
-    except OSError as error:
-        if error.errno not in _NOT_THERE:
-            raise
-    data = os.pread(source, count, begin)
-    if not data:
-        raise OSError(errno.EIO, "a source file became shorter")
-    return os.pwrite(target, data, offset)

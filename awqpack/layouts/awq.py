@@ -16,6 +16,7 @@ class AwqLayout(Layout):
     """A layout that a ``version`` of ``quant_method: awq`` names."""
 
     config_files = ("quant_config.json", "quantize_config.json")  # AutoAWQ's, before 0.1.7, and GPTQModel's
+    has_scaled_activations = True
     versions: ClassVar[tuple[str, ...]]  # the first is the one that is written
 
     def claims(self, config: Mapping[str, Any]) -> bool:
@@ -111,7 +112,7 @@ def _in_awq_words(config: Mapping[str, Any]) -> Mapping[str, Any]:
         "version": "gemm",
         "bits": config.get("bits", 4),
         "group_size": config.get("group_size", 128),
-        "zero_point": not config.get("sym", True),
+        "zero_point": not config.get("sym", False),  # zeros are stored, and read, unless they are said to be 8
         "modules_to_not_convert": [name for name, number in bits.items() if number != 4] or None,
     }
 

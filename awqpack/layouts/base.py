@@ -189,6 +189,7 @@ class Layout(ABC):
     stores_scaled_zeros: ClassVar[bool] = False  # as floats, which not every zero survives
     ignores_by_name: ClassVar[bool] = False  # its readers leave out whatever a name matches, quantized or not
     config_files: ClassVar[tuple[str, ...]] = ()  # beside config.json, that hold its configuration and nothing else
+    has_scaled_activations: ClassVar[bool] = False  # its readers divide what an activation gives by its act.scales
     stores_symmetric_zeros: ClassVar[bool] = True  # zeros are stored where the configuration says that all are 8, too
 
     # --- what each layout says ---

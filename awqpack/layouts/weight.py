@@ -182,6 +182,7 @@ class PairedRows(WeightFormat):
 
 
 Take = Callable[[torch.dtype, tuple[int, int]], torch.Tensor]
+Rows = Callable[[int, int], torch.Tensor]
 
 
 def relayout(
@@ -221,7 +222,8 @@ def relayout(
 
 
 def relayout_runs(
-    stored: torch.Tensor,
+    rows: Rows,
+    features: tuple[int, int],
     source: WeightFormat,
     target: WeightFormat,
     take: Take,
@@ -229,25 +231,45 @@ def relayout_runs(
     """The codes of one format in another as runs of whole rows, one after the other; the next may overwrite the last.
 
     Args:
-        stored: of ``source``'s dtype and shape, on the CPU.
+        rows: gives rows begin..end of what is stored, on the CPU, and may overwrite what it gave before.
+        features: ``(out_features, in_features)`` of the codes.
         source, target: two different formats.
         take: memory of a dtype and shape, which may be what it gave for this dtype before. Runs of a chunk's size
             stay in the cache, from which they are written faster; a target whose rows the chunks cross is one run, of
             the whole payload.
     """
-    n, k = source.features(tuple(stored.shape))
+    n, k = features
     along_k, step = _chunks(source, target, n, k)
-    if along_k != target.runs_along_k:
-        yield relayout(stored, source, target, take(target.dtype, target.shape(n, k)), take)
-        return
+    read = _reader(rows, features, source, along_k)
+    is_run = along_k == target.runs_along_k
+    whole = None if is_run else take(target.dtype, target.shape(n, k))
     length, width = (k, n) if along_k else (n, k)
     scratch = take(torch.uint8, (min(step, length), width))
     for begin in range(0, length, step):
         end = min(begin + step, length)
-        run = take(target.dtype, target.shape(n, end - begin) if along_k else target.shape(end - begin, k))
-        chunk, codes = source.part(stored, along_k, begin, end), scratch[: end - begin]
-        _relayout_chunk(chunk, source, target, codes, along_k, run)
-        yield run
+        if whole is not None:
+            run = target.part(whole, along_k, begin, end)
+        else:
+            run = take(target.dtype, target.shape(n, end - begin) if along_k else target.shape(end - begin, k))
+        _relayout_chunk(read(begin, end), source, target, scratch[: end - begin], along_k, run)
+        if is_run:
+            yield run
+    if whole is not None:
+        yield whole
+
+
+def _reader(rows: Rows, features: tuple[int, int], source: WeightFormat, along_k: bool) -> Rows:
+    """Gives the chunk that holds in_features (along_k) or out_features begin..end: rows of what is stored, or a part of
+    all of them where it crosses these."""
+    n, k = features
+    if along_k != source.runs_along_k:
+        stored = rows(0, source.shape(n, k)[0])
+        return lambda begin, end: source.part(stored, along_k, begin, end)
+
+    def row(feature: int) -> int:
+        return source.shape(n, feature)[0] if along_k else source.shape(feature, k)[0]
+
+    return lambda begin, end: rows(row(begin), row(end))
 
 
 def _chunks(source: WeightFormat, target: WeightFormat, out_features: int, in_features: int) -> tuple[bool, int]:

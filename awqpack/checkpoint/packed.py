@@ -1,0 +1,21 @@
+"""Which tensors hold codes, by what a header says of them."""
+
+from __future__ import annotations
+
+import re
+
+from ..layouts import LAYOUTS, TensorSpec
+
+WEIGHTS = frozenset(layout.names["weight"] for layout in LAYOUTS.values())
+_FUSED = re.compile(r".*_(packed|qweight)")
+
+
+def holds_codes(tensor: str, spec: TensorSpec) -> bool:
+    """Whether a tensor is the weight of a quantized layer, in some layout, fitting or not."""
+    return tensor.rpartition(".")[2] in WEIGHTS and not spec.dtype.is_floating_point
+
+
+def holds_fused_codes(tensor: str) -> bool:
+    """Whether a tensor is a parameter packed as such, as the experts of a layer may be: gate_up_proj_packed."""
+    name = tensor.rpartition(".")[2]
+    return name not in WEIGHTS and _FUSED.fullmatch(name) is not None
