@@ -4,7 +4,8 @@ import json
 import os
 import shutil
 import socket
-import stat
+import tempfile
+from pathlib import Path
 
 import forked
 import pytest
@@ -339,17 +340,15 @@ except checkpoint.CheckpointError as error:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become a user who may not read")
 @pytest.mark.parametrize("name", ["tokenizer.json", "model-00001-of-00002.safetensors", "config.json"])
-def test_what_cannot_be_read_is_the_sources(name, given, tmp_path):
-    folder = tmp_path
-    while folder != folder.parent:  # pytest's own folders are root's
-        folder.chmod(folder.stat().st_mode | stat.S_IROTH | stat.S_IXOTH)
-        folder = folder.parent
-    tmp_path.chmod(0o777)
-    for file in given.iterdir():
-        file.chmod(0o755)
-    (given / name).chmod(0)
-    done = forked.run(UNREADABLE, given, tmp_path / "out")
-    assert done.stdout == f"{given / name}: cannot be read (Permission denied)\n", done.stderr
+def test_what_cannot_be_read_is_the_sources(name):
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own are for root alone
+        given = write_checkpoint(Path(folder) / "given", "gemm")
+        os.chmod(folder, 0o777)
+        for file in given.iterdir():
+            file.chmod(0o755)
+        (given / name).chmod(0)
+        done = forked.run(UNREADABLE, given, given.with_name("out"))
+        assert done.stdout == f"{given / name}: cannot be read (Permission denied)\n", done.stderr
 
 
 def pipe(path):

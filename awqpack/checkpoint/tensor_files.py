@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from .errors import CheckpointError
+from .files import unreadable
 from .hub import advice
 from .index import Index, find_index
 from .packed import holds_codes
@@ -35,7 +36,10 @@ class TensorFiles:
     def __init__(self, path: Path) -> None:
         """Raises CheckpointError when nothing is there, or a file is missing or no whole safetensors file."""
         self.path = path
-        self.is_file = path.is_file()
+        try:
+            self.is_file = path.is_file()
+        except OSError as error:
+            raise unreadable(path, error) from None
         _require_safetensors(path)
         self.index: Index | None = None if self.is_file else find_index(path)
         self.shards: dict[str, Shard] = {}
