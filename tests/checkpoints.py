@@ -14,6 +14,9 @@ from awqpack.layouts import LAYOUTS, Layer, QuantizationConfig
 REFERENCE_FILES = sorted((Path(__file__).parent / "data" / "layers").glob("*.safetensors"))
 REFERENCE_NAMES = [path.stem.removeprefix("layer_") for path in REFERENCE_FILES]
 LAYOUT_NAMES = list(LAYOUTS)
+# Layouts that those layers are stored in: their zeros of 0 are none that GPTQ's first version holds.
+REFERENCE_LAYOUTS = [name for name in LAYOUT_NAMES if name != "gptq"]
+LEAST_ZERO = {"gptq": 1}  # that a layout holds, where it is not 0
 
 
 @cache
@@ -32,14 +35,19 @@ def reference(name):
     llm_awq = dict(layouts["gemv_fast"])
     llm_awq["scaled_zeros"] = llm_awq.pop("qzeros")
     layouts["llm-awq"] = llm_awq
+    layouts["gptq_v2"] = {k[len("gptq_v2.") :]: v for k, v in tensors.items() if k.startswith("gptq_v2.")}
+    if "bias" in tensors:
+        layouts["gptq_v2"]["bias"] = tensors["bias"]
     return layouts, group_size, tensors
 
 
-def random_layer(n, k, group_size=128, *, dtype=torch.float16, bias=False, symmetric=False, seed=0):
+def random_layer(n, k, group_size=128, *, dtype=torch.float16, bias=False, symmetric=False, seed=0, layouts=()):
+    """A layer of random codes, scales and zeros; only of zeros that these layouts hold."""
     rng = np.random.default_rng([seed, n, k])
     group_size = k if group_size == -1 else group_size
     groups = k // group_size
-    zeros = np.full((n, groups), 8) if symmetric else rng.integers(0, 16, (n, groups))
+    least = max((LEAST_ZERO.get(layout, 0) for layout in layouts), default=0)
+    zeros = np.full((n, groups), 8) if symmetric else rng.integers(least, 16, (n, groups))
     return Layer(
         codes=torch.from_numpy(rng.integers(0, 16, (n, k), dtype=np.uint8)),
         scales=torch.from_numpy(rng.uniform(1e-3, 2e-2, (n, groups))).to(dtype),
@@ -49,14 +57,14 @@ def random_layer(n, k, group_size=128, *, dtype=torch.float16, bias=False, symme
     )
 
 
-def some_layers():
-    """Shapes of real models: N no multiple of 64, biases, experts."""
+def some_layers(*layouts):
+    """Shapes of real models, which these layouts hold: N no multiple of 64, biases, experts."""
     return {
-        "model.layers.0.self_attn.q_proj": random_layer(72, 256, bias=True),
-        "model.layers.0.self_attn.o_proj": random_layer(256, 128, seed=1),
-        "model.layers.0.mlp.experts.0.up_proj": random_layer(64, 256, seed=2),
-        "model.layers.0.mlp.experts.1.up_proj": random_layer(64, 256, seed=3),
-        "model.layers.1.mlp.down_proj": random_layer(256, 384, seed=4),
+        "model.layers.0.self_attn.q_proj": random_layer(72, 256, bias=True, layouts=layouts),
+        "model.layers.0.self_attn.o_proj": random_layer(256, 128, seed=1, layouts=layouts),
+        "model.layers.0.mlp.experts.0.up_proj": random_layer(64, 256, seed=2, layouts=layouts),
+        "model.layers.0.mlp.experts.1.up_proj": random_layer(64, 256, seed=3, layouts=layouts),
+        "model.layers.1.mlp.down_proj": random_layer(256, 384, seed=4, layouts=layouts),
     }
 
 
@@ -99,7 +107,7 @@ def write_checkpoint(
     path = Path(path)
     path.mkdir()
     content = dict(some_tensors() if tensors is None else tensors)
-    for name, layer in (some_layers() if layers is None else layers).items():
+    for name, layer in (some_layers(layout) if layers is None else layers).items():
         content |= layer_tensors(layout, name, layer, symmetric)
     names = sorted(content)
     files = ["model.safetensors"]

@@ -127,7 +127,7 @@ SOURCES = {
     "8 bits": (edit_config(lambda config: config.update(bits=8)), "config.json: bits expects 4; got 8"),
     "gptq": (
         edit_config(lambda config: config.update(quant_method="gptq")),
-        "quant_method is 'gptq': a GPTQ checkpoint, not an AWQ one",
+        "not gptq but gemm, by its tensors",
     ),
     "unknown version": (edit_config(lambda config: config.update(version="marlin")), "got 'marlin'"),
     "group size does not divide": (
@@ -145,7 +145,7 @@ SOURCES = {
     "qzeros absent": (drop(".qzeros"), "qzeros is missing"),
     "scales absent": (drop(".scales"), "scales is missing"),
     "no quantized layer": (drop(".qweight"), "holds no quantized layer"),
-    "g_idx": (edit_tensors(add_g_idx), "g_idx: a GPTQ layer"),
+    "g_idx": (edit_tensors(add_g_idx), "g_idx is there, which gemm does not have"),
 }
 
 

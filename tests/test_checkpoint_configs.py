@@ -102,7 +102,7 @@ CONTRADICTIONS = {
     ),
     "GPTQ": (
         {"config": {"quantization_config": GEMM}, "quantize_config": {"bits": 4, "group_size": 128, "desc_act": True}},
-        "quantize_config.json: quant_method is 'gptq'",
+        "quantize_config.json: says layout gptq; config.json says gemm",
     ),
 }
 

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from checkpoints import LAYOUT_NAMES, REFERENCE_NAMES, random_layer, reference
+from checkpoints import LAYOUT_NAMES, REFERENCE_LAYOUTS, REFERENCE_NAMES, random_layer, reference
 from shared import assert_same
 
 from awqpack.layouts import (
@@ -18,6 +18,9 @@ from awqpack.layouts import (
     relayout,
     relayout_runs,
 )
+
+# What tensors alone cannot tell: GPTQ's two versions differ in the values of the zeros.
+SEEN_AS = {"gptq_v2": "gptq"}
 
 
 def specs_of(tensors):
@@ -33,7 +36,7 @@ def assert_same_bits(actual, expected):
 
 
 @pytest.mark.parametrize("name", REFERENCE_NAMES)
-@pytest.mark.parametrize("layout", LAYOUT_NAMES)
+@pytest.mark.parametrize("layout", REFERENCE_LAYOUTS)
 def test_decode_gives_what_the_reference_was_made_of(layout, name):
     layouts, group_size, expected = reference(name)
     layer = LAYOUTS[layout].decode(layouts[layout], group_size)
@@ -46,7 +49,7 @@ def test_decode_gives_what_the_reference_was_made_of(layout, name):
 
 
 @pytest.mark.parametrize("name", REFERENCE_NAMES)
-@pytest.mark.parametrize(("source", "target"), list(itertools.product(LAYOUT_NAMES, LAYOUT_NAMES)))
+@pytest.mark.parametrize(("source", "target"), list(itertools.product(REFERENCE_LAYOUTS, REFERENCE_LAYOUTS)))
 def test_every_pair_writes_what_that_project_wrote(source, target, name, device):
     layouts, group_size, _ = reference(name)
     tensors = {key: tensor.to(device) for key, tensor in layouts[source].items()}
@@ -57,10 +60,10 @@ def test_every_pair_writes_what_that_project_wrote(source, target, name, device)
 
 
 @pytest.mark.parametrize("name", REFERENCE_NAMES)
-@pytest.mark.parametrize("layout", LAYOUT_NAMES)
+@pytest.mark.parametrize("layout", REFERENCE_LAYOUTS)
 def test_detection_needs_no_configuration(layout, name):
     layouts, group_size, _ = reference(name)
-    assert detect(specs_of(layouts[layout])).name == layout
+    assert detect(specs_of(layouts[layout])).name == SEEN_AS.get(layout, layout)
     assert LAYOUTS[layout].decode(layouts[layout]).group_size == group_size
 
 
@@ -70,7 +73,7 @@ def test_detection_needs_no_configuration(layout, name):
     ("n", "k", "group_size"), [(8, 64, 32), (72, 192, 64), (40, 2048, 128), (24, 320, -1), (16, 1024, 256)]
 )
 def test_round_trip(layout, dtype, n, k, group_size):
-    layer = random_layer(n, k, group_size, dtype=dtype, bias=True)
+    layer = random_layer(n, k, group_size, dtype=dtype, bias=True, layouts=[layout])
     again = LAYOUTS[layout].decode(LAYOUTS[layout].encode(layer), group_size)
     for part in ("codes", "scales", "zeros", "bias"):
         assert_same(getattr(again, part).contiguous(), getattr(layer, part))
@@ -241,16 +244,111 @@ def test_tensors_that_do_not_fit(change, text):
         LAYOUTS["gemm"].geometry(specs, 128)
 
 
-def test_gptq_is_named():
-    gptq = {
-        "qweight": TensorSpec(torch.int32, (32, 64)),
-        "qzeros": TensorSpec(torch.int32, (2, 8)),
-        "scales": TensorSpec(torch.float16, (2, 64)),
-    }
-    with pytest.raises(LayoutError, match="GPTQ"):
-        detect(gptq)
-    with pytest.raises(LayoutError, match="GPTQ"):
-        detect({**gptq, "g_idx": TensorSpec(torch.int32, (256,))})
+# --- GPTQ ---
+
+
+def gptq_pair(**changes):
+    """The same layer in both versions, with changes to its tensors."""
+    layer = random_layer(72, 256, 64, bias=True, layouts=["gptq"])
+    return [LAYOUTS[name].encode(layer) | changes for name in ("gptq", "gptq_v2")]
+
+
+def test_gptqs_first_version_stores_zeros_minus_one():
+    first, second = gptq_pair()
+    assert_same(first.pop("qzeros"), second.pop("qzeros") - 0x11111111)
+    assert_same_bits(first, second)
+    symmetric = LAYOUTS["gptq"].encode(random_layer(72, 256, symmetric=True))
+    assert bool((symmetric["qzeros"] == 0x77777777).all())
+
+
+@pytest.mark.parametrize("name", REFERENCE_NAMES)
+@pytest.mark.parametrize("source", REFERENCE_LAYOUTS)
+def test_a_zero_of_0_has_no_place_in_gptqs_first_version(source, name):
+    layouts, group_size, expected = reference(name)
+    row, group = (expected["zeros"] == 0).nonzero()[0].tolist()
+    layer = LAYOUTS[source].decode(layouts[source], group_size)
+    with pytest.raises(LayoutError, match=f"no place for the 0 of row {row}, group {group}: gptq_v2 has"):
+        LAYOUTS["gptq"].encode(layer)
+
+
+def test_a_zero_that_readers_of_gptq_disagree_about():
+    first, _ = gptq_pair()
+    first["qzeros"][1, 0] |= 0xF
+    with pytest.raises(LayoutError, match=r"qzeros\[1\] has 15 for row 0, which some readers take for a zero of 16"):
+        LAYOUTS["gptq"].decode(first)
+
+
+def test_columns_in_the_order_of_their_activations():
+    """desc_act: GPTQ's own layouts and floats keep it, others have no place for it."""
+    order = torch.randint(0, 4, (256,), dtype=torch.int32, generator=torch.Generator().manual_seed(0))
+    first, second = gptq_pair(g_idx=order)
+    layer = LAYOUTS["gptq"].decode(first, 64)
+    assert_same(layer.order, order)
+    assert_same_bits(LAYOUTS["gptq_v2"].encode(layer), second)
+    in_turn = LAYOUTS["gptq"].decode(gptq_pair()[0])
+    assert in_turn.order is None
+    columns = [
+        (layer.codes[:, k].float() - layer.zeros[:, g].float()) * layer.scales[:, g].float()
+        for k, g in enumerate(order)
+    ]
+    assert_same(layer.dequantize(), torch.stack(columns, 1).half())
+    for target in set(LAYOUT_NAMES) - {"gptq", "gptq_v2"}:
+        with pytest.raises(LayoutError, match="its columns are not in the order of their groups"):
+            LAYOUTS[target].encode(layer)
+    first["g_idx"] = order + 1
+    with pytest.raises(LayoutError, match=r"g_idx expects groups 0\.\.3; got 1\.\.4"):
+        LAYOUTS["gptq"].decode(first, 64)
+
+
+def test_without_g_idx_groups_follow_each_other():
+    first, _ = gptq_pair()
+    del first["g_idx"]
+    assert LAYOUTS["gptq"].decode(first).order is None
+
+
+GPTQ_CONFIG = {
+    "bits": 4,
+    "checkpoint_format": "gptq",
+    "desc_act": False,
+    "group_size": 64,
+    "lm_head": False,
+    "pack_dtype": "int32",
+    "quant_method": "gptq",
+    "sym": False,
+}
+
+
+def test_a_gptq_configuration():
+    written = LAYOUTS["gptq"].write_config(QuantizationConfig(64, False, None, {}))
+    assert written == GPTQ_CONFIG
+    assert list(written) == sorted(written)
+    named = QuantizationConfig(64, True, ("visual", "re:.*gate$"), {}, exact=("a.fc",))
+    dynamic = {"-:.*visual.*": {}, "-:.*gate$": {}, r"-:a\.fc$": {}}
+    assert LAYOUTS["gptq"].write_config(named) == GPTQ_CONFIG | {"sym": True, "dynamic": dynamic}
+    own = GPTQ_CONFIG | {"damp_percent": 0.1, "format": "gptq"}
+    expected = own | {"checkpoint_format": "gptq_v2", "format": "gptq_v2"}
+    assert LAYOUTS["gptq_v2"].write_config(LAYOUTS["gptq"].read_config(own)) == expected
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"bits": 8}, "bits expects 4; got 8"),
+        ({"group_size": 0}, "group_size expects a positive number or -1; got 0"),
+        ({"sym": "yes"}, "sym expects true or false; got 'yes'"),
+        ({"pack_dtype": "int64"}, "pack_dtype expects int32; got 'int64'"),
+        ({"dynamic": {r".*\.mlp": {"bits": 8}}}, r"dynamic expects layers of 4 bits and groups of 64; \.\*"),
+    ],
+)
+def test_gptq_configurations_that_no_layout_holds(change, text):
+    with pytest.raises(LayoutError, match=text):
+        LAYOUTS["gptq"].read_config(GPTQ_CONFIG | change)
+
+
+def test_what_a_gptq_configuration_leaves_out():
+    config = GPTQ_CONFIG | {"dynamic": {"-:.*visual.*": {}, "+:.*mlp.*": {"bits": 4}}, "lm_head": True}
+    read = LAYOUTS["gptq"].read_config(config)
+    assert (read.not_converted, read.has_head, read.is_symmetric) == (("visual",), True, False)
 
 
 @pytest.mark.parametrize(
@@ -273,7 +371,7 @@ def test_layout_of_a_configuration(config, layout):
 @pytest.mark.parametrize(
     ("config", "text"),
     [
-        ({"quant_method": "gptq"}, "'gptq': a GPTQ checkpoint, not an AWQ one"),
+        ({"quant_method": "gptq", "checkpoint_format": "marlin"}, "'gptq'"),
         ({"quant_method": "bitsandbytes"}, "bitsandbytes checkpoint, not an AWQ one"),
         ({"quant_method": "awq", "version": "marlin"}, "version expects an AWQ layout .*; got 'marlin'"),
     ],
@@ -357,8 +455,15 @@ def test_auto_rounds_awq_format_is_gemm():
     eight = AUTO_ROUND | {"extra_config": {"model.fc": {"bits": 8}}}
     with pytest.raises(LayoutError, match=r"extra_config expects layers of 4 bits, or 16; model\.fc has 8"):
         LAYOUTS["gemm"].read_config(eight)
+
+
+def test_auto_rounds_gptq_format_is_gptq():
+    config = AUTO_ROUND | {"packing_format": "auto_round:auto_gptq"}
+    assert layout_of_config(config).name == "gptq"
+    read = LAYOUTS["gptq"].read_config(config)
+    assert (read.group_size, read.is_symmetric, read.not_converted) == (64, False, (r"re:mlp\.gate$",))
     with pytest.raises(LayoutError, match="'auto-round': "):
-        layout_of_config(AUTO_ROUND | {"packing_format": "auto_round:auto_gptq"})
+        layout_of_config(AUTO_ROUND | {"packing_format": "auto_round:fp8_static"})
 
 
 SCHEME = {"num_bits": 4, "type": "int", "symmetric": False, "strategy": "group", "group_size": 64}

@@ -84,7 +84,9 @@ def _write_layer(
             writer.write(plan.where[name], name, run, done)
             done += run.nbytes
     scales, zeros = source.scales_and_zeros(layer)
-    for suffix, value in target.encode_side(layer.geometry, scales, zeros).items():
+    order = layer.layout.decode_order(layer.geometry, source.side_tensors(layer))
+    side = target.encode_side(layer.geometry, scales, zeros) | target.encode_order(layer.geometry, order, scales.device)
+    for suffix, value in side.items():
         if suffix in outputs:
             name = outputs[suffix]
             writer.write(plan.where[name], name, value)

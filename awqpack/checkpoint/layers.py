@@ -11,10 +11,9 @@ from .errors import CheckpointError
 from .packed import WEIGHTS, holds_codes, holds_fused_codes
 from .tensor_files import TensorFiles
 
-# what follows a module's name in a quantized layer; g_idx is there so that GPTQ is recognised
-_SUFFIXES = sorted(
-    {name for layout in LAYOUTS.values() for name in layout.names.values()} | {"bias", "g_idx", "weight_g_idx"}
-)
+_ORDERS = {"g_idx", "weight_g_idx"}  # which group each column is in, which not every layout says
+# what follows a module's name in a quantized layer
+_SUFFIXES = sorted({name for layout in LAYOUTS.values() for name in layout.names.values()} | {"bias"} | _ORDERS)
 
 
 @dataclass(frozen=True)
@@ -101,8 +100,6 @@ def _source_layer(
     if layout.names["weight"] not in specs:
         found = sorted(WEIGHTS & set(specs))
         raise LayoutError(f"{layout.name} expects {layout.names['weight']}; got {', '.join(found)}")
-    if "g_idx" in specs or "weight_g_idx" in specs:
-        detect(specs)
     is_symmetric = None if config is None else config.is_symmetric
     try:
         geometry = layout.geometry(specs, group_size, is_symmetric)
@@ -117,5 +114,7 @@ def _source_layer(
         if other is not layout:
             raise LayoutError(f"not {layout.name} but {other.name}, by its tensors ({error})") from None
         raise
+    for name_of_order in sorted(_ORDERS & set(specs) - set(layout.names.values())):
+        raise LayoutError(f"{name_of_order} is there, which {layout.name} does not have")
     kept = {*layout.names.values(), "bias"}
     return SourceLayer(name, layout, geometry, {k: v for k, v in tensors.items() if k in kept})

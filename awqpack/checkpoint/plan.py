@@ -230,6 +230,8 @@ def _reason_values_not_held(source: Checkpoint, layer: SourceLayer, target: Layo
     """Why zeros would be lost, or are none already, where one side stores them as floats."""
     side = source.side_tensors(layer)
     try:
+        if layer.layout.decode_order(layer.geometry, side) is not None and target.reason_without_order() is not None:
+            return target.reason_without_order()
         scales = layer.layout.decode_scales(layer.geometry, side)
         if layer.layout.stores_scaled_zeros or not target.holds_every_zero(scales):
             scales, zeros = layer.layout.decode_side(layer.geometry, side)

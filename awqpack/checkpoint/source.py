@@ -109,7 +109,8 @@ class Checkpoint:
         layer = self.layers[name]
         scales, zeros = self.scales_and_zeros(layer)
         bias = self.files.tensor(layer.tensors["bias"]) if "bias" in layer.tensors else None
-        return Layer(self.codes(layer), scales, zeros, layer.geometry.group_size, bias)
+        order = layer.layout.decode_order(layer.geometry, self.side_tensors(layer))
+        return Layer(self.codes(layer), scales, zeros, layer.geometry.group_size, bias, order)
 
     @cached_property
     def plain_tensors(self) -> dict[str, None]:

@@ -21,6 +21,7 @@ from .detect import detect, layout_of_config
 from .gemm import Gemm
 from .gemv import Gemv
 from .gemv_fast import GemvFast
+from .gptq import Gptq, GptqV2
 from .llm_awq import LlmAwq
 from .registry import LAYOUTS
 from .weight import PackedWeight, WeightFormat, relayout, relayout_runs
@@ -35,6 +36,8 @@ __all__ = [
     "Gemv",
     "GemvFast",
     "Geometry",
+    "Gptq",
+    "GptqV2",
     "Layer",
     "Layout",
     "LayoutError",

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from .auto_round import in_words_of
 from .base import Geometry, Layout, LayoutError, QuantizationConfig
 
 QUANT_METHOD = "awq"
@@ -20,7 +21,7 @@ class AwqLayout(Layout):
     versions: ClassVar[tuple[str, ...]]  # the first is the one that is written
 
     def claims(self, config: Mapping[str, Any]) -> bool:
-        config = _in_awq_words(config)
+        config = in_words_of(QUANT_METHOD, config)
         return config.get("quant_method", QUANT_METHOD) == QUANT_METHOD and self.version_of(config) in self.versions
 
     def missing_keys(self, config: Mapping[str, Any]) -> list[str]:
@@ -35,7 +36,7 @@ class AwqLayout(Layout):
         return str(config.get("version") or config.get("format") or "gemm").lower()
 
     def read_config(self, config: Mapping[str, Any]) -> QuantizationConfig:
-        raw, config = config, _in_awq_words(config)
+        raw, config = config, in_words_of(QUANT_METHOD, config)
         names = _names_of(config)
         bits = config.get(names["bits"], 4)
         if bits != 4:
@@ -92,29 +93,6 @@ def _names_of(config: Mapping[str, Any]) -> dict[str, str]:
     """The keys for bits and group_size; AutoAWQ's older quant_config.json has names of its own."""
     is_older = "w_bit" in config or "q_group_size" in config
     return {"bits": "w_bit", "group_size": "q_group_size"} if is_older else {"bits": "bits", "group_size": "group_size"}
-
-
-def _in_awq_words(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The configuration, that of auto-round's AWQ format with AutoAWQ's keys. Raises LayoutError for layers of other
-    bits, which auto-round's names one by one."""
-    packing_format = str(config.get("packing_format"))
-    if config.get("quant_method") not in ("auto-round", "intel/auto-round") or not packing_format.endswith("auto_awq"):
-        return config
-    extra = config.get("extra_config") or {}
-    if not isinstance(extra, dict) or not all(isinstance(value, dict) for value in extra.values()):
-        raise LayoutError(f"extra_config expects an object for each layer; got {extra!r}")
-    bits = {name: value.get("bits", 4) for name, value in extra.items()}
-    others = [f"{name} has {number!r}" for name, number in bits.items() if number != 4 and number not in (16, 32)]
-    if others:
-        raise LayoutError(f"extra_config expects layers of 4 bits, or 16; {', '.join(others)}")
-    return {
-        "quant_method": QUANT_METHOD,
-        "version": "gemm",
-        "bits": config.get("bits", 4),
-        "group_size": config.get("group_size", 128),
-        "zero_point": not config.get("sym", False),  # zeros are stored, and read, unless they are said to be 8
-        "modules_to_not_convert": [name for name, number in bits.items() if number != 4] or None,
-    }
 
 
 # AutoAWQ, awq/utils/packing_utils.py and modules/linear/gemv.py (calculate_zeros_width)

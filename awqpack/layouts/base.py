@@ -11,7 +11,7 @@ import torch
 
 from .weight import WeightFormat
 
-Role = Literal["weight", "zeros", "scales", "shape"]
+Role = Literal["weight", "zeros", "scales", "shape", "order"]
 
 SYMMETRIC_ZERO = 8
 HEAD = "lm_head"  # AWQ engines never quantize it, and AWQ configurations do not name it
@@ -63,6 +63,8 @@ class Layer:
         zeros: uint8 ``(N, G)``, 0..15; all 8 in a symmetric layer.
         group_size: columns that share a scale and a zero: ``K / G``.
         bias: ``(N,)``, or None.
+        order: int32 ``(K,)``, the group of each column, where columns are not in the order of their groups (GPTQ's
+            desc_act); else None.
         has_zeros: zeros were given; of a layer without, layouts that can do without zeros store none.
     """
 
@@ -71,6 +73,7 @@ class Layer:
     zeros: torch.Tensor
     group_size: int
     bias: torch.Tensor | None
+    order: torch.Tensor | None
     has_zeros: bool = field(compare=False)
 
     def __init__(
@@ -80,10 +83,11 @@ class Layer:
         zeros: torch.Tensor | None,
         group_size: int,
         bias: torch.Tensor | None = None,
+        order: torch.Tensor | None = None,
     ) -> None:
         """
         Args:
-            codes, scales, group_size, bias: as the attributes.
+            codes, scales, group_size, bias, order: as the attributes.
             zeros: None for a symmetric layer.
 
         Raises:
@@ -99,12 +103,15 @@ class Layer:
             _require_zeros(scales, zeros)
         if bias is not None and (not bias.is_floating_point() or bias.shape != codes.shape[:1]):
             raise LayoutError(f"bias expects floats of shape {tuple(codes.shape[:1])}; got {TensorSpec.of(bias)}")
+        if order is not None and (order.dtype != torch.int32 or order.shape != codes.shape[1:]):
+            raise LayoutError(f"order expects int32 {tuple(codes.shape[1:])}; got {TensorSpec.of(order)}")
         values = {
             "codes": codes,
             "scales": scales,
             "zeros": zeros,
             "group_size": group_size,
             "bias": bias,
+            "order": order,
             "has_zeros": has_zeros,
         }
         for name, value in values.items():
@@ -121,6 +128,9 @@ class Layer:
 
     def dequantize(self) -> torch.Tensor:
         """The weight ``(N, K)`` in the scales' dtype, computed in float32."""
+        if self.order is not None:
+            scales, zeros = (t[:, self.order.long()].float() for t in (self.scales, self.zeros))
+            return ((self.codes.float() - zeros) * scales).to(self.scales.dtype)
         codes = self.codes.reshape(len(self.codes), -1, self.group_size).float()
         weight = (codes - self.zeros.unsqueeze(-1).float()) * self.scales.unsqueeze(-1).float()
         return weight.flatten(1).to(self.scales.dtype)
@@ -190,6 +200,7 @@ class Layout(ABC):
     ignores_by_name: ClassVar[bool] = False  # its readers leave out whatever a name matches, quantized or not
     config_files: ClassVar[tuple[str, ...]] = ()  # beside config.json, that hold its configuration and nothing else
     has_scaled_activations: ClassVar[bool] = False  # its readers divide what an activation gives by its act.scales
+    keeps_order: ClassVar[bool] = False  # says of each column which group it is in
     stores_symmetric_zeros: ClassVar[bool] = True  # zeros are stored where the configuration says that all are 8, too
 
     # --- what each layout says ---
@@ -216,6 +227,16 @@ class Layout(ABC):
     ) -> torch.Tensor:
         """Zeros uint8 ``(N, G)``, of any strides. Raises LayoutError when one is none of 0..15."""
 
+    def encode_order(
+        self, geometry: Geometry, order: torch.Tensor | None, device: torch.device
+    ) -> dict[str, torch.Tensor]:
+        """The tensor that says which group each column is in, where the layout has one; without an order, its own."""
+        return {}
+
+    def decode_order(self, geometry: Geometry, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
+        """The group of each column, int32 ``(K,)``; None where columns are in the order of their groups."""
+        return None
+
     @abstractmethod
     def claims(self, config: Mapping[str, Any]) -> bool:
         """Whether a quantization_config is of this layout."""
@@ -241,6 +262,10 @@ class Layout(ABC):
         if group < 1 or k % group != 0:
             return f"in_features {k} is not a multiple of the group size {group}"
         return None
+
+    def reason_without_order(self) -> str | None:
+        """Why no layer can be stored this way whose columns are not in the order of their groups; None when it can."""
+        return None if self.keeps_order else "its columns are not in the order of their groups (g_idx, desc_act)"
 
     def missing_keys(self, config: Mapping[str, Any]) -> list[str]:
         """Keys that engines ask for, and that this quantization_config does not have."""
@@ -351,7 +376,8 @@ class Layout(ABC):
             geometry = self.geometry(specs, used, is_symmetric)
         scales, zeros = self.decode_side(geometry, tensors)
         codes = self.weight.unpack(tensors[self.names["weight"]])
-        return Layer(codes, scales, zeros if has_zeros else None, geometry.group_size, tensors.get("bias"))
+        order = self.decode_order(geometry, tensors)
+        return Layer(codes, scales, zeros if has_zeros else None, geometry.group_size, tensors.get("bias"), order)
 
     def decode_side(self, geometry: Geometry, tensors: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """Scales and zeros ``(N, G)``; without a tensor of zeros, all 8. Raises LayoutError as decode does."""
@@ -370,10 +396,13 @@ class Layout(ABC):
             ValueError: a code is above 15.
         """
         reason = self.reason_not_held(layer.geometry)
+        if reason is None and layer.order is not None:
+            reason = self.reason_without_order()
         if reason is not None:
             raise LayoutError(f"{self.name} cannot hold the layer: {reason}")
         tensors = {self.names["weight"]: self.weight.pack(layer.codes)}
         tensors |= self.encode_side(layer.geometry, layer.scales, layer.zeros)
+        tensors |= self.encode_order(layer.geometry, layer.order, layer.codes.device)
         if not layer.has_zeros and not self.stores_symmetric_zeros:
             del tensors[self.names["zeros"]]
         if layer.bias is not None:

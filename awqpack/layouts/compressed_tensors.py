@@ -11,11 +11,11 @@ import torch
 from .. import functional
 from ..packing import AWQPacking
 from .base import HEAD, Geometry, Layout, LayoutError, QuantizationConfig, Role, TensorSpec
+from .names import part_or_pattern, pattern_of
 from .weight import PackedWeight
 
 QUANT_METHOD = "compressed-tensors"
 FORMAT = "pack-quantized"
-_PART = re.compile(r"re:\.\*(.*)\.\*")
 
 
 class CompressedTensors(Layout):
@@ -129,7 +129,7 @@ class CompressedTensors(Layout):
     def write_config(self, config: QuantizationConfig) -> dict[str, Any]:
         if self.claims(config.raw):
             return dict(config.raw)
-        parts = [f"re:.*{re.escape(name)}.*" for name in config.not_converted or () if name != HEAD]
+        parts = [pattern_of(name) for name in config.not_converted or () if name != HEAD]
         # modules have other prefixes in newer versions of transformers than in the files
         exact = [rf"re:(.*\.)?{re.escape(name)}$" for name in config.exact]
         head = [] if config.has_head else [HEAD]
@@ -161,11 +161,4 @@ class CompressedTensors(Layout):
 
 def _not_converted(ignore: list[str]) -> tuple[str, ...] | None:
     """The names as AWQ has them: parts of module names. A pattern that is no such part stays a pattern."""
-    parts = []
-    for entry in ignore:
-        if entry == HEAD:
-            continue
-        match = _PART.fullmatch(entry)
-        part = re.sub(r"\\(.)", r"\1", match[1]) if match is not None else entry
-        parts.append(part if match is None or re.escape(part) == match[1] else entry)
-    return tuple(parts) or None
+    return tuple(part_or_pattern(entry) for entry in ignore if entry != HEAD) or None

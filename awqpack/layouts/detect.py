@@ -9,7 +9,7 @@ from .base import AmbiguousGroupError, Layout, LayoutError, TensorSpec
 from .registry import LAYOUTS
 
 # quant_method -> what to call it, for those that are met most and are taken for AWQ
-_OTHERS = {"gptq": "GPTQ", "bitsandbytes": "bitsandbytes", "fp8": "FP8", "hqq": "HQQ", "quanto": "optimum-quanto"}
+_OTHERS = {"bitsandbytes": "bitsandbytes", "fp8": "FP8", "hqq": "HQQ", "quanto": "optimum-quanto"}
 
 
 def layout_of_config(config: Mapping[str, Any]) -> Layout:
@@ -38,10 +38,10 @@ def detect(specs: Mapping[str, TensorSpec]) -> Layout:
         specs: by what follows the module's name: ``qweight``, ``weight_packed``, ...
 
     Raises:
-        LayoutError: no layout has such tensors; GPTQ's are named as such.
+        LayoutError: no layout has such tensors. GPTQ's are taken for the first version's: only a configuration tells.
     """
-    if "g_idx" in specs or "weight_g_idx" in specs:
-        raise LayoutError("g_idx: a GPTQ layer, or one with reordered groups, not an AWQ one")
+    if "weight_g_idx" in specs:
+        raise LayoutError("weight_g_idx: columns that are not in the order of their groups (actorder)")
     reasons = []
     for layout in LAYOUTS.values():
         if layout.names["weight"] not in specs:
@@ -53,8 +53,4 @@ def detect(specs: Mapping[str, TensorSpec]) -> Layout:
             return layout
         except LayoutError as error:
             reasons.append(f"not {layout.name}: {error}")
-    if {"qweight", "scales"} <= set(specs):
-        words, scales = specs["qweight"].shape, specs["scales"].shape
-        if len(words) == len(scales) == 2 and words[1] == scales[1]:
-            raise LayoutError("qweight has a column for each of scales': a GPTQ layer, not an AWQ one")
     raise LayoutError("; ".join(reasons) or f"none of {', '.join(LAYOUTS)} has tensors {', '.join(sorted(specs))}")

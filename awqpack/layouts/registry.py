@@ -7,8 +7,9 @@ from .compressed_tensors import CompressedTensors
 from .gemm import Gemm
 from .gemv import Gemv
 from .gemv_fast import GemvFast
+from .gptq import Gptq, GptqV2
 from .llm_awq import LlmAwq
 
 LAYOUTS: dict[str, Layout] = {
-    layout.name: layout for layout in (Gemm(), Gemv(), GemvFast(), LlmAwq(), CompressedTensors())
+    layout.name: layout for layout in (Gemm(), Gemv(), GemvFast(), LlmAwq(), CompressedTensors(), Gptq(), GptqV2())
 }
