@@ -61,6 +61,43 @@ static inline vector zip_high(vector a, vector b)
     return _mm256_unpackhi_epi8(a, b);
 }
 
+/* The same of 16, 32 and 64 bits. */
+static inline vector zip16_low(vector a, vector b)
+{
+    return _mm256_unpacklo_epi16(a, b);
+}
+
+static inline vector zip16_high(vector a, vector b)
+{
+    return _mm256_unpackhi_epi16(a, b);
+}
+
+static inline vector zip32_low(vector a, vector b)
+{
+    return _mm256_unpacklo_epi32(a, b);
+}
+
+static inline vector zip32_high(vector a, vector b)
+{
+    return _mm256_unpackhi_epi32(a, b);
+}
+
+static inline vector zip64_low(vector a, vector b)
+{
+    return _mm256_unpacklo_epi64(a, b);
+}
+
+static inline vector zip64_high(vector a, vector b)
+{
+    return _mm256_unpackhi_epi64(a, b);
+}
+
+/* The bytes of each 128-bit lane in an order. */
+static inline vector shuffle(vector v, __m128i order)
+{
+    return _mm256_shuffle_epi8(v, _mm256_broadcastsi128_si256(order));
+}
+
 /* Payload bytes of codes side by side in two vectors. */
 static inline vector join(vector low, vector high, vector *seen)
 {
@@ -78,5 +115,6 @@ static inline vector nibbles(vector bytes, int shift)
 /* Contracts in kernels.h. */
 enum { AVX2_SCRATCH = 576 << 10 };
 awq_kernel awq_avx2_pack_v1_panel, awq_avx2_pack_v2_panel, awq_avx2_unpack_panel;
+extern const awq_walks awq_avx2_marlin;
 
 #endif

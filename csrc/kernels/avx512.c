@@ -112,13 +112,17 @@ static inline void unpack_words(const uint8_t *payload, uint8_t *codes, int64_t 
 
 #include "rows.h"
 
+static const awq_walks v1 = {pack_v1, unpack_v1, awq_avx512_pack_v1_panel, awq_avx512_unpack_panel};
+static const awq_walks v2 = {pack_v2, unpack_v2, awq_avx512_pack_v2_panel, awq_avx512_unpack_panel};
+
 const awq_kernels awq_kernels_avx512 = {
     .name = "avx512",
     .scratch_bytes = AVX512_SCRATCH,
     .of = {
-        [AWQ_PACKING_V1] = {pack_v1, unpack_v1, awq_avx512_pack_v1_panel, awq_avx512_unpack_panel},
-        [AWQ_PACKING_V1_REORDER] = {pack_v1, unpack_v1, awq_avx512_pack_v1_panel, awq_avx512_unpack_panel},
-        [AWQ_PACKING_V2] = {pack_v2, unpack_v2, awq_avx512_pack_v2_panel, awq_avx512_unpack_panel},
+        [AWQ_PACKING_V1] = &v1,
+        [AWQ_PACKING_V1_REORDER] = &v1,
+        [AWQ_PACKING_V2] = &v2,
+        [AWQ_PACKING_MARLIN] = &awq_avx512_marlin,
     },
 };
 

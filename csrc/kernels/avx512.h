@@ -66,6 +66,43 @@ static inline vector zip_high(vector a, vector b)
     return _mm512_unpackhi_epi8(a, b);
 }
 
+/* The same of 16, 32 and 64 bits. */
+static inline vector zip16_low(vector a, vector b)
+{
+    return _mm512_unpacklo_epi16(a, b);
+}
+
+static inline vector zip16_high(vector a, vector b)
+{
+    return _mm512_unpackhi_epi16(a, b);
+}
+
+static inline vector zip32_low(vector a, vector b)
+{
+    return _mm512_unpacklo_epi32(a, b);
+}
+
+static inline vector zip32_high(vector a, vector b)
+{
+    return _mm512_unpackhi_epi32(a, b);
+}
+
+static inline vector zip64_low(vector a, vector b)
+{
+    return _mm512_unpacklo_epi64(a, b);
+}
+
+static inline vector zip64_high(vector a, vector b)
+{
+    return _mm512_unpackhi_epi64(a, b);
+}
+
+/* The bytes of each 128-bit lane in an order. */
+static inline vector shuffle(vector v, __m128i order)
+{
+    return _mm512_shuffle_epi8(v, _mm512_broadcast_i32x4(order));
+}
+
 /* Payload bytes of codes side by side in two vectors. */
 static inline vector join(vector low, vector high, vector *seen)
 {
@@ -95,5 +132,6 @@ static inline void transpose_four(vector v[4])
 /* Contracts in kernels.h. */
 enum { AVX512_SCRATCH = 576 << 10 };
 awq_kernel awq_avx512_pack_v1_panel, awq_avx512_pack_v2_panel, awq_avx512_unpack_panel;
+extern const awq_walks awq_avx512_marlin;
 
 #endif

@@ -74,7 +74,8 @@ static void cut(awq_job *job, int64_t batch)
 
 void awq_job_init_part(awq_job *job, awq_direction direction, const awq_kernels *kernels, const awq_geometry *geometry)
 {
-    const awq_walks *walks = &kernels->of[geometry->packing];
+    static const awq_walks none;
+    const awq_walks *walks = kernels->of[geometry->packing] == NULL ? &none : kernels->of[geometry->packing];
     const bool is_pack = direction == AWQ_PACK;
     awq_kernel *any = is_pack ? awq_pack_blocks : awq_unpack_blocks;
     awq_kernel *rows = is_pack ? walks->pack_rows : walks->unpack_rows;

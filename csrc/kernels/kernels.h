@@ -72,7 +72,7 @@ typedef struct awq_walks {
 typedef struct awq_kernels {
     const char *name;
     size_t scratch_bytes; /* what a panel may ask for */
-    awq_walks of[AWQ_PACKING_COUNT];
+    const awq_walks *of[AWQ_PACKING_COUNT]; /* NULL: all of them are missing */
     const struct awq_float_kernels *floats; /* see float_kernels.h; NULL: the scalar ones */
 } awq_kernels;
 

@@ -224,12 +224,15 @@ static uint8_t unpack_panel(const awq_panel *panel)
     return 0;
 }
 
+static const awq_walks v1 = {pack_v1, unpack_v1, pack_panel, unpack_panel};
+static const awq_walks v2 = {pack_v2, unpack_v2, pack_panel, unpack_panel};
+
 const awq_kernels awq_kernels_neon = {
     .name = "neon",
     .of = {
-        [AWQ_PACKING_V1] = {pack_v1, unpack_v1, pack_panel, unpack_panel},
-        [AWQ_PACKING_V1_REORDER] = {pack_v1, unpack_v1, pack_panel, unpack_panel},
-        [AWQ_PACKING_V2] = {pack_v2, unpack_v2, pack_panel, unpack_panel},
+        [AWQ_PACKING_V1] = &v1,
+        [AWQ_PACKING_V1_REORDER] = &v1,
+        [AWQ_PACKING_V2] = &v2,
     },
 };
 

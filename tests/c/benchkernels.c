@@ -11,6 +11,8 @@
 
 enum { MAX_THREADS = 256, MAX_REPEATS = 101, SLACK = 4096, SCRATCH = 1 << 20 };
 
+static const char *const packings[AWQ_PACKING_COUNT] = {"v1", "v1_reorder", "v2", "marlin"};
+
 typedef struct work {
     const awq_kernels *kernels; /* NULL: memcpy */
     uint8_t *codes, *payload, *copy_from, *copy_to;
@@ -116,7 +118,6 @@ static int compare(const void *a, const void *b)
 
 static void bench_one(work w, const char *what, int repeats, int threads)
 {
-    static const char *const packings[AWQ_PACKING_COUNT] = {"v1", "v1_reorder", "v2", "marlin"};
     double kernel[MAX_REPEATS], copy[MAX_REPEATS];
     work memcpy_work = w;
     memcpy_work.kernels = NULL;
@@ -143,6 +144,11 @@ static uint8_t *touched(int64_t bytes)
     }
     memset(p, 3, (size_t)bytes);
     return p;
+}
+
+static bool is_wanted(const char *wish, const char *name)
+{
+    return wish == NULL || strcmp(wish, name) == 0;
 }
 
 int bench(const bench_options *o)
@@ -183,7 +189,7 @@ int bench(const bench_options *o)
                 w.is_panel = i / 4 >= AWQ_PACKING_COUNT;
                 static const char *const names[2][2] = {{"unpack_rows", "pack_rows"}, {"unpack_panel", "pack_panel"}};
                 const char *what = names[w.is_panel][w.is_pack];
-                if (o->kernel == NULL || strcmp(o->kernel, what) == 0) {
+                if (is_wanted(o->kernel, what) && is_wanted(o->packing, packings[w.packing])) {
                     bench_one(w, what, o->repeats, threads);
                 }
             }

@@ -134,7 +134,8 @@ static const char *const operation_names[OPERATIONS] = {"pack_rows", "unpack_row
 
 awq_kernel *kernel_of(const awq_kernels *kernels, awq_packing packing, operation op)
 {
-    const awq_walks *walks = &kernels->of[packing];
+    static const awq_walks none;
+    const awq_walks *walks = kernels->of[packing] == NULL ? &none : kernels->of[packing];
     awq_kernel *const own[OPERATIONS] = {walks->pack_rows, walks->unpack_rows, walks->pack_panel, walks->unpack_panel};
     static awq_kernel *const any[OPERATIONS] = {awq_pack_blocks, awq_unpack_blocks, awq_pack_blocks, awq_unpack_blocks};
     return own[op] != NULL ? own[op] : any[op];
@@ -418,6 +419,7 @@ int main(int argc, char **argv)
         const bench_options options = {
             .variant = only,
             .kernel = text_option(argc, argv, "--kernel"),
+            .packing = text_option(argc, argv, "--packing"),
             .mebibytes = option(argc, argv, "--mib", 256),
             .repeats = (int)option(argc, argv, "--repeats", 7),
             .threads = (int)option(argc, argv, "--threads", sysconf(_SC_NPROCESSORS_ONLN)),

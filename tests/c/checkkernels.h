@@ -29,7 +29,7 @@ typedef enum operation { PACK_ROWS, UNPACK_ROWS, PACK_PANEL, UNPACK_PANEL, OPERA
 awq_kernel *kernel_of(const awq_kernels *kernels, awq_packing packing, operation op);
 
 typedef struct bench_options {
-    const char *variant, *kernel; /* NULL: all of them */
+    const char *variant, *kernel, *packing; /* NULL: all of them */
     int64_t mebibytes;            /* of codes */
     int repeats, threads;
     int64_t panel_rows, panel_cols, offset; /* offset: bytes from a line at which every buffer starts */
