@@ -5,6 +5,8 @@
 #include <cuda_runtime.h>
 #include <stdint.h>
 
+#include <utility>
+
 #include "awqpack/packing.h"
 #include "fault.cuh"
 
@@ -35,11 +37,12 @@ struct Shape {
     size_t shared = 0; /* bytes */
 };
 
-/* How vectors are loaded. */
-constexpr int load_plain = 0;
-constexpr int load_once = 1;  /* the first lines to leave the caches */
-constexpr int load_128 = 2;   /* L2 fetches 128 bytes at a time, */
-constexpr int load_256 = 3;   /* or 256 */
+/* What launch.cu has to know of a kernel; there is none where `kernel` is null. */
+struct Walk {
+    Kernel kernel;
+    Shape (*shape)(const Job &job);
+    int64_t codes_vector, payload_vector; /* what its vector accesses are aligned to */
+};
 
 constexpr uint32_t low_nibbles = 0x0f0f0f0f;
 constexpr uint32_t high_nibbles = 0xf0f0f0f0;
@@ -57,40 +60,65 @@ inline __host__ __device__ int64_t ceil_div(int64_t a, int64_t b)
 
 /* ---- packings ---- */
 
-constexpr __host__ __device__ bool interleaves_rows(awq_packing packing)
+/* Of a packing's row, what code is made from. */
+template <awq_packing P>
+constexpr int block_rows = awq_packings[P].block_rows;
+template <awq_packing P>
+constexpr int block_cols = awq_packings[P].block_cols;
+template <awq_packing P>
+constexpr int item_bytes = awq_packings[P].item_bytes;
+template <awq_packing P>
+constexpr int item_codes = 2 * item_bytes<P>;
+template <awq_packing P>
+constexpr int block_items = awq_block_items(&awq_packings[P]);
+template <awq_packing P>
+constexpr bool runs_down = awq_packings[P].runs_down;
+
+/* Rows of the payload of a matrix of codes. */
+template <awq_packing P>
+__host__ __device__ constexpr int64_t payload_lines(int64_t rows, int64_t cols)
 {
-    return packing == AWQ_PACKING_V2;
+    return runs_down<P> ? cols / block_cols<P> : rows / block_rows<P>;
 }
 
-constexpr __host__ __device__ int element_bytes(awq_packing packing)
+template <awq_packing P>
+__host__ __device__ constexpr awq_place place_of(int nibble)
 {
-    return packing == AWQ_PACKING_V2 ? 2 : 4;
+    constexpr awq_packing_traits traits = awq_packings[P];
+    return awq_place_of(&traits, nibble);
 }
 
-/* Payload rows of a matrix of codes. */
-constexpr __host__ __device__ int64_t payload_lines(awq_packing packing, int64_t rows)
-{
-    return interleaves_rows(packing) ? rows / AWQ_QUAD_ROWS : rows;
-}
+/* Whether eight codes of a payload word lie in one row, as do the codes that share a byte. */
+template <awq_packing P>
+constexpr bool has_row_words = !runs_down<P> && place_of<P>(7).row == 0 && block_cols<P> % AWQ_WORD_CODES == 0;
 
-/* Every payload word holds eight columns; first of those of word 0..7 of a block. */
-constexpr __host__ __device__ int word_column(awq_packing packing, int word)
+/* First column of words of payload that hold one row of codes. */
+template <awq_packing P>
+__host__ __device__ constexpr int word_column(int word)
 {
-    return packing == AWQ_PACKING_V2 ? 32 * (word / 4) + 2 * (word % 4) : AWQ_WORD_CODES * word;
+    static_assert(has_row_words<P>, "words of eight columns");
+    constexpr int words = block_cols<P> / AWQ_WORD_CODES;
+    return word / words * block_cols<P> + place_of<P>(word % words * AWQ_WORD_CODES).col;
 }
 
 /* Column, counted from word_column, in the low nibble of byte 0..3 of a word; the high nibble is high_step further. */
-constexpr __host__ __device__ int low_column(awq_packing packing, int byte)
+template <awq_packing P>
+__host__ __device__ constexpr int low_column(int byte)
 {
-    return packing == AWQ_PACKING_V1           ? 2 * byte
-           : packing == AWQ_PACKING_V1_REORDER ? 4 * (byte % 2) + byte / 2
-                                             : 16 * (byte % 2) + byte / 2;
+    static_assert(has_row_words<P>, "words of eight columns");
+    return place_of<P>(2 * byte).col;
 }
 
-constexpr __host__ __device__ int high_step(awq_packing packing)
-{
-    return packing == AWQ_PACKING_V1 ? 1 : packing == AWQ_PACKING_V1_REORDER ? 2 : 8;
-}
+template <awq_packing P>
+constexpr int high_step = awq_packings[P].step[0].col;
+
+/* Entry<P>::value of every packing P, so that one without kernels of its own has what all have. */
+template <template <awq_packing> class Entry, class = std::make_integer_sequence<int, AWQ_PACKING_COUNT>>
+struct ByPacking;
+template <template <awq_packing> class Entry, int... P>
+struct ByPacking<Entry, std::integer_sequence<int, P...>> {
+    static constexpr decltype(Entry<AWQ_PACKING_V1>::value) table[] = {Entry<static_cast<awq_packing>(P)>::value...};
+};
 
 /* Bytes whose low nibbles come from `low` and whose high nibbles come from the low ones of `high`. */
 __device__ __forceinline__ uint32_t join_nibbles(uint32_t low, uint32_t high)
@@ -99,24 +127,24 @@ __device__ __forceinline__ uint32_t join_nibbles(uint32_t low, uint32_t high)
 }
 
 /* The V1 word of eight codes a row, four in each argument. */
-template <awq_packing L>
+template <awq_packing P>
 __device__ __forceinline__ uint32_t pack_word(uint32_t first, uint32_t second)
 {
     first &= low_nibbles;
     second &= low_nibbles;
-    if constexpr (L == AWQ_PACKING_V1) {
+    if constexpr (P == AWQ_PACKING_V1) {
         return __byte_perm(first | first >> 4, second | second >> 4, 0x6420);
     } else {
         return __byte_perm(first | first >> 12, second | second >> 12, 0x5140);
     }
 }
 
-template <awq_packing L>
+template <awq_packing P>
 __device__ __forceinline__ void unpack_word(uint32_t word, uint32_t *first, uint32_t *second)
 {
     const uint32_t low = word & low_nibbles;
     const uint32_t high = word >> 4 & low_nibbles;
-    if constexpr (L == AWQ_PACKING_V1) {
+    if constexpr (P == AWQ_PACKING_V1) {
         *first = __byte_perm(low, high, 0x5140);
         *second = __byte_perm(low, high, 0x7362);
     } else {
@@ -141,40 +169,17 @@ __device__ __forceinline__ void transpose_bytes(uint32_t w[4])
 /* ---- memory ---- */
 
 /* Loads N words from an address aligned to all of them. */
-template <int N, int Load>
+template <int N>
 __device__ __forceinline__ Words<N> load_vector(const uint8_t *p)
 {
     static_assert(N == 2 || N == 4, "8 or 16 bytes");
-    Words<N> v;
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
-    if constexpr (Load == load_128 || Load == load_256) {
-        const size_t address = __cvta_generic_to_global(p);
-        if constexpr (N == 4 && Load == load_128) {
-            asm("ld.global.nc.L2::128B.v4.u32 {%0, %1, %2, %3}, [%4];"
-                : "=r"(v.w[0]), "=r"(v.w[1]), "=r"(v.w[2]), "=r"(v.w[3])
-                : "l"(address));
-        } else if constexpr (N == 4) {
-            asm("ld.global.nc.L2::256B.v4.u32 {%0, %1, %2, %3}, [%4];"
-                : "=r"(v.w[0]), "=r"(v.w[1]), "=r"(v.w[2]), "=r"(v.w[3])
-                : "l"(address));
-        } else if constexpr (Load == load_128) {
-            asm("ld.global.nc.L2::128B.v2.u32 {%0, %1}, [%2];" : "=r"(v.w[0]), "=r"(v.w[1]) : "l"(address));
-        } else {
-            asm("ld.global.nc.L2::256B.v2.u32 {%0, %1}, [%2];" : "=r"(v.w[0]), "=r"(v.w[1]) : "l"(address));
-        }
-        return v;
-    }
-#endif
     if constexpr (N == 4) {
-        const uint4 *vector = reinterpret_cast<const uint4 *>(p);
-        const uint4 u = Load == load_once ? __ldcs(vector) : __ldg(vector);
-        v.w[0] = u.x, v.w[1] = u.y, v.w[2] = u.z, v.w[3] = u.w;
+        const uint4 u = __ldg(reinterpret_cast<const uint4 *>(p));
+        return {{u.x, u.y, u.z, u.w}};
     } else {
-        const uint2 *vector = reinterpret_cast<const uint2 *>(p);
-        const uint2 u = Load == load_once ? __ldcs(vector) : __ldg(vector);
-        v.w[0] = u.x, v.w[1] = u.y;
+        const uint2 u = __ldg(reinterpret_cast<const uint2 *>(p));
+        return {{u.x, u.y}};
     }
-    return v;
 }
 
 /* Stores N words to an address aligned to all of them. */
@@ -246,8 +251,8 @@ __device__ __forceinline__ void store_codes(uint8_t *p, const Words<N> &v, int c
     }
 }
 
-/* Loads the first `count` of N contiguous payload words that are aligned to their elements; the rest is zero. */
-template <awq_packing L, int N>
+/* Loads the first `count` of N contiguous payload words that are aligned to their items; the rest is zero. */
+template <awq_packing P, int N>
 __device__ __forceinline__ Words<N> load_payload(const uint8_t *p, int count)
 {
     Words<N> v;
@@ -255,7 +260,7 @@ __device__ __forceinline__ Words<N> load_payload(const uint8_t *p, int count)
     for (int i = 0; i < N; i++) {
         v.w[i] = 0;
         if (i < count) {
-            if constexpr (element_bytes(L) == 4) {
+            if constexpr (item_bytes<P> == 4) {
                 v.w[i] = __ldg(reinterpret_cast<const uint32_t *>(p) + i);
             } else {
                 const unsigned short *halves = reinterpret_cast<const unsigned short *>(p) + 2 * i;
@@ -266,13 +271,13 @@ __device__ __forceinline__ Words<N> load_payload(const uint8_t *p, int count)
     return v;
 }
 
-template <awq_packing L, int N>
+template <awq_packing P, int N>
 __device__ __forceinline__ void store_payload(uint8_t *p, const Words<N> &v, int count)
 {
 #pragma unroll
     for (int i = 0; i < N; i++) {
         if (i < count) {
-            if constexpr (element_bytes(L) == 4) {
+            if constexpr (item_bytes<P> == 4) {
                 reinterpret_cast<uint32_t *>(p)[i] = v.w[i];
             } else {
                 unsigned short *halves = reinterpret_cast<unsigned short *>(p) + 2 * i;
@@ -305,6 +310,18 @@ __device__ __forceinline__ uint64_t matrix_index(const Job &job)
 __device__ __forceinline__ unsigned long long fault_key(uint64_t index, uint8_t code)
 {
     return static_cast<unsigned long long>(index) << 8 | code;
+}
+
+/* Reports the first invalid of `count` contiguous codes; reads them again, since this is the rare case. */
+__device__ __forceinline__ void report_row(const Job &job, const uint8_t *codes, int count, uint64_t index)
+{
+#pragma unroll 1
+    for (int i = 0; i < count; i++) {
+        if (codes[i] > AWQ_CODE_MAX) {
+            report_fault(job.fault, fault_key(index + i, codes[i]));
+            return;
+        }
+    }
 }
 
 } // namespace awq_cuda

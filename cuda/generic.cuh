@@ -1,4 +1,4 @@
-/* Codes and payload of any stride, one payload element a thread: correct for what the other kernels do not take. */
+/* Any packing, with codes and payload of any stride, one payload item a thread: correct for what other kernels do not take. */
 #ifndef AWQPACK_CUDA_GENERIC_CUH
 #define AWQPACK_CUDA_GENERIC_CUH
 
@@ -8,119 +8,131 @@ namespace awq_cuda {
 
 constexpr int generic_threads = 256;
 
-constexpr __host__ __device__ int64_t line_elements(awq_packing packing, int64_t cols)
+/* Items in a row of the payload. */
+template <awq_packing P>
+__host__ __device__ constexpr int64_t line_items(int64_t rows, int64_t cols)
 {
-    return interleaves_rows(packing) ? cols : cols / AWQ_WORD_CODES;
+    return (runs_down<P> ? rows / block_rows<P> : cols / block_cols<P>) * block_items<P>;
 }
 
-/* split = 1 where neighbouring threads take neighbouring rows, 0 where they take neighbouring elements of a row. */
-inline Shape generic_shape(const Job &job, awq_packing packing)
+/* split = 1 where neighbouring threads take neighbouring rows of the payload, 0 where they take neighbours in a row. */
+template <awq_packing P>
+Shape generic_shape(const Job &job)
 {
-    const int64_t elements = payload_lines(packing, job.rows) * line_elements(packing, job.cols);
+    const int64_t items = payload_lines<P>(job.rows, job.cols) * line_items<P>(job.rows, job.cols);
     const int64_t row_step = job.codes_row < 0 ? -job.codes_row : job.codes_row;
     const int64_t col_step = job.codes_col < 0 ? -job.codes_col : job.codes_col;
-    return {static_cast<uint64_t>(ceil_div(elements, generic_threads)), dim3(generic_threads), row_step < col_step};
+    return {static_cast<uint64_t>(ceil_div(items, generic_threads)), dim3(generic_threads),
+            runs_down<P> ? col_step < row_step : row_step < col_step};
 }
 
-/* A payload element, and the row and the first column it holds. */
-struct Element {
+/* A payload item: where it is, and where the code of its first nibble is. */
+struct Item {
     int64_t line, number, row, col;
     bool exists;
 };
 
-template <awq_packing L>
-__device__ __forceinline__ Element generic_element(const Job &job, uint32_t split)
+template <awq_packing P>
+__device__ __forceinline__ Item item_at(int64_t line, int64_t number)
 {
-    const int64_t index = static_cast<int64_t>(blockIdx.x) * generic_threads + threadIdx.x;
-    const int64_t lines = payload_lines(L, job.rows);
-    const int64_t numbers = line_elements(L, job.cols);
-    Element e;
-    e.line = split != 0 ? index % lines : index / numbers;
-    e.number = split != 0 ? index / lines : index % numbers;
-    e.exists = e.line < lines && e.number < numbers;
-    if constexpr (interleaves_rows(L)) {
-        e.row = AWQ_QUAD_ROWS * e.line + e.number / 16 % AWQ_QUAD_ROWS;
-        e.col = AWQ_BLOCK_CODES * (e.number / 64) + 32 * (e.number / 8 % 2) + e.number % 8;
-    } else {
-        e.row = e.line;
-        e.col = AWQ_WORD_CODES * e.number;
-    }
-    return e;
+    const int64_t block = number / block_items<P>;
+    const awq_place place = place_of<P>(static_cast<int>(number % block_items<P>) * item_codes<P>);
+    return {line, number, (runs_down<P> ? block : line) * block_rows<P> + place.row,
+            (runs_down<P> ? line : block) * block_cols<P> + place.col, true};
 }
 
-template <awq_packing L>
-__device__ __forceinline__ void pack_element(const Job &job, const Element &e)
+template <awq_packing P>
+__device__ __forceinline__ Item generic_item(const Job &job, uint32_t split)
+{
+    const int64_t index = static_cast<int64_t>(blockIdx.x) * generic_threads + threadIdx.x;
+    const int64_t lines = payload_lines<P>(job.rows, job.cols);
+    const int64_t numbers = line_items<P>(job.rows, job.cols);
+    Item item = item_at<P>(split != 0 ? index % lines : index / numbers, split != 0 ? index / lines : index % numbers);
+    item.exists = item.line < lines && item.number < numbers;
+    return item;
+}
+
+template <awq_packing P>
+__device__ __forceinline__ uint32_t load_item(const uint8_t *p)
+{
+    if constexpr (item_bytes<P> == 4) {
+        return *reinterpret_cast<const uint32_t *>(p);
+    } else {
+        return *reinterpret_cast<const unsigned short *>(p);
+    }
+}
+
+template <awq_packing P>
+__device__ __forceinline__ void store_item(uint8_t *p, uint32_t item)
+{
+    if constexpr (item_bytes<P> == 4) {
+        *reinterpret_cast<uint32_t *>(p) = item;
+    } else {
+        *reinterpret_cast<unsigned short *>(p) = static_cast<unsigned short>(item);
+    }
+}
+
+template <awq_packing P>
+__device__ __forceinline__ void pack_item(const Job &job, const Item &item)
 {
     const uint8_t *source =
-        job.codes + blockIdx.y * job.codes_batch + e.row * job.codes_row + e.col * job.codes_col;
-    uint8_t *target =
-        job.payload + blockIdx.y * job.payload_batch + e.line * job.payload_row + e.number * job.payload_col;
-    const uint64_t index = matrix_index(job) + static_cast<uint64_t>(e.row * job.cols + e.col);
-    uint32_t element = 0;
+        job.codes + blockIdx.y * job.codes_batch + item.row * job.codes_row + item.col * job.codes_col;
+    const uint64_t index = matrix_index(job) + static_cast<uint64_t>(item.row * job.cols + item.col);
+    uint32_t packed = 0;
     unsigned long long key = UINT64_MAX;
 #pragma unroll
-    for (int nibble = 0; nibble < 2 * element_bytes(L); nibble++) {
-        const int col = low_column(L, nibble / 2) + nibble % 2 * high_step(L);
-        const uint8_t code = source[col * job.codes_col];
-        element |= static_cast<uint32_t>(code & AWQ_CODE_MAX) << (4 * nibble);
-        if (code > AWQ_CODE_MAX && fault_key(index + col, code) < key) {
-            key = fault_key(index + col, code);
+    for (int nibble = 0; nibble < item_codes<P>; nibble++) {
+        const awq_place place = place_of<P>(nibble);
+        const uint8_t code = source[place.row * job.codes_row + place.col * job.codes_col];
+        packed |= static_cast<uint32_t>(code & AWQ_CODE_MAX) << (4 * nibble);
+        const uint64_t at = index + static_cast<uint64_t>(place.row * job.cols + place.col);
+        if (code > AWQ_CODE_MAX && fault_key(at, code) < key) {
+            key = fault_key(at, code);
         }
     }
-    if constexpr (element_bytes(L) == 4) {
-        *reinterpret_cast<uint32_t *>(target) = element;
-    } else {
-        *reinterpret_cast<unsigned short *>(target) = static_cast<unsigned short>(element);
-    }
+    store_item<P>(job.payload + blockIdx.y * job.payload_batch + item.line * job.payload_row + item.number * job.payload_col,
+                  packed);
     if (key != UINT64_MAX && job.fault.is_wanted()) {
         report_fault(job.fault, key);
     }
 }
 
-template <awq_packing L>
+template <awq_packing P>
 __global__ void __launch_bounds__(generic_threads) pack_generic(const Job job, const uint32_t split)
 {
-    const Element e = generic_element<L>(job, split);
-    if (e.exists) {
-        pack_element<L>(job, e);
+    const Item item = generic_item<P>(job, split);
+    if (item.exists) {
+        pack_item<P>(job, item);
     }
     finish_check(job.fault);
 }
 
-template <awq_packing L>
+template <awq_packing P>
 __global__ void __launch_bounds__(generic_threads) unpack_generic(const Job job, const uint32_t split)
 {
-    const Element e = generic_element<L>(job, split);
-    if (!e.exists) {
+    const Item item = generic_item<P>(job, split);
+    if (!item.exists) {
         return;
     }
-    const uint8_t *source =
-        job.payload + blockIdx.y * job.payload_batch + e.line * job.payload_row + e.number * job.payload_col;
-    uint8_t *target = job.codes + blockIdx.y * job.codes_batch + e.row * job.codes_row + e.col * job.codes_col;
-    uint32_t element;
-    if constexpr (element_bytes(L) == 4) {
-        element = *reinterpret_cast<const uint32_t *>(source);
-    } else {
-        element = *reinterpret_cast<const unsigned short *>(source);
-    }
+    const uint32_t packed = load_item<P>(job.payload + blockIdx.y * job.payload_batch + item.line * job.payload_row +
+                                         item.number * job.payload_col);
+    uint8_t *target = job.codes + blockIdx.y * job.codes_batch + item.row * job.codes_row + item.col * job.codes_col;
 #pragma unroll
-    for (int nibble = 0; nibble < 2 * element_bytes(L); nibble++) {
-        const int col = low_column(L, nibble / 2) + nibble % 2 * high_step(L);
-        target[col * job.codes_col] = static_cast<uint8_t>(element >> (4 * nibble) & AWQ_CODE_MAX);
+    for (int nibble = 0; nibble < item_codes<P>; nibble++) {
+        const awq_place place = place_of<P>(nibble);
+        target[place.row * job.codes_row + place.col * job.codes_col] =
+            static_cast<uint8_t>(packed >> (4 * nibble) & AWQ_CODE_MAX);
     }
 }
 
-/* The kernels by packing. */
-constexpr Kernel generic_packers[AWQ_PACKING_COUNT] = {
-    pack_generic<AWQ_PACKING_V1>,
-    pack_generic<AWQ_PACKING_V1_REORDER>,
-    pack_generic<AWQ_PACKING_V2>,
+template <awq_packing P>
+struct GenericPacker {
+    static constexpr Walk value = {pack_generic<P>, generic_shape<P>, 1, 1};
 };
 
-constexpr Kernel generic_unpackers[AWQ_PACKING_COUNT] = {
-    unpack_generic<AWQ_PACKING_V1>,
-    unpack_generic<AWQ_PACKING_V1_REORDER>,
-    unpack_generic<AWQ_PACKING_V2>,
+template <awq_packing P>
+struct GenericUnpacker {
+    static constexpr Walk value = {unpack_generic<P>, generic_shape<P>, 1, 1};
 };
 
 } // namespace awq_cuda

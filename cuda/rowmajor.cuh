@@ -15,32 +15,37 @@ constexpr int unit_bytes = 8;
 constexpr int min_row_threads = 4; /* lanes that swap halves lie in one row */
 
 /* Near: the units of a thread are a warp apart, not a block. */
-template <int UnitsPerThread, int ThreadsPerBlock, bool Near, int LoadKind>
+template <int UnitsPerThread, int ThreadsPerBlock, bool Near>
 struct RowConfig {
     static constexpr int unroll = UnitsPerThread;
     static constexpr int threads = ThreadsPerBlock;
     static constexpr bool near = Near;
-    static constexpr int load = LoadKind;
 };
 
-constexpr __host__ __device__ int64_t line_units(awq_packing packing, int64_t cols)
+/* Units that hold one row of a block; the rows of a block follow each other. */
+template <awq_packing P>
+constexpr int row_units = block_rows<P> == 1 ? 1 : block_cols<P> / unit_codes;
+
+/* Units in a row of the payload. */
+template <awq_packing P>
+constexpr __host__ __device__ int64_t line_units(int64_t cols)
 {
-    return interleaves_rows(packing) ? cols * AWQ_QUAD_ROWS / unit_codes : (cols + unit_codes - 1) / unit_codes;
+    return ceil_div(cols * block_rows<P>, unit_codes);
 }
 
 /* Blocks of (threads along a row) x (rows); split = blocks along a row. */
-template <class Config>
-Shape rows_shape(const Job &job, awq_packing packing)
+template <awq_packing P, class Config>
+Shape rows_shape(const Job &job)
 {
     constexpr int unroll = Config::unroll;
-    const int64_t units = line_units(packing, job.cols);
+    const int64_t units = line_units<P>(job.cols);
     int width = min_row_threads;
     while (width < Config::threads && static_cast<int64_t>(width) * unroll < units) {
         width *= 2;
     }
     const int height = Config::threads / width;
     const int64_t across = ceil_div(units, static_cast<int64_t>(width) * unroll);
-    const int64_t down = ceil_div(payload_lines(packing, job.rows), height);
+    const int64_t down = ceil_div(payload_lines<P>(job.rows, job.cols), height);
     return {static_cast<uint64_t>(across) * static_cast<uint64_t>(down), dim3(width, height),
             static_cast<uint32_t>(across)};
 }
@@ -52,7 +57,7 @@ struct RowPlace {
     bool full; /* every unit of the thread that exists has 16 codes */
 };
 
-template <awq_packing L, class Config>
+template <awq_packing P, class Config>
 __device__ __forceinline__ RowPlace row_place(const Job &job, uint32_t split)
 {
     const uint32_t down = blockIdx.x / split;
@@ -65,22 +70,23 @@ __device__ __forceinline__ RowPlace row_place(const Job &job, uint32_t split)
         place.unit += (threadIdx.x / place.step) * place.step * (Config::unroll - 1);
     }
     /* a thread below the last row has no units, but stays to swap with its neighbour */
-    place.units = place.line < payload_lines(L, job.rows) ? line_units(L, job.cols) : 0;
-    place.full = interleaves_rows(L) || job.cols % unit_codes == 0 ||
+    place.units = place.line < payload_lines<P>(job.rows, job.cols) ? line_units<P>(job.cols) : 0;
+    place.full = block_cols<P> % unit_codes == 0 || job.cols % unit_codes == 0 ||
                  place.unit + (Config::unroll - 1) * static_cast<int64_t>(place.step) + 1 < place.units;
     return place;
 }
 
-template <awq_packing L>
+template <awq_packing P>
 __device__ __forceinline__ int64_t unit_row(int64_t line, int64_t unit)
 {
-    return interleaves_rows(L) ? AWQ_QUAD_ROWS * line + (unit >> 2 & 3) : line;
+    return block_rows<P> * line + unit / row_units<P> % block_rows<P>;
 }
 
-template <awq_packing L>
+template <awq_packing P>
 __device__ __forceinline__ int64_t unit_col(int64_t unit)
 {
-    return interleaves_rows(L) ? AWQ_BLOCK_CODES * (unit >> 4) + unit_codes * (unit & 3) : unit_codes * unit;
+    constexpr int row_codes = row_units<P> * unit_codes;
+    return row_codes * (unit / (row_units<P> * block_rows<P>)) + unit_codes * (unit % row_units<P>);
 }
 
 /* 16, or 8 in the last unit of a V1 row. */
@@ -89,10 +95,14 @@ __device__ __forceinline__ int unit_count(const Job &job, int64_t col)
     return job.cols - col < unit_codes ? AWQ_WORD_CODES : unit_codes;
 }
 
-template <awq_packing L>
+/* Whether two units share their codes, of which the nibbles that are 8 apart then share a byte. */
+template <awq_packing P>
+constexpr bool swaps_halves = place_of<P>(2).col == unit_codes;
+
+template <awq_packing P>
 __device__ __forceinline__ Words<2> pack_unit(const Words<4> &codes, bool odd)
 {
-    if constexpr (interleaves_rows(L)) {
+    if constexpr (swaps_halves<P>) {
         const uint32_t low = join_nibbles(codes.w[0], codes.w[2]);
         const uint32_t high = join_nibbles(codes.w[1], codes.w[3]);
         const uint32_t other = __shfl_xor_sync(0xffffffff, odd ? low : high, 1);
@@ -100,15 +110,15 @@ __device__ __forceinline__ Words<2> pack_unit(const Words<4> &codes, bool odd)
         const uint32_t odd_bytes = odd ? high : other;
         return {{__byte_perm(even_bytes, odd_bytes, 0x5140), __byte_perm(even_bytes, odd_bytes, 0x7362)}};
     } else {
-        return {{pack_word<L>(codes.w[0], codes.w[1]), pack_word<L>(codes.w[2], codes.w[3])}};
+        return {{pack_word<P>(codes.w[0], codes.w[1]), pack_word<P>(codes.w[2], codes.w[3])}};
     }
 }
 
-template <awq_packing L>
+template <awq_packing P>
 __device__ __forceinline__ Words<4> unpack_unit(const Words<2> &payload, bool odd)
 {
     Words<4> codes;
-    if constexpr (interleaves_rows(L)) {
+    if constexpr (swaps_halves<P>) {
         const uint32_t even_bytes = __byte_perm(payload.w[0], payload.w[1], 0x6420);
         const uint32_t odd_bytes = __byte_perm(payload.w[0], payload.w[1], 0x7531);
         const uint32_t other = __shfl_xor_sync(0xffffffff, odd ? even_bytes : odd_bytes, 1);
@@ -119,28 +129,16 @@ __device__ __forceinline__ Words<4> unpack_unit(const Words<2> &payload, bool od
         codes.w[2] = low >> 4 & low_nibbles;
         codes.w[3] = high >> 4 & low_nibbles;
     } else {
-        unpack_word<L>(payload.w[0], &codes.w[0], &codes.w[1]);
-        unpack_word<L>(payload.w[1], &codes.w[2], &codes.w[3]);
+        unpack_word<P>(payload.w[0], &codes.w[0], &codes.w[1]);
+        unpack_word<P>(payload.w[1], &codes.w[2], &codes.w[3]);
     }
     return codes;
 }
 
-/* Reports the first invalid of `count` contiguous codes; reads them again, since this is the rare case. */
-__device__ __forceinline__ void report_row(const Job &job, const uint8_t *codes, int count, uint64_t index)
-{
-#pragma unroll 1
-    for (int i = 0; i < count; i++) {
-        if (codes[i] > AWQ_CODE_MAX) {
-            report_fault(job.fault, fault_key(index + i, codes[i]));
-            return;
-        }
-    }
-}
-
-template <awq_packing L, class Config>
+template <awq_packing P, class Config>
 __global__ void __launch_bounds__(Config::threads) pack_rows(const Job job, const uint32_t split)
 {
-    const RowPlace place = row_place<L, Config>(job, split);
+    const RowPlace place = row_place<P, Config>(job, split);
     const uint8_t *source = job.codes + blockIdx.y * job.codes_batch;
     uint8_t *target = job.payload + blockIdx.y * job.payload_batch + place.line * job.payload_row;
 
@@ -150,8 +148,8 @@ __global__ void __launch_bounds__(Config::threads) pack_rows(const Job job, cons
         for (int i = 0; i < Config::unroll; i++) {
             const int64_t unit = place.unit + i * place.step;
             if (unit < place.units) {
-                codes[i] = load_vector<4, Config::load>(source + unit_row<L>(place.line, unit) * job.codes_row +
-                                                unit_col<L>(unit));
+                codes[i] = load_vector<4>(source + unit_row<P>(place.line, unit) * job.codes_row +
+                                                unit_col<P>(unit));
             }
         }
     } else {
@@ -159,8 +157,8 @@ __global__ void __launch_bounds__(Config::threads) pack_rows(const Job job, cons
         for (int i = 0; i < Config::unroll; i++) {
             const int64_t unit = place.unit + i * place.step;
             if (unit < place.units) {
-                const int64_t col = unit_col<L>(unit);
-                codes[i] = load_codes<4>(source + unit_row<L>(place.line, unit) * job.codes_row + col,
+                const int64_t col = unit_col<P>(unit);
+                codes[i] = load_codes<4>(source + unit_row<P>(place.line, unit) * job.codes_row + col,
                                          unit_count(job, col), col > 0 && col + unit_codes + 3 <= job.cols);
             }
         }
@@ -168,17 +166,17 @@ __global__ void __launch_bounds__(Config::threads) pack_rows(const Job job, cons
 #pragma unroll
     for (int i = 0; i < Config::unroll; i++) {
         const int64_t unit = place.unit + i * place.step;
-        const Words<2> packed = pack_unit<L>(codes[i], threadIdx.x % 2 != 0);
+        const Words<2> packed = pack_unit<P>(codes[i], threadIdx.x % 2 != 0);
         if (unit < place.units) {
-            const int64_t col = unit_col<L>(unit);
+            const int64_t col = unit_col<P>(unit);
             const int count = unit_count(job, col);
             if (job.payload_aligned && place.full) {
                 store_vector<2>(target + unit * unit_bytes, packed);
             } else {
-                store_payload<L, 2>(target + unit * unit_bytes, packed, count / AWQ_WORD_CODES);
+                store_payload<P, 2>(target + unit * unit_bytes, packed, count / AWQ_WORD_CODES);
             }
             if (any_invalid(codes[i]) && job.fault.is_wanted()) {
-                const int64_t row = unit_row<L>(place.line, unit);
+                const int64_t row = unit_row<P>(place.line, unit);
                 report_row(job, source + row * job.codes_row + col, count,
                            matrix_index(job) + static_cast<uint64_t>(row * job.cols + col));
             }
@@ -187,10 +185,10 @@ __global__ void __launch_bounds__(Config::threads) pack_rows(const Job job, cons
     finish_check(job.fault);
 }
 
-template <awq_packing L, class Config>
+template <awq_packing P, class Config>
 __global__ void __launch_bounds__(Config::threads) unpack_rows(const Job job, const uint32_t split)
 {
-    const RowPlace place = row_place<L, Config>(job, split);
+    const RowPlace place = row_place<P, Config>(job, split);
     const uint8_t *source = job.payload + blockIdx.y * job.payload_batch + place.line * job.payload_row;
     uint8_t *target = job.codes + blockIdx.y * job.codes_batch;
 
@@ -200,7 +198,7 @@ __global__ void __launch_bounds__(Config::threads) unpack_rows(const Job job, co
         for (int i = 0; i < Config::unroll; i++) {
             const int64_t unit = place.unit + i * place.step;
             if (unit < place.units) {
-                packed[i] = load_vector<2, Config::load>(source + unit * unit_bytes);
+                packed[i] = load_vector<2>(source + unit * unit_bytes);
             }
         }
     } else {
@@ -208,18 +206,18 @@ __global__ void __launch_bounds__(Config::threads) unpack_rows(const Job job, co
         for (int i = 0; i < Config::unroll; i++) {
             const int64_t unit = place.unit + i * place.step;
             if (unit < place.units) {
-                packed[i] = load_payload<L, 2>(source + unit * unit_bytes,
-                                               unit_count(job, unit_col<L>(unit)) / AWQ_WORD_CODES);
+                packed[i] = load_payload<P, 2>(source + unit * unit_bytes,
+                                               unit_count(job, unit_col<P>(unit)) / AWQ_WORD_CODES);
             }
         }
     }
 #pragma unroll
     for (int i = 0; i < Config::unroll; i++) {
         const int64_t unit = place.unit + i * place.step;
-        const Words<4> codes = unpack_unit<L>(packed[i], threadIdx.x % 2 != 0);
+        const Words<4> codes = unpack_unit<P>(packed[i], threadIdx.x % 2 != 0);
         if (unit < place.units) {
-            const int64_t col = unit_col<L>(unit);
-            uint8_t *p = target + unit_row<L>(place.line, unit) * job.codes_row + col;
+            const int64_t col = unit_col<P>(unit);
+            uint8_t *p = target + unit_row<P>(place.line, unit) * job.codes_row + col;
             if (job.codes_aligned && place.full) {
                 store_vector<4>(p, codes);
             } else {
@@ -229,20 +227,11 @@ __global__ void __launch_bounds__(Config::threads) unpack_rows(const Job job, co
     }
 }
 
-/* The kernels by packing. */
-template <class Config>
-constexpr Kernel row_packers[AWQ_PACKING_COUNT] = {
-    pack_rows<AWQ_PACKING_V1, Config>,
-    pack_rows<AWQ_PACKING_V1_REORDER, Config>,
-    pack_rows<AWQ_PACKING_V2, Config>,
-};
+template <awq_packing P, class Config>
+constexpr Walk row_packer = {pack_rows<P, Config>, rows_shape<P, Config>, unit_codes, unit_bytes};
 
-template <class Config>
-constexpr Kernel row_unpackers[AWQ_PACKING_COUNT] = {
-    unpack_rows<AWQ_PACKING_V1, Config>,
-    unpack_rows<AWQ_PACKING_V1_REORDER, Config>,
-    unpack_rows<AWQ_PACKING_V2, Config>,
-};
+template <awq_packing P, class Config>
+constexpr Walk row_unpacker = {unpack_rows<P, Config>, rows_shape<P, Config>, unit_codes, unit_bytes};
 
 } // namespace awq_cuda
 

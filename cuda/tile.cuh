@@ -8,7 +8,7 @@ namespace awq_cuda {
 
 /*
  * A tile is 8 * Rows rows by 256 columns of codes, and as many lines of 128 payload bytes as it has rows: of V1 the 32
- * words of one row, of V2 one block of each of four rows. On the side of the codes a slot is Rows rows of the eight
+ * words of one row, of V2, whose blocks have four rows, one block. On the side of the codes a slot is Rows rows of the eight
  * columns of one word; a warp works on eight slots down by four across, or of a pair of tiles on sixteen down by two
  * across, which is 128 or 256 bytes of a column at a time. On the side of the payload eight threads share a line, 16
  * bytes each.
@@ -34,7 +34,7 @@ constexpr int resident_threads = 1536;
  * A block takes Down x Across tiles. Neighbouring blocks are neighbours down where RowsFirst, else across; after Band
  * of them the next ones follow beside these, so that the blocks at work share lines of memory on both sides.
  */
-template <int RowsPerSlot, int ThreadsPerBlock, bool RowsFirst, int Band, int Down, int Across, int LoadKind,
+template <int RowsPerSlot, int ThreadsPerBlock, bool RowsFirst, int Band, int Down, int Across,
           int Resident = resident_threads_min / ThreadsPerBlock>
 struct TileConfig {
     static constexpr int rows = RowsPerSlot; /* codes of one column in a slot, 8 or 16 */
@@ -45,7 +45,6 @@ struct TileConfig {
     static constexpr int across = Across;
     static constexpr int tiles = Down * Across;
     static constexpr bool pairs = Down % 2 == 0; /* a warp takes slots of two tiles down at once */
-    static constexpr int load = LoadKind;
     /* unpacking blocks of a multiprocessor that registers shall suffice for */
     static constexpr int resident = Resident * ThreadsPerBlock <= resident_threads
                                         ? Resident
@@ -120,7 +119,7 @@ struct Slot {
     bool inside; /* of a column, for load_codes */
 };
 
-template <awq_packing L, class Config>
+template <awq_packing P, class Config>
 __device__ __forceinline__ Slot tile_slot(const Job &job, const TilePlace &block, int number)
 {
     Slot slot;
@@ -135,8 +134,8 @@ __device__ __forceinline__ Slot tile_slot(const Job &job, const TilePlace &block
     slot.down = number % tile_slots_down;
     const TilePlace place = tile_place<Config>(block, slot.tile);
     slot.row = place.row + slot.down * Config::rows;
-    slot.col = place.col + AWQ_BLOCK_CODES * (slot.word / 8) + word_column(L, slot.word % 8);
-    /* V2 mixes the words of a block, but has whole blocks only, so that word order decides for both */
+    slot.col = place.col + word_column<P>(slot.word);
+    /* a block may mix its words, but there are whole blocks only: the order of words decides */
     const bool exists = slot.row < job.rows && place.col + AWQ_WORD_CODES * slot.word < job.cols;
     const int64_t left = job.rows - slot.row;
     slot.count = !exists ? 0 : left < Config::rows ? static_cast<int>(left) : Config::rows;
@@ -145,15 +144,12 @@ __device__ __forceinline__ Slot tile_slot(const Job &job, const TilePlace &block
 }
 
 /* Word index in shared memory of row 0..Config::rows-1 of a slot. */
-template <awq_packing L, class Config>
+template <awq_packing P, class Config>
 __device__ __forceinline__ int slot_word(const Slot &slot, int row)
 {
-    int line = slot.down * Config::rows + row;
-    int word = slot.word;
-    if constexpr (interleaves_rows(L)) {
-        word = 8 * (row % AWQ_QUAD_ROWS) + slot.word % 8;
-        line = line / AWQ_QUAD_ROWS * AWQ_QUAD_ROWS + slot.word / 8;
-    }
+    constexpr int row_words = tile_words / block_rows<P>; /* of a line that belong to one row */
+    const int line = slot.down * Config::rows + row / block_rows<P> * block_rows<P> + slot.word / row_words;
+    int word = row % block_rows<P> * row_words + slot.word % row_words;
     word ^= slot.down * 4;
     if constexpr (Config::pairs) {
         word ^= slot.tile % 2 * 2;
@@ -170,10 +166,10 @@ struct Vector {
     int across, line, number;
 };
 
-template <awq_packing L, class Config>
+template <awq_packing P, class Config>
 __device__ __forceinline__ Vector tile_vector(int number)
 {
-    constexpr int together = interleaves_rows(L) ? AWQ_QUAD_ROWS : 1; /* lines of a tile */
+    constexpr int together = block_rows<P>; /* lines of a tile */
     const int line = number / tile_line_vectors;
     const int run = line / together;
     return {run % Config::across, run / Config::across * together + line % together, number % tile_line_vectors};
@@ -188,21 +184,15 @@ __device__ __forceinline__ int vector_index(const Vector &v)
 }
 
 /* Offset of a vector in the payload, and how many of its four words exist. */
-template <awq_packing L>
+template <awq_packing P>
 __device__ __forceinline__ int64_t vector_offset(const Job &job, const TilePlace &block, const Vector &v, int *count)
 {
+    const int64_t row = block.row + v.line / block_rows<P> * block_rows<P>;
     const int64_t col = block.col + v.across * tile_cols;
-    if constexpr (interleaves_rows(L)) {
-        const int64_t quad = block.row / AWQ_QUAD_ROWS + v.line / AWQ_QUAD_ROWS;
-        const int64_t number = col / AWQ_BLOCK_CODES + v.line % AWQ_QUAD_ROWS;
-        *count = quad * AWQ_QUAD_ROWS < job.rows && number * AWQ_BLOCK_CODES < job.cols ? 4 : 0;
-        return quad * job.payload_row + number * AWQ_QUAD_BLOCK_BYTES + v.number * 16;
-    } else {
-        const int64_t row = block.row + v.line;
-        const int64_t left = (job.cols - col) / AWQ_WORD_CODES - 4 * v.number;
-        *count = row >= job.rows || left <= 0 ? 0 : left < 4 ? static_cast<int>(left) : 4;
-        return row * job.payload_row + col / 2 + v.number * 16;
-    }
+    const int64_t word = col * block_rows<P> / AWQ_WORD_CODES + v.line % block_rows<P> * tile_words + 4 * v.number;
+    const int64_t left = job.cols * block_rows<P> / AWQ_WORD_CODES - word;
+    *count = row >= job.rows || left <= 0 ? 0 : left < 4 ? static_cast<int>(left) : 4;
+    return row / block_rows<P> * job.payload_row + word * AWQ_WORD_BYTES;
 }
 
 /* The tiles of a block, those of a column of tiles after each other; the launch says how large it is. */
@@ -232,7 +222,7 @@ __device__ __forceinline__ Words<4> get_vector(const Vector &v)
 }
 
 /* Reports the first invalid code of a slot; reads them again, since this is the rare case. */
-template <awq_packing L>
+template <awq_packing P>
 __device__ __forceinline__ void report_slot(const Job &job, const Slot &slot, const uint8_t *codes)
 {
 #pragma unroll 1
@@ -240,7 +230,7 @@ __device__ __forceinline__ void report_slot(const Job &job, const Slot &slot, co
         unsigned long long key = UINT64_MAX;
 #pragma unroll 1
         for (int i = 0; i < AWQ_WORD_CODES; i++) {
-            const int col = low_column(L, i / 2) + i % 2 * high_step(L);
+            const int col = low_column<P>(i / 2) + i % 2 * high_step<P>;
             const uint8_t code = codes[col * job.codes_col + row];
             const uint64_t index = static_cast<uint64_t>((slot.row + row) * job.cols + slot.col + col);
             if (code > AWQ_CODE_MAX && fault_key(matrix_index(job) + index, code) < key) {
@@ -254,7 +244,7 @@ __device__ __forceinline__ void report_slot(const Job &job, const Slot &slot, co
     }
 }
 
-template <awq_packing L, class Config>
+template <awq_packing P, class Config>
 __global__ void __launch_bounds__(Config::threads, resident_threads_min / Config::threads)
     pack_tiles(const Job job, const uint32_t split)
 {
@@ -266,20 +256,20 @@ __global__ void __launch_bounds__(Config::threads, resident_threads_min / Config
 
 #pragma unroll 1
     for (int number = 0; number < Config::tiles * tile_slots; number += Config::threads) {
-        const Slot slot = tile_slot<L, Config>(job, block, number + static_cast<int>(threadIdx.x));
+        const Slot slot = tile_slot<P, Config>(job, block, number + static_cast<int>(threadIdx.x));
         const uint8_t *p = source + slot.col * job.codes_col + slot.row;
         Words<N> low[4], high[4]; /* of byte 0..3 of the word */
         if (job.codes_aligned && slot.count == Config::rows) {
 #pragma unroll
             for (int k = 0; k < 4; k++) {
-                low[k] = load_vector<N, Config::load>(p + low_column(L, k) * job.codes_col);
-                high[k] = load_vector<N, Config::load>(p + (low_column(L, k) + high_step(L)) * job.codes_col);
+                low[k] = load_vector<N>(p + low_column<P>(k) * job.codes_col);
+                high[k] = load_vector<N>(p + (low_column<P>(k) + high_step<P>) * job.codes_col);
             }
         } else {
 #pragma unroll
             for (int k = 0; k < 4; k++) {
-                low[k] = load_codes<N>(p + low_column(L, k) * job.codes_col, slot.count, slot.inside);
-                high[k] = load_codes<N>(p + (low_column(L, k) + high_step(L)) * job.codes_col, slot.count, slot.inside);
+                low[k] = load_codes<N>(p + low_column<P>(k) * job.codes_col, slot.count, slot.inside);
+                high[k] = load_codes<N>(p + (low_column<P>(k) + high_step<P>) * job.codes_col, slot.count, slot.inside);
             }
         }
         bool invalid = false;
@@ -288,7 +278,7 @@ __global__ void __launch_bounds__(Config::threads, resident_threads_min / Config
             invalid |= any_invalid(low[k]) | any_invalid(high[k]);
         }
         if (invalid && job.fault.is_wanted()) {
-            report_slot<L>(job, slot, p);
+            report_slot<P>(job, slot, p);
         }
 #pragma unroll
         for (int i = 0; i < N; i++) {
@@ -300,27 +290,27 @@ __global__ void __launch_bounds__(Config::threads, resident_threads_min / Config
             transpose_bytes(words);
 #pragma unroll
             for (int row = 0; row < 4; row++) {
-                tile[slot_word<L, Config>(slot, 4 * i + row)] = words[row];
+                tile[slot_word<P, Config>(slot, 4 * i + row)] = words[row];
             }
         }
     }
     __syncthreads();
 #pragma unroll
     for (int first = 0; first < Config::tiles * Config::vectors; first += Config::threads) {
-        const Vector v = tile_vector<L, Config>(first + static_cast<int>(threadIdx.x));
+        const Vector v = tile_vector<P, Config>(first + static_cast<int>(threadIdx.x));
         const Words<4> packed = get_vector<Config>(v);
         int count;
-        uint8_t *p = target + vector_offset<L>(job, block, v, &count);
+        uint8_t *p = target + vector_offset<P>(job, block, v, &count);
         if (job.payload_aligned && count == 4) {
             store_vector<4>(p, packed);
         } else {
-            store_payload<L, 4>(p, packed, count);
+            store_payload<P, 4>(p, packed, count);
         }
     }
     finish_check(job.fault);
 }
 
-template <awq_packing L, class Config>
+template <awq_packing P, class Config>
 __global__ void __launch_bounds__(Config::threads, Config::resident) unpack_tiles(const Job job, const uint32_t split)
 {
     constexpr int N = Config::rows / 4;
@@ -335,30 +325,30 @@ __global__ void __launch_bounds__(Config::threads, Config::resident) unpack_tile
         Words<4> packed[passes]; /* all loads are under way before the first store */
 #pragma unroll
         for (int i = 0; i < passes; i++) {
-            const Vector v = tile_vector<L, Config>(i * Config::threads + static_cast<int>(threadIdx.x));
+            const Vector v = tile_vector<P, Config>(i * Config::threads + static_cast<int>(threadIdx.x));
             int count;
-            packed[i] = load_vector<4, Config::load>(source + vector_offset<L>(job, block, v, &count));
+            packed[i] = load_vector<4>(source + vector_offset<P>(job, block, v, &count));
         }
 #pragma unroll
         for (int i = 0; i < passes; i++) {
-            const Vector v = tile_vector<L, Config>(i * Config::threads + static_cast<int>(threadIdx.x));
+            const Vector v = tile_vector<P, Config>(i * Config::threads + static_cast<int>(threadIdx.x));
             put_vector<Config>(v, packed[i]);
         }
     } else {
 #pragma unroll 1
         for (int i = 0; i < passes; i++) {
-            const Vector v = tile_vector<L, Config>(i * Config::threads + static_cast<int>(threadIdx.x));
+            const Vector v = tile_vector<P, Config>(i * Config::threads + static_cast<int>(threadIdx.x));
             int count;
-            const uint8_t *p = source + vector_offset<L>(job, block, v, &count);
-            const Words<4> packed = job.payload_aligned && count == 4 ? load_vector<4, Config::load>(p)
-                                                                      : load_payload<L, 4>(p, count);
+            const uint8_t *p = source + vector_offset<P>(job, block, v, &count);
+            const Words<4> packed = job.payload_aligned && count == 4 ? load_vector<4>(p)
+                                                                      : load_payload<P, 4>(p, count);
             put_vector<Config>(v, packed);
         }
     }
     __syncthreads();
 #pragma unroll 1
     for (int number = 0; number < Config::tiles * tile_slots; number += Config::threads) {
-        const Slot slot = tile_slot<L, Config>(job, block, number + static_cast<int>(threadIdx.x));
+        const Slot slot = tile_slot<P, Config>(job, block, number + static_cast<int>(threadIdx.x));
         uint8_t *p = target + slot.col * job.codes_col + slot.row;
         Words<N> bytes[4]; /* byte 0..3 of the word, of all rows */
 #pragma unroll
@@ -366,7 +356,7 @@ __global__ void __launch_bounds__(Config::threads, Config::resident) unpack_tile
             uint32_t words[4];
 #pragma unroll
             for (int row = 0; row < 4; row++) {
-                words[row] = tile[slot_word<L, Config>(slot, 4 * i + row)];
+                words[row] = tile[slot_word<P, Config>(slot, 4 * i + row)];
             }
             transpose_bytes(words);
 #pragma unroll
@@ -382,8 +372,8 @@ __global__ void __launch_bounds__(Config::threads, Config::resident) unpack_tile
                 low.w[i] = bytes[k].w[i] & low_nibbles;
                 high.w[i] = bytes[k].w[i] >> 4 & low_nibbles;
             }
-            uint8_t *to_low = p + low_column(L, k) * job.codes_col;
-            uint8_t *to_high = p + (low_column(L, k) + high_step(L)) * job.codes_col;
+            uint8_t *to_low = p + low_column<P>(k) * job.codes_col;
+            uint8_t *to_high = p + (low_column<P>(k) + high_step<P>) * job.codes_col;
             if (job.codes_aligned && slot.count == Config::rows) {
                 store_vector<N>(to_low, low);
                 store_vector<N>(to_high, high);
@@ -395,18 +385,11 @@ __global__ void __launch_bounds__(Config::threads, Config::resident) unpack_tile
     }
 }
 
-/* What launch.cu has to know of a configuration, of which each packing has its own. */
-struct TileKernel {
-    Kernel kernel;
-    Shape (*shape)(const Job &job);
-    int64_t codes_vector;
-};
+template <awq_packing P, class Config>
+constexpr Walk tile_packer = {pack_tiles<P, Config>, tile_shape<Config>, Config::rows, 16};
 
-template <awq_packing L, class Config>
-constexpr TileKernel tile_packer = {pack_tiles<L, Config>, tile_shape<Config>, Config::rows};
-
-template <awq_packing L, class Config>
-constexpr TileKernel tile_unpacker = {unpack_tiles<L, Config>, tile_shape<Config>, Config::rows};
+template <awq_packing P, class Config>
+constexpr Walk tile_unpacker = {unpack_tiles<P, Config>, tile_shape<Config>, Config::rows, 16};
 
 } // namespace awq_cuda
 

@@ -78,31 +78,60 @@ struct Bench {
     Bench(const Bench &) = delete;
     Bench &operator=(const Bench &) = delete;
 
+    /* Beside a copy of `bytes`, which reads and writes as many. */
     template <class Work>
-    void report(const char *what, Work work)
+    void report(const char *what, int64_t bytes, Work work)
     {
-        const Times t = measure(to, from, codes_bytes / 4 * 3, bench_repeats, work);
+        const Times t = measure(to, from, bytes, bench_repeats, work);
         printf("%5lld MiB  %-44s %8.4f ms  copy %8.4f ms %6.0f GB/s  ratio %.3f\n",
                static_cast<long long>(codes_bytes >> 20), what, t.ours_ms, t.copy_ms,
-               1.5e-6 * static_cast<double>(codes_bytes) / t.copy_ms, t.copy_ms / t.ours_ms);
+               2e-6 * static_cast<double>(bytes) / t.copy_ms, t.copy_ms / t.ours_ms);
     }
 };
+
+static void bench_packing(Bench &b, awq_packing packing, CodesKind codes, PayloadKind payload)
+{
+    const awq_geometry g = make_geometry(packing, b.rows, b.cols, {}, codes, payload);
+    const int64_t bytes = b.codes_bytes / 4 * 3;
+    char what[80];
+    uint64_t found;
+    snprintf(what, sizeof what, "%s %s, %s pack", packing_names[packing], codes_names[codes], payload_names[payload]);
+    b.report(what, bytes, [&] { CUDA(awq_cuda_pack(&g, b.codes, b.payload, nullptr)); });
+    strcat(what, ", checked");
+    b.report(what, bytes, [&] { CUDA(awq_cuda_pack_checked(&g, b.codes, b.payload, nullptr, &found)); });
+    snprintf(what, sizeof what, "%s %s, %s unpack", packing_names[packing], codes_names[codes], payload_names[payload]);
+    b.report(what, bytes, [&] { CUDA(awq_cuda_unpack(&g, b.payload, b.codes, nullptr)); });
+}
+
+/* From the payload to what lies behind its bytes among the codes. */
+static void bench_relayout(Bench &b, awq_packing source, awq_packing target, bool transpose)
+{
+    const int64_t rows = transpose ? b.cols : b.rows, cols = transpose ? b.rows : b.cols;
+    const awq_relayout r = {source, target, transpose, 0, rows, cols, payload_size(source, b.rows, b.cols).items, 1,
+                            payload_size(target, rows, cols).items, 1, {}, {}, {}};
+    char what[80];
+    snprintf(what, sizeof what, "%s to %s%s", packing_names[source], packing_names[target], transpose ? ", transposed" : "");
+    b.report(what, b.codes_bytes / 2, [&] { CUDA(awq_cuda_relayout(&r, b.payload, b.codes, nullptr)); });
+}
 
 static void bench(int64_t rows, int64_t cols)
 {
     Bench b(rows, cols);
-    for (const CodesKind kind : {ROWS_MERGED, ROWS, COLUMNS}) {
-        for (int packing = 0; packing < AWQ_PACKING_COUNT; packing++) {
-            const awq_geometry g = make_geometry(static_cast<awq_packing>(packing), rows, cols, {}, kind, DENSE);
-            char what[80];
-            snprintf(what, sizeof what, "%s %s pack", packing_names[packing], codes_names[kind]);
-            b.report(what, [&] { CUDA(awq_cuda_pack(&g, b.codes, b.payload, nullptr)); });
-            snprintf(what, sizeof what, "%s %s pack, checked", packing_names[packing], codes_names[kind]);
-            uint64_t found;
-            b.report(what, [&] { CUDA(awq_cuda_pack_checked(&g, b.codes, b.payload, nullptr, &found)); });
-            snprintf(what, sizeof what, "%s %s unpack", packing_names[packing], codes_names[kind]);
-            b.report(what, [&] { CUDA(awq_cuda_unpack(&g, b.payload, b.codes, nullptr)); });
+    for (int packing = 0; packing < AWQ_PACKING_COUNT; packing++) {
+        for (const CodesKind kind : {ROWS_MERGED, ROWS, COLUMNS}) {
+            if (kind != ROWS_MERGED || can_merge(static_cast<awq_packing>(packing))) {
+                bench_packing(b, static_cast<awq_packing>(packing), kind, DENSE);
+            }
         }
+    }
+    for (const CodesKind kind : {ROWS, COLUMNS}) {
+        bench_packing(b, AWQ_PACKING_V1, kind, TURNED);
+    }
+    for (const bool transpose : {false, true}) {
+        bench_relayout(b, AWQ_PACKING_V1_REORDER, AWQ_PACKING_MARLIN, transpose);
+        bench_relayout(b, AWQ_PACKING_MARLIN, AWQ_PACKING_V1_REORDER, transpose);
+        bench_relayout(b, AWQ_PACKING_V1, AWQ_PACKING_V2, transpose);
+        bench_relayout(b, AWQ_PACKING_V2, AWQ_PACKING_MARLIN, transpose);
     }
 }
 

@@ -68,8 +68,9 @@ struct Tuner {
         job.cols = b.cols;
         job.codes_row = columns ? 1 : b.cols;
         job.codes_col = columns ? b.rows : 1;
-        job.payload_row = packing == AWQ_PACKING_V2 ? 2 * b.cols : b.cols / 2;
-        job.payload_col = awq_cuda::element_bytes(packing);
+        const PayloadSize size = payload_size(packing, b.rows, b.cols);
+        job.payload_row = size.items * size.item_bytes;
+        job.payload_col = size.item_bytes;
         job.codes_aligned = job.payload_aligned = true;
         return job;
     }
@@ -115,23 +116,23 @@ struct Tuner {
     }
 
     /* Prints how many blocks a multiprocessor holds, too. */
-    template <awq_packing L, class Config>
+    template <awq_packing P, class Config>
     void tile(bool pack)
     {
-        const awq_cuda::Kernel kernel = pack ? awq_cuda::pack_tiles<L, Config> : awq_cuda::unpack_tiles<L, Config>;
+        const awq_cuda::Kernel kernel = pack ? awq_cuda::pack_tiles<P, Config> : awq_cuda::unpack_tiles<P, Config>;
         int resident;
         CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                   static_cast<int>(Config::shared)));
         CUDA(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, kernel, Config::threads, Config::shared));
         printf("  (%d)", resident);
-        time(L, pack, kernel, awq_cuda::tile_shape<Config>(job(L, pack)));
+        time(P, pack, kernel, awq_cuda::tile_shape<Config>(job(P, pack)));
     }
 
     template <class Config>
     void row()
     {
-        const awq_cuda::Shape v1 = awq_cuda::rows_shape<Config>(job(AWQ_PACKING_V1, true), AWQ_PACKING_V1);
-        const awq_cuda::Shape v2 = awq_cuda::rows_shape<Config>(job(AWQ_PACKING_V2, true), AWQ_PACKING_V2);
+        const awq_cuda::Shape v1 = awq_cuda::rows_shape<AWQ_PACKING_V1, Config>(job(AWQ_PACKING_V1, true));
+        const awq_cuda::Shape v2 = awq_cuda::rows_shape<AWQ_PACKING_V2, Config>(job(AWQ_PACKING_V2, true));
         time(AWQ_PACKING_V1, true, awq_cuda::pack_rows<AWQ_PACKING_V1, Config>, v1);
         time(AWQ_PACKING_V2, true, awq_cuda::pack_rows<AWQ_PACKING_V2, Config>, v2);
         time(AWQ_PACKING_V1, false, awq_cuda::unpack_rows<AWQ_PACKING_V1, Config>, v1);
@@ -211,22 +212,21 @@ static void tune_rows(Bench &b)
 {
     using namespace awq_cuda;
     Tuner t(b, false);
-    ROW(2, 256, true, load_plain);
+    ROW(2, 256, true);
 }
 
 static void tune_columns(Bench &b)
 {
     using namespace awq_cuda;
     Tuner t(b, true);
-    TILE(16, 512, true, 16, 2, 1, load_plain, 2);
-    TILE(16, 512, true, endless, 2, 1, load_plain, 2);
-    TILE(16, 512, true, endless, 2, 1, load_plain, 3);
-    TILE(16, 512, true, endless, 1, 2, load_plain, 3);
-    TILE(16, 512, true, 16, 2, 2, load_plain, 3);
-    TILE(16, 512, true, endless, 2, 2, load_plain, 2);
-    TILE(16, 512, true, endless, 2, 2, load_plain, 3);
-    TILE(16, 512, true, endless, 2, 2, load_256, 3);
-    TILE(16, 512, true, endless, 4, 1, load_plain, 3);
+    TILE(16, 512, true, 16, 2, 1, 2);
+    TILE(16, 512, true, endless, 2, 1, 2);
+    TILE(16, 512, true, endless, 2, 1, 3);
+    TILE(16, 512, true, endless, 1, 2, 3);
+    TILE(16, 512, true, 16, 2, 2, 3);
+    TILE(16, 512, true, endless, 2, 2, 2);
+    TILE(16, 512, true, endless, 2, 2, 3);
+    TILE(16, 512, true, endless, 4, 1, 3);
     time_pattern<256, 256, 512>(t);
     time_pattern<256, 512, 512>(t);
     CUDA(cudaMemcpy(b.codes, t.codes, static_cast<size_t>(b.codes_bytes), cudaMemcpyDeviceToDevice));
