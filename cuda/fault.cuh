@@ -54,7 +54,8 @@ __device__ __forceinline__ void finish_check(const Fault &fault)
     }
     __syncthreads();
     if (threadIdx.x == 0 && threadIdx.y == 0 &&
-        atomicInc(&fault_states[fault.slot].blocks, fault.blocks - 1) == fault.blocks - 1) { /* which makes it 0 again */
+        (fault.blocks == 1 || /* else the last one makes the count 0 again */
+         atomicInc(&fault_states[fault.slot].blocks, fault.blocks - 1) == fault.blocks - 1)) {
         *const_cast<volatile uint32_t *>(&fault.words->done) = 1;
     }
 }
@@ -125,10 +126,10 @@ static FaultPool &fault_pool()
     return pool;
 }
 
-/* Launches of up to so many blocks count them, and the last one tells the host sooner than the stream's own news comes. A
-   larger one would be slowed by more than that saves. */
-constexpr uint64_t counted_blocks = 1024;
-constexpr std::chrono::microseconds fault_patience{50}; /* until the host waits for the stream, as something else runs there */
+/* Launches of up to so many blocks count them, and the last one tells the host sooner than the stream's own news comes: that
+   is worth it while they take less than the host's patience. Then it waits for the stream. */
+constexpr uint64_t counted_blocks = 16384;
+constexpr std::chrono::microseconds fault_patience{100};
 
 inline cudaError_t wait_for_kernels(const Fault &fault, cudaStream_t stream)
 {

@@ -14,6 +14,16 @@ constexpr int unit_codes = 16;
 constexpr int unit_bytes = 8;
 constexpr int min_row_threads = 4; /* lanes that swap halves lie in one row */
 
+/* Threads that a multiprocessor can hold. Registers shall suffice for all of them: a block that waits to be counted then
+   costs nothing, as others load meanwhile. */
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ < 800
+constexpr int most_threads = 1024;
+#elif __CUDA_ARCH__ == 800 || __CUDA_ARCH__ == 900 || __CUDA_ARCH__ == 1000
+constexpr int most_threads = 2048;
+#else
+constexpr int most_threads = 1536;
+#endif
+
 /* Near: the units of a thread are a warp apart, not a block. */
 template <int UnitsPerThread, int ThreadsPerBlock, bool Near>
 struct RowConfig {
@@ -135,8 +145,23 @@ __device__ __forceinline__ Words<4> unpack_unit(const Words<2> &payload, bool od
     return codes;
 }
 
+/* Reports the first invalid code of each unit of a thread. */
 template <awq_packing P, class Config>
-__global__ void __launch_bounds__(Config::threads) pack_rows(const Job job, const uint32_t split)
+__device__ __forceinline__ void report_units(const Job &job, const RowPlace &place, const uint8_t *codes)
+{
+#pragma unroll 1
+    for (int i = 0; i < Config::unroll; i++) {
+        const int64_t unit = place.unit + i * place.step;
+        if (unit < place.units) {
+            const int64_t row = unit_row<P>(place.line, unit), col = unit_col<P>(unit);
+            report_row(job, codes + row * job.codes_row + col, unit_count(job, col),
+                       matrix_index(job) + static_cast<uint64_t>(row * job.cols + col));
+        }
+    }
+}
+
+template <awq_packing P, class Config>
+__global__ void __launch_bounds__(Config::threads, most_threads / Config::threads) pack_rows(const Job job, const uint32_t split)
 {
     const RowPlace place = row_place<P, Config>(job, split);
     const uint8_t *source = job.codes + blockIdx.y * job.codes_batch;
@@ -163,24 +188,22 @@ __global__ void __launch_bounds__(Config::threads) pack_rows(const Job job, cons
             }
         }
     }
+    bool invalid = false;
 #pragma unroll
     for (int i = 0; i < Config::unroll; i++) {
         const int64_t unit = place.unit + i * place.step;
         const Words<2> packed = pack_unit<P>(codes[i], threadIdx.x % 2 != 0);
         if (unit < place.units) {
-            const int64_t col = unit_col<P>(unit);
-            const int count = unit_count(job, col);
             if (job.payload_aligned && place.full) {
                 store_vector<2>(target + unit * unit_bytes, packed);
             } else {
-                store_payload<P, 2>(target + unit * unit_bytes, packed, count / AWQ_WORD_CODES);
+                store_payload<P, 2>(target + unit * unit_bytes, packed, unit_count(job, unit_col<P>(unit)) / AWQ_WORD_CODES);
             }
-            if (any_invalid(codes[i]) && job.fault.is_wanted()) {
-                const int64_t row = unit_row<P>(place.line, unit);
-                report_row(job, source + row * job.codes_row + col, count,
-                           matrix_index(job) + static_cast<uint64_t>(row * job.cols + col));
-            }
+            invalid |= any_invalid(codes[i]);
         }
+    }
+    if (invalid && job.fault.is_wanted()) {
+        report_units<P, Config>(job, place, source);
     }
     finish_check(job.fault);
 }

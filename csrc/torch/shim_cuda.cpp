@@ -51,19 +51,21 @@ void *current_stream(int32_t device)
 /* Makes a tensor's device current for as long as it lives. */
 class DeviceGuard {
   public:
-    explicit DeviceGuard(int device)
+    explicit DeviceGuard(int device) : device_(device)
     {
         check(awq_cuda_enter_device(device, &previous_));
     }
     ~DeviceGuard()
     {
-        (void)awq_cuda_leave_device(previous_);
+        if (previous_ != device_) {
+            (void)awq_cuda_leave_device(previous_);
+        }
     }
     DeviceGuard(const DeviceGuard &) = delete;
     DeviceGuard &operator=(const DeviceGuard &) = delete;
 
   private:
-    int previous_;
+    int device_, previous_;
 };
 
 struct Cuda {

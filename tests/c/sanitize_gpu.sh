@@ -27,7 +27,7 @@ command -v compute-sanitizer >/dev/null || { echo "compute-sanitizer, of the CUD
 
 if [ "$part" != pytest ]; then
     mkdir -p "$BUILD"
-    nvcc -std=c++17 -O3 -lineinfo -arch="$ARCH" -DCHECK_ONLY -Icsrc/include -Icuda cuda/launch.cu tests/c/check_cuda.cu \
+    nvcc -std=c++17 -O3 -lineinfo -arch="$ARCH" -DCHECK_ONLY -Icsrc/include -Icuda cuda/*.cu tests/c/check_cuda.cu \
         -o "$BUILD/check_cuda" || exit 2
     for tool in memcheck racecheck initcheck synccheck; do
         sanitize check_cuda $tool "$BUILD/check_cuda" --quick
