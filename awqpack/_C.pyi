@@ -50,3 +50,6 @@ def keep_value_errors(op: Callable[..., Any], /) -> Callable[..., Any]:
 
 def install(cls: type[torch.Tensor], packing_enum: type[AWQPacking], /) -> None:
     """Adds to AWQPackedTensor what C holds of it: fields, methods, construction and dispatch."""
+
+def edit_codes(packed: torch.Tensor, change: Callable[[torch.Tensor], Any], /) -> None:
+    """Calls change(codes) and stores the codes; no other write comes between."""

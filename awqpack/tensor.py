@@ -22,9 +22,12 @@ def _written_through_codes(name: str) -> Callable[..., torch.Tensor]:
     """Tensor.<name> for a packed tensor, where the op writes into a view of its argument and never reaches dispatch."""
 
     def method(self: AWQPackedTensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        codes = self.unpack()
-        getattr(codes, name)(*args, **kwargs)
-        return self.copy_(codes)
+        if torch.compiler.is_compiling():
+            codes = self.unpack()
+            getattr(codes, name)(*args, **kwargs)
+            return self.copy_(codes)
+        _C.edit_codes(self, lambda codes: getattr(codes, name)(*args, **kwargs))
+        return self
 
     method.__name__ = name
     method.__qualname__ = f"AWQPackedTensor.{name}"

@@ -1,5 +1,5 @@
 /* The module itself: its state, its functions, and what it was built with. */
-#include "awqpackmodule.h"
+#include "claims.h"
 
 #include "dlpack.h"
 #include "kernels/cpu.h"
@@ -85,6 +85,8 @@ static PyMethodDef module_functions[] = {
      "keep_value_errors(op, /)\n--\n\nCalls op, and raises ValueError where torch made RuntimeError of an op's own."},
     {"install", awqpack_install, METH_VARARGS,
      "install(cls, packing_enum, /)\n--\n\nAdds to AWQPackedTensor what C holds of it."},
+    {"edit_codes", awqpack_edit_codes, METH_VARARGS,
+     "edit_codes(packed, change, /)\n--\n\nCalls change(codes) and stores the codes; no other write comes between."},
     {NULL, NULL, 0, NULL},
 };
 
@@ -144,7 +146,7 @@ static int import_torch_objects(void)
         {&awqpack.is_tracing, "_C._is_tracing"},
         {&awqpack.is_inference_on, "is_inference_mode_enabled"},
         {&awqpack.inference_mode, "inference_mode"},
-        {&awqpack.increment_version, "autograd.graph.increment_version"},
+        {&awqpack.increment_version, "_C._increment_version"},
         {&awqpack.forbid_data_ptr, "_C._set_throw_on_mutable_data_ptr"},
         {&awqpack.device_type, "device"},
         {&awqpack.data_descriptor, "Tensor.data"},
@@ -206,7 +208,7 @@ static int module_exec(PyObject *Py_UNUSED(module))
         awqpack_raise(&error);
         return -1;
     }
-    return intern_names() < 0 || awqpack_import_numpy() < 0 || import_torch_objects() < 0 ? -1 : import_copying();
+    return claims_prepare_for_fork() < 0 || intern_names() < 0 || awqpack_import_numpy() < 0 || import_torch_objects() < 0 ? -1 : import_copying();
 }
 
 static PyModuleDef_Slot module_slots[] = {

@@ -67,7 +67,7 @@
     X(is_tracing)       /* torch._C._is_tracing */                     \
     X(is_inference_on)  /* torch.is_inference_mode_enabled */          \
     X(inference_mode)   /* torch.inference_mode */                     \
-    X(increment_version) /* torch.autograd.graph.increment_version */  \
+    X(increment_version) /* torch._C._increment_version */            \
     X(forbid_data_ptr)  /* torch._C._set_throw_on_mutable_data_ptr */  \
     X(device_type)      /* torch.device */                             \
     X(parameter_type)   /* torch.nn.Parameter */                       \
@@ -227,9 +227,7 @@ PyObject *packed_run_view(PyObject *func, PyObject *args, PyObject *kwargs);
 /* packed_dispatch.c */
 PyObject *packed_torch_dispatch(PyObject *module, PyObject *const *args, Py_ssize_t count, PyObject *names);
 
-/* packed_copy.c: copy_ itself is payload.copy_(...): AOTAutograd forbids a copy_ into the unpacked intermediate. */
-PyObject *packed_copy_into(PyObject *packed, PyObject *source, PyObject *non_blocking);
-/* Stores a new payload into a packed tensor, whose views and saved tensors must notice. */
-int packed_store_payload(PyObject *packed, PyObject *source, PyObject *non_blocking);
+/* packed_copy.c: edit_codes(packed, change): change is called with the codes, which then go into the payload. */
+PyObject *awqpack_edit_codes(PyObject *module, PyObject *args);
 
 #endif

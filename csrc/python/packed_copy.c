@@ -1,31 +1,14 @@
-/* copy_ into a packed tensor, and the storing of a new payload that every other write ends in too. */
-#include "awqpackmodule.h"
+/* copy_ into a packed tensor, and changes of its codes that end in one. */
+#include "plain.h"
+#include "writes.h"
 
-/* Moves the version counter of a tensor that was written below autograd. Traced tensors and inference tensors have none. */
-static int mark_written(PyObject *tensor, PyObject *payload)
+/* A claim to the memory of a payload: *claim is NULL where it has none at hand. */
+static int claim_payload(PyObject *payload, memory_claim **claim)
 {
-    if (Py_TYPE(payload) != (PyTypeObject *)awqpack.tensor_type) {
-        return 0;
-    }
-    PyObject *is_inference = PyObject_CallMethodObjArgs(tensor, awqpack.names.is_inference, NULL);
-    if (is_inference == Py_False) {
-        PyObject *marked = PyObject_CallFunctionObjArgs(awqpack.increment_version, tensor, NULL);
-        Py_DECREF(is_inference);
-        is_inference = marked;
-    }
-    Py_XDECREF(is_inference);
-    return is_inference == NULL ? -1 : 0;
-}
-
-int packed_store_payload(PyObject *packed, PyObject *source, PyObject *non_blocking)
-{
-    PyObject *payload = PyObject_GetAttr(packed, awqpack.names._data);
-    PyObject *copied = payload == NULL ? NULL
-                                       : PyObject_CallMethodObjArgs(payload, awqpack.names.copy_, source, non_blocking, NULL);
-    const int status = copied == NULL || mark_written(payload, payload) < 0 || mark_written(packed, payload) < 0 ? -1 : 0;
-    Py_XDECREF(payload);
-    Py_XDECREF(copied);
-    return status;
+    memory_layout layout;
+    const int has_memory = memory_of(payload, &layout);
+    *claim = has_memory > 0 ? claim_memory(&layout.span, 1) : NULL;
+    return has_memory < 0 || (has_memory > 0 && *claim == NULL) ? -1 : 0;
 }
 
 /* The codes to store for copy_(source): a uint8 tensor of the shape and device of packed; a new reference. */
@@ -61,38 +44,82 @@ static int has_same_payload_layout(PyObject *target, const packed_fields *fields
     return result;
 }
 
-PyObject *packed_copy_into(PyObject *packed, PyObject *source, PyObject *non_blocking)
+/* What payload.copy_ is to be given for packed.copy_(source): a new reference. */
+static PyObject *payload_to_copy(PyObject *packed, const packed_fields *fields, PyObject *source)
 {
-    packed_fields fields, other = {0};
+    packed_fields other;
     PyObject *payload = NULL;
+    if (awqpack_is_packed(source)) {
+        if (packed_fields_get(source, &other) < 0) {
+            return NULL;
+        }
+        const int is_same = has_same_payload_layout(packed, fields, source, &other);
+        payload = is_same > 0 ? Py_NewRef(other.payload) : NULL;
+        packed_fields_clear(&other);
+        if (is_same != 0) {
+            return payload;
+        }
+    }
+    PyObject *codes = codes_to_copy(packed, fields->payload, source);
+    payload = codes == NULL ? NULL
+                            : PyObject_CallFunctionObjArgs(awqpack.op_pack, codes, awqpack_packing_number(fields->packing),
+                                                           fields->reorder, Py_True, NULL);
+    Py_XDECREF(codes);
+    return payload;
+}
+
+PyObject *copy_into_packed(PyObject *packed, PyObject *source, PyObject *non_blocking)
+{
+    packed_fields fields;
+    memory_claim *claim;
     int status = -1;
     if (packed_fields_get(packed, &fields) < 0) {
         return NULL;
     }
-    const int is_packed = awqpack_is_packed(source);
-    if (is_packed && packed_fields_get(source, &other) < 0) {
-        goto done;
+    if (claim_payload(fields.payload, &claim) == 0) {
+        payload_store store = {packed, fields.payload, payload_to_copy(packed, &fields, source), NULL};
+        status = store.source == NULL ? -1 : store_payloads(&store, 1, non_blocking);
+        Py_XDECREF(store.source);
+        Py_XDECREF(store.before);
+        release_memory(claim);
     }
-    const int is_same = is_packed ? has_same_payload_layout(packed, &fields, source, &other) : 0;
-    if (is_same > 0) {
-        payload = other.payload;
-        Py_INCREF(payload);
-    } else if (is_same == 0) {
-        PyObject *codes = codes_to_copy(packed, fields.payload, source);
-        payload = codes == NULL ? NULL
-                                : PyObject_CallFunctionObjArgs(awqpack.op_pack, codes,
-                                                               awqpack_packing_number(fields.packing), fields.reorder,
-                                                               Py_True, NULL);
-        Py_XDECREF(codes);
-    }
-    status = payload == NULL ? -1 : packed_store_payload(packed, payload, non_blocking);
-done:
     packed_fields_clear(&fields);
-    packed_fields_clear(&other);
-    Py_XDECREF(payload);
-    if (status < 0) {
+    return status < 0 ? NULL : Py_NewRef(packed);
+}
+
+int edit_codes(PyObject *packed, int (*change)(void *state, PyObject *codes), void *state)
+{
+    packed_fields fields;
+    memory_claim *claim;
+    PyObject *copied = NULL;
+    if (packed_fields_get(packed, &fields) < 0) {
+        return -1;
+    }
+    if (claim_payload(fields.payload, &claim) == 0) {
+        PyObject *codes = packed_unpack_fields(&fields);
+        if (codes != NULL && change(state, codes) == 0) {
+            copied = PyObject_CallMethodObjArgs(packed, awqpack.names.copy_, codes, NULL);
+        }
+        Py_XDECREF(codes);
+        release_memory(claim);
+    }
+    packed_fields_clear(&fields);
+    Py_XDECREF(copied);
+    return copied == NULL ? -1 : 0;
+}
+
+static int call_with_codes(void *state, PyObject *codes)
+{
+    PyObject *done = PyObject_CallFunctionObjArgs(state, codes, NULL);
+    Py_XDECREF(done);
+    return done == NULL ? -1 : 0;
+}
+
+PyObject *awqpack_edit_codes(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    PyObject *packed, *change;
+    if (!PyArg_ParseTuple(args, "O!O:edit_codes", (PyTypeObject *)awqpack.packed_type, &packed, &change)) {
         return NULL;
     }
-    Py_INCREF(packed);
-    return packed;
+    return edit_codes(packed, call_with_codes, change) < 0 ? NULL : Py_NewRef(Py_None);
 }

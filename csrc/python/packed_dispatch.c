@@ -190,7 +190,8 @@ static PyObject *run_plan(const op_plan *plan, PyObject *func, PyObject *self, P
     return plain_run(func, args, kwargs);
 }
 
-/* Takes the arguments of __torch_dispatch__(func, types, args, kwargs) apart; args is a new reference. 0 with an exception. */
+/* Takes the arguments of __torch_dispatch__(func, types, args, kwargs) apart; args and kwargs, which may
+   be NULL, are new references. 0 with an exception. */
 static int read_arguments(PyObject *const *given, Py_ssize_t count, PyObject *names, PyObject **args, PyObject **kwargs)
 {
     PyObject *op_args = count > 3 ? given[3] : NULL;
@@ -211,11 +212,15 @@ static int read_arguments(PyObject *const *given, Py_ssize_t count, PyObject *na
         PyErr_Format(PyExc_TypeError, "__torch_dispatch__ expects (func, types, args=(), kwargs=None)");
         return 0;
     }
-    if (*kwargs == Py_None || (*kwargs != NULL && PyDict_Size(*kwargs) == 0)) {
-        *kwargs = NULL;
-    }
+    const int has_kwargs = *kwargs != NULL && *kwargs != Py_None && PyDict_Size(*kwargs) > 0;
     *args = op_args == NULL ? PyTuple_New(0) : Py_NewRef(op_args);
-    return *args != NULL;
+    *kwargs = !has_kwargs ? NULL : PyDict_CheckExact(*kwargs) ? Py_NewRef(*kwargs) : PyDict_Copy(*kwargs);
+    if (*args == NULL || (has_kwargs && *kwargs == NULL)) {
+        Py_XDECREF(*args);
+        Py_XDECREF(*kwargs);
+        return 0;
+    }
+    return 1;
 }
 
 PyObject *packed_torch_dispatch(PyObject *Py_UNUSED(module), PyObject *const *given, Py_ssize_t count, PyObject *names)
@@ -236,5 +241,6 @@ PyObject *packed_torch_dispatch(PyObject *Py_UNUSED(module), PyObject *const *gi
         result = plan == NULL ? NULL : run_plan(plan, func, self, args, kwargs);
     }
     Py_DECREF(args);
+    Py_XDECREF(kwargs);
     return result;
 }

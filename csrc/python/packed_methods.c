@@ -1,5 +1,5 @@
 /* The methods that a user calls on a packed tensor, and pack(), which makes one. */
-#include "awqpackmodule.h"
+#include "writes.h"
 
 PyObject *packed_unpack_fields(const packed_fields *fields)
 {
@@ -190,23 +190,20 @@ static PyObject *packed_offload(PyObject *self, PyObject *args, PyObject *kwargs
     return result;
 }
 
+static int set_item(void *state, PyObject *codes)
+{
+    PyObject **key_and_value = state;
+    return PyObject_SetItem(codes, key_and_value[0], key_and_value[1]);
+}
+
 /* Indexing returns a plain copy, so an assignment must go through the codes and back into the payload. */
 static PyObject *packed_setitem(PyObject *self, PyObject *args)
 {
-    PyObject *key, *value, *copied = NULL;
-    if (!PyArg_ParseTuple(args, "OO:__setitem__", &key, &value)) {
+    PyObject *key_and_value[2];
+    if (!PyArg_ParseTuple(args, "OO:__setitem__", &key_and_value[0], &key_and_value[1])) {
         return NULL;
     }
-    PyObject *codes = packed_unpack(self, NULL);
-    if (codes != NULL && PyObject_SetItem(codes, key, value) == 0) {
-        copied = PyObject_CallMethodObjArgs(self, awqpack.names.copy_, codes, NULL);
-    }
-    Py_XDECREF(codes);
-    if (copied == NULL) {
-        return NULL;
-    }
-    Py_DECREF(copied);
-    Py_RETURN_NONE;
+    return edit_codes(self, set_item, key_and_value) < 0 ? NULL : Py_NewRef(Py_None);
 }
 
 /* The codes lie in no memory, so the payload's address stands for the tensor where libraries tell ties by it. */

@@ -169,7 +169,7 @@ PyObject *plain_run(PyObject *func, PyObject *args, PyObject *kwargs)
     codes_memo memo = {NULL, NULL, NULL};
     PyObject *result = NULL;
     PyObject *plain_args = plain_replace(args, codes_in_place_of, &memo);
-    PyObject *plain_kwargs = plain_args == NULL || kwargs == NULL ? NULL : replace_in_dict(kwargs, codes_in_place_of, &memo);
+    PyObject *plain_kwargs = plain_args == NULL || kwargs == NULL ? NULL : plain_replace(kwargs, codes_in_place_of, &memo);
     Py_XDECREF(memo.packed); /* the arguments alone hold the codes while the op runs */
     Py_XDECREF(memo.codes);
     Py_XDECREF(memo.others);

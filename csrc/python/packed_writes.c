@@ -1,157 +1,25 @@
 /* Ops that write into a packed tensor: run on unpacked codes, check them, then change every payload or nothing. */
-#include "plain.h"
 #include "writes.h"
 
-/* Arguments while an op runs: packed tensors through stand-ins, plain ones themselves, with a copy to go back to. */
-typedef struct stand_ins {
-    PyObject *memo;    /* memory of a payload -> its codes: detached twins share one */
-    PyObject *pairs;   /* [(packed tensor, codes)] of the written ones */
-    PyObject *backups; /* [(plain tensor, its values before)] of the written ones */
-} stand_ins;
+#include "plain.h"
+#include "stand_ins.h"
 
-/* What tells payloads in different memory apart: a new reference. */
-static PyObject *memory_key(PyObject *packed)
-{
-    PyObject *payload = PyObject_GetAttr(packed, awqpack.names._data);
-    PyObject *key = NULL;
-    if (payload != NULL && Py_TYPE(payload) == (PyTypeObject *)awqpack.tensor_type) {
-        PyObject *pointer = PyObject_CallMethodObjArgs(payload, awqpack.names.data_ptr, NULL);
-        PyObject *device = pointer == NULL ? NULL : PyObject_GetAttr(payload, awqpack.names.device);
-        PyObject *shape = device == NULL ? NULL : PyObject_GetAttr(payload, awqpack.names.shape);
-        PyObject *stride = shape == NULL ? NULL : PyObject_CallMethodObjArgs(payload, awqpack.names.stride, NULL);
-        const int has_memory = stride != NULL && PyObject_IsTrue(pointer) > 0;
-        key = stride == NULL ? NULL : has_memory ? PyTuple_Pack(4, pointer, device, shape, stride) : PyLong_FromVoidPtr(payload);
-        Py_XDECREF(pointer);
-        Py_XDECREF(device);
-        Py_XDECREF(shape);
-        Py_XDECREF(stride);
-    } else if (payload != NULL) {
-        key = PyLong_FromVoidPtr(payload);
-    }
-    Py_XDECREF(payload);
-    return key;
-}
-
-/* Appends (first, second) to a list. */
-static int append_pair(PyObject *list, PyObject *first, PyObject *second)
-{
-    PyObject *pair = PyTuple_Pack(2, first, second);
-    const int status = pair == NULL ? -1 : PyList_Append(list, pair);
-    Py_XDECREF(pair);
-    return status;
-}
-
-/* The codes that stand in for a packed tensor: a new reference. */
-static PyObject *stand_in_for(stand_ins *state, PyObject *packed, int is_written)
-{
-    PyObject *key = memory_key(packed);
-    PyObject *codes = key == NULL ? NULL : PyDict_GetItemWithError(state->memo, key);
-    Py_XINCREF(codes);
-    if (codes == NULL && key != NULL && !PyErr_Occurred()) {
-        codes = packed_unpack(packed, NULL);
-        if (codes != NULL && PyDict_SetItem(state->memo, key, codes) < 0) {
-            Py_CLEAR(codes);
-        }
-    }
-    Py_XDECREF(key);
-    if (codes != NULL && is_written && append_pair(state->pairs, packed, codes) < 0) {
-        Py_CLEAR(codes);
-    }
-    return codes;
-}
-
-/* What the op gets in place of one tensor: a new reference. */
-static PyObject *substitute_tensor(stand_ins *state, PyObject *tensor, int is_written)
-{
-    if (awqpack_is_packed(tensor)) {
-        return stand_in_for(state, tensor, is_written);
-    }
-    if (is_written) {
-        PyObject *backup = PyObject_CallMethodObjArgs(tensor, awqpack.names.clone, NULL);
-        const int status = backup == NULL ? -1 : append_pair(state->backups, tensor, backup);
-        Py_XDECREF(backup);
-        if (status < 0) {
-            return NULL;
-        }
-    }
-    Py_INCREF(tensor);
-    return tensor;
-}
-
-static PyObject *substitute_written(void *state, PyObject *tensor)
-{
-    return substitute_tensor(state, tensor, 1);
-}
-
-static PyObject *substitute_read(void *state, PyObject *tensor)
-{
-    return substitute_tensor(state, tensor, 0);
-}
-
-static PyObject *substitute(stand_ins *state, PyObject *value, int is_written)
-{
-    return plain_replace(value, is_written ? substitute_written : substitute_read, state);
-}
-
-static int is_written_argument(const op_plan *plan, Py_ssize_t position, PyObject *name)
-{
-    for (Py_ssize_t w = 0; w < plan->written_count; w++) {
-        if (name == NULL ? plan->written[w].position == position
-                         : PyObject_RichCompareBool(plan->written[w].name, name, Py_EQ) == 1) {
-            return 1;
-        }
-    }
-    return 0;
-}
-
-/* Calls func with every packed tensor replaced by its codes. */
-static PyObject *run_on_stand_ins(PyObject *func, const op_plan *plan, PyObject *args, PyObject *kwargs, stand_ins *state)
-{
-    PyObject *result = NULL, *key, *value;
-    Py_ssize_t position = 0;
-    const Py_ssize_t count = PyTuple_Size(args);
-    PyObject *plain_kwargs = PyDict_New();
-    PyObject *plain_args = plain_kwargs == NULL ? NULL : PyTuple_New(count);
-    if (plain_args == NULL) {
-        goto done;
-    }
-    for (Py_ssize_t i = 0; i < count; i++) {
-        PyObject *plain = substitute(state, PyTuple_GetItem(args, i), is_written_argument(plan, i, NULL));
-        if (plain == NULL || PyTuple_SetItem(plain_args, i, plain) < 0) {
-            goto done;
-        }
-    }
-    while (kwargs != NULL && PyDict_Next(kwargs, &position, &key, &value)) {
-        PyObject *plain = substitute(state, value, is_written_argument(plan, -1, key));
-        const int status = plain == NULL ? -1 : PyDict_SetItem(plain_kwargs, key, plain);
-        Py_XDECREF(plain);
-        if (status < 0) {
-            goto done;
-        }
-    }
-    result = PyObject_Call(func, plain_args, plain_kwargs);
-done:
-    Py_XDECREF(plain_args);
-    Py_XDECREF(plain_kwargs);
-    return result;
-}
-
-/* The payload that packed should have, from its codes after the op; refuses what its metadata cannot hold. */
-static PyObject *repack(PyObject *func, PyObject *packed, PyObject *codes)
+/* The payload that a written tensor should have, from its codes after the op; refuses what its metadata cannot hold. */
+static PyObject *repack(PyObject *func, const stand_in *item)
 {
     packed_fields fields;
     PyObject *payload = NULL;
-    if (packed_fields_get(packed, &fields) < 0) {
+    if (packed_fields_get(item->packed, &fields) < 0) {
         return NULL;
     }
-    PyObject *shape = PyObject_GetAttr(codes, awqpack.names.shape);
-    PyObject *expected = shape == NULL ? NULL : PyObject_GetAttr(packed, awqpack.names.shape);
+    PyObject *shape = PyObject_GetAttr(item->codes, awqpack.names.shape);
+    PyObject *expected = shape == NULL ? NULL : PyObject_GetAttr(item->packed, awqpack.names.shape);
     const int is_same = expected == NULL ? -1 : PyObject_RichCompareBool(shape, expected, Py_EQ);
     if (is_same == 0) {
         PyErr_Format(PyExc_ValueError, "%S writes a result of shape %R into an AWQPackedTensor of shape %R", func, shape,
                      expected);
     } else if (is_same > 0) {
-        payload = PyObject_CallFunctionObjArgs(awqpack.op_pack, codes, awqpack_packing_number(fields.packing),
+        payload = PyObject_CallFunctionObjArgs(awqpack.op_pack, item->codes, awqpack_packing_number(fields.packing),
                                                fields.reorder, Py_True, NULL);
     }
     Py_XDECREF(shape);
@@ -160,85 +28,51 @@ static PyObject *repack(PyObject *func, PyObject *packed, PyObject *codes)
     return payload;
 }
 
-/* Gives a plain tensor the size and values it had before. */
-static int restore(PyObject *target, PyObject *backup)
+/* Refuses a payload whose elements share memory, which cannot hold codes that differ. */
+static int check_writable(const stand_in *item)
 {
-    PyObject *shape = PyObject_GetAttr(backup, awqpack.names.shape);
-    PyObject *now = shape == NULL ? NULL : PyObject_GetAttr(target, awqpack.names.shape);
-    const int is_same = now == NULL ? -1 : PyObject_RichCompareBool(shape, now, Py_EQ);
-    PyObject *resized = is_same == 0 ? PyObject_CallMethodObjArgs(target, awqpack.names.resize_, shape, NULL) : NULL;
-    PyObject *copied = is_same > 0 || resized != NULL
-                           ? PyObject_CallMethodObjArgs(target, awqpack.names.copy_, backup, NULL)
-                           : NULL;
-    Py_XDECREF(shape);
-    Py_XDECREF(now);
-    Py_XDECREF(resized);
-    Py_XDECREF(copied);
-    return copied == NULL ? -1 : 0;
-}
-
-/* Undoes what the op did to plain tensors, last first; the exception that is set stays. */
-static void roll_back(PyObject *backups)
-{
-    PyObject *type, *value, *trace;
-    PyErr_Fetch(&type, &value, &trace);
-    for (Py_ssize_t i = PyList_Size(backups) - 1; i >= 0; i--) {
-        PyObject *pair = PyList_GetItem(backups, i);
-        if (restore(PyTuple_GetItem(pair, 0), PyTuple_GetItem(pair, 1)) < 0) {
-            PyErr_WriteUnraisable(PyTuple_GetItem(pair, 0));
-        }
+    if (!item->has_memory || !memory_is_expanded(&item->memory)) {
+        return 0;
     }
-    PyErr_Restore(type, value, trace);
-}
-
-/* Refuses a payload whose elements share memory, to which a copy_ would fail after others have been stored. */
-static int check_writable(PyObject *packed)
-{
-    int64_t sizes[AWQ_MAX_DIMS], strides[AWQ_MAX_DIMS];
-    Py_ssize_t ndim, count;
-    int is_shared = 0;
-    PyObject *payload = PyObject_GetAttr(packed, awqpack.names._data);
-    PyObject *shape = payload == NULL ? NULL : PyObject_GetAttr(payload, awqpack.names.shape);
-    PyObject *stride = shape == NULL ? NULL : PyObject_CallMethodObjArgs(payload, awqpack.names.stride, NULL);
-    const int plain_sizes = stride == NULL ? -1 : awqpack_read_ints(shape, "payload", sizes, &ndim);
-    const int plain = plain_sizes <= 0 ? plain_sizes : awqpack_read_ints(stride, "payload", strides, &count);
-    for (Py_ssize_t d = 0; plain > 0 && d < ndim; d++) {
-        is_shared |= sizes[d] > 1 && strides[d] == 0;
-    }
-    if (is_shared) {
+    PyObject *shape = PyObject_GetAttr(item->payload, awqpack.names.shape);
+    PyObject *stride = shape == NULL ? NULL : PyObject_CallMethodObjArgs(item->payload, awqpack.names.stride, NULL);
+    if (stride != NULL) {
         PyErr_Format(PyExc_RuntimeError,
                      "a write into an AWQPackedTensor expects a payload with memory for each element; got an expanded one of "
                      "shape %R and stride %R",
                      shape, stride);
     }
-    Py_XDECREF(payload);
     Py_XDECREF(shape);
     Py_XDECREF(stride);
-    return plain < 0 || is_shared ? -1 : 0;
+    return -1;
 }
 
 /* Packs every written stand-in first, and only when all are valid changes the payloads. */
-static int commit(PyObject *func, PyObject *pairs)
+static int commit(PyObject *func, const stand_ins *state)
 {
-    int status = -1;
-    const Py_ssize_t count = PyList_Size(pairs);
-    PyObject *results = PyList_New(count);
-    for (Py_ssize_t i = 0; results != NULL && i < count; i++) {
-        PyObject *packed = PyTuple_GetItem(PyList_GetItem(pairs, i), 0);
-        PyObject *payload = check_writable(packed) < 0 ? NULL : repack(func, packed, PyTuple_GetItem(PyList_GetItem(pairs, i), 1));
-        if (payload == NULL || PyList_SetItem(results, i, payload) < 0) {
-            goto done;
+    Py_ssize_t count = 0;
+    int status = 0;
+    payload_store *stores = PyMem_Calloc((size_t)state->written_packed_count + 1, sizeof *stores);
+    if (stores == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    for (Py_ssize_t i = 0; status == 0 && i < state->packed_count; i++) {
+        const stand_in *item = &state->packed[i];
+        if (item->is_written && item->codes != NULL) {
+            PyObject *source = check_writable(item) < 0 ? NULL : repack(func, item);
+            stores[count++] = (payload_store){item->packed, item->payload, source, NULL};
+            status = source == NULL ? -1 : 0;
         }
     }
-    for (Py_ssize_t i = 0; results != NULL && i < count; i++) {
-        PyObject *packed = PyTuple_GetItem(PyList_GetItem(pairs, i), 0);
-        if (packed_store_payload(packed, PyList_GetItem(results, i), Py_False) < 0) {
-            goto done;
-        }
+    if (status == 0) {
+        status = store_payloads(stores, count, Py_False);
     }
-    status = results == NULL ? -1 : 0;
-done:
-    Py_XDECREF(results);
+    for (Py_ssize_t i = 0; i < count; i++) {
+        Py_XDECREF(stores[i].source);
+        Py_XDECREF(stores[i].before);
+    }
+    PyMem_Free(stores);
     return status;
 }
 
@@ -288,15 +122,15 @@ static int wait_for_work(PyObject *result)
 }
 
 /* Functional collectives are waited for through the tensors that they write. */
-static int wait_for_tensors(PyObject *pairs)
+static int wait_for_tensors(const stand_ins *state)
 {
     int status = -1;
     PyObject *torch = PyImport_ImportModule("torch");
     PyObject *ops = torch == NULL ? NULL : PyObject_GetAttrString(torch, "ops");
     PyObject *functional = ops == NULL ? NULL : PyObject_GetAttrString(ops, "_c10d_functional");
-    for (Py_ssize_t i = 0; functional != NULL && i < PyList_Size(pairs); i++) {
-        PyObject *codes = PyTuple_GetItem(PyList_GetItem(pairs, i), 1);
-        PyObject *done = PyObject_CallMethod(functional, "wait_tensor", "O", codes);
+    for (Py_ssize_t i = 0; functional != NULL && i < state->packed_count; i++) {
+        PyObject *codes = state->packed[i].is_written ? state->packed[i].codes : NULL;
+        PyObject *done = codes == NULL ? Py_NewRef(Py_None) : PyObject_CallMethod(functional, "wait_tensor", "O", codes);
         if (done == NULL) {
             goto done;
         }
@@ -310,13 +144,13 @@ done:
     return status;
 }
 
-static int wait_for(plan_collective collective, PyObject *result, PyObject *pairs)
+static int wait_for(plan_collective collective, PyObject *result, const stand_ins *state)
 {
     switch (collective) {
     case RETURNS_WORK:
         return wait_for_work(result);
     case WAIT_TENSOR:
-        return wait_for_tensors(pairs);
+        return wait_for_tensors(state);
     default:
         return 0;
     }
@@ -339,50 +173,115 @@ static PyObject *with_work(const op_plan *plan, PyObject *args)
     return result;
 }
 
-PyObject *write_packed(PyObject *func, const op_plan *plan, PyObject *args, PyObject *kwargs)
+/* A claim to the payloads that the op writes. *claim is NULL for a collective, which may wait for another thread of this process
+   to write what it was given itself. */
+static int claim_written(const stand_ins *state, const op_plan *plan, memory_claim **claim)
 {
+    Py_ssize_t count = 0;
+    *claim = NULL;
+    if (plan->collective != NO_COLLECTIVE) {
+        return 0;
+    }
+    memory_span *spans = PyMem_Calloc((size_t)state->written_packed_count + 1, sizeof *spans);
+    if (spans == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    for (Py_ssize_t i = 0; i < state->packed_count; i++) {
+        if (state->packed[i].is_written && state->packed[i].has_memory) {
+            spans[count++] = state->packed[i].memory.span;
+        }
+    }
+    *claim = count == 0 ? NULL : claim_memory(spans, count);
+    PyMem_Free(spans);
+    return count > 0 && *claim == NULL ? -1 : 0;
+}
+
+/* Runs the op on stand-ins and stores what it wrote. */
+static PyObject *run_and_commit(PyObject *func, const op_plan *plan, PyObject *args, PyObject *kwargs, stand_ins *state)
+{
+    memory_claim *claim;
     PyObject *result = NULL;
-    int writes_packed = 0;
-    for (Py_ssize_t w = 0; writes_packed == 0 && w < plan->written_count; w++) {
-        PyObject *argument = plan_given(&plan->written[w], args, kwargs);
-        writes_packed = argument == NULL ? 0 : plain_holds_packed(argument);
+    if (claim_written(state, plan, &claim) < 0) {
+        return NULL;
     }
-    if (writes_packed <= 0) {
-        return writes_packed < 0 ? NULL : plain_run(func, args, kwargs);
-    }
-    switch (plan->refusal) {
-    case REFUSE_METADATA:
-        return PyErr_Format(PyExc_RuntimeError,
-                            "%S would change the size, strides or storage of an AWQPackedTensor in place, which its payload "
-                            "cannot follow; work on p.unpack() and pack the result",
-                            func);
-    case REFUSE_RECEIVE:
-        return PyErr_Format(PyExc_RuntimeError,
-                            "%S cannot receive into an AWQPackedTensor; receive its p.payload, or plain codes and p.copy_ them",
-                            func);
-    case REFUSE_NOTHING:
-        break;
-    }
-    if (func == awqpack.aten_copy_ && PyTuple_Size(args) >= 2 && plain_is_tensor(PyTuple_GetItem(args, 1))) {
-        PyObject *given = kwargs == NULL ? NULL : PyDict_GetItem(kwargs, awqpack.names.non_blocking);
-        PyObject *non_blocking = PyTuple_Size(args) > 2 ? PyTuple_GetItem(args, 2) : given == NULL ? Py_False : given;
-        return packed_copy_into(PyTuple_GetItem(args, 0), PyTuple_GetItem(args, 1), non_blocking);
-    }
-    PyObject *run_args = with_work(plan, args);
-    stand_ins state = {PyDict_New(), PyList_New(0), PyList_New(0)};
-    if (run_args != NULL && state.memo != NULL && state.pairs != NULL && state.backups != NULL) {
-        result = run_on_stand_ins(func, plan, run_args, kwargs, &state);
-        if (result != NULL && (wait_for(plan->collective, result, state.pairs) < 0 ||
-                               commit(func, state.pairs) < 0)) {
+    PyObject *run_args = stand_ins_back_up(state) < 0 ? NULL : with_work(plan, args);
+    if (run_args != NULL) {
+        result = stand_ins_run(state, func, run_args, kwargs);
+        if (result != NULL && wait_for(plan->collective, result, state) < 0) {
+            Py_CLEAR(result);
+        }
+        result = result == NULL ? NULL : restore_results(result, plan, args, kwargs);
+        if (result != NULL && commit(func, state) < 0) {
             Py_CLEAR(result);
         }
         if (result == NULL) {
-            roll_back(state.backups);
+            stand_ins_roll_back(state);
         }
+        Py_DECREF(run_args);
     }
-    Py_XDECREF(run_args);
-    Py_XDECREF(state.memo);
-    Py_XDECREF(state.pairs);
-    Py_XDECREF(state.backups);
-    return result == NULL ? NULL : restore_results(result, plan, args, kwargs);
+    release_memory(claim);
+    return result;
+}
+
+/* An error for an op that may not write into a packed tensor. */
+static int refuse(PyObject *func, plan_refusal refusal)
+{
+    switch (refusal) {
+    case REFUSE_METADATA:
+        PyErr_Format(PyExc_RuntimeError,
+                     "%S would change the size, strides or storage of an AWQPackedTensor in place, which its payload cannot "
+                     "follow; work on its codes (p.unpack(), or p + 0 where a transform such as vmap hides unpack) and pack the "
+                     "result",
+                     func);
+        return -1;
+    case REFUSE_RECEIVE:
+        PyErr_Format(PyExc_RuntimeError,
+                     "%S cannot receive into an AWQPackedTensor; receive its p.payload, or plain codes and p.copy_ them", func);
+        return -1;
+    case REFUSE_NOTHING:
+        break;
+    }
+    return 0;
+}
+
+/* copy_(packed, tensor, non_blocking), and whether that is what is called: 1, 0, or -1 with an exception. */
+static int copy_directly(PyObject *func, PyObject *args, PyObject *kwargs, PyObject **result)
+{
+    const Py_ssize_t count = PyTuple_Size(args);
+    if (func != awqpack.aten_copy_ || count < 2 || !plain_is_tensor(PyTuple_GetItem(args, 1))) {
+        return 0;
+    }
+    PyObject *named = kwargs == NULL ? NULL : PyDict_GetItem(kwargs, awqpack.names.non_blocking);
+    PyObject *non_blocking = Py_NewRef(count > 2 ? PyTuple_GetItem(args, 2) : named == NULL ? Py_False : named);
+    *result = copy_into_packed(PyTuple_GetItem(args, 0), PyTuple_GetItem(args, 1), non_blocking);
+    Py_DECREF(non_blocking);
+    return *result == NULL ? -1 : 1;
+}
+
+PyObject *write_packed(PyObject *func, const op_plan *plan, PyObject *args, PyObject *kwargs)
+{
+    PyObject *result = NULL;
+    int writes_packed = 0, writes_lists = plan->written_count > 1;
+    for (Py_ssize_t w = 0; writes_packed == 0 && w < plan->written_count; w++) {
+        PyObject *argument = plan_given(&plan->written[w], args, kwargs);
+        writes_packed = argument == NULL ? 0 : plain_holds_packed(argument);
+        writes_lists |= argument != NULL && !plain_is_tensor(argument);
+    }
+    if (writes_packed < 0 || (writes_packed && refuse(func, plan->refusal) < 0)) {
+        return NULL;
+    }
+    /* A list of plain tensors may hold the payload of a packed one that is read. */
+    if (!writes_packed && !writes_lists) {
+        return plain_run(func, args, kwargs);
+    }
+    if (writes_packed && copy_directly(func, args, kwargs, &result) != 0) {
+        return result;
+    }
+    stand_ins state = {0};
+    if (stand_ins_collect(&state, func, plan, args, kwargs) == 0) {
+        result = writes_packed ? run_and_commit(func, plan, args, kwargs, &state) : stand_ins_run(&state, func, args, kwargs);
+    }
+    stand_ins_clear(&state);
+    return result;
 }
