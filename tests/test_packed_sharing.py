@@ -1,4 +1,4 @@
-"""Several packed tensors around one payload, and several threads: what plain tensors that share memory would hold, or an error."""
+"""Several packed tensors around one payload, several threads, signals: what plain tensors would hold, or an error."""
 
 import itertools
 import os

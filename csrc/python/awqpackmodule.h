@@ -25,6 +25,7 @@
     X(detach)            \
     X(device)            \
     X(dtype)             \
+    X(f_back)            \
     X(is_inference)      \
     X(is_write)          \
     X(layout)            \
@@ -72,6 +73,8 @@
     X(device_type)      /* torch.device */                             \
     X(parameter_type)   /* torch.nn.Parameter */                       \
     X(empty_strided)                                                   \
+    X(transforms)       /* tuple: code of the functions that run torch.func's transforms; NULL until a view asks */ \
+    X(view_codes)       /* awqpack.codes_view.view; likewise */        \
     X(meta_codes)       /* dict: what empty_strided is told of codes without memory */ \
     X(data_descriptor)  /* torch.Tensor.data, before the class hides it */ \
     X(op_pack)          /* torch.ops.awqpack.pack.default._op: one Python call less */ \
@@ -223,6 +226,13 @@ PyObject *packed_repr(PyObject *self, PyObject *args, PyObject *kwargs);
 PyObject *packed_alias(PyObject *self);
 /* A view op whose first argument is packed. */
 PyObject *packed_run_view(PyObject *func, PyObject *args, PyObject *kwargs);
+
+/* packed_transforms.c */
+/* 1 when one of torch.func's transforms has called what runs now, which only the call stack tells: torch puts a transform aside
+   while it dispatches. -1 with an exception. */
+int awqpack_is_transformed(void);
+/* What a view op gives of `self`, its first argument: views that pass writes on, as long as awqpack_is_transformed. */
+PyObject *awqpack_view_codes(PyObject *func, PyObject *self, PyObject *args, PyObject *kwargs);
 
 /* packed_dispatch.c */
 PyObject *packed_torch_dispatch(PyObject *module, PyObject *const *args, Py_ssize_t count, PyObject *names);

@@ -195,8 +195,11 @@ PyObject *packed_run_view(PyObject *func, PyObject *args, PyObject *kwargs)
     if (whole != 0) {
         return result;
     }
-    PyObject *guard = enter_view_mode(self);
-    result = guard == NULL ? NULL : plain_run(func, args, kwargs);
+    const int is_transformed = is_plain ? awqpack_is_transformed() : 0;
+    PyObject *guard = is_transformed < 0 ? NULL : enter_view_mode(self);
+    result = guard == NULL     ? NULL
+             : is_transformed ? awqpack_view_codes(func, self, args, kwargs)
+                               : plain_run(func, args, kwargs);
     leave_view_mode(guard);
     return keep_whole(result, self);
 }
