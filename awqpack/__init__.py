@@ -8,6 +8,7 @@ import torch  # noqa: F401  (loads libtorch, which the extension is linked again
 
 from . import _C, ops, serialization
 from .functional import pack, unpack
+from .ops.decompositions import decompositions
 from .packing import AWQPacking
 from .payloads import store_as_payloads
 from .serialization import load_file, save_file
@@ -23,6 +24,7 @@ __all__ = [
     "AWQPacking",
     "__version__",
     "build_info",
+    "decompositions",
     "load_file",
     "pack",
     "rebuild_packed_tensor",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import cuda, fake, floats, portable, value_errors
+from . import cuda, decompositions, fake, floats, portable, value_errors
 
 OPS = ("pack", "unpack", "pack_out", "unpack_out", *floats.OPS)
 
@@ -13,4 +13,5 @@ def register() -> None:
     portable.register()
     fake.register()
     floats.register()
+    decompositions.register()
     cuda.register()

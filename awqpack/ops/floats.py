@@ -205,13 +205,13 @@ def _require_finite(op: str, weight: torch.Tensor) -> None:
         raise ValueError(f"{op} expects a finite weight; weight{_index(bad)} is {float(weight[bad][0])}")
 
 
-def _rectangles(tensor: torch.Tensor, groups: torch.Size) -> torch.Tensor:
+def rectangles(tensor: torch.Tensor, groups: torch.Size) -> torch.Tensor:
     """``(..., R, C)`` as ``(..., R', rows, C', columns)``."""
     *batch, rows, cols = tensor.shape
     return tensor.reshape(*batch, groups[-2], rows // groups[-2], groups[-1], cols // groups[-1])
 
 
-def _spread(scales: torch.Tensor) -> torch.Tensor:
+def spread(scales: torch.Tensor) -> torch.Tensor:
     """Scales or zeros as float32, beside rectangles."""
     return scales.float().unsqueeze(-1).unsqueeze(-3)
 
@@ -230,9 +230,9 @@ def quantize(
     if validate:
         _require_values(scales, zeros)
         _require_finite("quantize", weight)
-    scale = _spread(scales)
-    zero = SYMMETRIC_ZERO if zeros is None else _spread(zeros)
-    quotient = _rectangles(weight, scales.shape).float() / scale
+    scale = spread(scales)
+    zero = SYMMETRIC_ZERO if zeros is None else spread(zeros)
+    quotient = rectangles(weight, scales.shape).float() / scale
     # Nothing where the scale is 0, and where NaN was let through.
     quotient = torch.where((scale == 0) | quotient.isnan(), 0.0, quotient)
     codes = (quotient + zero).clamp(0, 15).round().to(torch.uint8).reshape(weight.shape)
@@ -254,9 +254,9 @@ def dequantize(
     if 0 in shape:
         return weight
     _require_values(scales, zeros)
-    codes = _rectangles(portable.unpack(payload, packing, reorder), scales.shape).float()
-    zero = SYMMETRIC_ZERO if zeros is None else _spread(zeros)
-    return weight.copy_(((codes - zero) * _spread(scales)).to(dtype).reshape(shape))
+    codes = rectangles(portable.unpack(payload, packing, reorder), scales.shape).float()
+    zero = SYMMETRIC_ZERO if zeros is None else spread(zeros)
+    return weight.copy_(((codes - zero) * spread(scales)).to(dtype).reshape(shape))
 
 
 def min_max_scales(
@@ -266,7 +266,7 @@ def min_max_scales(
     if 0 in shape:
         return weight.new_empty(shape, dtype=dtype), weight.new_empty(shape, dtype=torch.uint8)
     _require_finite("min_max_scales", weight)
-    groups = _rectangles(weight, torch.Size(shape)).float()
+    groups = rectangles(weight, torch.Size(shape)).float()
     low, high = groups.amin((-3, -1)), groups.amax((-3, -1))
     if mode == "asymmetric/zero":
         low, high = low.clamp(max=0), high.clamp(min=0)
