@@ -7,6 +7,7 @@ from typing import Any
 import torch  # noqa: F401  (loads libtorch, which the extension is linked against)
 
 from . import _C, ops, serialization
+from .floats import dequantize, min_max_scales, quantize
 from .functional import pack, unpack
 from .ops.decompositions import decompositions
 from .packing import AWQPacking
@@ -25,8 +26,11 @@ __all__ = [
     "__version__",
     "build_info",
     "decompositions",
+    "dequantize",
     "load_file",
+    "min_max_scales",
     "pack",
+    "quantize",
     "rebuild_packed_tensor",
     "save_file",
     "store_as_payloads",

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 ArrayOrTensor = TypeVar("ArrayOrTensor", torch.Tensor, "npt.NDArray[Any]")
 
 
-def _require_bool(name: str, value: object) -> None:
+def require_bool(name: str, value: object) -> None:
     if not isinstance(value, bool):
         raise TypeError(f"{name} expects True or False; got {value!r}")
 
@@ -25,11 +25,11 @@ def number_of(packing: AWQPacking, reorder: bool) -> int:
     """Packing as the ops number it, once both arguments are known to be what they should be."""
     if not isinstance(packing, AWQPacking):
         raise TypeError(f"packing expects {alternatives(AWQPacking)}; got {packing!r}")
-    _require_bool("reorder", reorder)
+    require_bool("reorder", reorder)
     return packing.value
 
 
-def _require_tensor_out(out: object, given: torch.Tensor) -> None:
+def require_tensor_out(out: object, given: torch.Tensor) -> None:
     if not isinstance(out, torch.Tensor):
         raise TypeError(f"out expects a torch.Tensor, as the input is one; got {type(out)}")
     if out.device != given.device:
@@ -41,7 +41,7 @@ def _require_array_out(out: object) -> None:
         raise TypeError("out expects a numpy.ndarray, as the input is no tensor; got a torch.Tensor")
 
 
-def _mark_written(out: torch.Tensor) -> None:
+def mark_written(out: torch.Tensor) -> None:
     """Lets autograd and views notice the write, as torch's own out= ops do."""
     if not torch.compiler.is_compiling():
         torch.autograd.graph.increment_version(out)
@@ -79,15 +79,15 @@ def pack(
         TypeError: an argument is of another type.
     """
     number = number_of(packing, reorder)
-    _require_bool("validate", validate)
+    require_bool("validate", validate)
     if not isinstance(codes, torch.Tensor):
         _require_array_out(out)
         return _C.pack_array(codes, number, reorder, validate, out, None)
     if out is None:
         return torch.ops.awqpack.pack.default(codes, number, reorder, validate)  # type: ignore[no-any-return]
-    _require_tensor_out(out, codes)
+    require_tensor_out(out, codes)
     torch.ops.awqpack.pack_out.default(codes, number, reorder, validate, out=out)
-    _mark_written(out)
+    mark_written(out)
     return out
 
 
@@ -120,7 +120,7 @@ def unpack(
         return _C.unpack_array(payload, number, reorder, out, None)
     if out is None:
         return torch.ops.awqpack.unpack.default(payload, number, reorder)  # type: ignore[no-any-return]
-    _require_tensor_out(out, payload)
+    require_tensor_out(out, payload)
     torch.ops.awqpack.unpack_out.default(payload, number, reorder, out=out)
-    _mark_written(out)
+    mark_written(out)
     return out

@@ -16,7 +16,7 @@ OPS = ("quantize", "dequantize", "min_max_scales", "quantize_out", "dequantize_o
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 SYMMETRIC_ZERO = 8
-MODES = ("asymmetric", "asymmetric/zero", "absmax/7", "absmax/7.5", "absmax/8")
+FORMULAS = ("asymmetric", "asymmetric/zero", "absmax/7", "absmax/7.5", "absmax/8")
 
 # --- checks ---
 
@@ -96,11 +96,11 @@ def weight_shape(
 
 
 def scales_shape(
-    weight: torch.Tensor, group_rows: int, group_cols: int, mode: str, dtype: torch.dtype
+    weight: torch.Tensor, group_rows: int, group_cols: int, formula: str, dtype: torch.dtype
 ) -> tuple[int, ...]:
     """Shape of the scales and zeros of a weight; ValueError unless they can be taken."""
-    if mode not in MODES:
-        raise ValueError(f"mode expects {', '.join(MODES[:-1])} or {MODES[-1]}; got {mode}")
+    if formula not in FORMULAS:
+        raise ValueError(f"formula expects {', '.join(FORMULAS[:-1])} or {FORMULAS[-1]}; got {formula}")
     _require_dtype("min_max_scales", dtype)
     _require_weight("min_max_scales", weight)
     *batch, rows, cols = weight.shape
@@ -140,9 +140,9 @@ def _dequantize_fake(
 
 
 def _min_max_fake(
-    weight: torch.Tensor, group_rows: int, group_cols: int, mode: str, dtype: torch.dtype
+    weight: torch.Tensor, group_rows: int, group_cols: int, formula: str, dtype: torch.dtype
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    shape = scales_shape(weight, group_rows, group_cols, mode, dtype)
+    shape = scales_shape(weight, group_rows, group_cols, formula, dtype)
     return weight.new_empty(shape, dtype=dtype), weight.new_empty(shape, dtype=torch.uint8)
 
 
@@ -174,9 +174,9 @@ def _dequantize_out_fake(
 
 
 def _min_max_out_fake(
-    weight: torch.Tensor, group_rows: int, group_cols: int, mode: str, *, scales: torch.Tensor, zeros: torch.Tensor
+    weight: torch.Tensor, group_rows: int, group_cols: int, formula: str, *, scales: torch.Tensor, zeros: torch.Tensor
 ) -> None:
-    shape = scales_shape(weight, group_rows, group_cols, mode, scales.dtype)
+    shape = scales_shape(weight, group_rows, group_cols, formula, scales.dtype)
     checks.require_out(scales, weight, scales.dtype, shape)
     checks.require_out(zeros, weight, torch.uint8, shape)
 
@@ -260,18 +260,18 @@ def dequantize(
 
 
 def min_max_scales(
-    weight: torch.Tensor, group_rows: int, group_cols: int, mode: str, dtype: torch.dtype
+    weight: torch.Tensor, group_rows: int, group_cols: int, formula: str, dtype: torch.dtype
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    shape = scales_shape(weight, group_rows, group_cols, mode, dtype)
+    shape = scales_shape(weight, group_rows, group_cols, formula, dtype)
     if 0 in shape:
         return weight.new_empty(shape, dtype=dtype), weight.new_empty(shape, dtype=torch.uint8)
     _require_finite("min_max_scales", weight)
     groups = rectangles(weight, torch.Size(shape)).float()
     low, high = groups.amin((-3, -1)), groups.amax((-3, -1))
-    if mode == "asymmetric/zero":
+    if formula == "asymmetric/zero":
         low, high = low.clamp(max=0), high.clamp(min=0)
-    is_symmetric = mode.startswith("absmax/")
-    steps = float(mode.removeprefix("absmax/")) if is_symmetric else 15.0
+    is_symmetric = formula.startswith("absmax/")
+    steps = float(formula.removeprefix("absmax/")) if is_symmetric else 15.0
     span = torch.maximum(-low, high) if is_symmetric else high - low
     # Not the span itself where it is 0: its sign would tell which of the zeros came first.
     scales = torch.where(span > 0, span / steps, 0.0).to(dtype)
@@ -316,10 +316,10 @@ def dequantize_out(
 
 
 def min_max_scales_out(
-    weight: torch.Tensor, group_rows: int, group_cols: int, mode: str, *, scales: torch.Tensor, zeros: torch.Tensor
+    weight: torch.Tensor, group_rows: int, group_cols: int, formula: str, *, scales: torch.Tensor, zeros: torch.Tensor
 ) -> None:
-    _min_max_out_fake(weight, group_rows, group_cols, mode, scales=scales, zeros=zeros)
-    found = min_max_scales(weight, group_rows, group_cols, mode, scales.dtype)
+    _min_max_out_fake(weight, group_rows, group_cols, formula, scales=scales, zeros=zeros)
+    found = min_max_scales(weight, group_rows, group_cols, formula, scales.dtype)
     scales.copy_(found[0])
     zeros.copy_(found[1])
 

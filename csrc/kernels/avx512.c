@@ -4,6 +4,7 @@
 #if defined(__x86_64__)
 
 #include "avx512.h"
+#include "float_kernels.h"
 
 #include <stdalign.h>
 
@@ -118,6 +119,7 @@ static const awq_walks v2 = {pack_v2, unpack_v2, awq_avx512_pack_v2_panel, awq_a
 const awq_kernels awq_kernels_avx512 = {
     .name = "avx512",
     .scratch_bytes = AVX512_SCRATCH,
+    .floats = &awq_float_avx512,
     .of = {
         [AWQ_PACKING_V1] = &v1,
         [AWQ_PACKING_V1_REORDER] = &v1,

@@ -53,7 +53,7 @@ bool awq_scale_mode_from_name(const char *name, awq_scale_mode *mode, awq_error 
         }
     }
     return awq_fail(error, AWQ_ERROR_VALUE,
-                    "mode expects asymmetric, asymmetric/zero, absmax/7, absmax/7.5 or absmax/8; got %.60s", name);
+                    "formula expects asymmetric, asymmetric/zero, absmax/7, absmax/7.5 or absmax/8; got %.60s", name);
 }
 
 static bool check_float(const char *op, const char *what, const awq_view *view, awq_error *error)
@@ -207,28 +207,47 @@ bool awq_fail_range_at(const awq_view *scales, int64_t linear, awq_error *error)
                     awq_dtype_name(scales->dtype), index_of(scales, linear).chars);
 }
 
-/* Whether the element at `address` is as it should be. */
-typedef bool judge(awq_dtype dtype, const void *address);
+/* What an element must be. */
+typedef enum demand { FINITE, SCALE, ZERO } demand;
 
-static bool is_finite(awq_dtype dtype, const void *address)
+static bool is_met(demand what, awq_dtype dtype, const void *address)
 {
-    return awq_is_finite(awq_float_load(dtype, address));
-}
-
-static bool is_scale(awq_dtype dtype, const void *address)
-{
+    if (what == ZERO) {
+        return *(const uint8_t *)address <= AWQ_CODE_MAX;
+    }
     const float value = awq_float_load(dtype, address);
-    return awq_is_finite(value) && value >= 0;
+    return awq_is_finite(value) && (what == FINITE || value >= 0);
 }
 
-static bool is_zero(awq_dtype dtype, const void *address)
+/* Whether a contiguous row of scales or zeros is all as it must be: by the bits, as compilers make vectors of that. A scale is
+   below infinity, or -0. */
+static bool is_met_by_row(demand what, awq_dtype dtype, const void *row, int64_t count)
 {
-    (void)dtype;
-    return *(const uint8_t *)address <= AWQ_CODE_MAX;
+    unsigned bad = 0;
+    if (what == ZERO) {
+        for (int64_t i = 0; i < count; i++) {
+            bad |= ((const uint8_t *)row)[i];
+        }
+        return bad <= AWQ_CODE_MAX;
+    }
+    if (dtype == AWQ_DTYPE_FLOAT32) {
+        for (int64_t i = 0; i < count; i++) {
+            const uint32_t bits = ((const uint32_t *)row)[i];
+            bad |= (bits >= 0x7f800000u) & (bits != 0x80000000u);
+        }
+        return bad == 0;
+    }
+    const uint16_t infinity = dtype == AWQ_DTYPE_FLOAT16 ? 0x7c00 : 0x7f80;
+    uint16_t wrong = 0;
+    for (int64_t i = 0; i < count; i++) {
+        const uint16_t bits = ((const uint16_t *)row)[i];
+        wrong |= (uint16_t)((bits >= infinity) & (bits != 0x8000));
+    }
+    return wrong == 0;
 }
 
-/* The address of the first element in row-major order that is not, and its linear index; NULL when all are. */
-static const void *first_not(judge *is_good, const awq_view *view, int64_t *linear)
+/* The address of the first element in row-major order that is not as it must be, and its linear index; NULL when all are. */
+static const void *first_not(demand what, const awq_view *view, int64_t *linear)
 {
     int64_t index[AWQ_MAX_DIMS] = {0};
     const int64_t last = view->ndim - 1, item = awq_dtype_bytes(view->dtype);
@@ -239,9 +258,11 @@ static const void *first_not(judge *is_good, const awq_view *view, int64_t *line
     }
     const uint8_t *row = view->data;
     for (*linear = 0;; *linear += view->sizes[last]) {
-        for (int64_t i = 0; i < view->sizes[last]; i++) {
+        const bool has_row = what != FINITE && view->strides[last] == 1 && (uintptr_t)row % (uintptr_t)item == 0;
+        const int64_t count = has_row && is_met_by_row(what, view->dtype, row, view->sizes[last]) ? 0 : view->sizes[last];
+        for (int64_t i = 0; i < count; i++) {
             const void *address = row + i * view->strides[last] * item;
-            if (!is_good(view->dtype, address)) {
+            if (!is_met(what, view->dtype, address)) {
                 *linear += i;
                 return address;
             }
@@ -261,21 +282,43 @@ static const void *first_not(judge *is_good, const awq_view *view, int64_t *line
     }
 }
 
+/* Whether all are as they must be. The order does not matter: a transposed matrix is taken by its own rows. */
+static bool is_met_by_all(demand what, const awq_view *view)
+{
+    int64_t linear, sizes[2], strides[2];
+    const int64_t last = view->ndim - 1;
+    if (view->ndim != 2 || view->strides[0] != 1 || view->strides[1] == 1) {
+        return first_not(what, view, &linear) == NULL;
+    }
+    for (int64_t d = 0; d <= last; d++) {
+        sizes[d] = view->sizes[last - d];
+        strides[d] = view->strides[last - d];
+    }
+    awq_view turned = *view;
+    turned.sizes = sizes;
+    turned.strides = strides;
+    return first_not(what, &turned, &linear) == NULL;
+}
+
 bool awq_check_scale_values(const awq_view *scales, const awq_view *zeros, awq_error *error)
 {
     int64_t linear;
-    const void *found = first_not(is_scale, scales, &linear);
-    if (found != NULL) {
-        return awq_fail_scale_at(scales, linear, awq_float_load(scales->dtype, found), error);
+    if (!is_met_by_all(SCALE, scales)) {
+        const void *found = first_not(SCALE, scales, &linear);
+        return awq_fail_scale_at(scales, found == NULL ? 0 : linear, found == NULL ? 0 : awq_float_load(scales->dtype, found),
+                                 error);
     }
-    found = zeros == NULL ? NULL : first_not(is_zero, zeros, &linear);
-    return found == NULL || awq_fail_zero_at(zeros, linear, *(const uint8_t *)found, error);
+    if (zeros != NULL && !is_met_by_all(ZERO, zeros)) {
+        const uint8_t *found = first_not(ZERO, zeros, &linear);
+        return awq_fail_zero_at(zeros, found == NULL ? 0 : linear, found == NULL ? 0 : *found, error);
+    }
+    return true;
 }
 
 bool awq_fail_not_finite(const char *op, const awq_view *weight, awq_error *error)
 {
     int64_t linear;
-    const void *found = first_not(is_finite, weight, &linear);
+    const void *found = first_not(FINITE, weight, &linear);
     if (found == NULL) {
         return awq_fail(error, AWQ_ERROR_VALUE, "%s expects a finite weight; some were not, and have changed since", op);
     }
@@ -285,7 +328,7 @@ bool awq_fail_not_finite(const char *op, const awq_view *weight, awq_error *erro
 bool awq_fail_range(const awq_view *scales, awq_error *error)
 {
     int64_t linear;
-    const void *found = first_not(is_finite, scales, &linear);
+    const void *found = first_not(FINITE, scales, &linear);
     return awq_fail_range_at(scales, found == NULL ? 0 : linear, error);
 }
 

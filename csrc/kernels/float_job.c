@@ -9,6 +9,7 @@
 
 enum {
     CHUNK_CODES = 1 << 15,
+    LINE_CODES = 1 << 14,    /* of a chunk of lines that share no scales: in the first-level cache */
     COLUMN_ROWS = 256,       /* of a chunk of columns: long runs of each, and whole lines of the payload */
     STREAM_BYTES = 8 << 20,  /* of weights that are dequantized, from which they are streamed past the cache */
 };
@@ -22,6 +23,10 @@ typedef struct scratch {
 
 void awq_gather(uint8_t *to, const uint8_t *from, int64_t stride, int64_t count, int64_t item)
 {
+    if (stride == 1) {
+        memcpy(to, from, (size_t)(count * item));
+        return;
+    }
     for (int64_t i = 0; i < count; i++) {
         memcpy(to + i * item, from + i * stride * item, (size_t)item);
     }
@@ -29,6 +34,10 @@ void awq_gather(uint8_t *to, const uint8_t *from, int64_t stride, int64_t count,
 
 void awq_scatter(uint8_t *to, int64_t stride, const uint8_t *from, int64_t count, int64_t item)
 {
+    if (stride == 1) {
+        memcpy(to, from, (size_t)(count * item));
+        return;
+    }
     for (int64_t i = 0; i < count; i++) {
         memcpy(to + i * stride * item, from + i * item, (size_t)item);
     }
@@ -74,11 +83,12 @@ static void cut_beside_payload(awq_float_job *job)
     const awq_packing_traits *traits = &awq_packings[g->packing];
     const int64_t block_across = job->is_column_major ? traits->block_cols : traits->block_rows;
     const bool has_lines = !job->is_column_major && g->payload.col_stride == 1;
-    int64_t along = has_lines ? CHUNK_CODES / block_across : COLUMN_ROWS;
+    int64_t along = has_lines ? LINE_CODES / block_across : COLUMN_ROWS;
     along = awq_float_min(along, AWQ_FLOAT_ENTRIES / 2 * awq_group_along(job));
     along = awq_float_min(along, job->is_contiguous ? along : AWQ_FLOAT_STRIDED);
     along -= along % AWQ_BLOCK_CODES;
-    awq_float_job_cut(job, along, CHUNK_CODES / along / block_across * block_across);
+    const int64_t across = has_lines && awq_group_across(job) == 1 ? LINE_CODES : CHUNK_CODES;
+    awq_float_job_cut(job, along, across / along / block_across * block_across);
 }
 
 void awq_float_job_init(awq_float_job *job, awq_float_op op, awq_packing packing, const awq_kernels *kernels,

@@ -35,9 +35,15 @@ typedef struct awq_float_kernels {
 
     /* float32 of `count` contiguous floats. */
     void (*widen)(awq_dtype dtype, const void *restrict from, int64_t count, float *restrict to);
+
+    /* The reverse, rounding half to even; none is NaN. */
+    void (*narrow)(awq_dtype dtype, const float *restrict from, int64_t count, void *restrict to);
 } awq_float_kernels;
 
 extern const awq_float_kernels awq_float_scalar;
+extern const awq_float_kernels awq_float_avx2;   /* x86-64 only: with FMA and F16C */
+extern const awq_float_kernels awq_float_avx512; /* x86-64 only */
+extern const awq_float_kernels awq_float_neon;   /* aarch64 only */
 
 /*
  * Of a scale between these (or 0), r = 1 / scale correctly rounded, q0 = w * r, q = fma(fma(-q0, scale, w), r, q0) is the

@@ -17,28 +17,57 @@ void awq_float_job_init_min_max(awq_float_job *job, awq_scale_mode mode, const a
     awq_float_job_cut(job, group * (groups > 0 ? groups : 1), awq_group_across(job));
 }
 
-/* rint(-low / scale) as a code; of a scale of 0, the end of the codes that the sign of low asks for. */
-static uint8_t zero_of(float low, float scale)
+/* clamp(rint(-low / scale), 0, 15); of a scale of 0, the end of the codes that the sign of low asks for. The sum with a large
+   number rounds half to even, and compilers make vectors of it all. */
+static void find_zeros(const float *low, const float *scales, int64_t count, uint8_t *zeros)
 {
-    return scale == 0 ? (low < 0 ? AWQ_CODE_MAX : 0) : awq_round_code(-low / scale);
+    for (int64_t i = 0; i < count; i++) {
+        const float end = low[i] < 0 ? AWQ_CODE_MAX : 0;
+        const float quotient = scales[i] == 0 ? end : -low[i] / scales[i];
+        const float cut = quotient < 0 ? 0 : quotient > AWQ_CODE_MAX ? AWQ_CODE_MAX : quotient;
+        zeros[i] = (uint8_t)(awq_bits_of(cut + 0x1p23f) & 31);
+    }
 }
 
-/* Writes the scale and the zero of a group. */
-static unsigned store_group(const awq_float_job *job, float low, float high, uint8_t *scale, uint8_t *zero)
+/* Scales of groups, in float32: 0 instead of the range where that is 0, as its sign would tell which of the zeros came first. */
+static void find_scales(awq_scale_mode mode, float *low, float *high, int64_t count)
 {
     static const float steps[AWQ_SCALES_MODE_COUNT] = {15, 15, 7, 7.5f, 8};
-    const awq_dtype dtype = job->geometry.scale_dtype;
-    if (job->mode == AWQ_SCALES_WITH_ZERO) {
-        low = low < 0 ? low : 0;
-        high = high > 0 ? high : 0;
+    const float step = steps[mode];
+    if (mode == AWQ_SCALES_WITH_ZERO) {
+        for (int64_t i = 0; i < count; i++) {
+            low[i] = low[i] < 0 ? low[i] : 0;
+            high[i] = high[i] > 0 ? high[i] : 0;
+        }
     }
-    const bool is_symmetric = job->mode >= AWQ_SCALES_ABSMAX_7;
-    const float range = is_symmetric ? (-low > high ? -low : high) : high - low;
-    /* Not the range itself where it is 0: its sign would tell which of the zeros came first. */
-    awq_float_store(dtype, scale, range > 0 ? range / steps[job->mode] : 0);
-    const float stored = awq_float_load(dtype, scale);
-    *zero = is_symmetric ? AWQ_SYMMETRIC_ZERO : zero_of(low, stored);
-    return awq_is_finite(stored) ? 0 : AWQ_FAULT_RANGE;
+    for (int64_t i = 0; i < count; i++) {
+        const float range = mode < AWQ_SCALES_ABSMAX_7 ? high[i] - low[i] : -low[i] > high[i] ? -low[i] : high[i];
+        high[i] = range > 0 ? range / step : 0;
+    }
+}
+
+/* Writes the scales and zeros of a unit's groups, whose first entry is at `scales` and `zeros`. */
+static unsigned store_groups(const awq_float_job *job, float *low, float *high, int64_t count, uint8_t *scales, uint8_t *zeros)
+{
+    const awq_float_geometry *g = &job->geometry;
+    const awq_float_kernels *kernels = awq_float_kernels_of(job);
+    const int64_t item = awq_dtype_bytes(g->scale_dtype);
+    uint8_t narrow[AWQ_FLOAT_ENTRIES * sizeof(float)], codes[AWQ_FLOAT_ENTRIES];
+    find_scales(job->mode, low, high, count);
+    kernels->narrow(g->scale_dtype, high, count, narrow);
+    kernels->widen(g->scale_dtype, narrow, count, high);
+    int has_infinity = 0;
+    for (int64_t i = 0; i < count; i++) {
+        has_infinity |= !awq_is_finite(high[i]);
+    }
+    if (job->mode < AWQ_SCALES_ABSMAX_7) {
+        find_zeros(low, high, count, codes);
+    } else {
+        memset(codes, AWQ_SYMMETRIC_ZERO, (size_t)count);
+    }
+    awq_scatter(scales, awq_along(job, &g->scales), narrow, count, item);
+    awq_scatter(zeros, awq_along(job, &g->zeros), codes, count, 1);
+    return has_infinity ? AWQ_FAULT_RANGE : 0;
 }
 
 /* The elements of one line that the unit's groups hold, in pieces where the line is not contiguous. */
@@ -82,11 +111,8 @@ unsigned awq_min_max_unit(const awq_float_job *job, int64_t unit)
         const uint8_t *at = weight + ((c.line + i) * awq_across(job, &g->weight) + c.first * awq_along(job, &g->weight)) * item;
         faults |= scan_line(job, at, c.count, low, high) ? 0 : AWQ_FAULT_WEIGHT;
     }
-    for (int64_t e = 0; e < entries; e++) {
-        faults |= store_group(
-            job, low[e], high[e],
-            scales + (scale_line * awq_across(job, &g->scales) + (entry + e) * awq_along(job, &g->scales)) * scale_item,
-            zeros + scale_line * awq_across(job, &g->zeros) + (entry + e) * awq_along(job, &g->zeros));
-    }
-    return faults;
+    return faults |
+           store_groups(job, low, high, entries,
+                        scales + (scale_line * awq_across(job, &g->scales) + entry * awq_along(job, &g->scales)) * scale_item,
+                        zeros + scale_line * awq_across(job, &g->zeros) + entry * awq_along(job, &g->zeros));
 }

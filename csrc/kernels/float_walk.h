@@ -7,7 +7,7 @@
 #include "kernels.h"
 
 enum {
-    AWQ_FLOAT_ENTRIES = 1024,   /* scales that are ready at once */
+    AWQ_FLOAT_ENTRIES = 4096,   /* scales that are ready at once */
     AWQ_FLOAT_STRIDED = 2048,   /* elements of a line that is not contiguous, at most: they pass through a copy */
     AWQ_FLOAT_TASK = 1 << 17,   /* fewer elements are not worth a thread */
 };

@@ -53,9 +53,18 @@ static void widen(awq_dtype dtype, const void *restrict from, int64_t count, flo
     }
 }
 
+static void narrow(awq_dtype dtype, const float *restrict from, int64_t count, void *restrict to)
+{
+    const int64_t item = awq_dtype_bytes(dtype);
+    for (int64_t i = 0; i < count; i++) {
+        awq_float_store(dtype, (uint8_t *)to + i * item, from[i]);
+    }
+}
+
 const awq_float_kernels awq_float_scalar = {
     .dequantize = dequantize,
     .quantize = quantize,
     .min_max = min_max,
     .widen = widen,
+    .narrow = narrow,
 };

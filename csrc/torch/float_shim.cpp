@@ -68,8 +68,8 @@ STABLE_TORCH_LIBRARY_FRAGMENT(awqpack, m)
           "int[]? stride_order=None) -> Tensor");
     m.def("dequantize_out(Tensor payload, Tensor scales, Tensor? zeros, int packing, bool reorder, "
           "*, Tensor(a!) out) -> ()");
-    m.def("min_max_scales(Tensor weight, int group_rows, int group_cols, str mode, ScalarType dtype) -> (Tensor, Tensor)");
-    m.def("min_max_scales_out(Tensor weight, int group_rows, int group_cols, str mode, "
+    m.def("min_max_scales(Tensor weight, int group_rows, int group_cols, str formula, ScalarType dtype) -> (Tensor, Tensor)");
+    m.def("min_max_scales_out(Tensor weight, int group_rows, int group_cols, str formula, "
           "*, Tensor(a!) scales, Tensor(b!) zeros) -> ()");
 }
 

@@ -1,0 +1,199 @@
+"""quantize, dequantize and min_max_scales: from float weights to payloads and back, in one pass over memory."""
+
+from __future__ import annotations
+
+import torch
+
+from .functional import mark_written, number_of, require_bool, require_tensor_out
+from .packing import AWQPacking
+
+
+def _require_tensors(**tensors: object) -> None:
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, torch.Tensor):
+            raise TypeError(f"{name} expects a torch.Tensor; got {type(tensor)}")
+
+
+def _require_no_gradient(op: str, **tensors: torch.Tensor | None) -> None:
+    """What is rounded to codes has no gradient, and what is made of codes gets none: better said than lost."""
+    if torch.is_grad_enabled():
+        for name, tensor in tensors.items():
+            if tensor is not None and tensor.requires_grad:
+                raise ValueError(
+                    f"{op} has no gradient, and {name} requires one: call it under torch.no_grad(), "
+                    f"or with {name}.detach()"
+                )
+
+
+def quantize(
+    weight: torch.Tensor,
+    scales: torch.Tensor,
+    zeros: torch.Tensor | None = None,
+    packing: AWQPacking = AWQPacking.V1,
+    reorder: bool = False,
+    *,
+    validate: bool = True,
+    out: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Rounds a weight to 4-bit codes and packs them, in one pass.
+
+    ``code = clamp(rint(weight / scale + zero), 0, 15)`` in float32, the quotient correctly rounded and ``rint`` half to
+    even: the same bits on every device. A scale of 0 gives the zero.
+
+    Args:
+        weight: float16, bfloat16 or float32 ``(..., out_features, in_features)``, of any strides; sizes as for
+            :func:`awqpack.pack`.
+        scales: float16, bfloat16 or float32 ``(..., R, C)``, of any strides, finite and not negative. ``R`` divides
+            out_features and ``C`` divides in_features: one scale for each rectangle, so that ``(N, K / 128)`` is one
+            for 128 columns of a row, and ``(N, 1)`` one for a row. Leading dimensions are those of the weight.
+        zeros: uint8 0..15 of the shape of ``scales``; None is 8 everywhere.
+        packing: as for :func:`awqpack.pack`.
+        reorder: as for :func:`awqpack.pack`.
+        validate: refuse weights that are not finite, and scales and zeros that are not as they should be. When false,
+            an infinite weight gives 0 or 15 and NaN gives the zero.
+        out: a buffer for the payload, as for :func:`awqpack.pack`.
+
+    Returns:
+        The payload, as :func:`awqpack.pack` returns it.
+
+    Raises:
+        ValueError: dtypes, shapes, devices or values do not fit (the first such value is named), or the weight
+            requires a gradient while gradients are recorded.
+        TypeError: an argument is of another type.
+    """
+    _require_tensors(weight=weight, scales=scales, **({} if zeros is None else {"zeros": zeros}))
+    number = number_of(packing, reorder)
+    require_bool("validate", validate)
+    _require_no_gradient("quantize", weight=weight, scales=scales)
+    if out is None:
+        return torch.ops.awqpack.quantize.default(weight, scales, zeros, number, reorder, validate)  # type: ignore[no-any-return]
+    require_tensor_out(out, weight)
+    torch.ops.awqpack.quantize_out.default(weight, scales, zeros, number, reorder, validate, out=out)
+    mark_written(out)
+    return out
+
+
+def dequantize(
+    payload: torch.Tensor,
+    scales: torch.Tensor,
+    zeros: torch.Tensor | None = None,
+    packing: AWQPacking = AWQPacking.V1,
+    reorder: bool = False,
+    *,
+    dtype: torch.dtype | None = None,
+    out: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """The weight that a payload stands for, in one pass: ``(code - zero) * scale`` in float32, rounded to ``dtype``.
+
+    Args:
+        payload: int32 or int16, of any strides, as :func:`awqpack.pack` and :func:`quantize` return it.
+        scales: as for :func:`quantize`, beside the codes ``(..., out_features, in_features)`` of the payload.
+        zeros: uint8 0..15 of the shape of ``scales``; None is 8 everywhere.
+        packing: how the payload was packed.
+        reorder: whether it was packed with ``reorder``.
+        dtype: float16, bfloat16 or float32; that of ``scales``, or of ``out``, when it is None.
+        out: a buffer of the weight's exact shape, of any strides, that overlaps no input. ``W (N, K)`` of a payload of
+            ``W.t()``, such as AutoAWQ's gemm, is ``dequantize(..., out=w.t())``, as fast as rows.
+
+    Returns:
+        The weight ``(..., out_features, in_features)``, contiguous unless ``out`` is not.
+
+    Raises:
+        ValueError: dtypes, shapes, devices or values do not fit (the first such value is named), or the scales
+            require a gradient while gradients are recorded.
+        TypeError: an argument is of another type.
+    """
+    _require_tensors(payload=payload, scales=scales, **({} if zeros is None else {"zeros": zeros}))
+    number = number_of(packing, reorder)
+    if dtype is not None and not isinstance(dtype, torch.dtype):
+        raise TypeError(f"dtype expects a torch.dtype; got {dtype!r}")
+    _require_no_gradient("dequantize", scales=scales, out=out)
+    if out is None:
+        return torch.ops.awqpack.dequantize.default(  # type: ignore[no-any-return]
+            payload, scales, zeros, number, reorder, scales.dtype if dtype is None else dtype
+        )
+    require_tensor_out(out, payload)
+    if dtype is not None and out.dtype != dtype:
+        raise ValueError(f"out expects dtype {dtype}, as dtype asks for it; got {out.dtype}")
+    torch.ops.awqpack.dequantize_out.default(payload, scales, zeros, number, reorder, out=out)
+    mark_written(out)
+    return out
+
+
+def _group(name: str, size: object, whole: int) -> int:
+    if not isinstance(size, (int, torch.SymInt)) or isinstance(size, bool):
+        raise TypeError(f"group_size expects an int or a pair of ints (rows, columns); got {name} {size!r}")
+    if size != -1 and size < 1:
+        raise ValueError(f"group_size expects a positive number, or -1 for all of a dimension; got {name} {size}")
+    return max(whole, 1) if size == -1 else int(size)
+
+
+def min_max_scales(
+    weight: torch.Tensor,
+    group_size: int | tuple[int, int] = 128,
+    *,
+    symmetric: bool = False,
+    dtype: torch.dtype | None = None,
+    formula: str | None = None,
+    out: tuple[torch.Tensor, torch.Tensor] | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Round-to-nearest's own scales and zeros, in one pass: ``quantize(w, *min_max_scales(w))`` needs no data.
+
+    In float32, each operation rounded once; the scale is rounded to ``dtype`` before a zero is made of it.
+
+    =================  ==================================  ========================================================
+    formula            scale                               zero
+    =================  ==================================  ========================================================
+    asymmetric         ``(max - min) / 15``                ``clamp(rint(-min / scale), 0, 15)``: AutoAWQ's
+    asymmetric/zero    the same, of 0 and the weights      the same: compressed-tensors'. A group of one sign keeps
+                                                           its range; ``asymmetric`` cuts it off
+    absmax/7           ``max(abs(w)) / 7``                 8: AutoAWQ's without zeros, ModelOpt's
+    absmax/7.5         ``max(abs(w)) / 7.5``               8: compressed-tensors', symmetric
+    absmax/8           ``max(abs(w)) / 8``                 8
+    =================  ==================================  ========================================================
+
+    A group whose scale is 0 gets the zero 15 where its least weight is negative, else 0.
+
+    Args:
+        weight: float16, bfloat16 or float32 ``(..., out_features, in_features)``, of any strides, all finite.
+        group_size: columns that share a scale, or ``(rows, columns)`` of a rectangle that does; -1 is all of them.
+        symmetric: ``formula="absmax/7"`` instead of ``formula="asymmetric"``.
+        dtype: of the scales, float16, bfloat16 or float32; that of the weight, or of ``out``, when it is None.
+        formula: one of the above, by name.
+        out: buffers for scales and zeros, of their exact shapes, that overlap neither each other nor the weight.
+
+    Returns:
+        Scales ``(..., out_features / rows, in_features / columns)``, and uint8 zeros of that shape.
+
+    Raises:
+        ValueError: dtypes or shapes do not fit, the groups do not divide the weight, a weight is not finite (the first
+            one is named), or ``dtype`` cannot hold a scale; or the weight requires a gradient while gradients are
+            recorded.
+        TypeError: an argument is of another type.
+    """
+    _require_tensors(weight=weight)
+    require_bool("symmetric", symmetric)
+    if formula is not None and not isinstance(formula, str):
+        raise TypeError(f"formula expects a str; got {formula!r}")
+    if formula is not None and symmetric:
+        raise ValueError(f"min_max_scales expects formula or symmetric=True, not both; got formula {formula}")
+    if dtype is not None and not isinstance(dtype, torch.dtype):
+        raise TypeError(f"dtype expects a torch.dtype; got {dtype!r}")
+    _require_no_gradient("min_max_scales", weight=weight)
+    chosen = formula or ("absmax/7" if symmetric else "asymmetric")
+    rows, cols = group_size if isinstance(group_size, tuple) and len(group_size) == 2 else (1, group_size)
+    sizes = weight.shape if weight.dim() >= 2 else (1, 1)
+    group = _group("rows", rows, sizes[-2]), _group("columns", cols, sizes[-1])
+    if out is None:
+        return torch.ops.awqpack.min_max_scales.default(  # type: ignore[no-any-return]
+            weight, *group, chosen, weight.dtype if dtype is None else dtype
+        )
+    scales, zeros = out
+    require_tensor_out(scales, weight)
+    require_tensor_out(zeros, weight)
+    if dtype is not None and scales.dtype != dtype:
+        raise ValueError(f"out expects scales of dtype {dtype}, as dtype asks for it; got {scales.dtype}")
+    torch.ops.awqpack.min_max_scales_out.default(weight, *group, chosen, scales=scales, zeros=zeros)
+    mark_written(scales)
+    mark_written(zeros)
+    return scales, zeros
