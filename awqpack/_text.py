@@ -22,18 +22,29 @@ def count(number: int, what: str) -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
+_LEAST_NAME = 30  # columns that a narrow terminal leaves to a layer's name
+
+
 def _shorten(name: str, width: int) -> str:
     return name if len(name) <= width else "..." + name[len(name) - width + 3 :]
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table with its first column to the left, the others to the right, the last one as it comes."""
+    """A table with its first column to the left, the others to the right, the last one as it comes.
+
+    On a terminal too narrow for it the first column loses the start of its texts, then the last one the end; the
+    numbers between stay.
+    """
     widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
     if sys.stdout.isatty():
-        # The end of a layer's name tells it from its neighbours, so a narrow terminal loses the start.
-        room = shutil.get_terminal_size().columns - sum(widths[1:]) - 2 * (len(widths) - 1)
-        widths[0] = min(widths[0], max(room, 16))
+        columns = shutil.get_terminal_size().columns
+        # The end of a layer's name tells it from its neighbours.
+        least = min(widths[0], _LEAST_NAME)
+        room = columns - sum(widths[1:]) - 2 * (len(widths) - 1)
+        widths[0] = min(widths[0], max(room, least))
+        widths[-1] = max(min(widths[-1], columns - sum(widths[:-1]) - 2 * (len(widths) - 1)), len(header[-1]))
     for row in (header, *rows):
         first = _shorten(row[0], widths[0]).ljust(widths[0])
         middle = [text.rjust(width) for text, width in zip(row[1:-1], widths[1:-1], strict=True)]
-        print("  ".join([first, *middle, row[-1]]))
+        last = row[-1] if len(row[-1]) <= widths[-1] else row[-1][: widths[-1] - 3] + "..."
+        print("  ".join([first, *middle, last]))

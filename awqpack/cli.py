@@ -2,140 +2,201 @@
 
 from __future__ import annotations
 
-import argparse
+import contextlib
+import difflib
+import errno
 import io
 import os
 import resource
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
+from typing import Any
+
+import click
 
 from . import __version__, demo
 from .checkpoint import CheckpointError, report
+from .checkpoint.plan import parse_size
 from .layouts import LAYOUTS
 
-_LAYOUTS = ", ".join(LAYOUTS)
-
-_INSPECT = """\
-Says which AWQ layout a checkpoint is in, lists its quantized layers, and names what is inconsistent.
-
-PATH is a directory with config.json and safetensors files, or one safetensors file.
-"""
-_INSPECT_EXAMPLES = """\
-examples:
-  awqpack inspect Llama-3.1-8B-AWQ
-  awqpack inspect model.safetensors --layout gemv --group-size 64
-  awqpack inspect Llama-3.1-8B-AWQ --json | jq '.layers[].group_size'
-
-exit status: 0 consistent, 1 something is not, 2 no AWQ checkpoint or not readable
-"""
-_CONVERT = f"""\
-Writes an AWQ checkpoint in another layout without changing a code, a zero or a scale. Every other tensor, file and
-metadata entry is kept; config.json and the index are rewritten. The target appears when it is whole.
-
-layouts: {_LAYOUTS}
-"""
-_CONVERT_EXAMPLES = """\
-examples:
-  awqpack convert Llama-3.1-8B-AWQ Llama-3.1-8B-CT --to compressed-tensors
-  awqpack convert Llama-3.1-8B-AWQ out --to gemv_fast --dry-run
-  awqpack convert old-gemv out --to gemm --max-shard-size 5GB --force
-  awqpack convert layer.safetensors layer-fast.safetensors --to gemv_fast --group-size 128
-
-exit status: 0 converted, 2 an error (nothing is written then), 130 interrupted, 143 terminated
-"""
-_VERIFY = """\
-Decodes two checkpoints, in whatever layouts, and compares codes, zeros, scales, biases, every other tensor and every
-other file. Prints the first difference of each layer, tensor or file.
-"""
-_VERIFY_EXAMPLES = """\
-examples:
-  awqpack verify Llama-3.1-8B-AWQ Llama-3.1-8B-CT
-
-exit status: 0 equal, 1 different, 2 one of them cannot be read
-"""
+_SCALE_DTYPES = ("float16", "bfloat16", "float32")
+_SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
-def _add_source_arguments(command: argparse.ArgumentParser, flag: str) -> None:
-    command.add_argument(
-        flag,
-        dest="layout",
-        choices=["auto", *LAYOUTS],
-        default="auto",
-        metavar="LAYOUT",
-        help="the layout it is in (default: auto, what config.json says, or else the tensors)",
-    )
-    command.add_argument(
-        "--group-size",
-        type=int,
-        metavar="N",
-        help="columns that share a scale, -1 for a whole row, where no config.json and no shape says it",
-    )
+def _close_to(word: str, words: Sequence[str]) -> str:
+    """ "; did you mean gemm or gemv?", or nothing."""
+    found = difflib.get_close_matches(word, words, 2, 0.5)
+    return f"; did you mean {' or '.join(sorted(found))}?" if found else ""
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="awqpack", description="4-bit AWQ weights for PyTorch: inspect, convert and verify checkpoints."
-    )
-    parser.add_argument("--version", action="version", version=f"awqpack {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+_Callback = Callable[[click.Context, click.Parameter, Any], Any]
 
-    def add(
-        name: str, run: Callable[[argparse.Namespace], int], summary: str, text: str, examples: str = ""
-    ) -> argparse.ArgumentParser:
-        command = commands.add_parser(
-            name,
-            help=summary,
-            description=text,
-            epilog=examples,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        command.set_defaults(run=run)
-        return command
 
-    command = add("inspect", report.run_inspect, "say what a checkpoint holds", _INSPECT, _INSPECT_EXAMPLES)
-    command.add_argument("path", type=Path, metavar="PATH")
-    _add_source_arguments(command, "--layout")
-    command.add_argument("--json", action="store_true", help="print everything as one JSON object")
+def _one_of(*words: str) -> _Callback:
+    """Checks that a value is one of some words."""
 
-    command = add("convert", report.run_convert, "write a checkpoint in another layout", _CONVERT, _CONVERT_EXAMPLES)
-    command.add_argument("source", type=Path, metavar="SRC", help="a directory, or one safetensors file")
-    command.add_argument("target", type=Path, metavar="DST", help="a new directory, or file")
-    command.add_argument("--to", required=True, choices=list(LAYOUTS), metavar="LAYOUT", help=_LAYOUTS)
-    _add_source_arguments(command, "--from")
-    command.add_argument("--device", default="cpu", metavar="DEVICE", help="where weights are repacked (default: cpu)")
-    command.add_argument(
-        "--max-shard-size",
-        metavar="SIZE",
-        help="cut the target into files of at most this, such as 5GB (default: the source's files, one for one)",
-    )
-    command.add_argument("--dry-run", action="store_true", help="check everything, say what would be written")
-    command.add_argument("--force", action="store_true", help="replace DST when it exists")
+    def check(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+        if value is None or value.lower() in words:
+            return value and value.lower()
+        near = _close_to(value.lower(), words)
+        raise click.BadParameter(f"expects one of {', '.join(words)}; got {value!r}{near}")
 
-    command = add("verify", report.run_verify, "compare two checkpoints", _VERIFY, _VERIFY_EXAMPLES)
-    command.add_argument("first", type=Path, metavar="A")
-    command.add_argument("second", type=Path, metavar="B")
+    return check
 
-    command = add(
-        "demo",
-        lambda arguments: demo.run(arguments.model, arguments.output),
-        "pack a model's linear weights in every layout, save them, read them back, compare",
-        demo.__doc__ or "",
-    )
-    command.add_argument(
-        "model",
-        nargs="?",
-        type=Path,
-        metavar="FILE.safetensors",
-        help=f"the model; without it, the one of the package {demo.MODEL_PACKAGE}",
-    )
-    command.add_argument(
-        "--output", type=Path, metavar="FILE", help="keep the packed weights in FILE (default: a temporary file)"
-    )
-    return parser
+
+def _size(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
+    try:
+        return None if value is None else parse_size(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+class _Commands(click.Group):
+    """Commands that know their near misses."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in self.commands and not args[0].startswith("-"):
+            known = ", ".join(self.commands)
+            ctx.fail(f"{args[0]} is no command ({known}){_close_to(args[0], list(self.commands))}")
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=_Commands, context_settings=_SETTINGS, invoke_without_command=True)
+@click.version_option(__version__, prog_name="awqpack", message="%(prog)s %(version)s")
+@click.pass_context
+def _awqpack(context: click.Context) -> int:
+    """4-bit AWQ weights for PyTorch: inspect, convert and verify checkpoints.
+
+    \b
+    awqpack COMMAND --help has examples of each command.
+    """
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
+    return 0
+
+
+_LAYOUT_HELP = "The layout it is in.  [default: auto, what config.json says, or else the tensors]"
+_GROUP_HELP = "Columns that share a scale, -1 for a whole row, where no config.json and no shape says it."
+_group_size = click.option("--group-size", type=int, metavar="N", help=_GROUP_HELP)
+
+
+def _layout(flag: str) -> Callable[[Callable[..., int]], Callable[..., int]]:
+    check = _one_of("auto", *LAYOUTS)
+    return click.option(flag, "layout", callback=check, default="auto", metavar="LAYOUT", help=_LAYOUT_HELP)
+
+
+@_awqpack.command("inspect", short_help="Say what a checkpoint holds.")
+@click.argument("path", metavar="PATH")
+@_layout("--layout")
+@_group_size
+@click.option("--json", "as_json", is_flag=True, help="Print everything as one JSON object.")
+def _inspect(path: str, layout: str, group_size: int | None, as_json: bool) -> int:
+    """Says which AWQ layout a checkpoint is in, lists its quantized layers, and names what is inconsistent.
+
+    PATH is a directory with config.json and safetensors files, one safetensors file, or the name of a model that is in
+    the Hugging Face Hub's local cache. A file of awqpack.save_file is listed by its packed tensors.
+
+    \b
+    examples:
+      awqpack inspect Llama-3.1-8B-AWQ
+      awqpack inspect org/Llama-3.1-8B-AWQ
+      awqpack inspect model.safetensors --layout gemv --group-size 64
+      awqpack inspect Llama-3.1-8B-AWQ --json | jq '.layers[].group_size'
+
+    exit status: 0 consistent, 1 something is not, 2 no AWQ checkpoint or not readable
+    """
+    return report.run_inspect(path, layout, group_size, as_json)
+
+
+@_awqpack.command(
+    "convert",
+    short_help="Write a checkpoint in another layout.",
+    help=f"""Writes an AWQ checkpoint in another layout without changing a code, a zero or a scale. Every other tensor,
+    file and metadata entry is kept; config.json and the index are rewritten. The target appears when it is whole.
+
+    SRC is a directory, one safetensors file, or the name of a model in the Hugging Face Hub's local cache. DST is a new
+    directory, or file.
+
+    layouts: {", ".join(LAYOUTS)}
+
+    \b
+    examples:
+      awqpack convert Llama-3.1-8B-AWQ Llama-3.1-8B-CT --to compressed-tensors
+      awqpack convert Llama-3.1-8B-AWQ out --to gemv_fast --dry-run
+      awqpack convert old-gemv out --to gemm --max-shard-size 5GB --force
+      awqpack convert a.safetensors b.safetensors --to gemv --group-size 128
+
+    exit status: 0 converted, 2 an error (nothing is written then), 130 interrupted, 143 terminated
+    """,
+)
+@click.argument("source", metavar="SRC")
+@click.argument("target", metavar="DST")
+@click.option("--to", required=True, callback=_one_of(*LAYOUTS), metavar="LAYOUT", help=", ".join(LAYOUTS))
+@_layout("--from")
+@_group_size
+@click.option(
+    "--scale-dtype",
+    callback=_one_of(*_SCALE_DTYPES),
+    metavar="DTYPE",
+    help=f"Store scales in another dtype, if that holds each of them exactly: {', '.join(_SCALE_DTYPES)}.",
+)
+@click.option("--device", default="cpu", metavar="DEVICE", help="Where weights are repacked.  [default: cpu]")
+@click.option(
+    "--max-shard-size",
+    callback=_size,
+    metavar="SIZE",
+    help="Cut the target into files of at most this, such as 5GB.  [default: the source's files, one for one]",
+)
+@click.option("--dry-run", is_flag=True, help="Check everything, say what would be written.")
+@click.option("--force", is_flag=True, help="Replace DST when it exists and is a checkpoint.")
+def _convert(source: str, target: str, **options: Any) -> int:
+    return report.run_convert(source, target, **options)
+
+
+@_awqpack.command("verify", short_help="Compare two checkpoints.")
+@click.argument("first", metavar="A")
+@click.argument("second", metavar="B")
+@click.option("--json", "as_json", is_flag=True, help="Print everything as one JSON object.")
+def _verify(first: str, second: str, as_json: bool) -> int:
+    """Decodes two checkpoints, in whatever layouts, and compares codes, zeros, scales, biases, every other tensor and
+    every other file. Prints the first difference of each layer, tensor or file.
+
+    \b
+    examples:
+      awqpack verify Llama-3.1-8B-AWQ Llama-3.1-8B-CT
+      awqpack verify Llama-3.1-8B-AWQ Llama-3.1-8B-CT --json | jq .is_equal
+
+    exit status: 0 equal, 1 different, 2 one of them cannot be read
+    """
+    return report.run_verify(first, second, as_json)
+
+
+@_awqpack.command(
+    "demo",
+    short_help="Pack a model's linear weights in every packing, save, read back, compare.",
+    help=f"""{" ".join((demo.__doc__ or "").split())}
+
+    Without FILE.safetensors the model is the one of the package {demo.MODEL_PACKAGE}. What --output keeps is read by
+    awqpack.load_file, and listed by awqpack inspect.
+
+    \b
+    examples:
+      awqpack demo
+      awqpack demo model.safetensors --output packed.safetensors
+
+    exit status: 0 every code came back, 1 one did not, 2 an error
+    """,
+)
+@click.argument("model", required=False, metavar="[FILE.safetensors]")
+@click.option("--output", metavar="FILE", help="Keep the packed weights in FILE.  [default: a temporary file]")
+def _demo(model: str | None, output: str | None) -> int:
+    return demo.run(Path(model) if model else None, Path(output) if output else None)
 
 
 class _Terminated(BaseException):
@@ -149,7 +210,64 @@ def _terminate(number: int, frame: FrameType | None) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit status: 0 fine, 1 a mismatch, 2 bad usage or input, 130 interrupted, 143
     terminated."""
-    arguments = _parser().parse_args(argv)
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    command = next((word for word in arguments if word in _awqpack.commands), None)
+    label = "awqpack" if command is None else f"awqpack {command}"
+    with _surroundings():
+        try:
+            status = _run(arguments)
+            if sys.stdout is not None:
+                sys.stdout.flush()
+            return status
+        except click.UsageError as error:
+            return _fail(label, f"{_one_line(error.format_message())} ({label} --help)")
+        except (demo.DemoError, CheckpointError) as error:
+            return _fail(label, _one_line(str(error)))
+        except OSError as error:
+            if error.errno == errno.EPIPE:  # the reader has left (`| head`)
+                _discard(sys.stdout)
+                return 1
+            if error.filename is None:  # a full disk behind standard output
+                _discard(sys.stdout)
+            what = "standard output" if error.filename is None else os.fspath(error.filename)
+            return _fail(label, f"{what}: {error.strerror or error}")
+        except _Terminated:
+            print(f"{label}: terminated", file=sys.stderr)
+            return 143
+        except KeyboardInterrupt:
+            print(f"{label}: interrupted", file=sys.stderr)
+            return 130
+
+
+def _run(arguments: list[str]) -> int:
+    try:
+        with _awqpack.make_context("awqpack", arguments) as context:
+            context.color = False if os.environ.get("NO_COLOR") else None
+            status: int = _awqpack.invoke(context)
+            return status
+    except click.exceptions.Exit as ended:  # --help, --version
+        return ended.exit_code
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split("\n")).removesuffix(".")
+
+
+def _fail(label: str, text: str) -> int:
+    color = False if os.environ.get("NO_COLOR") else None
+    click.echo(f"{label}: {click.style('error:', fg='red')} {text}", err=True, color=color)
+    return 2
+
+
+def _discard(stream: Any) -> None:
+    """What is still in a stream's buffer goes nowhere: the interpreter must not try again to write it."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+@contextlib.contextmanager
+def _surroundings() -> Iterator[None]:
+    """Limits, signals and streams as the commands want them."""
+    _open_standard_streams()
     # a checkpoint may have more files than the soft limit lets a process open
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -157,30 +275,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     is_default = is_main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     if is_default:
         signal.signal(signal.SIGTERM, _terminate)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
     try:
-        status: int = arguments.run(arguments)
-        sys.stdout.flush()
-        return status
-    except (demo.DemoError, CheckpointError) as error:
-        print(f"awqpack {arguments.command}: error: {error}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:
-        # The reader has left (`| head`): the interpreter must not try to flush again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except OSError as error:
-        print(f"awqpack {arguments.command}: error: {error}", file=sys.stderr)
-        return 2
-    except _Terminated:
-        print(f"awqpack {arguments.command}: terminated", file=sys.stderr)
-        return 143
-    except KeyboardInterrupt:
-        print(f"awqpack {arguments.command}: interrupted", file=sys.stderr)
-        return 130
+        yield
     finally:
         if is_default:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def _open_standard_streams() -> None:
+    """Gives streams that the caller closed to nobody, or a file that is written would get their numbers."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        stream = getattr(sys, name)
+        if stream is None:
+            with contextlib.suppress(OSError):
+                os.fstat(number)
+                continue
+            if (fd := os.open(os.devnull, os.O_RDWR)) != number:
+                os.dup2(fd, number)
+                os.close(fd)
+            setattr(sys, name, os.fdopen(number, "r" if number == 0 else "w", closefd=False))
+        elif isinstance(stream, io.TextIOWrapper) and number > 0:
+            stream.reconfigure(errors="backslashreplace")

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from . import AWQPackedTensor, AWQPacking, build_info, pack, unpack
+from . import AWQPackedTensor, AWQPacking, build_info, load_file, pack, save_file, unpack
 from ._text import print_table, size
 from .formats import FORMATS
 from .ops import checks
@@ -83,15 +83,14 @@ def quantize(weight: torch.Tensor, group_size: int = GROUP_SIZE) -> tuple[torch.
     return torch.cat(codes, 1), torch.cat(scales, 1).half(), torch.cat(zeros, 1).to(torch.uint8)
 
 
-def _require_extras() -> tuple[Any, Any, Any]:
-    """safetensors, safetensors.torch and tqdm, which only the demo needs."""
+def _require_extras() -> tuple[Any, Any]:
+    """safetensors and tqdm."""
     try:
         import safetensors
-        import safetensors.torch
         import tqdm
     except ModuleNotFoundError as error:
         raise DemoError(f"{error.name} is missing; pip install 'awqpack[demo]' brings it") from None
-    return safetensors, safetensors.torch, tqdm
+    return safetensors, tqdm
 
 
 def _installed_model() -> Path:
@@ -143,8 +142,8 @@ def _best_seconds(call: Callable[[], object]) -> float:
     return min(times)
 
 
-def _pack_layer(layer: Layer, layout: Layout) -> torch.Tensor:
-    """Packs, unpacks, compares and times one layer in one layout; returns the payload."""
+def _pack_layer(layer: Layer, layout: Layout) -> AWQPackedTensor:
+    """Packs, unpacks, compares and times one layer in one packing; returns it packed."""
     packing, reorder, codes = layout.packing, layout.reorder, layer.codes
     packed = AWQPackedTensor.pack(codes, packing, reorder)
     unpacked = packed.unpack()
@@ -158,17 +157,17 @@ def _pack_layer(layer: Layer, layout: Layout) -> torch.Tensor:
     )
     if not exact or not torch.equal(unpacked, codes):
         layer.mismatches[layout.title] = "unpacked"
-    return payload
+    return packed
 
 
-def _check_saved(layer: Layer, saved: Any) -> None:
-    """Compares one layer with what the file holds of it."""
+def _check_saved(layer: Layer, saved: dict[str, torch.Tensor]) -> None:
+    """Compares one layer with what was read back of it."""
     for layout in LAYOUTS:
         if layout.title not in layer.timings:
             continue
-        payload = saved.get_tensor(f"{layer.name}.{layout.key}")
-        packed = AWQPackedTensor(payload, layout.packing, layout.reorder, layer.codes.shape, layer.codes.stride())
-        if not torch.equal(packed.unpack(), layer.codes):
+        packed = saved[f"{layer.name}.{layout.key}"]
+        is_same = isinstance(packed, AWQPackedTensor) and packed.packing is layout.packing
+        if not is_same or not torch.equal(packed, layer.codes):
             layer.mismatches.setdefault(layout.title, "read back")
 
 
@@ -290,21 +289,16 @@ def _pack_model(
 
 
 def _save_and_check(
-    safetensors: Any,
-    torch_io: Any,
-    path: Path,
-    layers: list[Layer],
-    tensors: dict[str, torch.Tensor],
-    bar: Any,
+    safetensors: Any, path: Path, layers: list[Layer], tensors: dict[str, torch.Tensor], bar: Any
 ) -> None:
     try:
-        torch_io.save_file(tensors, path, metadata={"format": "pt", "group_size": str(GROUP_SIZE)})
+        save_file(tensors, path, metadata={"format": "pt", "group_size": str(GROUP_SIZE)})
     except (OSError, safetensors.SafetensorError) as error:
         raise DemoError(f"{path}: cannot be written ({error})") from None
-    with safetensors.safe_open(path, framework="pt") as saved:
-        for layer in layers:
-            _check_saved(layer, saved)
-            bar.update()
+    saved = load_file(path)
+    for layer in layers:
+        _check_saved(layer, saved)
+        bar.update()
 
 
 def run(model: Path | None = None, output: Path | None = None) -> int:
@@ -313,7 +307,7 @@ def run(model: Path | None = None, output: Path | None = None) -> int:
     Raises:
         DemoError: the model is missing, unreadable or without linear weights, or a package is not installed.
     """
-    safetensors, torch_io, tqdm = _require_extras()
+    safetensors, tqdm = _require_extras()
     path = _installed_model() if model is None else model
     info = build_info()
     with _open(safetensors, path) as file, tempfile.TemporaryDirectory() as scratch:
@@ -332,7 +326,7 @@ def run(model: Path | None = None, output: Path | None = None) -> int:
         with tqdm.tqdm(total=2 * len(names), desc="packing", unit="step", leave=False, disable=None) as bar:
             layers, tensors = _pack_model(file, names, skipped, bar)
             bar.set_description("checking the file")
-            _save_and_check(safetensors, torch_io, saved, layers, tensors, bar)
+            _save_and_check(safetensors, saved, layers, tensors, bar)
         _print_skipped(skipped)
         if not layers:
             raise DemoError(f"{path}: no linear weights that can be packed among its {len(skipped)} tensors")

@@ -137,6 +137,15 @@ def _read_header(text: str | None, path: str | os.PathLike[str]) -> tuple[dict[s
     return entries, ties
 
 
+def packed_entries(metadata: Mapping[str, str] | None, path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What the metadata of a file say of its packed tensors, by name; empty for another file.
+
+    Raises:
+        ValueError: the file was written by a newer format, or the metadata is damaged.
+    """
+    return _read_header((metadata or {}).get(_METADATA_KEY), path)[0]
+
+
 def load_file(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> dict[str, torch.Tensor]:
     """Reads what :func:`save_file` wrote, or any other safetensors file.
 

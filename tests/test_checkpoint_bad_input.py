@@ -295,8 +295,8 @@ def test_a_full_file_system(tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (("--max-shard-size", "many"), 'max_shard_size expects a size such as "5GB" or "500MB"; got \'many\''),
-        (("--max-shard-size", "0"), "max_shard_size expects at least one byte"),
+        (("--max-shard-size", "many"), '--max-shard-size\': expects a size such as "5GB" or "500MB"; got \'many\''),
+        (("--max-shard-size", "0"), "--max-shard-size': expects at least one byte"),
         (("--device", "nonsense"), "device 'nonsense' cannot be used"),
         (("--device", "meta"), "device 'meta' cannot be used (it holds no values)"),
         (("--group-size", "64"), "config.json: group_size is 128; 64 was asked for"),
@@ -351,14 +351,15 @@ def test_force_replaces_nothing_but_checkpoints(target, text, given, tmp_path, c
     assert (tmp_path / "thesis" / "thesis.txt").exists()
 
 
-def test_unknown_layouts(given, tmp_path):
+def test_arguments_of_the_library(given, tmp_path):
     with pytest.raises(CheckpointError, match="to expects one of gemm, gemv"):
         checkpoint.convert(given, tmp_path / "out", "marlin")
     with pytest.raises(CheckpointError, match="layout expects auto or one of gemm"):
         checkpoint.inspect(given, layout="marlin")
-    with pytest.raises(SystemExit) as caught:
-        cli.main(["convert", str(given), str(tmp_path / "out"), "--to", "marlin"])
-    assert caught.value.code == 2
+    with pytest.raises(CheckpointError, match='max_shard_size expects a size such as "5GB"'):
+        checkpoint.convert(given, tmp_path / "out", "gemv", max_shard_size="many")
+    with pytest.raises(CheckpointError, match="scale_dtype expects one of float16"):
+        checkpoint.convert(given, tmp_path / "out", "gemv", scale_dtype="float8")
 
 
 def test_a_scheme_no_awq_layout_holds(tmp_path, capsys):

@@ -19,7 +19,7 @@ from checkpoints import (
 )
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from shared import CUDA
+from shared import CUDA, assert_same
 
 from awqpack import checkpoint
 from awqpack.checkpoint import CheckpointError
@@ -167,6 +167,34 @@ def test_zeros_that_are_stored_are_said_to_be_there(tmp_path):
     assert "fc.qzeros" in load_file(tmp_path / "out" / "model.safetensors")
     checkpoint.convert(tmp_path / "out", tmp_path / "back", "compressed-tensors")
     assert contents(tmp_path / "back") == contents(given)
+
+
+@pytest.mark.parametrize("target", LAYOUT_NAMES)
+def test_scales_of_another_dtype(target, tmp_path):
+    """Which float16-only kernels want of a bfloat16 model: exact, or the layers are named."""
+    layers = {"a.fc": random_layer(64, 256, dtype=torch.bfloat16), "b.fc": random_layer(64, 256, dtype=torch.bfloat16)}
+    for layer in layers.values():
+        layer.zeros.clamp_(min=1)  # which every layout holds
+    given = write_checkpoint(tmp_path / "given", "gemm", layers, {}, shards=1)
+    checkpoint.convert(given, tmp_path / "out", target, scale_dtype="float16")
+    with checkpoint.Checkpoint(tmp_path / "out") as opened:
+        for name, layer in layers.items():
+            assert_same(opened.decode(name).scales.contiguous(), layer.scales.half())
+            assert_same(opened.decode(name).codes.contiguous(), layer.codes)
+            assert_same(opened.decode(name).zeros.contiguous(), layer.zeros)
+    assert checkpoint.verify(given, tmp_path / "out").is_equal
+    checkpoint.convert(tmp_path / "out", tmp_path / "back", "gemm", scale_dtype=torch.bfloat16)
+    assert contents(tmp_path / "back") == contents(given)
+
+
+def test_scales_that_no_other_dtype_holds(tmp_path):
+    layers = {"a.fc": random_layer(64, 256, dtype=torch.bfloat16), "b.fc": random_layer(64, 256, dtype=torch.bfloat16)}
+    layers["b.fc"].scales[3, 1] = 1e-9
+    given = write_checkpoint(tmp_path / "given", "gemm", layers, {}, shards=1)
+    text = r"cannot hold 1 of 2 layers: b.fc \(no float16 is 9\.968\d+e-10, the scale of row 3, group 1\)"
+    with pytest.raises(CheckpointError, match=text):
+        checkpoint.convert(given, tmp_path / "out", "gemv", scale_dtype="float16")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_symmetric_configuration_that_is_not_true_loses_no_zero(tmp_path):

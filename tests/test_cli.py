@@ -12,9 +12,11 @@ import termios
 
 import forked
 import pytest
+import torch
 from checkpoints import leftovers, random_layer, write_checkpoint
 from safetensors.torch import load_file, save_file
 
+import awqpack
 from awqpack import checkpoint, cli
 
 
@@ -30,15 +32,15 @@ def given(tmp_path):
     return write_checkpoint(tmp_path / "given", "gemm")
 
 
-@pytest.mark.parametrize("command", ["inspect", "convert", "verify"])
-def test_help_teaches_by_example(command, capsys):
-    with pytest.raises(SystemExit) as caught:
-        cli.main([command, "--help"])
-    assert caught.value.code == 0
-    text = capsys.readouterr().out
-    assert "examples:\n  awqpack " + command in text
+@pytest.mark.parametrize("command", ["inspect", "convert", "verify", "demo"])
+def test_help_teaches_by_example(command, capsys, monkeypatch):
+    """In as many columns as the terminal has."""
+    monkeypatch.setenv("COLUMNS", "80")
+    status, text, _ = run(capsys, command, "--help")
+    assert status == 0
+    assert "  examples:\n    awqpack " + command in text
     assert "exit status:" in text
-    assert max(len(line) for line in text.splitlines()) <= 120
+    assert max(len(line) for line in text.splitlines()) <= 80
 
 
 def test_inspect(given, capsys):
@@ -46,9 +48,12 @@ def test_inspect(given, capsys):
     assert status == 0
     lines = out.splitlines()
     assert lines[0] == f"{given}: gemm, groups of 128, with zeros, not quantized: visual"
-    assert re.split(r"\s{2,}", lines[1].strip()) == ["layer", "N", "K", "group", "size", "tensors"]
+    assert re.split(r"\s{2,}", lines[1].strip()) == ["layer", "count", "N", "K", "group", "size", "tensors"]
     row = next(line for line in lines if line.startswith("model.layers.0.self_attn.q_proj "))
-    assert row.split()[:6] == ["model.layers.0.self_attn.q_proj", "72", "256", "128", "9.72", "kB"]
+    assert row.split()[:7] == ["model.layers.0.self_attn.q_proj", "1", "72", "256", "128", "9.72", "kB"]
+    row = next(line for line in lines if line.startswith("model.layers.0.mlp.experts.*.up_proj "))
+    assert row.split()[1:6] == ["2", "64", "256", "128", "17"]
+    row = next(line for line in lines if line.startswith("model.layers.0.self_attn.q_proj "))
     assert "bias F16 qweight I32 qzeros I32 scales F16" in row
     assert lines[-1] == "5 quantized layers, 94.8 kB; 10 other tensors, 29.6 kB; 2 files"
 
@@ -93,14 +98,19 @@ def test_convert_prints_a_line_for_every_file(given, tmp_path, capsys):
 
 def test_convert_shows_a_bar_on_a_terminal(given, tmp_path):
     """tqdm's bar: bytes a second and the time left."""
+    status, shown = on_a_terminal("convert", given, tmp_path / "out", "--to", "gemv", columns=100)
+    assert status == 0
+    assert re.search(r"gemm to gemv:.*\d+%.*[kM]?B/s", shown)
+    assert re.search(r"\[\d\d:\d\d<", shown)
+
+
+def on_a_terminal(*arguments, columns=80, **environment):
+    """(exit status, what a terminal of so many columns shows) of a command."""
     main, side = pty.openpty()
-    fcntl.ioctl(side, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
-    with subprocess.Popen(
-        [sys.executable, "-m", "awqpack", "convert", given, tmp_path / "out", "--to", "gemv"],
-        stdin=side,
-        stdout=subprocess.PIPE,
-        stderr=side,
-    ) as process:
+    fcntl.ioctl(side, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    command = [sys.executable, "-m", "awqpack", *map(str, arguments)]
+    environment = {key: value for key, value in os.environ.items() if key != "COLUMNS"} | environment
+    with subprocess.Popen(command, stdin=side, stdout=side, stderr=side, env=environment) as process:
         os.close(side)
         shown = b""
         while True:
@@ -109,10 +119,111 @@ def test_convert_shows_a_bar_on_a_terminal(given, tmp_path):
             except OSError:  # the other side is closed
                 break
             shown += data
-        assert process.wait() == 0
+        status = process.wait()
     os.close(main)
-    assert re.search(rb"gemm to gemv:.*\d+%.*[kM]?B/s", shown)
-    assert re.search(rb"\[\d\d:\d\d<", shown)
+    return status, shown.decode().replace("\r\n", "\n")
+
+
+def test_a_narrow_terminal_keeps_the_numbers(tmp_path, capsys, monkeypatch):
+    layers = {f"model.language_model.layers.{i}.mlp.experts.gate_up_proj": random_layer(64, 256) for i in range(12)}
+    given = write_checkpoint(tmp_path / "given", "gemm", layers, {}, shards=1)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("NO_COLOR", "1")
+    status, shown, _ = run(capsys, "inspect", given)
+    assert status == 0
+    assert "\x1b" not in shown
+    header, row = shown.splitlines()[-3:-1]
+    assert header.split()[:5] == ["layer", "count", "N", "K", "group"]
+    assert row.split()[1:6] == ["12", "64", "256", "128", "102"]
+    assert row.split()[0].endswith("layers.*.mlp.experts.gate_up_proj"[-20:])
+    assert max(map(len, shown.splitlines()[1:])) <= 80
+
+
+def test_verdicts_are_coloured_on_a_terminal(given, tmp_path):
+    """And a bar shows how far it is, as that of convert does."""
+    checkpoint.convert(given, tmp_path / "out", "gemv")
+    (tmp_path / "out" / "tokenizer.json").write_text("{}")
+    status, shown = on_a_terminal("verify", given, tmp_path / "out")
+    assert status == 1
+    assert "\x1b[31mdifferent:\x1b[0m 1 difference" in shown
+    assert re.search(r"comparing:.*%", shown)
+
+
+USAGE = {
+    "a near miss": (["inspct", "x"], "awqpack: error: inspct is no command (inspect, ", "did you mean inspect?"),
+    "an unknown command": (["frobnicate"], "awqpack: error: frobnicate is no command", "verify, demo)"),
+    "a near miss of a layout": (["convert", "a", "b", "--to", "gem"], "awqpack convert: error: ", "mean gemm or gemv?"),
+    "an unknown layout": (["convert", "a", "b", "--to", "x"], "awqpack convert: error: ", "expects one of gemm, gemv,"),
+    "an unknown option": (["verify", "a", "b", "--jason"], "awqpack verify: error: ", "--jason"),
+    "no path": (["inspect"], "awqpack inspect: error: ", "PATH"),
+    "no layout": (["convert", "a", "b"], "awqpack convert: error: ", "--to"),
+    "too many paths": (["verify", "a", "b", "c"], "awqpack verify: error: ", "c"),
+    "no number": (["inspect", "a", "--group-size", "x"], "awqpack inspect: error: ", "--group-size"),
+}
+
+
+@pytest.mark.parametrize("name", USAGE)
+def test_usage_errors_are_one_line_of_their_command(name, capsys):
+    arguments, start, part = USAGE[name]
+    status, out, err = run(capsys, *arguments)
+    assert (status, out) == (2, "")
+    assert err.startswith(start)
+    assert part in err
+    assert err.count("\n") == 1
+    assert f"({start.partition(':')[0]} --help)" in err
+
+
+def test_without_arguments_it_says_what_it_can_do(capsys):
+    status, out, err = run(capsys)
+    assert (status, err) == (0, "")
+    assert out == run(capsys, "--help")[1]
+    assert all(command in out for command in ("inspect", "convert", "verify", "demo"))
+
+
+def test_verify_json(given, tmp_path, capsys):
+    checkpoint.convert(given, tmp_path / "out", "gemv")
+    status, out, _ = run(capsys, "verify", given, tmp_path / "out", "--json")
+    assert (status, json.loads(out)["is_equal"], json.loads(out)["layers"]) == (0, True, 5)
+    (tmp_path / "out" / "tokenizer.json").unlink()
+    status, out, _ = run(capsys, "verify", given, tmp_path / "out", "--json")
+    assert status == 1
+    (difference,) = json.loads(out)["differences"]
+    assert (difference["what"], difference["part"]) == ("tokenizer.json", "presence")
+
+
+CLOSED = """
+import os, sys
+from awqpack import cli
+
+for fd in map(int, "FDS".split()):  # as Python finds them that a shell closed
+    os.close(fd)
+    setattr(sys, ("stdin", "stdout", "stderr")[fd], None)
+os._exit(cli.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("closed", ["0", "1", "2", "0 1 2"])
+def test_streams_that_are_closed(closed, given, tmp_path):
+    """What is written then goes nowhere, least of all into a file of the target."""
+    done = forked.run(CLOSED.replace("FDS", closed), "convert", given, tmp_path / "out", "--to", "gemv")
+    assert done.returncode == 0
+    assert checkpoint.verify(given, tmp_path / "out").is_equal
+
+
+FULL = """
+import os, sys
+from awqpack import cli
+
+os.dup2(os.open("/dev/full", os.O_WRONLY), 1)
+sys.stdout = os.fdopen(1, "w")
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+def test_standard_output_that_is_full(given):
+    done = forked.run(FULL, "inspect", given)
+    assert (done.returncode, done.stderr) == (2, "awqpack inspect: error: standard output: No space left on device\n")
 
 
 def test_dry_run(given, tmp_path, capsys):
@@ -270,3 +381,25 @@ def test_interrupted_while_torch_is_imported(tmp_path):
     command = [sys.executable, "-c", "import sys, awqpack_command; sys.exit(awqpack_command.main())"]
     done = subprocess.run(command, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (130, "awqpack: interrupted\n")
+
+
+def test_the_demo_keeps_what_load_file_reads(tmp_path, capsys):
+    """And inspect lists it."""
+    save_file({"fc.weight": torch.randn(64, 128), "b.weight": torch.randn(8, 24)}, tmp_path / "model.safetensors")
+    output = tmp_path / "packed.safetensors"
+    status, out, _ = run(capsys, "demo", tmp_path / "model.safetensors", "--output", output)
+    assert status == 0, out
+    loaded = awqpack.load_file(output)
+    assert loaded["fc.v2"].packing is awqpack.AWQPacking.V2
+    assert torch.equal(loaded["fc.v2"].unpack(), loaded["fc.v1_reorder"].unpack())
+    status, out, _ = run(capsys, "inspect", output)
+    assert status == 0
+    assert out.splitlines()[0] == f"{output}: packed tensors, which awqpack.load_file reads"
+    rows = [re.split(r"\s{2,}", line.strip()) for line in out.splitlines()[2:-1]]
+    assert ["fc.v1_reorder", "64x128", "4.1 kB", "V1 reorder"] in rows
+    assert ["b.v1", "8x24", "96 B", "V1"] in rows
+    status, out, _ = run(capsys, "inspect", output, "--json")
+    packed = {name for name, tensor in loaded.items() if isinstance(tensor, awqpack.AWQPackedTensor)}
+    assert {tensor["name"] for tensor in json.loads(out)["tensors"]} == packed
+    status, _, err = run(capsys, "verify", output, output)
+    assert (status, "which awqpack.load_file reads, and no layers" in err) == (2, True)

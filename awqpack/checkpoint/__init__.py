@@ -10,6 +10,7 @@ from .comparison import Difference
 from .convert import Conversion, convert
 from .errors import CheckpointError
 from .inspect import Inspection, LayerInfo, inspect
+from .packed_file import PackedFile, PackedInfo, inspect_packed
 from .progress import Progress
 from .source import Checkpoint
 from .verify import Verification, verify
@@ -21,9 +22,12 @@ __all__ = [
     "Difference",
     "Inspection",
     "LayerInfo",
+    "PackedFile",
+    "PackedInfo",
     "Progress",
     "Verification",
     "convert",
     "inspect",
+    "inspect_packed",
     "verify",
 ]

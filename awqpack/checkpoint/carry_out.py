@@ -84,6 +84,7 @@ def _write_layer(
             writer.write(plan.where[name], name, run, done)
             done += run.nbytes
     scales, zeros = source.scales_and_zeros(layer)
+    scales = scales if plan.scale_dtype is None else scales.to(plan.scale_dtype)
     order = layer.layout.decode_order(layer.geometry, source.side_tensors(layer))
     side = target.encode_side(layer.geometry, scales, zeros) | target.encode_order(layer.geometry, order, scales.device)
     for suffix, value in side.items():

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from ..layouts import LAYOUTS
+from ..layouts import LAYOUTS, SCALE_DTYPES
 from .carry_out import carry_out
 from .errors import CheckpointError
 from .hub import located, plain_path
@@ -61,6 +61,7 @@ def convert(
     group_size: int | None = None,
     device: str | torch.device = "cpu",
     max_shard_size: str | int | None = None,
+    scale_dtype: str | torch.dtype | None = None,
     dry_run: bool = False,
     force: bool = False,
     progress: Progress | None = None,
@@ -78,6 +79,8 @@ def convert(
         group_size: for a source without a configuration whose shapes do not tell; -1 is one group a row.
         device: where weights are repacked.
         max_shard_size: bytes, or "5GB"; without it the target has the source's files, one for one.
+        scale_dtype: float16, bfloat16 or float32 for scales in the target; each must be exact in it. Without it they
+            keep theirs. What the configuration says of the model's own dtype stays.
         dry_run: check everything, write nothing.
         force: replace a target that exists.
         progress: told what happens.
@@ -87,13 +90,14 @@ def convert(
     """
     source, given = located(source), plain_path(target)
     target = Path(os.path.abspath(given))
-    limit = None if max_shard_size is None else parse_size(max_shard_size)
+    limit = None if max_shard_size is None else _limit(max_shard_size)
+    scales = None if scale_dtype is None else _scale_dtype(scale_dtype)
     device = _validated(source, target, to, device)
     with Checkpoint(source, layout=layout, group_size=group_size) as checkpoint:
         staging = Staging(target, force=force)
         _require_fitting_target(checkpoint, target, limit)
         staging.check()
-        plan = make_plan(checkpoint, LAYOUTS[to], limit)
+        plan = make_plan(checkpoint, LAYOUTS[to], limit, scales)
         if checkpoint.files.is_file:
             plan.files[0].name = target.name
         _require_sources_elsewhere(plan, target)
@@ -115,13 +119,28 @@ def _validated(source: Path, target: Path, to: str, device: str | torch.device) 
     return usable
 
 
+def _scale_dtype(given: str | torch.dtype) -> torch.dtype:
+    known = {str(dtype).removeprefix("torch."): dtype for dtype in SCALE_DTYPES}
+    found = known.get(str(given).removeprefix("torch."))
+    if found is None:
+        raise CheckpointError(f"scale_dtype expects one of {', '.join(known)}; got {given!r}")
+    return found
+
+
+def _limit(max_shard_size: str | int) -> int:
+    try:
+        return parse_size(max_shard_size)
+    except ValueError as error:
+        raise CheckpointError(f"max_shard_size {error}") from None
+
+
 def _require_fitting_target(checkpoint: Checkpoint, target: Path, limit: int | None) -> None:
     is_file = checkpoint.files.is_file
     if is_file != (target.suffix == ".safetensors"):
         kind = "a .safetensors file" if is_file else "a directory"
         raise CheckpointError(f"{target}: expects {kind}, as the source is one")
     if is_file and limit is not None:
-        raise CheckpointError(f"max_shard_size expects a directory; {checkpoint.path} is one file")
+        raise CheckpointError(f"{checkpoint.path}: is one file, which is not cut into several")
 
 
 def _described(plan: Plan, target: Path, is_dry_run: bool) -> Conversion:

@@ -7,6 +7,8 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
+
 from ..layouts import HEAD, SYMMETRIC_ZERO, Layout, LayoutError, QuantizationConfig, TensorSpec
 from .config_files import CONFIG_FILE
 from .errors import CheckpointError
@@ -48,11 +50,13 @@ class Plan:
         others: what of the source directory is copied as it is, relative to it.
         warnings: what its readers may stumble over, a sentence each.
         config: what the target's quantization_config says.
+        scale_dtype: of scales in the target; None keeps the source's.
     """
 
     source: Checkpoint
     target: Layout
     config: QuantizationConfig
+    scale_dtype: torch.dtype | None = None
     files: list[OutputFile] = field(default_factory=list)
     where: dict[str, OutputFile] = field(default_factory=dict)
     layers: list[tuple[SourceLayer, dict[str, str]]] = field(default_factory=list)
@@ -65,13 +69,18 @@ class Plan:
         return sum(file.nbytes for file in self.files)
 
     @property
-    def is_relayout(self) -> bool:
-        """Whether anything but names of files changes."""
+    def has_new_layout(self) -> bool:
+        """Whether the target is in another layout."""
         return self.target is not self.source.layout
+
+    @property
+    def changes_layers(self) -> bool:
+        """Whether layers become others; otherwise only names of files change."""
+        return self.has_new_layout or self.scale_dtype is not None
 
     def configs(self) -> dict[str, str | None]:
         """Text of each configuration file that changes, by its name; None for one that is left out."""
-        return self.source.configs.rewritten(self.target, self.config) if self.is_relayout else {}
+        return self.source.configs.rewritten(self.target, self.config) if self.has_new_layout else {}
 
     def index(self) -> tuple[str, str] | None:
         """Name and text of the index; None for a checkpoint of one file that had none."""
@@ -88,44 +97,51 @@ class Plan:
 
 
 def parse_size(text: str | int) -> int:
-    """Bytes of "5GB", "500MB", "2GiB" or a number. Raises CheckpointError."""
+    """Bytes of "5GB", "500MB", "2GiB" or a number. Raises ValueError."""
     if isinstance(text, int):
         size = text
     else:
         match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
         if match is None or match[2].upper() not in _UNITS:
-            raise CheckpointError(f'max_shard_size expects a size such as "5GB" or "500MB"; got {text!r}')
+            raise ValueError(f'expects a size such as "5GB" or "500MB"; got {text!r}')
         size = min(int(min(float(match[1]), 1e15) * _UNITS[match[2].upper()]), 1 << 62)
     if size < 1:
-        raise CheckpointError(f"max_shard_size expects at least one byte; got {text!r}")
+        raise ValueError(f"expects at least one byte; got {text!r}")
     return size
 
 
-def make_plan(source: Checkpoint, target: Layout, max_shard_size: int | None = None) -> Plan:
+def make_plan(
+    source: Checkpoint,
+    target: Layout,
+    max_shard_size: int | None = None,
+    scale_dtype: torch.dtype | None = None,
+) -> Plan:
     """Plans a conversion.
 
     Args:
         source: what to convert.
         target: the layout to write.
         max_shard_size: bytes; None keeps the source's files, one for one.
+        scale_dtype: of scales in the target; None keeps the source's.
 
     Raises:
         CheckpointError: the target cannot hold some layers; all of them are named.
     """
     if target is not source.layout:
         _require_applied(source, target)
-        _require_held(source, target)
-    plan = Plan(source, target, _target_config(source, target))
+    if target is not source.layout or scale_dtype is not None:
+        _require_held(source, target, scale_dtype)
+    plan = Plan(source, target, _target_config(source, target), scale_dtype)
     drops_zeros = plan.config.is_symmetric and not target.stores_symmetric_zeros
     specs: dict[str, tuple[str, tuple[int, ...], int]] = {}
     homes: dict[str, str] = {}  # output tensor -> the source file it comes from
-    for tensor in source.plain_tensors if plan.is_relayout else source.files.where:
+    for tensor in source.plain_tensors if plan.changes_layers else source.files.where:
         entry = source.files.entry(tensor)
         plan.copies[tensor] = tensor
         specs[tensor] = (entry.dtype, entry.shape, entry.nbytes)
         homes[tensor] = source.files.where[tensor]
-    for layer in source.layers.values() if plan.is_relayout else ():
-        outputs = _layer_specs(source, layer, target)
+    for layer in source.layers.values() if plan.changes_layers else ():
+        outputs = _layer_specs(source, layer, target, scale_dtype)
         if drops_zeros:
             del outputs[target.names["zeros"]]
         prefix = f"{layer.name}." if layer.name else ""
@@ -153,7 +169,7 @@ def _other_files(plan: Plan) -> list[Path]:
     if files.index is not None:
         replaced.add(files.index.path.name)
     others = other_entries(files.path, replaced)
-    for path in others if plan.is_relayout else []:
+    for path in others if plan.has_new_layout else []:
         # a folder with a configuration of its own is another checkpoint
         has_own_config = (files.path / path.parent / CONFIG_FILE).is_file() and path.parent != Path()
         if path.suffix == ".safetensors" and not has_own_config and holds_layers(files.path / path):
@@ -171,7 +187,7 @@ def _warnings(plan: Plan) -> list[str]:
         for path in plan.others
         if not (source.path / path).is_dir() and is_pointer(source.path / path)
     ]
-    if plan.is_relayout and plan.config.has_head and not target.ignores_by_name:
+    if plan.has_new_layout and plan.config.has_head and not target.ignores_by_name:
         warnings.append(f"{HEAD} is quantized, which vLLM and GPTQModel read, and AutoAWQ and transformers do not")
     return warnings
 
@@ -208,11 +224,11 @@ def _require_applied(source: Checkpoint, target: Layout) -> None:
             )
 
 
-def _require_held(source: Checkpoint, target: Layout) -> None:
+def _require_held(source: Checkpoint, target: Layout, scale_dtype: torch.dtype | None) -> None:
     """Raises CheckpointError that names every layer the target cannot hold."""
 
     def reason_of(layer: SourceLayer) -> str | None:
-        return target.reason_not_held(layer.geometry) or _reason_values_not_held(source, layer, target)
+        return target.reason_not_held(layer.geometry) or _reason_values_not_held(source, layer, target, scale_dtype)
 
     layers = source.layers.values()
     refused = [
@@ -226,15 +242,22 @@ def _require_held(source: Checkpoint, target: Layout) -> None:
         )
 
 
-def _reason_values_not_held(source: Checkpoint, layer: SourceLayer, target: Layout) -> str | None:
-    """Why zeros would be lost, or are none already, where one side stores them as floats."""
+def _reason_values_not_held(
+    source: Checkpoint, layer: SourceLayer, target: Layout, scale_dtype: torch.dtype | None
+) -> str | None:
+    """Why zeros or scales would be lost, or zeros are none already, where one side stores them as floats."""
     side = source.side_tensors(layer)
     try:
         if layer.layout.decode_order(layer.geometry, side) is not None and target.reason_without_order() is not None:
             return target.reason_without_order()
-        scales = layer.layout.decode_scales(layer.geometry, side)
+        stored = layer.layout.decode_scales(layer.geometry, side)
+        scales = stored if scale_dtype is None else stored.to(scale_dtype)
+        if scale_dtype is not None and not torch.equal(scales.float(), stored.float()):
+            row, group = (scales.float() != stored.float()).nonzero()[0].tolist()
+            name = str(scale_dtype).removeprefix("torch.")
+            return f"no {name} is {float(stored[row, group]):.9g}, the scale of row {row}, group {group}"
         if layer.layout.stores_scaled_zeros or not target.holds_every_zero(scales):
-            scales, zeros = layer.layout.decode_side(layer.geometry, side)
+            _, zeros = layer.layout.decode_side(layer.geometry, side)
             if not target.holds_every_zero(scales):
                 target.encode_side(layer.geometry, scales, zeros)
     except LayoutError as error:
@@ -242,9 +265,11 @@ def _reason_values_not_held(source: Checkpoint, layer: SourceLayer, target: Layo
     return None
 
 
-def _layer_specs(source: Checkpoint, layer: SourceLayer, target: Layout) -> dict[str, TensorSpec]:
+def _layer_specs(
+    source: Checkpoint, layer: SourceLayer, target: Layout, scale_dtype: torch.dtype | None
+) -> dict[str, TensorSpec]:
     n, k, _ = layer.geometry
-    dtype = source.files.entry(layer.scales).spec.dtype
+    dtype = scale_dtype or source.files.entry(layer.scales).spec.dtype
     weight = TensorSpec(target.weight.dtype, target.weight.shape(n, k))
     return {target.names["weight"]: weight, **target.side_specs(layer.geometry, dtype)}
 

@@ -2,53 +2,96 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
+
+import click
 
 from .._text import count, print_table, size
 from .convert import Conversion, convert
-from .inspect import Inspection, inspect
+from .inspect import Inspection, LayerInfo, inspect
+from .packed_file import PackedFile, inspect_packed
 from .progress import Progress
 from .verify import verify
 
 
-def run_inspect(arguments: argparse.Namespace) -> int:
+def run_inspect(path: str, layout: str, group_size: int | None, as_json: bool) -> int:
     """Prints what a checkpoint holds; returns 1 when something is inconsistent."""
-    found = inspect(arguments.path, layout=arguments.layout, group_size=arguments.group_size)
-    if arguments.json:
-        print(json.dumps(dataclasses.asdict(found), indent=2))
+    packed = inspect_packed(path)
+    if packed is not None:
+        if as_json:
+            click.echo(json.dumps(dataclasses.asdict(packed), indent=2))
+        else:
+            _print_packed(packed)
+        return 0
+    found = inspect(path, layout=layout, group_size=group_size)
+    if as_json:
+        click.echo(json.dumps(dataclasses.asdict(found), indent=2))
     else:
         _print_inspection(found)
     return 1 if found.problems else 0
 
 
 def _print_inspection(found: Inspection) -> None:
-    print(f"{found.path}: {found.layout}, {_configuration(found)}")
-    rows = [
-        (
-            layer.name or "(the layer)",
-            str(layer.out_features),
-            str(layer.in_features),
-            str(layer.group_size),
-            size(layer.nbytes),
-            " ".join(f"{name} {dtype}" for name, dtype in layer.dtypes.items()),
+    click.echo(f"{found.path}: {click.style(found.layout, bold=True)}, {_configuration(found)}")
+    rows = []
+    for name, layers in _alike(found.layers):
+        first = layers[0]
+        rows.append(
+            (
+                name,
+                str(len(layers)),
+                str(first.out_features),
+                str(first.in_features),
+                str(first.group_size),
+                size(sum(layer.nbytes for layer in layers)),
+                " ".join(f"{part} {dtype}" for part, dtype in first.dtypes.items()),
+            )
         )
-        for layer in found.layers
-    ]
-    print_table(("layer", "N", "K", "group", "size", "tensors"), rows)
-    print(
+    print_table(("layer", "count", "N", "K", "group", "size", "tensors"), rows)
+    click.echo(
         f"{count(len(found.layers), 'quantized layer')}, {size(found.quantized_bytes)}; "
         f"{count(found.other_tensors, 'other tensor')}, {size(found.other_bytes)}; {count(len(found.files), 'file')}"
     )
-    for first, *others in _by_kind(found.problems):
+    for first_problem, *others in _by_kind(found.problems):
         more = f" (and {count(len(others), 'other')} of this kind; --json lists all)" if others else ""
-        print(f"inconsistent: {first}{more}")
+        click.echo(f"{click.style('inconsistent:', fg='red')} {first_problem}{more}")
+
+
+def _print_packed(found: PackedFile) -> None:
+    click.echo(f"{found.path}: {click.style('packed tensors', bold=True)}, which awqpack.load_file reads")
+    rows = [
+        (
+            tensor.name,
+            "x".join(map(str, tensor.shape)),
+            size(tensor.nbytes),
+            tensor.packing + " reorder" * tensor.reorder,
+        )
+        for tensor in found.tensors
+    ]
+    print_table(("tensor", "codes", "size", "packing"), rows)
+    total = size(sum(tensor.nbytes for tensor in found.tensors))
+    click.echo(
+        f"{count(len(rows), 'packed tensor')}, {total}; "
+        f"{count(found.other_tensors, 'other tensor')}, {size(found.other_bytes)}"
+    )
+
+
+def _alike(layers: Sequence[LayerInfo]) -> Iterator[tuple[str, list[LayerInfo]]]:
+    """Layers that differ in the numbers in their names alone, under a name with stars for those."""
+    kinds: dict[object, list[LayerInfo]] = {}
+    for layer in layers:
+        name = re.sub(r"(?<![^.])\d+(?![^.])", "*", layer.name)
+        kind = (name, layer.out_features, layer.in_features, layer.group_size, tuple(layer.dtypes.items()))
+        kinds.setdefault(kind, []).append(layer)
+    for alike in kinds.values():
+        columns = zip(*(layer.name.split(".") for layer in alike), strict=True)
+        yield ".".join(parts[0] if len(set(parts)) == 1 else "*" for parts in columns) or "(the layer)", alike
 
 
 def _by_kind(problems: Sequence[str]) -> list[list[str]]:
@@ -71,35 +114,24 @@ def _configuration(found: Inspection) -> str:
     return ", ".join(parts)
 
 
-def run_convert(arguments: argparse.Namespace) -> int:
-    """Converts; shows a bar on a terminal, a line for each file elsewhere."""
-    progress = _bar() if sys.stderr.isatty() else _Lines()
+def run_convert(source: str, target: str, **options: Any) -> int:
+    """Converts, with the options of `convert`; shows a bar on a terminal, a line for each file elsewhere."""
+    progress = _progress()
     try:
-        done = convert(
-            arguments.source,
-            arguments.target,
-            arguments.to,
-            layout=arguments.layout,
-            group_size=arguments.group_size,
-            device=arguments.device,
-            max_shard_size=arguments.max_shard_size,
-            dry_run=arguments.dry_run,
-            force=arguments.force,
-            progress=progress,
-        )
+        done = convert(source, target, progress=progress, **options)
     finally:
         progress.close()
     for warning in done.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+        click.echo(f"{click.style('warning:', fg='yellow')} {warning}", err=True)
     if done.is_dry_run:
-        print(f"would convert {count(done.layers, 'layer')} from {done.source_layout} to {done.target_layout}:")
+        click.echo(f"would convert {count(done.layers, 'layer')} from {done.source_layout} to {done.target_layout}:")
         for name in done.files:
-            print(f"  {name}")
-        print(
+            click.echo(f"  {name}")
+        click.echo(
             f"{size(done.nbytes)} in {count(len(done.files), 'file')}, and {count(len(done.other_files), 'other file')}"
         )
         return 0
-    print(
+    click.echo(
         f"{done.target}: {count(done.layers, 'layer')} from {done.source_layout} to {done.target_layout}, "
         f"{size(done.nbytes)} in {done.seconds:.1f} s ({size(int(done.nbytes / max(done.seconds, 1e-9)))}/s)"
     )
@@ -125,6 +157,9 @@ class _Lines(Progress):
             file=sys.stderr,
         )
 
+    def start_comparison(self, nbytes: int) -> None:
+        print(f"comparing {size(nbytes)}", file=sys.stderr)
+
     def advance(self, nbytes: int) -> None:
         self._bytes += nbytes
 
@@ -149,13 +184,13 @@ class _Bar(Progress):
         self._bar: Any = None
 
     def start(self, conversion: Conversion) -> None:
-        self._bar = self._tqdm(
-            total=conversion.nbytes,
-            desc=f"{conversion.source_layout} to {conversion.target_layout}",
-            unit="B",
-            unit_scale=True,
-            leave=False,
-        )
+        self._show(conversion.nbytes, f"{conversion.source_layout} to {conversion.target_layout}")
+
+    def start_comparison(self, nbytes: int) -> None:
+        self._show(nbytes, "comparing")
+
+    def _show(self, nbytes: int, what: str) -> None:
+        self._bar = self._tqdm(total=nbytes, desc=what, unit="B", unit_scale=True, leave=False)
 
     def advance(self, nbytes: int) -> None:
         self._bar.update(nbytes)
@@ -165,25 +200,32 @@ class _Bar(Progress):
             self._bar.close()
 
 
-def _bar() -> _Bar | _Lines:
-    """A bar where tqdm is installed, lines elsewhere."""
+def _progress() -> _Bar | _Lines:
+    """A bar on a terminal where tqdm is installed, lines elsewhere."""
     try:
         from tqdm import tqdm
     except ModuleNotFoundError:
         return _Lines()
-    return _Bar(tqdm)
+    return _Bar(tqdm) if sys.stderr.isatty() else _Lines()
 
 
-def run_verify(arguments: argparse.Namespace) -> int:
+def run_verify(first: str, second: str, as_json: bool) -> int:
     """Prints what differs; returns 1 when something does."""
-    found = verify(arguments.first, arguments.second)
+    progress = _progress()
+    try:
+        found = verify(first, second, progress=progress)
+    finally:
+        progress.close()
+    if as_json:
+        click.echo(json.dumps({"is_equal": found.is_equal, **dataclasses.asdict(found)}, indent=2))
+        return 0 if found.is_equal else 1
     what = ", ".join(
         (count(found.layers, "layer"), count(found.tensors, "other tensor"), count(found.files, "other file"))
     )
     if found.is_equal:
-        print(f"equal: {what}")
+        click.echo(f"{click.style('equal:', fg='green')} {what}")
         return 0
     for difference in found.differences:
-        print(difference)
-    print(f"different: {count(len(found.differences), 'difference')} in {what}")
+        click.echo(difference)
+    click.echo(f"{click.style('different:', fg='red')} {count(len(found.differences), 'difference')} in {what}")
     return 1

@@ -7,6 +7,7 @@ tensors = LAYOUTS["gemv_fast"].encode(layer)
 
 from .base import (
     HEAD,
+    SCALE_DTYPES,
     SYMMETRIC_ZERO,
     AmbiguousGroupError,
     Geometry,
@@ -29,6 +30,7 @@ from .weight import PackedWeight, WeightFormat, relayout, relayout_runs
 __all__ = [
     "HEAD",
     "LAYOUTS",
+    "SCALE_DTYPES",
     "SYMMETRIC_ZERO",
     "AmbiguousGroupError",
     "CompressedTensors",
