@@ -100,7 +100,7 @@ template <class Side>
 __device__ __forceinline__ int64_t marlin_rows_codes(const Job &job, const MarlinRows &place)
 {
     return blockIdx.y * job.codes_batch + (place.block * block_rows<marlin> + place.q) * job.codes_row +
-           (place.line + place.t) * Side::bytes;
+           (place.line + place.t) * Side::step(job);
 }
 
 __device__ __forceinline__ int64_t marlin_rows_payload(const Job &job, const MarlinRows &place)
@@ -139,7 +139,7 @@ __global__ void __launch_bounds__(marlin_threads) pack_marlin_rows(const Job job
     if (place.exists) {
 #pragma unroll
         for (int m = 0; m < marlin_row_steps; m++) {
-            rows[m] = Side::load(source + 8 * m * job.codes_row, job.codes_aligned, inside);
+            rows[m] = Side::load(job, source + 8 * m * job.codes_row, inside);
         }
 #pragma unroll
         for (int m = 0; m < marlin_row_steps; m++) {
@@ -206,8 +206,8 @@ __global__ void __launch_bounds__(marlin_threads) unpack_marlin_rows(const Job j
             upper.w[half] = x & low_nibbles, upper.w[half + 2] = x >> 4 & low_nibbles;
             lower.w[half] = y & low_nibbles, lower.w[half + 2] = y >> 4 & low_nibbles;
         }
-        Side::store(target + 16 * j * job.codes_row, upper, job.codes_aligned);
-        Side::store(target + (16 * j + 8) * job.codes_row, lower, job.codes_aligned);
+        Side::store(job, target + 16 * j * job.codes_row, upper);
+        Side::store(job, target + (16 * j + 8) * job.codes_row, lower);
     }
 }
 
@@ -262,7 +262,7 @@ template <class Side>
 __device__ __forceinline__ int64_t marlin_columns_codes(const Job &job, const MarlinColumns &place)
 {
     return blockIdx.y * job.codes_batch + (place.line * block_cols<marlin> + 2 * place.t) * job.codes_col +
-           (place.block * 4 + place.j) * Side::bytes;
+           (place.block * 4 + place.j) * Side::step(job);
 }
 
 __device__ __forceinline__ int64_t marlin_columns_payload(const Job &job, const MarlinColumns &place)
@@ -310,8 +310,8 @@ __global__ void __launch_bounds__(marlin_threads) pack_marlin_columns(const Job 
         if (i < place.lines) {
 #pragma unroll
             for (int k = 0; k < 4; k++) {
-                columns[i][k] = Side::load(source + (i * block_cols<marlin> + marlin_column(k)) * job.codes_col,
-                                           job.codes_aligned, inside);
+                columns[i][k] =
+                    Side::load(job, source + (i * block_cols<marlin> + marlin_column(k)) * job.codes_col, inside);
             }
         }
     }
@@ -367,8 +367,7 @@ __global__ void __launch_bounds__(marlin_threads) unpack_marlin_columns(const Jo
         if (i < place.lines) {
 #pragma unroll
             for (int k = 0; k < 4; k++) {
-                Side::store(target + (i * block_cols<marlin> + marlin_column(k)) * job.codes_col, columns[k],
-                            job.codes_aligned);
+                Side::store(job, target + (i * block_cols<marlin> + marlin_column(k)) * job.codes_col, columns[k]);
             }
         }
     }
@@ -376,13 +375,13 @@ __global__ void __launch_bounds__(marlin_threads) unpack_marlin_columns(const Jo
 
 /* The other side is codes, or a V1 payload: of the same codes for rows, of the transposed ones for columns. */
 template <class Side>
-constexpr Walk marlin_row_packer = {pack_marlin_rows<Side>, marlin_rows_shape, Side::bytes, 16};
+constexpr Walk marlin_row_packer = {pack_marlin_rows<Side>, marlin_rows_shape, Side::vector, 16};
 template <class Side>
-constexpr Walk marlin_row_unpacker = {unpack_marlin_rows<Side>, marlin_rows_shape, Side::bytes, 16};
+constexpr Walk marlin_row_unpacker = {unpack_marlin_rows<Side>, marlin_rows_shape, Side::vector, 16};
 template <class Side>
-constexpr Walk marlin_column_packer = {pack_marlin_columns<Side>, marlin_columns_shape, Side::bytes, 16};
+constexpr Walk marlin_column_packer = {pack_marlin_columns<Side>, marlin_columns_shape, Side::vector, 16};
 template <class Side>
-constexpr Walk marlin_column_unpacker = {unpack_marlin_columns<Side>, marlin_columns_shape, Side::bytes, 16};
+constexpr Walk marlin_column_unpacker = {unpack_marlin_columns<Side>, marlin_columns_shape, Side::vector, 16};
 
 } // namespace awq_cuda
 

@@ -9,12 +9,17 @@ using namespace awq_cuda;
 
 namespace {
 
-/* The kernels of their own that Marlin has beside a V1 payload: of the same codes, then of the transposed ones. */
-template <awq_packing P>
-constexpr Walk to_marlin[2] = {marlin_row_packer<WordCodes<P>>, marlin_column_packer<WordCodes<P>>};
-template <awq_packing P>
-constexpr Walk from_marlin[2] = {marlin_row_unpacker<WordCodes<P>>, marlin_column_unpacker<WordCodes<P>>};
+/* What lies beside Marlin: a V1 payload of the same codes, of the transposed ones, or of the same viewed transposed. */
+enum Beside { beside_same, beside_transposed, beside_turned, besides };
 
+template <awq_packing P>
+constexpr Walk to_marlin[besides] = {marlin_row_packer<WordCodes<P>>, marlin_column_packer<WordCodes<P>>,
+                                     marlin_row_packer<TurnedWordCodes<P>>};
+template <awq_packing P>
+constexpr Walk from_marlin[besides] = {marlin_row_unpacker<WordCodes<P>>, marlin_column_unpacker<WordCodes<P>>,
+                                       marlin_row_unpacker<TurnedWordCodes<P>>};
+
+/* A pair that has kernels of its own. */
 struct Pair {
     awq_packing source, target;
     const Walk *walks;
@@ -30,7 +35,7 @@ constexpr Pair pairs[] = {
 const Pair *find_pair(const awq_relayout &r)
 {
     for (const Pair &pair : pairs) {
-        if (pair.source == r.source && pair.target == r.target && r.source_col_stride == 1 && r.target_col_stride == 1) {
+        if (pair.source == r.source && pair.target == r.target) {
             return &pair;
         }
     }
@@ -43,6 +48,24 @@ struct Payload {
     int64_t item, row, col;
     const int64_t *batch_strides;
 };
+
+/* The source takes the place of codes. */
+cudaError_t run_generic(const awq_relayout &r, const Payload &source, const Payload &target, cudaStream_t stream)
+{
+    const Batch batch = {r.batch_dims, r.batch_sizes, source.batch_strides, target.batch_strides, source.item, target.item};
+    Job job = {};
+    job.rows = r.rows;
+    job.cols = r.cols;
+    job.codes = source.data;
+    job.codes_row = source.row;
+    job.codes_col = source.col;
+    job.payload = target.data;
+    job.payload_row = target.row;
+    job.payload_col = target.col;
+    const Walk walk = {relayout_generic, nullptr, 1, 1};
+    const Plan plan = make_plan(job, walk, relayout_shape(job, {r.source, r.target, r.transpose}), batch, 0, 0);
+    return launch_plan(plan, batch, {}, stream);
+}
 
 cudaError_t run(const awq_relayout &r, const void *source_data, void *target_data, cudaStream_t stream)
 {
@@ -58,23 +81,23 @@ cudaError_t run(const awq_relayout &r, const void *source_data, void *target_dat
     if (count_matrices(batch) == 0 || r.rows == 0 || r.cols == 0) {
         return cudaSuccess;
     }
-    const bool turns = r.transpose && !is_packing; /* the payload's codes are the source's */
     Job job = {};
     job.codes = codes.data;
     job.payload = payload.data;
-    job.rows = turns ? r.cols : r.rows;
-    job.cols = turns ? r.rows : r.cols;
     job.payload_row = payload.row;
     job.payload_col = payload.col;
-    if (pair == nullptr) {
-        job.codes_row = codes.row;
-        job.codes_col = codes.col;
-        const Walk walk = {relayout_generic, nullptr, 1, 1};
-        const Plan plan = make_plan(job, walk, relayout_shape(job, {r.source, r.target, r.transpose}), batch, 0, 0);
-        return launch_plan(plan, batch, {}, stream);
+    const bool is_plain = codes.col == codes.item, is_turned = codes.row == codes.item && !r.transpose;
+    if (pair == nullptr || payload.col != payload.item || !(is_plain || is_turned)) {
+        return run_generic(r, source, target, stream);
     }
+    const bool turns = r.transpose && !is_packing; /* Marlin's codes are then the source's */
+    job.rows = turns ? r.cols : r.rows;
+    job.cols = turns ? r.rows : r.cols;
     (r.transpose ? job.codes_col : job.codes_row) = codes.row;
-    const Walk &walk = pair->walks[r.transpose ? 1 : 0];
+    if (!is_plain) {
+        job.codes_col = codes.col;
+    }
+    const Walk &walk = pair->walks[!is_plain ? beside_turned : r.transpose ? beside_transposed : beside_same];
     return launch_plan(make_plan(job, walk, walk.shape(job), batch, codes.row, payload.row), batch, {}, stream);
 }
 

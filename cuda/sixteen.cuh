@@ -8,17 +8,20 @@ namespace awq_cuda {
 
 constexpr int sixteen = 16;
 
+/* Each has the alignment of its vectors, the bytes from one sixteen to the next beside it, a load and a store. */
 struct ByteCodes {
-    static constexpr int bytes = sixteen; /* of memory */
+    static constexpr int vector = sixteen;
+
+    static __device__ __forceinline__ int64_t step(const Job &) { return sixteen; }
 
     /* `inside` as load_codes wants it. */
-    static __device__ __forceinline__ Words<4> load(const uint8_t *p, bool aligned, bool inside)
+    static __device__ __forceinline__ Words<4> load(const Job &job, const uint8_t *p, bool inside)
     {
-        return aligned ? load_vector<4>(p) : load_codes<4>(p, sixteen, inside);
+        return job.codes_aligned ? load_vector<4>(p) : load_codes<4>(p, sixteen, inside);
     }
-    static __device__ __forceinline__ void store(uint8_t *p, const Words<4> &codes, bool aligned)
+    static __device__ __forceinline__ void store(const Job &job, uint8_t *p, const Words<4> &codes)
     {
-        if (aligned) {
+        if (job.codes_aligned) {
             store_vector<4>(p, codes);
         } else {
             store_codes<4>(p, codes, sixteen);
@@ -27,26 +30,57 @@ struct ByteCodes {
 };
 
 template <awq_packing P>
-struct WordCodes {
+__device__ __forceinline__ Words<4> unpack_words(const Words<2> &words)
+{
     static_assert(has_row_words<P> && block_items<P> == 1, "a word is a block");
-    static constexpr int bytes = 2 * AWQ_WORD_BYTES;
+    Words<4> codes;
+    unpack_word<P>(words.w[0], &codes.w[0], &codes.w[1]);
+    unpack_word<P>(words.w[1], &codes.w[2], &codes.w[3]);
+    return codes;
+}
 
-    static __device__ __forceinline__ Words<4> load(const uint8_t *p, bool aligned, bool)
+template <awq_packing P>
+__device__ __forceinline__ Words<2> pack_words(const Words<4> &codes)
+{
+    return {{pack_word<P>(codes.w[0], codes.w[1]), pack_word<P>(codes.w[2], codes.w[3])}};
+}
+
+template <awq_packing P>
+struct WordCodes {
+    static constexpr int vector = 2 * AWQ_WORD_BYTES;
+
+    static __device__ __forceinline__ int64_t step(const Job &) { return vector; }
+
+    static __device__ __forceinline__ Words<4> load(const Job &job, const uint8_t *p, bool)
     {
-        const Words<2> words = aligned ? load_vector<2>(p) : load_payload<P, 2>(p, 2);
-        Words<4> codes;
-        unpack_word<P>(words.w[0], &codes.w[0], &codes.w[1]);
-        unpack_word<P>(words.w[1], &codes.w[2], &codes.w[3]);
-        return codes;
+        return unpack_words<P>(job.codes_aligned ? load_vector<2>(p) : load_payload<P, 2>(p, 2));
     }
-    static __device__ __forceinline__ void store(uint8_t *p, const Words<4> &codes, bool aligned)
+    static __device__ __forceinline__ void store(const Job &job, uint8_t *p, const Words<4> &codes)
     {
-        const Words<2> words = {{pack_word<P>(codes.w[0], codes.w[1]), pack_word<P>(codes.w[2], codes.w[3])}};
-        if (aligned) {
-            store_vector<2>(p, words);
+        if (job.codes_aligned) {
+            store_vector<2>(p, pack_words<P>(codes));
         } else {
-            store_payload<P, 2>(p, words, 2);
+            store_payload<P, 2>(p, pack_words<P>(codes), 2);
         }
+    }
+};
+
+/* Of a payload viewed transposed, where the words of a row lie codes_col apart. */
+template <awq_packing P>
+struct TurnedWordCodes {
+    static constexpr int vector = AWQ_WORD_BYTES;
+
+    static __device__ __forceinline__ int64_t step(const Job &job) { return 2 * job.codes_col; }
+
+    static __device__ __forceinline__ Words<4> load(const Job &job, const uint8_t *p, bool)
+    {
+        return unpack_words<P>({{load_payload<P, 1>(p, 1).w[0], load_payload<P, 1>(p + job.codes_col, 1).w[0]}});
+    }
+    static __device__ __forceinline__ void store(const Job &job, uint8_t *p, const Words<4> &codes)
+    {
+        const Words<2> words = pack_words<P>(codes);
+        store_payload<P, 1>(p, {{words.w[0]}}, 1);
+        store_payload<P, 1>(p + job.codes_col, {{words.w[1]}}, 1);
     }
 };
 

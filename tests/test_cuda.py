@@ -1,6 +1,9 @@
 """What only a GPU shows: which kernel ran, streams, graphs, devices, checks on the device, moves between memories."""
 
 import gc
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -44,12 +47,31 @@ def test_our_kernels_run(layout):
     codes = torch_codes(SHAPE, "cuda")
     payload = awqpack.pack(codes, layout.packing, layout.reorder)
     for call in (
+        lambda: awqpack.pack(codes, layout.packing, layout.reorder),  # a check adds no memset and no copy
         lambda: awqpack.pack(codes, layout.packing, layout.reorder, validate=False),
         lambda: awqpack.unpack(payload, layout.packing, layout.reorder),
     ):
         names = kernels_of(call)
         assert len(names) == 1, names
         assert "awq_cuda" in names[0]
+        assert "generic" not in names[0]
+
+
+@pytest.mark.parametrize("order", ["row", "column"])
+@pytest.mark.parametrize("name", ["v1", "v1_reorder"])
+def test_a_payload_viewed_transposed_has_kernels_of_its_own(name, order):
+    layout = LAYOUTS[name]
+    codes = torch_codes(SHAPE, "cuda")
+    given = codes if order == "row" else codes.t().contiguous().t()
+    expected = awqpack.pack(codes, layout.packing, layout.reorder)
+    payload = torch.zeros_like(expected.t().contiguous()).t()
+    unpacked = torch.zeros_like(given)
+    (pack_name,) = kernels_of(lambda: awqpack.pack(given, layout.packing, layout.reorder, out=payload))
+    (unpack_name,) = kernels_of(lambda: awqpack.unpack(payload, layout.packing, layout.reorder, out=unpacked))
+    assert "turned" in pack_name
+    assert "turned" in unpack_name
+    assert_same(payload.contiguous(), expected)
+    assert_same(unpacked.contiguous(), codes)
 
 
 @pytest.mark.usefixtures("_portable")
@@ -214,6 +236,56 @@ def test_the_first_invalid_code_is_named(layout, order):
         awqpack.pack(given, layout.packing, layout.reorder)
     masked = awqpack.pack(given, layout.packing, layout.reorder, validate=False)
     assert_same(masked.cpu(), expected_payload(codes & 15, layout))
+
+
+def pack_with_a_fault(layout, at):
+    """What the error says of the one invalid code, packed on a stream of this thread."""
+    codes = torch_codes(SHAPE, "cuda")
+    codes[at] = 16
+    torch.cuda.synchronize()
+    with torch.cuda.stream(torch.cuda.Stream()), pytest.raises(ValueError, match=r"codes\[") as caught:
+        awqpack.pack(codes, layout.packing, layout.reorder)
+    return str(caught.value)
+
+
+def test_threads_are_told_of_their_own_faults(layout):
+    places = [(7 * i % SHAPE[0], 11 * i % SHAPE[1]) for i in range(200)]
+    with ThreadPoolExecutor(16) as pool:
+        texts = list(pool.map(lambda at: pack_with_a_fault(layout, at), places))
+    assert [f"codes[{row}, {col}] is 16" for row, col in places] == [text.split("; ")[1] for text in texts]
+
+
+def test_a_check_waits_for_what_comes_before_it(layout):
+    codes = torch_codes(SHAPE, "cuda")
+    stream = torch.cuda.Stream()
+    torch.cuda.synchronize()
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(50_000_000)
+        codes[3, 5] = 77  # long after the host began to wait
+        with pytest.raises(ValueError, match=r"codes\[3, 5\] is 77"):
+            awqpack.pack(codes, layout.packing, layout.reorder)
+
+
+FORKED = """
+import os
+import torch, awqpack
+codes = torch.ones(64, 128, dtype=torch.uint8, device="cuda")
+awqpack.pack(codes)
+child = os.fork()
+if child == 0:
+    try:
+        awqpack.pack(codes)
+    except RuntimeError as error:
+        os._exit(0 if "CUDA" in str(error) else 2)
+    os._exit(1)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+awqpack.pack(codes)
+"""
+
+
+def test_a_forked_process_is_refused():
+    # A child cannot use its parent's GPU: it gets CUDA's error, and neither a crash nor a wait without end.
+    subprocess.run([sys.executable, "-c", FORKED], check=True, timeout=120)
 
 
 def test_a_copy_out_of_memory_raises_as_torch_does(layout):

@@ -104,13 +104,15 @@ static void bench_packing(Bench &b, awq_packing packing, CodesKind codes, Payloa
 }
 
 /* From the payload to what lies behind its bytes among the codes. */
-static void bench_relayout(Bench &b, awq_packing source, awq_packing target, bool transpose)
+static void bench_relayout(Bench &b, awq_packing source, PayloadKind kind, awq_packing target, bool transpose)
 {
     const int64_t rows = transpose ? b.cols : b.rows, cols = transpose ? b.rows : b.cols;
-    const awq_relayout r = {source, target, transpose, 0, rows, cols, payload_size(source, b.rows, b.cols).items, 1,
+    const PayloadStrides from = payload_strides(kind, payload_size(source, b.rows, b.cols));
+    const awq_relayout r = {source, target, transpose, 0, rows, cols, from.row, from.col,
                             payload_size(target, rows, cols).items, 1, {}, {}, {}};
     char what[80];
-    snprintf(what, sizeof what, "%s to %s%s", packing_names[source], packing_names[target], transpose ? ", transposed" : "");
+    snprintf(what, sizeof what, "%s %s to %s%s", packing_names[source], payload_names[kind], packing_names[target],
+             transpose ? ", transposed" : "");
     b.report(what, b.codes_bytes / 2, [&] { CUDA(awq_cuda_relayout(&r, b.payload, b.codes, nullptr)); });
 }
 
@@ -128,11 +130,12 @@ static void bench(int64_t rows, int64_t cols)
         bench_packing(b, AWQ_PACKING_V1, kind, TURNED);
     }
     for (const bool transpose : {false, true}) {
-        bench_relayout(b, AWQ_PACKING_V1_REORDER, AWQ_PACKING_MARLIN, transpose);
-        bench_relayout(b, AWQ_PACKING_MARLIN, AWQ_PACKING_V1_REORDER, transpose);
-        bench_relayout(b, AWQ_PACKING_V1, AWQ_PACKING_V2, transpose);
-        bench_relayout(b, AWQ_PACKING_V2, AWQ_PACKING_MARLIN, transpose);
+        bench_relayout(b, AWQ_PACKING_V1_REORDER, DENSE, AWQ_PACKING_MARLIN, transpose);
+        bench_relayout(b, AWQ_PACKING_MARLIN, DENSE, AWQ_PACKING_V1_REORDER, transpose);
+        bench_relayout(b, AWQ_PACKING_V1, DENSE, AWQ_PACKING_V2, transpose);
+        bench_relayout(b, AWQ_PACKING_V2, DENSE, AWQ_PACKING_MARLIN, transpose);
     }
+    bench_relayout(b, AWQ_PACKING_V1, TURNED, AWQ_PACKING_MARLIN, false);
 }
 
 #endif

@@ -416,6 +416,8 @@ static void check_relayouts(bool quick)
             const int64_t rows = 192, cols = 80;
             check_relayout({v1, AWQ_PACKING_MARLIN, transpose, rows, cols, {}, DENSE, DENSE, 0, 0});
             check_relayout({AWQ_PACKING_MARLIN, v1, transpose, transpose ? cols : rows, transpose ? rows : cols, {3}, PITCH, DENSE, 0, 1});
+            check_relayout({v1, AWQ_PACKING_MARLIN, transpose, rows, cols, {2}, TURNED_PITCH, DENSE, 1, 0});
+            check_relayout({AWQ_PACKING_MARLIN, v1, transpose, transpose ? cols : rows, transpose ? rows : cols, {}, DENSE, TURNED, 0, 0});
         }
     }
 }
