@@ -126,10 +126,10 @@ static FaultPool &fault_pool()
     return pool;
 }
 
-/* Launches of up to so many blocks count them, and the last one tells the host sooner than the stream's own news comes: that
-   is worth it while they take less than the host's patience. Then it waits for the stream. */
-constexpr uint64_t counted_blocks = 16384;
-constexpr std::chrono::microseconds fault_patience{100};
+/* Launches of up to so many blocks count them, and the last one tells the host a microsecond or two sooner than the stream
+   does. The host waits for the stream once its patience is over: the launch is large, or something else runs before it. */
+constexpr uint64_t counted_blocks = 65536;
+constexpr std::chrono::microseconds fault_patience{400};
 
 inline cudaError_t wait_for_kernels(const Fault &fault, cudaStream_t stream)
 {

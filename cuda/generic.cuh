@@ -52,25 +52,26 @@ __device__ __forceinline__ Item generic_item(const Job &job, uint32_t split)
     return item;
 }
 
+template <int Bytes>
+struct ItemOfBytes;
+template <>
+struct ItemOfBytes<1> {
+    using type = uint8_t;
+};
+template <>
+struct ItemOfBytes<2> {
+    using type = uint16_t;
+};
+template <>
+struct ItemOfBytes<4> {
+    using type = uint32_t;
+};
+template <>
+struct ItemOfBytes<8> {
+    using type = uint64_t;
+};
 template <awq_packing P>
-__device__ __forceinline__ uint32_t load_item(const uint8_t *p)
-{
-    if constexpr (item_bytes<P> == 4) {
-        return *reinterpret_cast<const uint32_t *>(p);
-    } else {
-        return *reinterpret_cast<const unsigned short *>(p);
-    }
-}
-
-template <awq_packing P>
-__device__ __forceinline__ void store_item(uint8_t *p, uint32_t item)
-{
-    if constexpr (item_bytes<P> == 4) {
-        *reinterpret_cast<uint32_t *>(p) = item;
-    } else {
-        *reinterpret_cast<unsigned short *>(p) = static_cast<unsigned short>(item);
-    }
-}
+using ItemOf = typename ItemOfBytes<item_bytes<P>>::type;
 
 template <awq_packing P>
 __device__ __forceinline__ void pack_item(const Job &job, const Item &item)
@@ -78,20 +79,21 @@ __device__ __forceinline__ void pack_item(const Job &job, const Item &item)
     const uint8_t *source =
         job.codes + blockIdx.y * job.codes_batch + item.row * job.codes_row + item.col * job.codes_col;
     const uint64_t index = matrix_index(job) + static_cast<uint64_t>(item.row * job.cols + item.col);
-    uint32_t packed = 0;
+    ItemOf<P> packed = 0;
     unsigned long long key = UINT64_MAX;
 #pragma unroll
     for (int nibble = 0; nibble < item_codes<P>; nibble++) {
         const awq_place place = place_of<P>(nibble);
         const uint8_t code = source[place.row * job.codes_row + place.col * job.codes_col];
-        packed |= static_cast<uint32_t>(code & AWQ_CODE_MAX) << (4 * nibble);
+        packed |= static_cast<ItemOf<P>>(code & AWQ_CODE_MAX) << (4 * nibble);
         const uint64_t at = index + static_cast<uint64_t>(place.row * job.cols + place.col);
         if (code > AWQ_CODE_MAX && fault_key(at, code) < key) {
             key = fault_key(at, code);
         }
     }
-    store_item<P>(job.payload + blockIdx.y * job.payload_batch + item.line * job.payload_row + item.number * job.payload_col,
-                  packed);
+    uint8_t *target =
+        job.payload + blockIdx.y * job.payload_batch + item.line * job.payload_row + item.number * job.payload_col;
+    *reinterpret_cast<ItemOf<P> *>(target) = packed;
     if (key != UINT64_MAX && job.fault.is_wanted()) {
         report_fault(job.fault, key);
     }
@@ -114,8 +116,9 @@ __global__ void __launch_bounds__(generic_threads) unpack_generic(const Job job,
     if (!item.exists) {
         return;
     }
-    const uint32_t packed = load_item<P>(job.payload + blockIdx.y * job.payload_batch + item.line * job.payload_row +
-                                         item.number * job.payload_col);
+    const uint8_t *source =
+        job.payload + blockIdx.y * job.payload_batch + item.line * job.payload_row + item.number * job.payload_col;
+    const ItemOf<P> packed = *reinterpret_cast<const ItemOf<P> *>(source);
     uint8_t *target = job.codes + blockIdx.y * job.codes_batch + item.row * job.codes_row + item.col * job.codes_col;
 #pragma unroll
     for (int nibble = 0; nibble < item_codes<P>; nibble++) {

@@ -89,7 +89,7 @@ __global__ void __launch_bounds__(relayout_threads) relayout_generic(const Job j
         constexpr awq_packing P = decltype(packing)::value;
         source.payload += relayout_offset<P>(source, r.transpose ? col : row, r.transpose ? row : col);
         each_relayout_item<P>(source, [&](const Item &item, const uint8_t *p) {
-            const uint32_t packed = load_item<P>(p);
+            const ItemOf<P> packed = *reinterpret_cast<const ItemOf<P> *>(p);
             uint8_t *to = tile + item.row * row_step + item.col * col_step;
 #pragma unroll
             for (int nibble = 0; nibble < item_codes<P>; nibble++) {
@@ -104,13 +104,13 @@ __global__ void __launch_bounds__(relayout_threads) relayout_generic(const Job j
         target.payload += relayout_offset<P>(target, row, col);
         each_relayout_item<P>(target, [&](const Item &item, uint8_t *p) {
             const uint8_t *from = tile + item.row * relayout_pitch + item.col;
-            uint32_t packed = 0;
+            ItemOf<P> packed = 0;
 #pragma unroll
             for (int nibble = 0; nibble < item_codes<P>; nibble++) {
                 const awq_place place = place_of<P>(nibble);
-                packed |= static_cast<uint32_t>(from[place.row * relayout_pitch + place.col]) << (4 * nibble);
+                packed |= static_cast<ItemOf<P>>(from[place.row * relayout_pitch + place.col]) << (4 * nibble);
             }
-            store_item<P>(p, packed);
+            *reinterpret_cast<ItemOf<P> *>(p) = packed;
         });
     }, AllPackings());
 }
