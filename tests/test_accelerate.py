@@ -9,6 +9,8 @@ import torch
 from models import PackedLinear
 from shared import CUDA, assert_same
 
+from awqpack import AWQPackedTensor
+
 
 @pytest.fixture(scope="module", autouse=True)
 def accelerate():
@@ -128,3 +130,14 @@ def test_a_buffer_on_a_disk_comes_back_as_codes(net, accelerate, tmp_path):
     placed = accelerate.disk_offload(net, tmp_path, "cpu", offload_buffers=True).first
     placed._hf_hook.pre_forward(placed, torch.ones(1))
     assert_same(placed.zeros, zeros)
+
+
+def test_a_device_map_counts_bytes_when_told(net, accelerate):
+    """It counts uint8 codes, twice what is held, unless it is told which tensors are of four bits."""
+    from accelerate.utils import CustomDtype, compute_module_sizes
+
+    tensors = {**dict(net.named_parameters()), **dict(net.named_buffers())}
+    packed = {name: CustomDtype.INT4 for name, tensor in tensors.items() if isinstance(tensor, AWQPackedTensor)}
+    held = sum(getattr(tensor, "payload", tensor).nbytes for tensor in tensors.values())
+    assert compute_module_sizes(net, special_dtypes=packed)[""] == held
+    assert compute_module_sizes(net)[""] == held + sum(tensors[name].payload.nbytes for name in packed)

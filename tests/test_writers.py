@@ -77,6 +77,12 @@ def test_writers_are_told_what_to_call(write, tmp_path):
         write(Net(), tmp_path)
 
 
+def test_the_hub_shards_by_the_bytes_that_are_held(layout):
+    hub = pytest.importorskip("huggingface_hub.serialization._torch", reason="needs the package huggingface_hub")
+    packed = PackedLinear(layout).weight
+    assert hub.get_torch_storage_size(packed) == packed.payload.nbytes
+
+
 # --- with it: (net, another, a folder), which leaves the other equal to the net ---
 
 
