@@ -42,7 +42,7 @@ MADE := .made-$(firstword $(shell echo $(COMPILED_FROM) | cksum))
 test: $(VENV)/.test $(BUILD)/inductor/$(MADE) check-c ## the C checks, then pytest
 	$(call PYTEST_ENV,$(BUILD)/inductor) $(BIN)/python -m pytest $(PYTEST_ARGS) $(ARGS)
 
-test-clients: $(VENV)/.test ## the longer tests under others' packages
+test-clients: $(VENV)/.packers ## the longer tests under others' packages
 	$(BIN)/python -m pytest -m clients $(ARGS)
 
 $(BUILD)/inductor/$(MADE) $(BUILD)/asan-inductor/$(MADE): $(TORCH_STAMP) $(COMPILED_FROM)
@@ -146,6 +146,11 @@ $(VENV)/.test: pyproject.toml | $(BUILD_STAMP)
 $(VENV)/.wheel: pyproject.toml | $(BUILD_STAMP)
 	@echo 'installing what making a wheel needs'
 	@$(PIP) 'awqpack[wheel]'
+	@touch $@
+
+$(VENV)/.packers: $(VENV)/.test
+	@echo 'installing the packers of others'
+	@$(PIP) 'awqpack[packers]'
 	@touch $@
 
 $(VENV)/.bench: pyproject.toml | $(BUILD_STAMP)

@@ -1,0 +1,65 @@
+"""Packers of others beside ours, on the same codes, byte for byte."""
+
+import pytest
+import torch
+from shared import assert_same, torch_codes
+
+from awqpack import AWQPacking, pack, unpack
+
+V1 = AWQPacking.V1
+GROUP = 32
+
+
+@pytest.mark.parametrize("shape", [(8, 16), (96, 256), (3, 64, 128)])
+@pytest.mark.parametrize("packed_dim", [0, 1])
+def test_compressed_tensors(packed_dim, shape):
+    pytest.importorskip("compressed_tensors", reason="needs the package compressed-tensors")
+    from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32, unpack_from_int32
+
+    codes = torch_codes(shape)
+    theirs = pack_to_int32((codes.to(torch.int16) - 8).to(torch.int8), 4, packed_dim)
+    ours = pack(codes, V1) if packed_dim == 1 else pack(codes.mT, V1).mT
+    assert_same(theirs.contiguous(), ours.contiguous())
+    back = unpack_from_int32(ours, 4, torch.Size(shape), packed_dim)
+    assert_same((back.to(torch.int16) + 8).to(torch.uint8), codes)
+    assert_same(unpack(theirs if packed_dim == 1 else theirs.mT, V1), codes if packed_dim == 1 else codes.mT)
+
+
+@pytest.fixture(params=[(64, 128), (96, 256)], ids=str)
+def layer(request):
+    """A linear layer that quantizes to these codes: (linear, codes, scales (N, G), zeros (N, G))."""
+    rows, cols = request.param
+    codes, zeros = torch_codes((rows, cols)), torch_codes((rows, cols // GROUP), seed=1)
+    scales = torch.rand(rows, cols // GROUP) + 0.5
+    linear = torch.nn.Linear(cols, rows, bias=False)
+    wide = [tensor.repeat_interleave(GROUP, 1) for tensor in (zeros.float(), scales)]
+    linear.weight.data = (codes - wide[0]) * wide[1]
+    return linear, codes, scales, zeros
+
+
+@pytest.fixture
+def auto_round():
+    return pytest.importorskip("auto_round", reason="needs the package auto-round")
+
+
+@pytest.mark.clients
+def test_auto_round_as_awq(layer, auto_round):
+    from auto_round.export.export_to_awq.utils import WQLinear_GEMM
+
+    linear, codes, scales, zeros = layer
+    theirs = WQLinear_GEMM.from_linear(linear, 4, GROUP, scales=scales.t(), zeros=zeros.t(), device="cpu")
+    assert_same(theirs.qweight, pack(codes.t(), V1, True))
+    assert_same(theirs.qzeros, pack(zeros.t(), V1, True))
+
+
+@pytest.mark.clients
+@pytest.mark.parametrize(("variant", "stored"), [("qlinear_torch", 0), ("qlinear_torch_zp", 1)])
+def test_auto_round_as_gptq(variant, stored, layer, auto_round):
+    """The second variant stores zeros minus one, and cannot hold a zero of 0."""
+    module = pytest.importorskip(f"auto_round_extension.torch.{variant}")
+    linear, codes, scales, zeros = layer
+    theirs = module.QuantLinear(4, GROUP, linear.in_features, linear.out_features, False)
+    theirs.device = torch.device("cpu")
+    theirs.pack(linear, scales, zeros.float(), None, "cpu")
+    assert_same(theirs.qweight, pack(codes, V1).t().contiguous())
+    assert_same(theirs.qzeros, pack((zeros.t().int() - stored).clamp(min=0).to(torch.uint8), V1))
