@@ -14,7 +14,17 @@ from typing import Any, NamedTuple
 
 import torch
 
-from . import AWQPackedTensor, AWQPacking, build_info, load_file, pack, save_file, unpack
+from . import (
+    AWQPackedTensor,
+    AWQPacking,
+    build_info,
+    floats,
+    load_file,
+    min_max_scales,
+    pack,
+    save_file,
+    unpack,
+)
 from ._text import print_table, size
 from .formats import FORMATS
 from .ops import checks
@@ -73,14 +83,11 @@ def quantize(weight: torch.Tensor, group_size: int = GROUP_SIZE) -> tuple[torch.
     for part in (weight[:, :whole], weight[:, whole:]):
         if part.shape[1] == 0:
             continue
-        groups = part.float().reshape(len(part), -1, min(group_size, part.shape[1]))
-        low, high = groups.aminmax(dim=-1, keepdim=True)
-        scale = (high - low).clamp(min=1e-5) / 15
-        zero = (-low / scale).round().clamp(0, 15)
-        codes.append((groups / scale).round().add(zero).clamp(0, 15).to(torch.uint8).flatten(1))
-        scales.append(scale.squeeze(-1))
-        zeros.append(zero.squeeze(-1))
-    return torch.cat(codes, 1), torch.cat(scales, 1).half(), torch.cat(zeros, 1).to(torch.uint8)
+        scale, zero = min_max_scales(part, min(group_size, part.shape[1]), dtype=torch.float16)
+        codes.append(unpack(floats.quantize(part, scale, zero)))
+        scales.append(scale)
+        zeros.append(zero)
+    return torch.cat(codes, 1), torch.cat(scales, 1), torch.cat(zeros, 1)
 
 
 def _require_extras() -> tuple[Any, Any]:
@@ -276,7 +283,7 @@ def _pack_model(
             skipped[key] = ("holds NaN or infinity", list(weight.shape))
             bar.update(2)
             continue
-        codes, scales, zeros = quantize(weight)
+        codes, scales, zeros = quantize(weight.float() if weight.dtype == torch.float64 else weight)
         layer = Layer(key.removesuffix(".weight"), weight.nbytes, codes, packed_bytes=scales.nbytes + zeros.nbytes)
         tensors[f"{layer.name}.scales"], tensors[f"{layer.name}.zeros"] = scales, zeros
         for layout in LAYOUTS:

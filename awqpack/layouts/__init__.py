@@ -3,6 +3,7 @@
 from awqpack.layouts import LAYOUTS
 layer = LAYOUTS["gemm"].decode({"qweight": ..., "qzeros": ..., "scales": ...}, group_size=128)
 tensors = LAYOUTS["gemv_fast"].encode(layer)
+tensors = quantize_layer(weight, LAYOUTS["gemm"])  # of a float weight (N, K)
 """
 
 from .base import (
@@ -16,6 +17,7 @@ from .base import (
     LayoutError,
     QuantizationConfig,
     TensorSpec,
+    quantize_layer,
 )
 from .compressed_tensors import CompressedTensors
 from .detect import detect, layout_of_config
@@ -50,6 +52,7 @@ __all__ = [
     "WeightFormat",
     "detect",
     "layout_of_config",
+    "quantize_layer",
     "relayout",
     "relayout_runs",
 ]

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 
+from .. import floats, functional
 from .weight import WeightFormat
 
 Role = Literal["weight", "zeros", "scales", "shape", "order"]
@@ -127,13 +128,15 @@ class Layer:
         return bool((self.zeros == SYMMETRIC_ZERO).all())
 
     def dequantize(self) -> torch.Tensor:
-        """The weight ``(N, K)`` in the scales' dtype, computed in float32."""
+        """The weight ``(N, K)`` in the scales' dtype: ``(code - zero) * scale`` in float32, rounded once."""
+        scales, zeros = self.scales, self.zeros
         if self.order is not None:
-            scales, zeros = (t[:, self.order.long()].float() for t in (self.scales, self.zeros))
-            return ((self.codes.float() - zeros) * scales).to(self.scales.dtype)
-        codes = self.codes.reshape(len(self.codes), -1, self.group_size).float()
-        weight = (codes - self.zeros.unsqueeze(-1).float()) * self.scales.unsqueeze(-1).float()
-        return weight.flatten(1).to(self.scales.dtype)
+            scales, zeros = (t[:, self.order.long()] for t in (scales, zeros))
+        if self.codes.shape[1] % 8 == 0 and not scales.is_meta and not bool((scales < 0).any()):
+            return floats.dequantize(functional.pack(self.codes), scales.detach(), zeros)
+        columns = self.codes.shape[1] // scales.shape[1]
+        scale, zero = (t.float().repeat_interleave(columns, 1) for t in (scales, zeros))
+        return ((self.codes.float() - zero) * scale).to(self.scales.dtype)
 
 
 def _require_codes(codes: torch.Tensor) -> None:
@@ -395,12 +398,50 @@ class Layout(ABC):
             LayoutError: the layout cannot hold a layer of these sizes, or a zero would be lost.
             ValueError: a code is above 15.
         """
-        reason = self.reason_not_held(layer.geometry)
-        if reason is None and layer.order is not None:
+        self._require_held(layer.geometry, layer.order)
+        return self._assemble(self.weight.pack(layer.codes), layer)
+
+    def encode_float(
+        self,
+        weight: torch.Tensor,
+        scales: torch.Tensor,
+        zeros: torch.Tensor | None = None,
+        bias: torch.Tensor | None = None,
+    ) -> dict[str, torch.Tensor]:
+        """The tensors of a layer whose weight is not quantized yet, as encode gives them: awqpack.quantize on the way.
+
+        Args:
+            weight: float16, bfloat16 or float32 ``(N, K)``.
+            scales: float16, bfloat16 or float32 ``(N, G)``, finite and not negative.
+            zeros: uint8 ``(N, G)``, 0..15; None for a symmetric layer.
+            bias: ``(N,)``, or None.
+
+        Raises:
+            LayoutError: the layout cannot hold a layer of these sizes, parts do not fit, or a zero would be lost.
+            ValueError: a weight is not finite, or a scale is negative.
+        """
+        if weight.dim() != 2 or weight.dtype not in SCALE_DTYPES:
+            raise LayoutError(f"weight expects float16, bfloat16 or float32 (N, K); got {TensorSpec.of(weight)}")
+        if scales.dim() != 2 or scales.shape[1] == 0 or weight.shape[1] % scales.shape[1] != 0:
+            raise LayoutError(
+                f"scales expects (N, G), G a divisor of K in {tuple(weight.shape)}; got {TensorSpec.of(scales)}"
+            )
+        # The codes are only looked at for their shape.
+        codes = torch.empty((), dtype=torch.uint8, device=weight.device).expand(weight.shape)
+        layer = Layer(codes, scales, zeros, weight.shape[1] // scales.shape[1], bias)
+        self._require_held(layer.geometry, None)
+        return self._assemble(self.weight.quantize(weight, scales, zeros), layer)
+
+    def _require_held(self, geometry: Geometry, order: torch.Tensor | None) -> None:
+        reason = self.reason_not_held(geometry)
+        if reason is None and order is not None:
             reason = self.reason_without_order()
         if reason is not None:
             raise LayoutError(f"{self.name} cannot hold the layer: {reason}")
-        tensors = {self.names["weight"]: self.weight.pack(layer.codes)}
+
+    def _assemble(self, weight: torch.Tensor, layer: Layer) -> dict[str, torch.Tensor]:
+        """The tensors of a layer whose codes are stored already."""
+        tensors = {self.names["weight"]: weight}
         tensors |= self.encode_side(layer.geometry, layer.scales, layer.zeros)
         tensors |= self.encode_order(layer.geometry, layer.order, layer.codes.device)
         if not layer.has_zeros and not self.stores_symmetric_zeros:
@@ -408,6 +449,34 @@ class Layout(ABC):
         if layer.bias is not None:
             tensors["bias"] = layer.bias
         return tensors
+
+
+def quantize_layer(
+    weight: torch.Tensor,
+    layout: Layout,
+    group_size: int = 128,
+    *,
+    symmetric: bool = False,
+    formula: str | None = None,
+    dtype: torch.dtype | None = None,
+    bias: torch.Tensor | None = None,
+) -> dict[str, torch.Tensor]:
+    """The tensors of a float weight in any layout, rounded to the nearest: awqpack.min_max_scales and encode_float.
+
+    Args:
+        weight: float16, bfloat16 or float32 ``(N, K)``.
+        layout: one of LAYOUTS.
+        group_size: columns that share a scale; -1 is all of a row.
+        symmetric, formula, dtype: as for :func:`awqpack.min_max_scales`. Symmetric layers have no zeros of their own.
+        bias: ``(N,)``, or None.
+
+    Raises:
+        LayoutError: the layout cannot hold a layer of these sizes, or a zero would be lost.
+        ValueError: what awqpack.min_max_scales refuses.
+    """
+    scales, zeros = floats.min_max_scales(weight, group_size, symmetric=symmetric, formula=formula, dtype=dtype)
+    is_symmetric = symmetric or (formula or "").startswith("absmax/")
+    return layout.encode_float(weight, scales, None if is_symmetric else zeros, bias)
 
 
 def padded(values: torch.Tensor, dim: int, length: int) -> torch.Tensor:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .. import functional
+from .. import floats, functional
 from ..formats import Format, format_of
 from ..ops import checks
 from ..packing import AWQPacking
@@ -61,6 +61,12 @@ class WeightFormat(ABC):
         stored = torch.empty(self.shape(n, k), dtype=self.dtype, device=codes.device)
         self.pack_into(codes, stored)
         return stored
+
+    def quantize(self, weight: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor | None) -> torch.Tensor:
+        """What is stored of a float weight ``(N, K)`` with scales and zeros ``(N, G)``."""
+        # Turned, as every layout holds whole words of rows and some hold no whole words of columns.
+        turned = (weight.t(), scales.t(), None if zeros is None else zeros.t())
+        return self.pack(functional.unpack(floats.quantize(*turned)).t())
 
     def unpack(self, stored: torch.Tensor) -> torch.Tensor:
         """The codes ``(N, K)``, of the strides that suit the stored tensor best."""
@@ -129,6 +135,17 @@ class PackedWeight(WeightFormat):
         functional.pack(of, self.packing, self.reorder, validate=validate, out=payload)
         if self.is_signed:
             payload.bitwise_xor_(_SIGNS[payload.dtype])
+
+    def quantize(self, weight: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor | None) -> torch.Tensor:
+        n, k = weight.shape
+        stored = torch.empty(self.shape(n, k), dtype=self.dtype, device=weight.device)
+        if self.is_transposed:
+            weight, scales, zeros = weight.t(), scales.t(), None if zeros is None else zeros.t()
+        payload = self._payload(stored)
+        floats.quantize(weight, scales, zeros, self.packing, self.reorder, out=payload)
+        if self.is_signed:
+            payload.bitwise_xor_(_SIGNS[payload.dtype])
+        return stored
 
     def unpack_into(self, stored: torch.Tensor, codes: torch.Tensor) -> None:
         of = codes.t() if self.is_transposed else codes

@@ -1,0 +1,84 @@
+"""From float weights to the tensors of any layout: encode_float, quantize_layer, and Layer.dequantize back."""
+
+import pytest
+import torch
+from checkpoints import LAYOUT_NAMES, random_layer
+from shared import assert_same
+
+import awqpack
+from awqpack.layouts import LAYOUTS, Layer, LayoutError, quantize_layer
+
+
+def same_tensors(actual, expected):
+    assert set(actual) == set(expected)
+    for name, tensor in expected.items():
+        assert_same(actual[name].contiguous(), tensor.contiguous())
+
+
+def positive(layer, zeros):
+    """The layer with scales that quantize takes."""
+    scales = layer.scales.abs().clamp(min=2**-10)
+    return Layer(layer.codes, scales, layer.zeros if zeros else None, layer.group_size, layer.bias)
+
+
+@pytest.mark.parametrize("has_zeros", [True, False])
+@pytest.mark.parametrize("name", LAYOUT_NAMES)
+def test_encode_float_is_encode_of_what_was_dequantized(name, has_zeros, device):
+    layer = positive(random_layer(64, 256, 64, bias=True, layouts=(name,)), has_zeros)
+    expected = LAYOUTS[name].encode(layer)
+    weight, scales, zeros = (tensor.to(device) for tensor in (layer.dequantize(), layer.scales, layer.zeros))
+    bias = None if layer.bias is None else layer.bias.to(device)
+    tensors = LAYOUTS[name].encode_float(weight, scales, zeros if has_zeros else None, bias)
+    same_tensors({key: tensor.cpu() for key, tensor in tensors.items()}, expected)
+    turned = LAYOUTS[name].encode_float(weight.t().contiguous().t(), scales, zeros if has_zeros else None, bias)
+    same_tensors({key: tensor.cpu() for key, tensor in turned.items()}, expected)
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("name", LAYOUT_NAMES)
+def test_quantize_layer(name, symmetric):
+    weight = torch.randn(64, 256, generator=torch.Generator().manual_seed(0)).half()
+    bias = torch.randn(64).half()
+    tensors = quantize_layer(weight, LAYOUTS[name], 64, symmetric=symmetric, bias=bias)
+    layer = LAYOUTS[name].decode(tensors, 64)
+    scales, zeros = awqpack.min_max_scales(weight, 64, symmetric=symmetric)
+    assert_same(layer.scales.contiguous(), scales)
+    assert_same(layer.zeros.contiguous(), zeros)
+    assert_same(layer.bias, bias)
+    payload = awqpack.quantize(weight, scales, zeros)
+    assert_same(layer.codes.contiguous(), awqpack.unpack(payload))
+    assert_same(layer.dequantize(), awqpack.dequantize(payload, scales, zeros))
+
+
+def test_dequantize_of_any_scale_and_order():
+    layer = random_layer(64, 256, 64)
+    scales = layer.scales * torch.where(torch.arange(4) % 2 == 0, 1, -1).half()
+    order = (torch.arange(256, dtype=torch.int32) * 7) % 4
+    for given in (layer.scales, scales):
+        for columns in (None, order):
+            index = torch.arange(256) // 64 if columns is None else columns.long()
+            expected = (layer.codes.float() - layer.zeros[:, index].float()) * given[:, index].float()
+            found = Layer(layer.codes, given, layer.zeros, 64, None, columns).dequantize()
+            assert_same(found, expected.half())
+    narrow = Layer(layer.codes[:, :60], layer.scales[:, :1], layer.zeros[:, :1], 60).dequantize()
+    assert_same(narrow, layer.dequantize()[:, :60])
+
+
+GIVEN = {"weight": torch.zeros(64, 256), "scales": torch.ones(64, 4), "zeros": None}
+NO_LAYER = {
+    "one dimension": ({"weight": torch.zeros(64)}, LayoutError, r"weight expects .* got float32 \(64,\)"),
+    "float64": ({"weight": torch.zeros(64, 256).double()}, LayoutError, "got float64"),
+    "groups": ({"scales": torch.ones(64, 3)}, LayoutError, "G a divisor of K"),
+    "rows": ({"scales": torch.ones(32, 4)}, LayoutError, "scales expects"),
+    "zeros": ({"zeros": torch.full((64, 4), 16, dtype=torch.uint8)}, LayoutError, "zeros expects 0..15"),
+    "infinite": ({"weight": torch.full((64, 256), float("inf"))}, ValueError, r"weight\[0, 0\] is inf"),
+    "negative": ({"scales": -torch.ones(64, 4)}, ValueError, r"scales\[0, 0\] is -1"),
+    "sizes": ({"weight": torch.zeros(60, 256), "scales": torch.ones(60, 4)}, LayoutError, "cannot hold the layer"),
+}
+
+
+@pytest.mark.parametrize("case", NO_LAYER)
+def test_no_layer(case):
+    changes, error, words = NO_LAYER[case]
+    with pytest.raises(error, match=words):
+        LAYOUTS["compressed-tensors"].encode_float(**{**GIVEN, **changes})
