@@ -104,6 +104,14 @@ INDEPENDENT = {
     "torch.load(mmap=True)": lambda p, folder: through_a_file(p, folder, mmap=True),
     "safetensors": through_safetensors,
 }
+# Packed as they are, of codes that nobody asked for.
+UNINITIALIZED = {
+    "empty_like": torch.empty_like,
+    "empty_like of uint8": lambda p: torch.empty_like(p, dtype=torch.uint8, memory_format=torch.preserve_format),
+    "empty_like on meta": lambda p: torch.empty_like(p, device="meta"),
+    "empty_like of one on meta": lambda p: torch.empty_like(p.offload("meta"), device=p.device),
+    "empty_like on the CPU": lambda p: torch.empty_like(p, device="cpu"),
+}
 # from, to, is the result packed: on devices this machine may not have, fake payloads stand in
 MOVES = [
     ("cpu", "cuda", True),
@@ -142,6 +150,7 @@ PLAIN = {
     "a reduction": lambda t: t.sum(),
     "matmul": lambda t: torch.ones(3, 128, device=t.device) @ (t - 8.0).t(),
     "functional": lambda t: torch.nn.functional.pad(t, (1, 2)),
+    "zeros_like": torch.zeros_like,
     "into a plain tensor": lambda t: torch.zeros(SHAPE, dtype=torch.uint8, device=t.device).copy_(t),
 }
 
@@ -343,6 +352,8 @@ MODULES = {
     "load_state_dict(assign=True)": lambda m: loaded(fresh(m), m.state_dict(), assign=True),
     "state_dict through a file": lambda m: loaded(fresh(m), saved(m.state_dict(), weights_only=True)),
     "the module through a file": lambda m: saved(m, weights_only=False),
+    "to_empty, then loaded": lambda m: loaded(fresh(m).to_empty(device=device_of(m)), m.state_dict()),
+    "built on meta, to_empty, then loaded": lambda m: loaded(on_meta(m).to_empty(device=device_of(m)), m.state_dict()),
     "built on meta, then assigned": lambda m: loaded(on_meta(m), m.state_dict(), assign=True),
     "init_empty_weights, then assigned": lambda m: loaded(emptied(m), m.state_dict(), assign=True),
 }
@@ -370,6 +381,8 @@ READS = {
     "payload": lambda p: p.payload + 1,
     "packed and plain": lambda p: (p.detach(), p + 1),
     "pack": lambda p: AWQPackedTensor.pack(p.unpack(), AWQPacking.V2),
+    "from_payload": lambda p: AWQPackedTensor.from_payload(p.payload + 1, p.packing, p.reorder),
+    "empty_like": lambda p: torch.empty_like(p).copy_(p),
 }
 COMPILED_WRITES = {
     "zero_": lambda p: p.zero_(),

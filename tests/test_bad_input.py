@@ -161,8 +161,8 @@ def test_neither_tensor_nor_array(call, value):
     refused(call, value, error=TypeError, words=["torch.Tensor", "numpy.ndarray", type(value).__name__])
 
 
-@pytest.mark.parametrize("value", [None, np.zeros((8, 64), np.uint8)], ids=["None", "ndarray"])
-def test_the_class_packs_tensors_only(value):
+@pytest.mark.parametrize("value", [None, [[1] * 8]], ids=["None", "list"])
+def test_the_class_packs_tensors_and_arrays_only(value):
     refused(AWQPackedTensor.pack, value, error=TypeError, words=["torch.Tensor", type(value).__name__])
 
 
@@ -223,8 +223,9 @@ def test_reorder_that_is_no_bool(reorder):
     refused(awqpack.pack, torch_zeros(), V1, reorder, error=TypeError, words=words)
     refused(awqpack.pack, np.zeros((8, 64), np.uint8), V1, reorder, error=TypeError, words=words)
     refused(awqpack.unpack, payload, V1, reorder, error=TypeError, words=words)
-    refused(AWQPackedTensor.pack, torch_zeros(), V1, reorder, error=TypeError, words=["bool"])
-    refused(AWQPackedTensor, payload, V1, reorder, (8, 64), (64, 1), error=TypeError, words=["bool"])
+    refused(AWQPackedTensor.pack, torch_zeros(), V1, reorder, error=TypeError, words=words)
+    refused(AWQPackedTensor, payload, V1, reorder, (8, 64), (64, 1), error=TypeError, words=words)
+    refused(AWQPackedTensor.from_payload, payload, V1, reorder, error=TypeError, words=words)
 
 
 @pytest.mark.parametrize("validate", ["no", 0, None], ids=repr)
@@ -232,7 +233,7 @@ def test_validate_that_is_no_bool(validate):
     words = ["validate expects True or False", repr(validate)]
     refused(awqpack.pack, torch_zeros(), validate=validate, error=TypeError, words=words)
     refused(awqpack.pack, np.zeros((8, 64), np.uint8), validate=validate, error=TypeError, words=words)
-    refused(AWQPackedTensor.pack, torch_zeros(), validate=validate, error=TypeError, words=["bool"])
+    refused(AWQPackedTensor.pack, torch_zeros(), validate=validate, error=TypeError, words=words)
 
 
 def test_out_of_another_kind_or_device():
@@ -441,12 +442,11 @@ def test_the_payload_must_be_a_tensor(data):
     refused(AWQPackedTensor, data, V1, False, (8, 64), (64, 1), error=TypeError, words=words)
 
 
-@pytest.mark.parametrize(("reorder", "came"), [(None, "None"), ("yes", "str"), (1, "int")])
-def test_reorder_must_be_a_bool(reorder, came):
-    payload = torch.zeros(8, 8, dtype=torch.int32)
-    words = ["bool", came]
-    refused(AWQPackedTensor.pack, torch_zeros(), V1, reorder, error=TypeError, words=words)
-    refused(AWQPackedTensor, payload, V1, reorder, (8, 64), (64, 1), error=TypeError, words=words)
+def test_arguments_are_counted_from_1():
+    refused(AWQPackedTensor, torch.zeros(8, 8, dtype=torch.int32), error=TypeError, words=["'packing' (pos 2)"])
+    refused(AWQPackedTensor, error=TypeError, words=["'data' (pos 1)"])
+    arguments = (torch.zeros(8, 8, dtype=torch.int32), V1, False, (8, 64), (64, 1), False)
+    refused(AWQPackedTensor, *arguments, None, error=TypeError, words=["at most 6 arguments", "7 given"])
 
 
 # --- the type of an error under torch 2.15 and newer, which make RuntimeError of every error of a C++ op ---

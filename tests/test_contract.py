@@ -25,6 +25,7 @@ from contract import (
     REFUSED,
     SHARING,
     STAYS_PACKED_IN_DTENSOR,
+    UNINITIALIZED,
     USES,
     arguments_on,
     local,
@@ -89,6 +90,20 @@ def test_stays_packed_with_a_payload_of_its_own(row, packed, tmp_path):
     assert_packed_like(result, packed)
     result.zero_()
     assert_same(packed.unpack(), before)
+
+
+@table(UNINITIALIZED)
+def test_stays_packed_of_any_codes(row, layout, device):
+    for codes in (torch_codes(SHAPE, device), torch_codes((128, 64), device).t()):
+        packed = AWQPackedTensor.pack(codes, *layout)
+        result = row(packed)
+        assert (type(result), result.packing, result.reorder) == (AWQPackedTensor, *layout)
+        assert (result.shape, result.stride()) == (packed.shape, packed.stride())
+        assert result.device == result.payload.device
+        result.copy_(codes.to(result.device))
+        assert result.is_meta or torch.equal(result.unpack().cpu(), codes.cpu())
+        assert_same(packed.unpack(), codes)
+        assert type(torch.empty_like(packed, dtype=torch.float16)) is torch.Tensor
 
 
 @pytest.mark.parametrize("non_blocking", [False, True])

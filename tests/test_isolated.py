@@ -120,6 +120,66 @@ assert not changed, changed
 """
 
 
+# Interrupted at its first line, then at its second, and so on, each time with what the times before have left behind.
+IMPORT_IS_INTERRUPTED = """
+import sys, torch
+
+def interrupt_after(lines):
+    left = [lines]
+    def trace(frame, event, arg):
+        if "awqpack" not in frame.f_code.co_filename:
+            return None
+        if event == "line":
+            left[0] -= 1
+            if left[0] == 0:
+                raise KeyboardInterrupt
+        return trace
+    return trace
+
+lines = 0
+while "awqpack" not in sys.modules:
+    lines += 1
+    sys.settrace(interrupt_after(lines))
+    try:
+        import awqpack
+    except KeyboardInterrupt:
+        pass
+    finally:
+        sys.settrace(None)
+
+codes = torch.arange(64 * 64, dtype=torch.uint8).view(64, 64) % 16
+for packing in awqpack.AWQPacking:
+    packed = awqpack.AWQPackedTensor.pack(codes, packing)
+    assert torch.equal(packed + 0, codes)
+    assert torch.equal(torch.compile(lambda p: p.unpack(), backend="aot_eager")(packed), codes)
+assert lines > 100, lines
+"""
+
+# What torch lacked is there when the import is tried again.
+IMPORT_FAILS_IN_C = """
+import torch
+
+kept = torch.empty_strided
+del torch.empty_strided
+for _ in range(2):
+    try:
+        import awqpack
+    except AttributeError as error:
+        assert "empty_strided" in str(error), error
+    else:
+        raise AssertionError("it was imported")
+torch.empty_strided = kept
+import awqpack
+awqpack.AWQPackedTensor.pack(torch.ones(8, 64, dtype=torch.uint8)).fill_(3)
+"""
+
+
+@pytest.mark.parametrize("script", [IMPORT_IS_INTERRUPTED, IMPORT_FAILS_IN_C], ids=["interrupted", "something lacks"])
+def test_an_import_that_failed_can_be_tried_again(script):
+    done = forked.run(script)
+    assert done.returncode == 0, done.stderr
+
+
 def test_importing_has_no_other_effect():
     command = [sys.executable, "-c", IMPORT_HAS_NO_OTHER_EFFECT]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)

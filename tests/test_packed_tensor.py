@@ -156,6 +156,48 @@ def test_pack_of_an_array(memory, layout):
         AWQPackedTensor.pack(codes | 16, *layout)
 
 
+@pytest.mark.parametrize("transposed", [False, True])
+def test_unpack_into_a_buffer(packed, transposed):
+    out = (
+        torch.zeros(SHAPE[::-1], dtype=torch.uint8, device=packed.device).t()
+        if transposed
+        else torch.zeros_like(packed)
+    )
+    version = out._version
+    assert packed.unpack(out=out) is out
+    assert_same(out, packed.unpack())
+    assert out._version > version
+    assert_same(packed.unpack(out=None), out)
+
+
+@pytest.mark.usefixtures("fresh_dynamo")
+def test_unpack_into_a_buffer_compiled(packed):
+    def unpack(p, out):
+        p.unpack(out=out)
+        return out + 1
+
+    out = torch.zeros_like(packed)
+    result = torch.compile(unpack, fullgraph=True, backend="aot_eager")(packed, out)
+    assert_same(out, packed.unpack())
+    assert_same(result, out + 1)
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs", "error", "words"),
+    [
+        ((), {"out": torch.zeros(64, 128)}, ValueError, "uint8"),
+        ((), {"out": torch.zeros(8, 64, dtype=torch.uint8)}, ValueError, "shape"),
+        ((), {"out": np.zeros(SHAPE, np.uint8)}, TypeError, "torch.Tensor"),
+        ((torch.zeros(SHAPE, dtype=torch.uint8),), {}, TypeError, "out="),
+        ((), {"into": None}, TypeError, "out="),
+    ],
+    ids=["dtype", "shape", "array", "position", "name"],
+)
+def test_unpack_into_something_else_is_refused(args, kwargs, error, words):
+    with pytest.raises(error, match=words):
+        packed_tensor(LAYOUTS["v1"]).unpack(*args, **kwargs)
+
+
 def test_pack_skips_the_check_when_asked(layout):
     packed = AWQPackedTensor.pack(torch_codes() | 0xF0, layout.packing, layout.reorder, validate=False)
     assert_same(packed, packed_tensor(layout))
@@ -288,7 +330,7 @@ def test_a_subclass_wraps_again(packed):
     assert type(AWQPackedTensor(mine)) is type(Mine(mine)) is Mine
     assert_same(mine.unpack(), packed.unpack())
     assert mine.untyped_storage() is packed.untyped_storage()
-    with pytest.raises(TypeError, match="expects a class"):
+    with pytest.raises(TypeError, match="expects a subclass"):
         AWQPackedTensor.__new__(3, packed)
 
 
@@ -336,7 +378,8 @@ def test_repr_shows_what_it_is(packed, layout, device):
 
 def test_repr_of_a_parameter():
     parameter = torch.nn.Parameter(packed_tensor(LAYOUTS["v1"]), requires_grad=False)
-    assert "AWQPackedTensor(shape=(64, 128), packing=V1" in repr(parameter)
+    assert repr(parameter).startswith("Parameter containing:\nAWQPackedTensor(shape=(64, 128), packing=V1")
+    assert repr(parameter.detach()).startswith("AWQPackedTensor(shape=(64, 128), packing=V1")
 
 
 def test_repr_reads_no_values_that_are_not_there(layout):

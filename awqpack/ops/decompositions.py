@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from ..formats import format_of
-from . import checks, floats
+from . import checks, floats, registry
 
 
 def _in_order(tensor: torch.Tensor, order: Sequence[int] | None) -> torch.Tensor:
@@ -84,4 +84,4 @@ def decompositions() -> dict[torch._ops.OperatorBase, Callable[..., torch.Tensor
 def register() -> None:
     """Lets torch.onnx find them, and whoever else asks torch how an op decomposes."""
     for op, function in decompositions().items():
-        torch._decomp.register_decomposition(op)(function)
+        registry.decomposition(op, function)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from ..formats import format_of
-from . import checks, portable
+from . import checks, portable, registry
 
 OPS = ("quantize", "dequantize", "min_max_scales", "quantize_out", "dequantize_out", "min_max_scales_out")
 
@@ -344,4 +344,4 @@ def register() -> None:
     }
     for name in OPS:
         torch.library.register_fake(f"awqpack::{name}", fakes[name])
-        torch.library.impl(f"awqpack::{name}", "CompositeExplicitAutograd", kernels[name])
+        registry.impl(name, kernels[name])

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ..formats import format_of
-from . import checks
+from . import checks, registry
 
 
 def pack(codes: torch.Tensor, packing: int, reorder: bool, validate: bool = True) -> torch.Tensor:
@@ -60,4 +60,4 @@ def register() -> None:
         "unpack_out": unpack_out,
     }
     for name, kernel in kernels.items():
-        torch.library.impl(f"awqpack::{name}", "CompositeExplicitAutograd", kernel)
+        registry.impl(name, kernel)

@@ -152,6 +152,7 @@ static int import_torch_objects(void)
         {&awqpack.data_descriptor, "Tensor.data"},
         {&awqpack.parameter_type, "nn.Parameter"},
         {&awqpack.empty_strided, "empty_strided"},
+        {&awqpack.symint_type, "SymInt"},
         {&awqpack.op_pack, "ops.awqpack.pack.default._op"},
         {&awqpack.op_unpack, "ops.awqpack.unpack.default._op"},
         {&awqpack.aten_detach, "ops.aten.detach.default"},
@@ -197,6 +198,18 @@ static int import_copying(void)
     return status;
 }
 
+/* Forgets what an import that fails has looked up, so that the next can begin. */
+static void forget(void)
+{
+#define AWQPACK_FORGET(name) Py_CLEAR(awqpack.name);
+    AWQPACK_OBJECTS(AWQPACK_FORGET)
+#undef AWQPACK_FORGET
+#define AWQPACK_FORGET(name) Py_CLEAR(awqpack.names.name);
+    AWQPACK_NAMES(AWQPACK_FORGET)
+#undef AWQPACK_FORGET
+    awqpack.dlpack = NULL;
+}
+
 static int module_exec(PyObject *Py_UNUSED(module))
 {
     awq_error error;
@@ -208,7 +221,12 @@ static int module_exec(PyObject *Py_UNUSED(module))
         awqpack_raise(&error);
         return -1;
     }
-    return claims_prepare_for_fork() < 0 || intern_names() < 0 || awqpack_import_numpy() < 0 || import_torch_objects() < 0 ? -1 : import_copying();
+    if (claims_prepare_for_fork() < 0 || intern_names() < 0 || awqpack_import_numpy() < 0 || import_torch_objects() < 0 ||
+        import_copying() < 0) {
+        forget();
+        return -1;
+    }
+    return 0;
 }
 
 static PyModuleDef_Slot module_slots[] = {

@@ -72,6 +72,7 @@
     X(forbid_data_ptr)  /* torch._C._set_throw_on_mutable_data_ptr */  \
     X(device_type)      /* torch.device */                             \
     X(parameter_type)   /* torch.nn.Parameter */                       \
+    X(symint_type)      /* torch.SymInt */                             \
     X(empty_strided)                                                   \
     X(transforms)       /* tuple: code of the functions that run torch.func's transforms; NULL until a view asks */ \
     X(view_codes)       /* awqpack.codes_view.view; likewise */        \
@@ -117,6 +118,7 @@ PyObject *awqpack_unpack_to_array(const awq_view *payload, awq_packing packing, 
 /* packings.c: the packings as Python names them. */
 /* Takes the members of AWQPacking, once; -1 with an exception where one is missing. */
 int awqpack_set_packings(PyObject *packing_type);
+int awqpack_is_packing(PyObject *object);
 /* False, with an exception, unless packing is an AWQPacking; the functions below expect one. */
 int awqpack_check_packing(PyObject *packing);
 /* The row of a packing. */
@@ -150,16 +152,18 @@ PyObject *packed_meta_new(PyObject *packing, PyObject *reorder, PyObject *order,
 int awqpack_read_ints(PyObject *sequence, const char *what, int64_t *values, Py_ssize_t *count);
 /* Stride order of a dense tensor: None when contiguous; NULL without an exception when the strides are not dense. */
 PyObject *awqpack_stride_order(const int64_t *sizes, const int64_t *strides, Py_ssize_t ndim);
-/* The ints of a stride order tuple, which must have ndim of them. */
+/* The ints of a stride order, which must be a tuple that permutes ndim dimensions. */
 int awqpack_read_order(PyObject *order, Py_ssize_t ndim, int64_t *values);
-/* Strides of sizes that may be symbolic, in a stride order or None, as a tuple. */
+/* False, with an exception that names the argument, unless value is a bool. */
+int awqpack_check_bool(const char *name, PyObject *value);
+/* Strides of a tuple of sizes that may be symbolic, in a stride order or None, as a tuple. */
 PyObject *awqpack_ordered_strides(PyObject *size, PyObject *order);
 /* A tuple of ints. */
 PyObject *awqpack_int_tuple(const int64_t *values, Py_ssize_t count);
 /* Strides of sizes in that order, as a tuple. */
 PyObject *awqpack_dense_strides(const int64_t *sizes, Py_ssize_t ndim, PyObject *order);
 
-/* The order and strides to record for symbolic sizes: contiguous and transposed matrices, batches of them too, keep theirs,
+/* The order and strides to record for a tuple of symbolic sizes: contiguous and transposed matrices, batches of them too, keep theirs,
    all others become contiguous. New references. */
 int awqpack_symbolic_strides(PyObject *size, PyObject *stride, PyObject **order, PyObject **dense);
 
@@ -211,6 +215,8 @@ int awqpack_stays_packed(int from, int to);
 int awqpack_is_unmoded(void);
 /* The same, and no trace that should see what is done to a payload. */
 int awqpack_is_unwatched(void);
+/* -1 with an exception for a payload in host memory that has none, and for one that is not what its bytes say. */
+int awqpack_refuse_without_values(PyObject *payload);
 /* payload.to(its device, copy=True) without torch's dispatcher, for a caller who is unwatched. NULL without an exception
    when only torch can do it. */
 PyObject *awqpack_copy_payload(PyObject *payload);

@@ -173,7 +173,9 @@ PyObject *awqpack_pack_array(PyObject *Py_UNUSED(module), PyObject *args)
     }
     if (validate && seen > AWQ_CODE_MAX) {
         Py_DECREF(result);
+        Py_BEGIN_ALLOW_THREADS /* it looks at every code */
         awq_fail_invalid_code(&codes.view, &error);
+        Py_END_ALLOW_THREADS
         return awqpack_raise(&error);
     }
     return result;

@@ -9,10 +9,12 @@ static PyObject *get_payload(PyObject *self, void *Py_UNUSED(closure))
 /* The getters below say which field of the metadata they are through their closure. */
 static PyObject *get_meta(PyObject *self, void *closure)
 {
-    PyObject *meta = PyObject_GetAttr(self, awqpack.names._meta);
-    PyObject *value = meta == NULL ? NULL : PyTuple_GetItem(meta, (Py_ssize_t)(intptr_t)closure);
-    Py_XINCREF(value);
-    Py_XDECREF(meta);
+    packed_fields fields;
+    if (packed_fields_get(self, &fields) < 0) {
+        return NULL;
+    }
+    PyObject *value = Py_NewRef(PyTuple_GetItem(fields.meta, (Py_ssize_t)(intptr_t)closure));
+    packed_fields_clear(&fields);
     return value;
 }
 

@@ -86,13 +86,20 @@ static PyObject *move_plain(PyObject *func, const packed_fields *fields, PyObjec
     return result;
 }
 
+/* 1 when the arguments ask for nothing that a payload cannot follow: a dense tensor, in its own order or contiguous. */
+static int has_plain_layout(PyObject *kwargs)
+{
+    PyObject *layout = given(kwargs, awqpack.names.layout);
+    PyObject *format = given(kwargs, awqpack.names.memory_format);
+    return (layout == NULL || layout == awqpack.strided) &&
+           (format == NULL || format == awqpack.preserve_format || format == awqpack.contiguous_format);
+}
+
 static PyObject *dispatch_to_copy(PyObject *func, PyObject *self, PyObject *kwargs)
 {
     packed_fields fields;
     PyObject *result = NULL, *source = NULL, *device = NULL;
     PyObject *dtype = given(kwargs, awqpack.names.dtype);
-    PyObject *layout = given(kwargs, awqpack.names.layout);
-    PyObject *format = given(kwargs, awqpack.names.memory_format);
     if (dtype != NULL && dtype != awqpack.uint8) {
         return PyErr_Format(PyExc_ValueError,
                             "AWQPackedTensor holds torch.uint8 codes and cannot become %S; convert its codes: "
@@ -113,12 +120,12 @@ static PyObject *dispatch_to_copy(PyObject *func, PyObject *self, PyObject *kwar
         goto done;
     }
     const int from_compute = from == AWQPACK_CUDA || from == AWQPACK_XPU;
-    const int has_plain_layout = layout == NULL || layout == awqpack.strided;
-    const int has_plain_format = format == NULL || format == awqpack.preserve_format || format == awqpack.contiguous_format;
-    if (awqpack_stays_packed(from, to) && has_plain_layout && has_plain_format) {
+    const int is_plain = has_plain_layout(kwargs);
+    if (awqpack_stays_packed(from, to) && is_plain) {
         result = wrap_moved(self, &fields, kwargs, place_payload(func, fields.payload, kwargs, source, device));
     } else {
-        result = move_plain(func, &fields, kwargs, from_compute && has_plain_layout && has_plain_format && format != awqpack.contiguous_format);
+        const int keeps_order = given(kwargs, awqpack.names.memory_format) != awqpack.contiguous_format;
+        result = move_plain(func, &fields, kwargs, from_compute && is_plain && keeps_order);
     }
 done:
     Py_XDECREF(source);
@@ -168,6 +175,31 @@ static PyObject *pin(PyObject *func, PyObject *self, PyObject *args, PyObject *k
     return result;
 }
 
+/* A packed tensor of unspecified codes, which any payload holds; a plain one where it is to be no such codes. */
+static PyObject *dispatch_empty(PyObject *func, PyObject *self, PyObject *args, PyObject *kwargs)
+{
+    packed_fields fields;
+    PyObject *dtype = given(kwargs, awqpack.names.dtype);
+    if ((dtype != NULL && dtype != awqpack.uint8) || !has_plain_layout(kwargs)) {
+        return plain_run(func, args, kwargs);
+    }
+    if (packed_fields_get(self, &fields) < 0) {
+        return NULL;
+    }
+    PyObject *result = wrap_moved(self, &fields, kwargs, copy_payload(func, fields.payload, kwargs));
+    packed_fields_clear(&fields);
+    return result;
+}
+
+/* torch's own gives an unquantized tensor as floats: here, codes for weights. */
+static PyObject *refuse_dequantize(void)
+{
+    PyErr_SetString(PyExc_RuntimeError,
+                    "an AWQPackedTensor holds codes without their scales, so it cannot be dequantized alone; "
+                    "awqpack.dequantize(p.payload, scales, zeros, p.packing, p.reorder) takes them");
+    return NULL;
+}
+
 /* `self` is the first argument where that is packed, else NULL. */
 static PyObject *run_plan(const op_plan *plan, PyObject *func, PyObject *self, PyObject *args, PyObject *kwargs)
 {
@@ -184,6 +216,10 @@ static PyObject *run_plan(const op_plan *plan, PyObject *func, PyObject *self, P
         return self == NULL ? plain_run(func, args, kwargs) : packed_run_view(func, args, kwargs);
     case PLAN_PIN:
         return self == NULL ? plain_run(func, args, kwargs) : pin(func, self, args, kwargs);
+    case PLAN_EMPTY:
+        return self == NULL ? plain_run(func, args, kwargs) : dispatch_empty(func, self, args, kwargs);
+    case PLAN_DEQUANTIZE:
+        return refuse_dequantize();
     case PLAN_READ:
         break;
     }

@@ -22,18 +22,17 @@ int packed_fields_get(PyObject *self, packed_fields *fields)
         packed_fields_clear(fields);
         return -1;
     }
-    if (!PyTuple_CheckExact(fields->meta)) {
-        PyErr_Format(PyExc_TypeError, "AWQPackedTensor expects a tuple as its _meta; got %R", fields->meta);
+    PyObject **slots[] = {&fields->packing, &fields->reorder, &fields->order, &fields->size, &fields->stride};
+    const Py_ssize_t count = PyTuple_CheckExact(fields->meta) ? PyTuple_Size(fields->meta) : 0;
+    for (Py_ssize_t i = 0; count == 5 && i < 5; i++) {
+        *slots[i] = PyTuple_GetItem(fields->meta, i);
+    }
+    if (count != 5 || !awqpack_is_packing(fields->packing) || !PyBool_Check(fields->reorder) ||
+        (fields->order != Py_None && !PyTuple_CheckExact(fields->order)) || !PyTuple_CheckExact(fields->size) ||
+        !PyTuple_CheckExact(fields->stride)) {
+        PyErr_Format(PyExc_ValueError, "AWQPackedTensor expects its _meta as it was made; got %R", fields->meta);
         packed_fields_clear(fields);
         return -1;
-    }
-    PyObject **slots[] = {&fields->packing, &fields->reorder, &fields->order, &fields->size, &fields->stride};
-    for (Py_ssize_t i = 0; i < 5; i++) {
-        *slots[i] = PyTuple_GetItem(fields->meta, i);
-        if (*slots[i] == NULL) {
-            packed_fields_clear(fields);
-            return -1;
-        }
     }
     return 0;
 }
@@ -66,7 +65,7 @@ PyObject *packed_meta_new(PyObject *packing, PyObject *reorder, PyObject *order,
 /* 1 and the value of a plain int, 0 for a torch.SymInt, -1 with an exception. */
 static int read_int(PyObject *item, int64_t *value)
 {
-    if (!PyLong_Check(item) && PyObject_HasAttrString(item, "node")) {
+    if ((PyObject *)Py_TYPE(item) == awqpack.symint_type) {
         return 0;
     }
     PyObject *index = PyNumber_Index(item);
@@ -150,17 +149,21 @@ PyObject *awqpack_stride_order(const int64_t *sizes, const int64_t *strides, Py_
 
 int awqpack_read_order(PyObject *order, Py_ssize_t ndim, int64_t *values)
 {
-    if (!PyTuple_Check(order) || PyTuple_Size(order) != ndim) {
-        PyErr_Format(PyExc_ValueError, "stride_order expects one entry for each of the %zd dimensions; got %R", ndim, order);
-        return -1;
-    }
-    for (Py_ssize_t i = 0; i < ndim; i++) {
+    uint64_t seen = 0; /* a bit for each dimension */
+    int is_permutation = PyTuple_Check(order) && PyTuple_Size(order) == ndim && ndim <= AWQ_MAX_DIMS;
+    for (Py_ssize_t i = 0; is_permutation && i < ndim; i++) {
         values[i] = PyLong_AsLongLong(PyTuple_GetItem(order, i));
         if (values[i] == -1 && PyErr_Occurred()) {
             return -1;
         }
+        is_permutation = values[i] >= 0 && values[i] < ndim && (seen >> values[i] & 1) == 0;
+        seen |= is_permutation ? (uint64_t)1 << values[i] : 0;
     }
-    return 0;
+    if (!is_permutation) {
+        PyErr_Format(PyExc_ValueError, "stride_order expects a permutation of the %zd dimensions, outermost first; got %R", ndim,
+                     order);
+    }
+    return is_permutation ? 0 : -1;
 }
 
 PyObject *awqpack_int_tuple(const int64_t *values, Py_ssize_t count)
@@ -189,16 +192,15 @@ PyObject *awqpack_dense_strides(const int64_t *sizes, Py_ssize_t ndim, PyObject 
     return awqpack_int_tuple(strides, ndim);
 }
 
-/* Strides of symbolic sizes in a dimension order; NULL order is contiguous. */
+/* Strides of a tuple of symbolic sizes in a dimension order; NULL order is contiguous. */
 static PyObject *multiply_strides(PyObject *size, const int64_t *order, Py_ssize_t ndim)
 {
     PyObject *result = PyTuple_New(ndim);
     PyObject *stride = PyLong_FromLong(1);
     for (Py_ssize_t i = ndim - 1; result != NULL && i >= 0; i--) {
         const Py_ssize_t d = order == NULL ? i : (Py_ssize_t)order[i];
-        PyObject *item = PySequence_GetItem(size, d);
+        PyObject *item = PyTuple_GetItem(size, d);
         PyObject *next = item == NULL || stride == NULL ? NULL : PyNumber_Multiply(stride, item);
-        Py_XDECREF(item);
         if (next == NULL) {
             Py_CLEAR(result);
         } else {
@@ -219,18 +221,18 @@ PyObject *awqpack_ordered_strides(PyObject *size, PyObject *order)
         return is_plain < 0 ? NULL : awqpack_dense_strides(sizes, ndim, order);
     }
     if (order == Py_None) {
-        return multiply_strides(size, NULL, PySequence_Size(size));
+        return multiply_strides(size, NULL, PyTuple_Size(size));
     }
-    if (awqpack_read_order(order, PySequence_Size(size), order_values) < 0) {
+    if (awqpack_read_order(order, PyTuple_Size(size), order_values) < 0) {
         return NULL;
     }
-    return multiply_strides(size, order_values, PySequence_Size(size));
+    return multiply_strides(size, order_values, PyTuple_Size(size));
 }
 
 int awqpack_symbolic_strides(PyObject *size, PyObject *stride, PyObject **order, PyObject **dense)
 {
     int64_t exchanged[AWQ_MAX_DIMS]; /* the last two dimensions, as a batch of transposed matrices has them */
-    const Py_ssize_t ndim = PySequence_Size(size);
+    const Py_ssize_t ndim = PyTuple_Size(size);
     *order = *dense = NULL;
     if (ndim < 2 || ndim > AWQ_MAX_DIMS) {
         PyErr_Format(PyExc_ValueError, "size expects 2 to %d dimensions; got %zd", AWQ_MAX_DIMS, ndim);
@@ -253,4 +255,12 @@ int awqpack_symbolic_strides(PyObject *size, PyObject *stride, PyObject **order,
     Py_XDECREF(contiguous);
     Py_XDECREF(columns);
     return *order == NULL ? -1 : 0;
+}
+
+int awqpack_check_bool(const char *name, PyObject *value)
+{
+    if (!PyBool_Check(value)) {
+        PyErr_Format(PyExc_TypeError, "%s expects True or False; got %R", name, value);
+    }
+    return PyBool_Check(value);
 }

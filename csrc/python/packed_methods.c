@@ -21,6 +21,38 @@ PyObject *packed_unpack(PyObject *self, PyObject *Py_UNUSED(unused))
     return codes;
 }
 
+static PyObject *unpack_into(PyObject *self, PyObject *out)
+{
+    packed_fields fields;
+    if (packed_fields_get(self, &fields) < 0) {
+        return NULL;
+    }
+    PyObject *module = PyImport_ImportModule("awqpack.functional");
+    PyObject *unpack = module == NULL ? NULL : PyObject_GetAttrString(module, "unpack");
+    PyObject *args = unpack == NULL ? NULL : PyTuple_Pack(3, fields.payload, fields.packing, fields.reorder);
+    PyObject *kwargs = args == NULL ? NULL : Py_BuildValue("{sO}", "out", out);
+    PyObject *result = kwargs == NULL ? NULL : PyObject_Call(unpack, args, kwargs);
+    Py_XDECREF(module);
+    Py_XDECREF(unpack);
+    Py_XDECREF(args);
+    Py_XDECREF(kwargs);
+    packed_fields_clear(&fields);
+    return result;
+}
+
+/* unpack(self, *, out=None) */
+static PyObject *packed_unpack_method(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *names)
+{
+    if (count == 0 && names == NULL) {
+        return packed_unpack(self, NULL);
+    }
+    if (count != 0 || PyTuple_Size(names) != 1 || PyUnicode_CompareWithASCIIString(PyTuple_GetItem(names, 0), "out") != 0) {
+        return PyErr_Format(PyExc_TypeError, "unpack expects no argument but out=; got %zd by position and the names %R", count,
+                            names == NULL ? Py_None : names);
+    }
+    return args[0] == Py_None ? packed_unpack(self, NULL) : unpack_into(self, args[0]);
+}
+
 /* The order and strides that unpack() of a packed t will have; new references. */
 static int record_strides(PyObject *t, PyObject *shape, PyObject **order, PyObject **dense)
 {
@@ -52,13 +84,14 @@ PyObject *packed_pack(PyObject *Py_UNUSED(module), PyObject *args)
 {
     PyObject *cls, *t, *packing, *reorder, *validate;
     PyObject *payload = NULL, *shape = NULL, *order = NULL, *dense = NULL, *result = NULL;
-    if (!PyArg_ParseTuple(args, "OOOO!O!:pack", &cls, &t, &packing, &PyBool_Type, &reorder, &PyBool_Type, &validate)) {
+    if (!PyArg_ParseTuple(args, "OOOOO:pack", &cls, &t, &packing, &reorder, &validate)) {
         return NULL;
     }
     if (!PyObject_TypeCheck(t, (PyTypeObject *)awqpack.tensor_type)) {
         return PyErr_Format(PyExc_TypeError, "AWQPackedTensor.pack expects a torch.Tensor; got %R", (PyObject *)Py_TYPE(t));
     }
-    if (!awqpack_check_packing(packing)) {
+    if (!awqpack_check_packing(packing) || !awqpack_check_bool("reorder", reorder) ||
+        !awqpack_check_bool("validate", validate)) {
         return NULL;
     }
     payload = PyObject_CallFunctionObjArgs(awqpack.op_pack, t, awqpack_packing_number(packing), reorder, validate, NULL);
@@ -247,8 +280,10 @@ static PyObject *packed_is_shared(PyObject *self, PyObject *Py_UNUSED(unused))
 #define KEYWORDS(function) (PyCFunction)(void (*)(void))(function), METH_VARARGS | METH_KEYWORDS
 
 PyMethodDef packed_methods[] = {
-    {"unpack", packed_unpack, METH_NOARGS,
-     "unpack($self)\n--\n\nThe codes as a plain uint8 tensor with the recorded size and stride, on the payload's device."},
+    {"unpack", (PyCFunction)(void (*)(void))packed_unpack_method, METH_FASTCALL | METH_KEYWORDS,
+     "unpack($self, *, out=None)\n--\n\n"
+     "The codes as a plain uint8 tensor with the recorded size and stride, on the payload's device; or written into `out`,\n"
+     "a uint8 tensor of that size and device, which is returned."},
     {"numpy", KEYWORDS(packed_numpy),
      "numpy($self, *, force=False)\n--\n\nThe codes as a new uint8 array, from any device."},
     {"offload", KEYWORDS(packed_offload),

@@ -99,6 +99,34 @@ static int is_negated(PyObject *payload)
     return result;
 }
 
+int awqpack_refuse_without_values(PyObject *payload)
+{
+    awqpack_dlpack_tensor memory;
+    if (Py_TYPE(payload) != (PyTypeObject *)awqpack.tensor_type) {
+        return 0;
+    }
+    const int negated = is_negated(payload);
+    if (negated > 0) {
+        PyErr_SetString(PyExc_ValueError,
+                        "AWQPackedTensor expects a payload whose bytes are its values; got a negated view: payload.resolve_neg()");
+    }
+    if (negated != 0 || awqpack.dlpack == NULL) {
+        return negated == 0 ? 0 : -1;
+    }
+    if (awqpack.dlpack->describe(payload, &memory) != 0) { /* on meta, for one */
+        PyErr_Clear();
+        return 0;
+    }
+    int is_empty = memory.data != NULL || memory.device_type != AWQPACK_DLPACK_CPU;
+    for (int32_t d = 0; d < memory.ndim; d++) {
+        is_empty |= memory.shape[d] == 0;
+    }
+    if (!is_empty) {
+        PyErr_SetString(PyExc_ValueError, "AWQPackedTensor expects a payload with memory; got one whose storage holds nothing");
+    }
+    return is_empty ? 0 : -1;
+}
+
 /* Bytes of a tensor without gaps, in row-major order; 0 for others and for an empty one. */
 static size_t contiguous_bytes(const awqpack_dlpack_tensor *memory)
 {

@@ -15,6 +15,8 @@ static plan_kind special_kind(const char *name)
         {"aten::record_stream", PLAN_ON_PAYLOAD},
         {"aten::pin_memory", PLAN_PIN},
         {"aten::_pin_memory", PLAN_PIN},
+        {"aten::empty_like", PLAN_EMPTY},
+        {"aten::dequantize", PLAN_DEQUANTIZE},
         {"aten::_has_compatible_shallow_copy_type", PLAN_INCOMPATIBLE},
     };
     for (size_t i = 0; i < sizeof specials / sizeof specials[0]; i++) {

@@ -53,9 +53,20 @@ done:
     return result;
 }
 
+/* What torch's own nn.Parameter writes before its values, "" for other tensors. */
+static const char *parameter_prefix(PyObject *self)
+{
+    PyObject *is_param = PyObject_GetAttr(self, awqpack.names._is_param);
+    const int is_parameter = is_param == Py_True;
+    PyErr_Clear();
+    Py_XDECREF(is_param);
+    return is_parameter ? "Parameter containing:\n" : "";
+}
+
 PyObject *packed_repr(PyObject *self, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwargs))
 {
     packed_fields fields;
+    const char *prefix = parameter_prefix(self);
     PyObject *device = NULL, *name = NULL, *codes = NULL, *result = NULL;
     if (packed_fields_get(self, &fields) < 0) {
         return NULL;
@@ -68,11 +79,11 @@ PyObject *packed_repr(PyObject *self, PyObject *Py_UNUSED(args), PyObject *Py_UN
     codes = has_readable_values(fields.payload) ? first_codes(&fields) : NULL;
     PyErr_Clear();
     if (codes == NULL) {
-        result = PyUnicode_FromFormat("AWQPackedTensor(shape=%R, packing=%U, reorder=%R, device='%S')", fields.size, name,
-                                      fields.reorder, device);
+        result = PyUnicode_FromFormat("%sAWQPackedTensor(shape=%R, packing=%S, reorder=%R, device='%S')", prefix, fields.size,
+                                      name, fields.reorder, device);
     } else {
-        result = PyUnicode_FromFormat("AWQPackedTensor(shape=%R, packing=%U, reorder=%R, device='%S', codes=[%U, ...])",
-                                      fields.size, name, fields.reorder, device, codes);
+        result = PyUnicode_FromFormat("%sAWQPackedTensor(shape=%R, packing=%S, reorder=%R, device='%S', codes=[%U, ...])",
+                                      prefix, fields.size, name, fields.reorder, device, codes);
     }
 done:
     packed_fields_clear(&fields);

@@ -36,29 +36,20 @@ int packed_check_payload(PyObject *data, PyObject *packing)
     return ok;
 }
 
-/* Checks sizes and strides against the payload; on success *shape, *order and *dense are new references. Symbolic sizes,
-   which tracing brings, come from a tensor that was checked when it was made: they are kept as they are. */
-static int read_geometry(PyObject *data, PyObject *packing, PyObject *size, PyObject *stride, PyObject **shape,
-                         PyObject **order, PyObject **dense)
+/* 1 when a size fits the payload, and its ints; 0 when it or the payload's is symbolic: tracing brings sizes of tensors that were
+   checked when they were made. -1 with an exception. */
+static int check_size(PyObject *data, PyObject *packing, PyObject *size, int64_t *sizes, Py_ssize_t *ndim)
 {
-    int64_t sizes[AWQ_MAX_DIMS], strides[AWQ_MAX_DIMS], payload_sizes[AWQ_MAX_DIMS], expected[AWQ_MAX_DIMS];
-    Py_ssize_t ndim, stride_count, payload_ndim;
+    int64_t payload_sizes[AWQ_MAX_DIMS], expected[AWQ_MAX_DIMS];
+    Py_ssize_t payload_ndim;
     awq_error error;
     PyObject *payload_shape = PyObject_GetAttr(data, awqpack.names.shape);
-    if (payload_shape == NULL) {
-        return -1;
-    }
-    const int is_plain_payload = awqpack_read_ints(payload_shape, "payload", payload_sizes, &payload_ndim);
-    Py_DECREF(payload_shape);
-    const int is_plain_size = is_plain_payload < 0 ? -1 : awqpack_read_ints(size, "size", sizes, &ndim);
-    const int is_plain_stride = is_plain_size < 0 ? -1 : awqpack_read_ints(stride, "stride", strides, &stride_count);
-    if (is_plain_stride < 0) {
-        return -1;
-    }
-    if (!is_plain_payload || !is_plain_size || !is_plain_stride) {
-        Py_INCREF(size);
-        *shape = size;
-        return awqpack_symbolic_strides(size, stride, order, dense);
+    const int is_plain_payload =
+        payload_shape == NULL ? -1 : awqpack_read_ints(payload_shape, "payload", payload_sizes, &payload_ndim);
+    const int is_plain = is_plain_payload < 0 ? -1 : awqpack_read_ints(size, "size", sizes, ndim);
+    Py_XDECREF(payload_shape);
+    if (is_plain <= 0 || is_plain_payload == 0) {
+        return is_plain < 0 ? -1 : 0;
     }
     const awq_packing row = awqpack_packing_of(packing, Py_False); /* an order of columns changes no size */
     const awq_view payload = {NULL, payload_sizes, NULL, payload_ndim, awq_payload_dtype(row), ""};
@@ -66,8 +57,8 @@ static int read_geometry(PyObject *data, PyObject *packing, PyObject *size, PyOb
         awqpack_raise(&error);
         return -1;
     }
-    int is_same = ndim == payload_ndim;
-    for (Py_ssize_t d = 0; is_same && d < ndim; d++) {
+    int is_same = *ndim == payload_ndim;
+    for (Py_ssize_t d = 0; is_same && d < payload_ndim; d++) {
         is_same = sizes[d] == expected[d];
     }
     if (!is_same) {
@@ -76,7 +67,24 @@ static int read_geometry(PyObject *data, PyObject *packing, PyObject *size, PyOb
         awq_format_shape(payload_sizes, payload_ndim, payload_text, sizeof payload_text);
         PyErr_Format(PyExc_ValueError, "AWQPackedTensor expects size %s with an %S payload of shape %s; got %R", shape_text,
                      packing, payload_text, size);
+    }
+    return is_same ? 1 : -1;
+}
+
+/* Checks sizes and strides against the payload; on success *shape, *order and *dense are new references. */
+static int read_geometry(PyObject *data, PyObject *packing, PyObject *size, PyObject *stride, PyObject **shape,
+                         PyObject **order, PyObject **dense)
+{
+    int64_t sizes[AWQ_MAX_DIMS], strides[AWQ_MAX_DIMS];
+    Py_ssize_t ndim, stride_count;
+    const int is_plain_size = check_size(data, packing, size, sizes, &ndim);
+    const int is_plain = is_plain_size < 0 ? -1 : awqpack_read_ints(stride, "stride", strides, &stride_count);
+    if (is_plain < 0) {
         return -1;
+    }
+    if (!is_plain_size || !is_plain) {
+        *shape = PySequence_Tuple(size);
+        return *shape == NULL ? -1 : awqpack_symbolic_strides(*shape, stride, order, dense);
     }
     *order = stride_count == ndim ? awqpack_stride_order(sizes, strides, ndim) : NULL;
     if (*order == NULL) {
@@ -92,35 +100,48 @@ static int read_geometry(PyObject *data, PyObject *packing, PyObject *size, PyOb
     return *dense == NULL || *shape == NULL ? -1 : 0;
 }
 
-PyObject *packed_construct(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
+/* A packed tensor of the arguments that the class was called with, which are borrowed. */
+static PyObject *construct(PyObject *cls, PyObject *data, PyObject *packing, PyObject *reorder, PyObject *size,
+                           PyObject *stride)
 {
-    static char *keywords[] = {"", "data", "packing", "reorder", "size", "stride", "requires_grad", NULL};
-    PyObject *cls, *data, *packing, *reorder, *size, *stride;
     PyObject *shape = NULL, *order = NULL, *dense = NULL, *self = NULL;
-    int requires_grad = 0;
-    if (packed_is_again(args, kwargs)) {
-        return packed_again(args, kwargs);
-    }
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOOO!OO|p:AWQPackedTensor", keywords, &cls, &data, &packing,
-                                     &PyBool_Type, &reorder, &size, &stride, &requires_grad)) {
-        return NULL;
-    }
-    if (!awqpack_check_packing(packing) || !packed_check_payload(data, packing) || packed_refuse_gradient(requires_grad) < 0) {
+    if (!awqpack_check_packing(packing) || !awqpack_check_bool("reorder", reorder) || !packed_check_payload(data, packing)) {
         return NULL;
     }
     /* A parameter would be a second owner of its module's place; the tensor below it is what is wrapped. */
-    if ((PyObject *)Py_TYPE(data) == awqpack.parameter_type) {
-        data = PyObject_CallMethodObjArgs(data, awqpack.names.detach, NULL);
-    } else {
-        Py_INCREF(data);
-    }
-    if (data != NULL && read_geometry(data, packing, size, stride, &shape, &order, &dense) == 0) {
+    data = (PyObject *)Py_TYPE(data) == awqpack.parameter_type ? PyObject_CallMethodObjArgs(data, awqpack.names.detach, NULL)
+                                                               : Py_NewRef(data);
+    if (data != NULL && awqpack_refuse_without_values(data) == 0 && read_geometry(data, packing, size, stride, &shape, &order, &dense) == 0) {
         self = new_with_meta(cls, data, packing, reorder, order, shape, dense);
     }
     Py_XDECREF(data);
     Py_XDECREF(shape);
     Py_XDECREF(order);
     Py_XDECREF(dense);
+    return self;
+}
+
+PyObject *packed_construct(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
+{
+    static char *keywords[] = {"data", "packing", "reorder", "size", "stride", "requires_grad", NULL};
+    PyObject *data, *packing, *reorder, *size, *stride;
+    int requires_grad = 0;
+    PyObject *cls = PyTuple_Size(args) > 0 ? PyTuple_GetItem(args, 0) : Py_None;
+    if (!PyType_Check(cls) || !PyType_IsSubtype((PyTypeObject *)cls, (PyTypeObject *)awqpack.packed_type)) {
+        return PyErr_Format(PyExc_TypeError, "AWQPackedTensor.__new__ expects a subclass of AWQPackedTensor; got %R", cls);
+    }
+    if (packed_is_again(args, kwargs)) {
+        return packed_again(args, kwargs);
+    }
+    PyObject *rest = PyTuple_GetSlice(args, 1, PyTuple_Size(args)); /* as a caller counts them */
+    PyObject *self = NULL;
+    if (rest != NULL &&
+        PyArg_ParseTupleAndKeywords(rest, kwargs, "OOOOO|p:AWQPackedTensor", keywords, &data, &packing, &reorder, &size,
+                                    &stride, &requires_grad) &&
+        packed_refuse_gradient(requires_grad) == 0) {
+        self = construct(cls, data, packing, reorder, size, stride);
+    }
+    Py_XDECREF(rest);
     return self;
 }
 
@@ -139,8 +160,10 @@ static PyObject *order_to_text(PyObject *order)
 static PyObject *order_from_text(PyObject *text)
 {
     PyObject *order = NULL, *result = NULL;
-    PyObject *parts = PyObject_CallMethod(text, "split", "s", ",");
+    PyObject *comma = PyUnicode_FromString(",");
+    PyObject *parts = comma == NULL ? NULL : PyUnicode_Split(text, comma, AWQ_MAX_DIMS);
     const Py_ssize_t count = parts == NULL ? -1 : PyList_Size(parts);
+    Py_XDECREF(comma);
     if (count < 0) {
         goto done;
     }
@@ -184,38 +207,63 @@ PyObject *packed_flatten(PyObject *self, PyObject *Py_UNUSED(unused))
     return result;
 }
 
+/* An entry of the arguments of __tensor_unflatten__: a new reference, NULL with an exception. */
+static PyObject *entry(PyObject *dict, const char *name)
+{
+    PyObject *value = PyDict_GetItemString(dict, name);
+    if (value == NULL) {
+        return PyErr_Format(PyExc_ValueError, "__tensor_unflatten__ expects %s; got %R", name, dict);
+    }
+    return Py_NewRef(value);
+}
+
+/* The packing of a number that must be an int: borrowed, NULL with an exception. */
+static PyObject *member_of(PyObject *number)
+{
+    if (!PyLong_Check(number)) {
+        return PyErr_Format(PyExc_TypeError, "packing expects an int; got %R", number);
+    }
+    const long long value = PyLong_AsLongLong(number);
+    return value == -1 && PyErr_Occurred() ? NULL : awqpack_packing_member(value);
+}
+
 PyObject *packed_unflatten(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
 {
     static char *keywords[] = {"inner_tensors", "metadata", "outer_size", "outer_stride", NULL};
-    PyObject *inner, *metadata, *size, *stride, *result = NULL;
+    PyObject *inner, *metadata, *outer_size, *outer_stride, *order = NULL, *dense = NULL, *result = NULL;
+    int64_t sizes[AWQ_MAX_DIMS];
+    Py_ssize_t ndim;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!O!OO:__tensor_unflatten__", keywords, &PyDict_Type, &inner,
-                                     &PyDict_Type, &metadata, &size, &stride)) {
+                                     &PyDict_Type, &metadata, &outer_size, &outer_stride)) {
         return NULL;
     }
-    PyObject *payload = PyDict_GetItemString(inner, "_data");
-    PyObject *packing = PyDict_GetItemString(metadata, "packing");
-    PyObject *reorder = PyDict_GetItemString(metadata, "reorder");
-    PyObject *text = PyDict_GetItemString(metadata, "stride_order");
-    if (payload == NULL || packing == NULL || reorder == NULL || text == NULL || !PyUnicode_Check(text)) {
-        return PyErr_Format(PyExc_ValueError,
-                            "__tensor_unflatten__ expects _data, packing, reorder and stride_order; got %R and %R",
-                            inner, metadata);
+    PyObject *payload = entry(inner, "_data");
+    PyObject *number = payload == NULL ? NULL : entry(metadata, "packing");
+    PyObject *reorder = number == NULL ? NULL : entry(metadata, "reorder");
+    PyObject *text = reorder == NULL ? NULL : entry(metadata, "stride_order");
+    PyObject *size = text == NULL ? NULL : PySequence_Tuple(outer_size); /* read once: it may be anything */
+    PyObject *packing = size == NULL ? NULL : member_of(number);
+    if (packing == NULL || !awqpack_check_bool("reorder", reorder) || !packed_check_payload(payload, packing) ||
+        awqpack_refuse_without_values(payload) < 0) {
+        goto done;
     }
-    const long long number = PyLong_AsLongLong(packing);
-    PyObject *member = number == -1 && PyErr_Occurred() ? NULL : awqpack_packing_member(number);
-    if (member == NULL) {
-        return NULL;
+    if (!PyUnicode_Check(text)) {
+        PyErr_Format(PyExc_ValueError, "stride_order expects a str; got %R", text);
+        goto done;
     }
-    if (!PyBool_Check(reorder)) {
-        return PyErr_Format(PyExc_TypeError, "reorder expects True or False; got %R", reorder);
-    }
-    PyObject *order = packed_check_payload(payload, member) ? order_from_text(text) : NULL;
     /* The order says all: torch <= 2.11 passes outer strides with the wrong symbols in them. */
-    PyObject *dense = order == NULL ? NULL : awqpack_ordered_strides(size, order);
+    order = check_size(payload, packing, size, sizes, &ndim) < 0 ? NULL : order_from_text(text);
+    dense = order == NULL ? NULL : awqpack_ordered_strides(size, order);
     if (dense != NULL) {
-        result = new_with_meta(awqpack.packed_type, payload, member, reorder, order, size, dense);
+        result = new_with_meta(awqpack.packed_type, payload, packing, reorder, order, size, dense);
     }
-    Py_XDECREF(dense);
+done:
+    Py_XDECREF(payload);
+    Py_XDECREF(number);
+    Py_XDECREF(reorder);
+    Py_XDECREF(text);
+    Py_XDECREF(size);
     Py_XDECREF(order);
+    Py_XDECREF(dense);
     return result;
 }

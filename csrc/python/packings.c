@@ -27,9 +27,14 @@ static int first_row(PyObject *member)
     return i;
 }
 
+int awqpack_is_packing(PyObject *object)
+{
+    return awqpack.packings[first_row(object)].member == object;
+}
+
 int awqpack_check_packing(PyObject *packing)
 {
-    if (awqpack.packings[first_row(packing)].member == packing) {
+    if (awqpack_is_packing(packing)) {
         return 1;
     }
     char names[192];

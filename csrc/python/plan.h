@@ -11,6 +11,8 @@ typedef enum plan_kind {
     PLAN_DECOMPOSE,    /* break the op up and dispatch its parts */
     PLAN_ON_PAYLOAD,   /* the question is about memory: ask the payload */
     PLAN_PIN,          /* a packed tensor around a payload moved by the op */
+    PLAN_EMPTY,        /* a packed tensor around a payload without values */
+    PLAN_DEQUANTIZE,   /* it would give codes for weights */
     PLAN_INCOMPATIBLE, /* no tensor of another kind can stand in a packed one's place, nor the other way round: False */
 } plan_kind;
 

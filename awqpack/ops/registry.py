@@ -1,0 +1,21 @@
+"""Registers what Python adds to an op, once: an import that was interrupted begins again with what it left in torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+_KEY = "CompositeExplicitAutograd"
+
+
+def impl(name: str, kernel: Callable[..., object]) -> None:
+    """Sends every backend without a kernel of its own to this one, unless they go to one already."""
+    if not torch._C._dispatch_has_kernel_for_dispatch_key(f"awqpack::{name}", _KEY):
+        torch.library.impl(f"awqpack::{name}", _KEY, kernel)
+
+
+def decomposition(op: torch._ops.OperatorBase, function: Callable[..., torch.Tensor]) -> None:
+    """Tells torch how an op decomposes, unless it knows."""
+    if op not in torch._decomp.decomposition_table:
+        torch._decomp.register_decomposition(op)(function)
