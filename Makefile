@@ -14,11 +14,11 @@ TORCH_STAMP := $(VENV)/.torch-$(TORCH)
 BUILD_STAMP := $(VENV)/.awqpack
 SOURCES := setup.py $(shell find csrc cuda -name '*.[ch]' -o -name '*.[ch]pp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: help demo test test-clients asan sanitize-gpu check-c check-neon check-wheel lint compat wheel clean
+.PHONY: help demo test test-clients asan fuzz-writes asan-fuzz-writes sanitize-gpu check-c check-neon check-wheel lint compat wheel clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
 	@echo 'bench-SUITE   cpu, gpu, host, convert or quanto: python -m benchmarks --help'
 	@echo
 	@echo 'PYTHON=python3.12   the interpreter to make the environment with   (python3)'
@@ -108,6 +108,17 @@ asan: $(VENV)/.test $(BUILD)/asan/.built $(BUILD)/asan-inductor/$(MADE) ## the C
 		'import awqpack; assert awqpack.__file__.startswith("$(BUILD)/asan"), awqpack.__file__'
 	@echo 'pytest under the sanitizers'
 	@$(call PYTEST_ENV,$(BUILD)/asan-inductor) $(ASAN_ENV) $(BIN)/pytest $(PYTEST_ARGS) -p no:cacheprovider --capture=sys $(ARGS)
+
+# Chunks of 50,000, each with a seed of its own.
+OPS ?= 1000000
+FUZZ = for seed in $$(seq $$(( ($(OPS) + 49999) / 50000 ))); do \
+	$(1) $(BIN)/python tests/fuzz_sequences.py 50000 --seed $$seed || exit 1; done
+
+fuzz-writes: $(VENV)/.test ## op sequences on packed tensors beside plain ones that share memory alike (OPS=1000000)
+	@$(call FUZZ,)
+
+asan-fuzz-writes: $(VENV)/.test $(BUILD)/asan/.built ## the same under AddressSanitizer and UBSan
+	@$(call FUZZ,$(ASAN_ENV) PYTHONPATH=$(BUILD)/asan:tests)
 
 sanitize-gpu: $(VENV)/.test ## check_cuda and the GPU tests under compute-sanitizer
 	PYTHON=$(BIN)/python BUILD=$(BUILD)/c tests/c/sanitize_gpu.sh $(ARGS)

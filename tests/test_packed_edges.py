@@ -248,3 +248,31 @@ def test_strides_of_a_batch_of_transposed_matrices_compiled(fresh_dynamo):
         packed = torch.compile(AWQPackedTensor.pack, fullgraph=True, backend="aot_eager", dynamic=dynamic)(codes)
         assert packed.stride() == AWQPackedTensor.pack(codes).stride() == codes.stride()
         assert_same(packed.unpack(), codes)
+
+
+@pytest.mark.parametrize(
+    ("payload", "kind"),
+    [
+        (torch._neg_view(torch.ones(8, 2, dtype=torch.int32)), "negated view"),
+        (torch._efficientzerotensor((8, 2), dtype=torch.int32), "zero tensor"),
+    ],
+    ids=["negated", "without memory"],
+)
+def test_a_payload_whose_values_are_not_its_bytes_is_refused(payload, kind):
+    with pytest.raises(ValueError, match=kind):
+        AWQPackedTensor(payload, V1, False, (8, 16), (16, 1))
+    cloned = AWQPackedTensor(payload.clone().resolve_neg(), V1, False, (8, 16), (16, 1))
+    assert_same(cloned + 0, cloned.unpack())
+    assert (cloned.numpy() == cloned.unpack().numpy()).all()
+
+
+def test_packed_data_of_a_plain_parameter_is_lost():
+    """torch takes `parameter.data = packed` for any wrapper and drops what it wraps; a new Parameter keeps it."""
+    layer = torch.nn.Linear(64, 8, bias=False).requires_grad_(False)
+    packed = small()
+    layer.weight.data = packed
+    assert type(layer.weight) is torch.nn.Parameter  # without values: any op that reads them would crash
+    assert not isinstance(layer.weight.data, AWQPackedTensor)
+    layer.weight = torch.nn.Parameter(packed, requires_grad=False)
+    assert isinstance(layer.weight, AWQPackedTensor)
+    assert_same(layer.weight + 0, packed.unpack())
