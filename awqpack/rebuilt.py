@@ -26,7 +26,7 @@ def _class_of(packing: AWQPacking, reorder: bool) -> type[AWQPackedTensor]:
             data = AWQPackedTensor.pack(data, packing, reorder)
         return AWQPackedTensor(data, *args, **kwargs)
 
-    names = {"__module__": "awqpack", "__slots__": (), "__new__": staticmethod(new)}
+    names = {"__module__": "awqpack", "__slots__": (), "__new__": staticmethod(new), "_is_of_meta": True}
     return types.new_class("AWQPackedTensor", (AWQPackedTensor,), exec_body=lambda body: body.update(names))
 
 

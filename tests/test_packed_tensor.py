@@ -1,5 +1,8 @@
 """The contract of AWQPackedTensor (design.md section 5): what it looks like, where it stays packed, what it shows."""
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -345,6 +348,15 @@ def test_a_parameter_rebuilt_on_meta_packs_codes_as_it_was(layout, device):
     assert_same(back.detach(), packed)
     with pytest.raises(ValueError, match="uint8 codes"):
         type(parameter)(packed.unpack().float())
+
+
+def test_what_leaves_meta_is_of_the_usual_class(layout, device):
+    parameter = AWQPackedTensor(packed_tensor(layout).to("meta"), requires_grad=False)
+    module = torch.nn.Module()
+    module.weight = copy.deepcopy(parameter)
+    assert type(module.weight) is type(parameter)
+    assert type(module.to_empty(device=device).weight) is AWQPackedTensor
+    assert type(pickle.loads(pickle.dumps(parameter))) is AWQPackedTensor
 
 
 def fake_packed(layout, device, order=None):

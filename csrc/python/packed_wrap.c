@@ -1,11 +1,23 @@
 /* The tensors that stand for codes: new ones around a payload, and twins of one, which share its storage. */
 #include "awqpackmodule.h"
 
+/* The class of a new tensor like one of `cls`: a class of meta's (awqpack/rebuilt.py) does not leave it. NULL with an exception;
+   borrowed. */
+static PyObject *class_on(PyObject *cls, PyObject *device)
+{
+    if (cls == awqpack.packed_type || !PyObject_HasAttrString(cls, "_is_of_meta")) {
+        return cls;
+    }
+    const int kind = awqpack_device_kind_of(device);
+    return kind < 0 ? NULL : kind == AWQPACK_META ? cls : awqpack.packed_type;
+}
+
 PyObject *packed_new_on(PyObject *cls, PyObject *payload, PyObject *meta, PyObject *device)
 {
     PyObject *order = PyTuple_GetItem(meta, 2), *size = PyTuple_GetItem(meta, 3), *stride = PyTuple_GetItem(meta, 4);
     const int is_plain = Py_TYPE(payload) == (PyTypeObject *)awqpack.tensor_type;
-    if (order == NULL || size == NULL || stride == NULL) {
+    cls = class_on(cls, device);
+    if (order == NULL || size == NULL || stride == NULL || cls == NULL) {
         return NULL;
     }
     /* By position, which torch parses faster: the Nones are the storage offset and the memory format. Contiguous strides it
