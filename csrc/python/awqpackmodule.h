@@ -231,7 +231,7 @@ PyObject *packed_repr(PyObject *self, PyObject *args, PyObject *kwargs);
 /* packed_views.c: `self` again, as detach gives it. */
 PyObject *packed_alias(PyObject *self);
 /* A view op whose first argument is packed. */
-PyObject *packed_run_view(PyObject *func, PyObject *args, PyObject *kwargs);
+PyObject *packed_run_view(PyObject *func, PyObject *args, PyObject *kwargs, int may_be_whole);
 
 /* packed_transforms.c */
 /* 1 when one of torch.func's transforms has called what runs now, which only the call stack tells: torch puts a transform aside

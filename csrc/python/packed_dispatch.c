@@ -213,7 +213,8 @@ static PyObject *run_plan(const op_plan *plan, PyObject *func, PyObject *self, P
     case PLAN_ON_PAYLOAD:
         return self == NULL ? plain_run(func, args, kwargs) : run_on_payload(func, args, kwargs);
     case PLAN_VIEW:
-        return self == NULL ? plain_run(func, args, kwargs) : packed_run_view(func, args, kwargs);
+    case PLAN_PART:
+        return self == NULL ? plain_run(func, args, kwargs) : packed_run_view(func, args, kwargs, plan->kind == PLAN_VIEW);
     case PLAN_PIN:
         return self == NULL ? plain_run(func, args, kwargs) : pin(func, self, args, kwargs);
     case PLAN_EMPTY:

@@ -3,13 +3,16 @@
 
 #include <string.h>
 
-/* Ops that are about the memory a tensor rests in, or that torch asks before it moves a parameter. */
+/* Views that drop a dimension, ops about the memory a tensor rests in, and what torch asks before it moves a parameter. */
 static plan_kind special_kind(const char *name)
 {
     static const struct {
         const char *name;
         plan_kind kind;
     } specials[] = {
+        {"aten::select", PLAN_PART},
+        {"aten::unbind", PLAN_PART},
+        {"aten::diagonal", PLAN_PART},
         {"aten::to", PLAN_DECOMPOSE},
         {"aten::is_pinned", PLAN_ON_PAYLOAD},
         {"aten::record_stream", PLAN_ON_PAYLOAD},

@@ -184,22 +184,29 @@ static int view_whole(PyObject *func, PyObject *self, PyObject *args, PyObject *
     return status;
 }
 
-PyObject *packed_run_view(PyObject *func, PyObject *args, PyObject *kwargs)
+/* func on the codes. */
+static PyObject *view_codes(PyObject *func, PyObject *self, PyObject *args, PyObject *kwargs, int is_plain)
+{
+    const int is_transformed = is_plain ? awqpack_is_transformed() : 0;
+    PyObject *guard = is_transformed < 0 ? NULL : enter_view_mode(self);
+    PyObject *result = guard == NULL     ? NULL
+                       : is_transformed ? awqpack_view_codes(func, self, args, kwargs)
+                                         : plain_run(func, args, kwargs);
+    leave_view_mode(guard);
+    return result;
+}
+
+PyObject *packed_run_view(PyObject *func, PyObject *args, PyObject *kwargs, int may_be_whole)
 {
     PyObject *self = PyTuple_GetItem(args, 0), *result = NULL;
     PyObject *payload = PyObject_GetAttr(self, awqpack.names._data);
     const int is_plain = payload != NULL && Py_TYPE(payload) == (PyTypeObject *)awqpack.tensor_type;
     /* In a trace the unpacking is no more than a node, which goes when nothing uses it. */
-    const int whole = payload == NULL ? -1 : is_plain ? view_whole(func, self, args, kwargs, &result) : 0;
+    const int whole = payload == NULL ? -1 : is_plain && may_be_whole ? view_whole(func, self, args, kwargs, &result) : 0;
     Py_XDECREF(payload);
     if (whole != 0) {
         return result;
     }
-    const int is_transformed = is_plain ? awqpack_is_transformed() : 0;
-    PyObject *guard = is_transformed < 0 ? NULL : enter_view_mode(self);
-    result = guard == NULL     ? NULL
-             : is_transformed ? awqpack_view_codes(func, self, args, kwargs)
-                               : plain_run(func, args, kwargs);
-    leave_view_mode(guard);
-    return keep_whole(result, self);
+    result = view_codes(func, self, args, kwargs, is_plain);
+    return may_be_whole ? keep_whole(result, self) : result;
 }

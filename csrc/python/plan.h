@@ -7,6 +7,7 @@
 typedef enum plan_kind {
     PLAN_READ = 0,     /* reads only */
     PLAN_VIEW,         /* reads only, and torch takes the result for a view of its argument */
+    PLAN_PART,         /* such a view, with fewer dimensions: never all of its argument */
     PLAN_WRITE,        /* writes into an argument */
     PLAN_DECOMPOSE,    /* break the op up and dispatch its parts */
     PLAN_ON_PAYLOAD,   /* the question is about memory: ask the payload */
