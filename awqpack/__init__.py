@@ -8,7 +8,7 @@ import torch  # noqa: F401  (loads libtorch, which the extension is linked again
 
 from . import _C, ops, serialization
 from .floats import dequantize, min_max_scales, quantize
-from .functional import pack, unpack
+from .functional import pack, relayout, unpack
 from .ops.decompositions import decompositions
 from .packing import AWQPacking
 from .payloads import store_as_payloads
@@ -32,6 +32,7 @@ __all__ = [
     "pack",
     "quantize",
     "rebuild_packed_tensor",
+    "relayout",
     "save_file",
     "store_as_payloads",
     "unpack",

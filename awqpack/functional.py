@@ -1,4 +1,4 @@
-"""pack and unpack for torch tensors and NumPy arrays."""
+"""pack and unpack for torch tensors and NumPy arrays, relayout for torch tensors."""
 
 from __future__ import annotations
 
@@ -122,5 +122,54 @@ def unpack(
         return torch.ops.awqpack.unpack.default(payload, number, reorder)  # type: ignore[no-any-return]
     require_tensor_out(out, payload)
     torch.ops.awqpack.unpack_out.default(payload, number, reorder, out=out)
+    mark_written(out)
+    return out
+
+
+Packed = AWQPacking | tuple[AWQPacking, bool]
+
+
+def _both(name: str, packed: Packed) -> tuple[int, bool]:
+    """A packing's number and its reorder."""
+    if isinstance(packed, tuple):
+        if len(packed) != 2:
+            raise TypeError(f"{name} expects an AWQPacking, or one and its reorder; got {packed!r}")
+        return number_of(*packed), packed[1]
+    return number_of(packed, False), False
+
+
+def relayout(
+    payload: torch.Tensor,
+    source: Packed,
+    target: Packed,
+    *,
+    transpose: bool = False,
+    out: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Takes codes from one packing to another, without ever holding all of them on the CPU.
+
+    Args:
+        payload: a payload of ``source``, of any strides.
+        source: an AWQPacking, or a pair of one and its ``reorder``, as the payload was packed.
+        target: the same, for the result. The codes must be whole blocks of it, as for :func:`pack`.
+        transpose: the result holds the codes transposed. AutoAWQ's gemm holds ``W.t()``, other layouts hold ``W``.
+        out: a buffer for the result, of its exact shape and dtype, that does not overlap ``payload``.
+
+    Returns:
+        The payload in ``target``: what ``pack(unpack(payload, *source), *target)`` gives, with the codes transposed
+        between the two where ``transpose`` asks for it.
+
+    Raises:
+        ValueError: dtype, shape or strides do not fit.
+        TypeError: an argument is of another type.
+    """
+    given, wanted = _both("source", source), _both("target", target)
+    require_bool("transpose", transpose)
+    if not isinstance(payload, torch.Tensor):
+        raise TypeError(f"relayout expects a torch.Tensor; got {type(payload)}")
+    if out is None:
+        return torch.ops.awqpack.relayout.default(payload, *given, *wanted, transpose)  # type: ignore[no-any-return]
+    require_tensor_out(out, payload)
+    torch.ops.awqpack.relayout_out.default(payload, *given, *wanted, transpose, out=out)
     mark_written(out)
     return out

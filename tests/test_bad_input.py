@@ -10,7 +10,7 @@ from shared import PACKET_ERROR, assert_same, packed_tensor, random_codes
 import awqpack
 from awqpack import AWQPackedTensor, AWQPacking
 
-V1, V2 = AWQPacking.V1, AWQPacking.V2
+V1, V2, MARLIN = AWQPacking.V1, AWQPacking.V2, AWQPacking.MARLIN
 
 
 def pack_op(codes, packing):
@@ -524,3 +524,72 @@ def test_results_and_keywords_pass_through():
     call = awqpack._C.keep_value_errors(lambda *args, **kwargs: (args, kwargs))
     assert call(1, [2], key=None) == ((1, [2]), {"key": None})
     assert call() == ((), {})
+
+
+# payload, source, target, options, words
+BAD_RELAYOUTS = [
+    ("int16 as V1", torch.zeros(8, 8, dtype=torch.int16), V1, V2, {}, ["V1", "int32", "int16"]),
+    ("1-d", torch.zeros(64, dtype=torch.int32), V1, V2, {}, ["at least 2 dimensions", "(64,)"]),
+    ("half a block", torch.zeros(2, 72, dtype=torch.int16), V2, V1, {}, ["multiple of 64", "72"]),
+    ("K % 64", torch.zeros(4, 4, dtype=torch.int32), V1, V2, {}, ["V2", "in_features", "multiple of 64", "32"]),
+    (
+        "N % 64",
+        torch.zeros(32, 8, dtype=torch.int32),
+        V1,
+        MARLIN,
+        {},
+        ["MARLIN", "out_features", "multiple of 64", "32"],
+    ),
+    (
+        "N % 64 once turned",
+        torch.zeros(64, 4, dtype=torch.int32),
+        V1,
+        MARLIN,
+        {"transpose": True},
+        ["MARLIN", "out_features", "multiple of 64", "32"],
+    ),
+    ("out dtype", torch.zeros(64, 8, dtype=torch.int32), V1, V2, {"out": torch.zeros(16, 64)}, ["int16", "float32"]),
+    (
+        "out shape",
+        torch.zeros(64, 8, dtype=torch.int32),
+        V1,
+        MARLIN,
+        {"out": torch.zeros(4, 64, dtype=torch.int32)},
+        ["(4, 128)", "(4, 64)"],
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("payload", "source", "target", "options", "words"),
+    [case[1:] for case in BAD_RELAYOUTS],
+    ids=[c[0] for c in BAD_RELAYOUTS],
+)
+@pytest.mark.parametrize("where", ["cpu", "meta"])
+def test_relayouts(payload, source, target, options, words, where):
+    options = {key: value.to(where) if key == "out" else value for key, value in options.items()}
+    refused(awqpack.relayout, payload.to(where), source, target, words=words, **options)
+
+
+def test_a_relayout_onto_itself():
+    payload = torch.zeros(64, 8, dtype=torch.int32)
+    refused(awqpack.relayout, payload, V1, (V1, True), out=payload, words=["overlap"])
+
+
+@pytest.mark.parametrize("packed", [1, "V1", None, (V1,), (V1, True, 2), (V1, 1), ("V1", True), [V1, True]])
+def test_what_a_relayout_is_between(packed):
+    payload = torch.zeros(64, 8, dtype=torch.int32)
+    refused(awqpack.relayout, payload, packed, V1, error=TypeError, words=["expects"])
+    refused(awqpack.relayout, payload, V1, packed, error=TypeError, words=["expects"])
+
+
+def test_relayout_of_no_tensor():
+    refused(awqpack.relayout, np.zeros((64, 8), np.int32), V1, V2, error=TypeError, words=["torch.Tensor", "ndarray"])
+    refused(awqpack.relayout, torch.zeros(64, 8, dtype=torch.int32), V1, V2, transpose=1, error=TypeError, words=["1"])
+
+
+@pytest.mark.parametrize("number", [0, 4, -1])
+def test_packing_numbers_of_a_relayout(number):
+    op, payload = torch.ops.awqpack.relayout.default, torch.zeros(64, 8, dtype=torch.int32)
+    refused(op, payload, number, False, 1, False, False, words=["3 (AWQPacking.MARLIN)", str(number)])
+    refused(op, payload, 1, False, number, False, False, words=["3 (AWQPacking.MARLIN)", str(number)])

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from . import cuda, decompositions, fake, floats, portable, value_errors
+from . import cuda, decompositions, fake, floats, portable, relayout, value_errors
 
-OPS = ("pack", "unpack", "pack_out", "unpack_out", *floats.OPS)
+OPS = ("pack", "unpack", "pack_out", "unpack_out", "relayout", "relayout_out", *floats.OPS)
 
 
 def register() -> None:
@@ -12,6 +12,7 @@ def register() -> None:
     value_errors.register(OPS)
     portable.register()
     fake.register()
+    relayout.register()
     floats.register()
     decompositions.register()
     cuda.register()

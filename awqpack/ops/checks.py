@@ -51,7 +51,7 @@ def require_blocks(shape: Sequence[int], form: Format, op: str = "pack") -> None
 
 def payload_shape(codes: torch.Tensor, packing: int) -> tuple[int, ...]:
     """Shape of the payload of codes; ValueError unless they can be packed."""
-    form = format_of(packing)
+    format_of(packing)
     require_dense(codes, "pack")
     if codes.dtype != torch.uint8:
         raise ValueError(
@@ -59,8 +59,14 @@ def payload_shape(codes: torch.Tensor, packing: int) -> tuple[int, ...]:
             "codes.to(torch.uint8) or codes.astype(numpy.uint8); float weights must be quantized first)"
         )
     _require_ndim(codes, "pack expects codes")
-    require_blocks(codes.shape, form)
-    return (*codes.shape[:-2], *form.payload_shape(*codes.shape[-2:]))
+    return shape_in(codes.shape, packing)
+
+
+def shape_in(shape: Sequence[int], packing: int) -> tuple[int, ...]:
+    """Shape of the payload of codes of this shape; ValueError unless they are whole blocks."""
+    form = format_of(packing)
+    require_blocks(shape, form)
+    return (*shape[:-2], *form.payload_shape(*shape[-2:]))
 
 
 def codes_shape(payload: torch.Tensor, packing: int, op: str = "unpack") -> tuple[int, ...]:

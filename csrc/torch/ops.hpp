@@ -11,7 +11,7 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
-#include "awqpack/view.h"
+#include "awqpack/relayout.h"
 
 namespace awqpack {
 
@@ -225,6 +225,52 @@ void unpack_out(const Tensor payload, int64_t number, bool reorder, Tensor out)
     require_same_device(payload, out);
     require(awq_check_out(&codes, AWQ_DTYPE_UINT8, sizes, &input, &error), error);
     Backend::unpack(payload, input, codes, packing);
+}
+
+/* Two payloads on their way, for a Backend that offers
+ *     static void relayout(const Tensor &input, const awq_relayout &relayout, const void *source, void *target);
+ */
+template <class Backend>
+void relayout_into(const Tensor &payload, const Tensor &out, awq_packing source, awq_packing target, bool transpose)
+{
+    const awq_view from = input_view(payload), to = output_view(out);
+    awq_relayout relayout;
+    awq_relayout_init(&relayout, source, target, transpose, &from, &to);
+    Backend::relayout(payload, relayout, from.data, to.data);
+}
+
+template <class Backend>
+Tensor relayout(const Tensor payload, int64_t source, bool source_reorder, int64_t target, bool target_reorder, bool transpose)
+{
+    awq_error error;
+    const awq_packing from = packing_of(source, source_reorder), to = packing_of(target, target_reorder);
+    const awq_view input = input_view(payload);
+    int64_t sizes[AWQ_MAX_DIMS];
+    require(awq_check_relayout(&input, from, to, transpose, sizes, &error), error);
+    Tensor out = empty_beside(payload, sizes, nullptr, awq_payload_dtype(to));
+    relayout_into<Backend>(payload, out, from, to, transpose);
+    return out;
+}
+
+template <class Backend>
+void relayout_out(const Tensor payload, int64_t source, bool source_reorder, int64_t target, bool target_reorder,
+                  bool transpose, Tensor out)
+{
+    awq_error error;
+    const awq_packing from = packing_of(source, source_reorder), to = packing_of(target, target_reorder);
+    const awq_view input = input_view(payload), output = output_view(out);
+    int64_t sizes[AWQ_MAX_DIMS];
+    require(awq_check_relayout(&input, from, to, transpose, sizes, &error), error);
+    require_same_device(payload, out);
+    require(awq_check_out(&output, awq_payload_dtype(to), sizes, &input, &error), error);
+    relayout_into<Backend>(payload, out, from, to, transpose);
+}
+
+template <class Backend>
+void implement_relayout(torch::stable::detail::StableLibrary &library)
+{
+    library.impl("relayout", TORCH_BOX(&relayout<Backend>));
+    library.impl("relayout_out", TORCH_BOX(&relayout_out<Backend>));
 }
 
 template <class Backend>

@@ -2,6 +2,7 @@
 #include <cstdlib>
 
 #include "kernels/cpu.h"
+#include "kernels/relayout.h"
 #include "torch/ops.hpp"
 #include "torch/parallel.hpp"
 #include "torch/shim.h"
@@ -34,6 +35,17 @@ struct Cpu {
     static void unpack(const Tensor &, const awq_view &payload, const awq_view &codes, awq_packing packing)
     {
         run(AWQ_UNPACK, packing, codes, payload);
+    }
+
+    static void relayout(const Tensor &, const awq_relayout &relayout, const void *source, void *target)
+    {
+        awq_error error;
+        awq_relayout_job job;
+        unsigned seen = 0;
+        const awq_kernels *kernels = awq_active_kernels(&error);
+        require(kernels != nullptr, error);
+        awq_relayout_job_init(&job, &relayout, kernels, source, target);
+        require(awqpack::parallel_run(job, awq_relayout_job_run, &seen, &error), error);
     }
 };
 
@@ -98,11 +110,16 @@ STABLE_TORCH_LIBRARY(awqpack, m)
     m.def("unpack(Tensor payload, int packing, bool reorder, int[]? stride_order=None) -> Tensor");
     m.def("pack_out(Tensor codes, int packing, bool reorder, bool validate=True, *, Tensor(a!) out) -> ()");
     m.def("unpack_out(Tensor payload, int packing, bool reorder, *, Tensor(a!) out) -> ()");
+    m.def("relayout(Tensor payload, int source, bool source_reorder, int target, bool target_reorder, bool transpose) "
+          "-> Tensor");
+    m.def("relayout_out(Tensor payload, int source, bool source_reorder, int target, bool target_reorder, bool transpose, "
+          "*, Tensor(a!) out) -> ()");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(awqpack, CPU, m)
 {
     awqpack::implement<Cpu>(m);
+    awqpack::implement_relayout<Cpu>(m);
 }
 
 #ifndef AWQPACK_WITH_CUDA

@@ -1,0 +1,159 @@
+"""relayout between any two packings: what unpacking, turning and packing by the twin gives, whatever the strides."""
+
+import functools
+import itertools
+
+import numpy as np
+import pytest
+import torch
+import twin
+from checkpoints import REFERENCE_FILES
+from safetensors.torch import load_file
+from shared import (
+    CUDA,
+    LAYOUTS,
+    REFERENCE,
+    Memory,
+    assert_guards_untouched,
+    assert_same,
+    pack_array,
+    random_codes,
+    require_fake_tensors,
+)
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+import awqpack
+
+PAIRS = [pytest.param(a, b, id=f"{a}-{b}") for a, b in itertools.product(LAYOUTS, LAYOUTS)]
+# Of the source's codes: whole blocks of every packing, turned too; the last two have several chunks and a rim.
+SHAPES = [(64, 64), (128, 192), (2, 64, 128), (3, 2, 64, 64), (1, 64, 64), (0, 64, 64), (64, 0)]
+LARGE = [(1088, 1216), (2, 64, 5184)]
+
+
+def how(layout):
+    return layout.packing, layout.reorder
+
+
+def turned(codes, transpose):
+    return np.ascontiguousarray(np.swapaxes(codes, -1, -2)) if transpose else codes
+
+
+@functools.cache
+def by_twin(shape, layout, transpose=False):
+    """The payload of random codes of this shape, or of the same codes turned."""
+    return twin.pack(turned(random_codes(shape), transpose), *layout)
+
+
+def operands(layout):
+    return layout.number, layout.reorder
+
+
+@pytest.fixture(params=[False, True], ids=["same", "transpose"])
+def transpose(request):
+    return request.param
+
+
+@pytest.mark.parametrize(("source", "target"), PAIRS)
+def test_relayout_is_the_twin(source, target, transpose, device):
+    source, target = LAYOUTS[source], LAYOUTS[target]
+    for shape in SHAPES:
+        payload = torch.from_numpy(by_twin(shape, source).copy()).to(device)
+        expected = by_twin(shape, target, transpose)
+        result = awqpack.relayout(payload, how(source), how(target), transpose=transpose)
+        assert_same(result.cpu().numpy(), expected)
+        assert result.is_contiguous()
+        assert result.device == payload.device
+        assert_same(payload.cpu().numpy(), by_twin(shape, source))
+        portable = awqpack.ops.relayout.relayout(payload, *operands(source), *operands(target), transpose)
+        assert_same(portable.cpu().numpy(), expected)
+
+
+@pytest.mark.parametrize(("source", "target"), PAIRS)
+def test_chunks_and_threads_leave_no_seam(source, target, transpose):
+    source, target = LAYOUTS[source], LAYOUTS[target]
+    for shape in LARGE:
+        codes = random_codes(shape)
+        payload = torch.from_numpy(pack_array(codes, source, variant="scalar"))
+        expected = pack_array(turned(codes, transpose), target, variant="scalar")
+        assert_same(awqpack.relayout(payload, how(source), how(target), transpose=transpose).numpy(), expected)
+
+
+@pytest.mark.parametrize(
+    "memory", [memory for memory in Memory if memory.is_for_torch], ids=lambda memory: memory.value
+)
+def test_payloads_of_any_memory(memory, transpose):
+    for source, target in itertools.product(LAYOUTS.values(), LAYOUTS.values()):
+        for shape in [(64, 192), (2, 128, 64), (2, 3, 64, 64)]:
+            codes = random_codes(shape)
+            payload, expected = pack_array(codes, source), pack_array(turned(codes, transpose), target)
+            buffer, out = memory.empty(expected.shape, expected.dtype)
+            result = torch.from_numpy(out)
+            given = torch.from_numpy(memory.copy(payload))
+            assert awqpack.relayout(given, how(source), how(target), transpose=transpose, out=result) is result
+            assert_same(out, expected)
+            assert_guards_untouched(buffer, out)
+
+
+# Layouts that are the same weight by others' own code: a packing, and whether it holds W.t().
+@pytest.mark.parametrize(
+    "file", [f for f in REFERENCE_FILES if "64x256" in f.name or "128x1152" in f.name], ids=lambda f: f.stem
+)
+def test_layouts_of_others_become_marlin(file):
+    layer = load_file(file)
+    marlin = layer["marlin.qweight"]
+    for key, packing, transpose in [
+        ("gemm.qweight", (awqpack.AWQPacking.V1, True), True),
+        ("gemv.qweight", awqpack.AWQPacking.V1, False),
+        ("gemv_fast.qweight", awqpack.AWQPacking.V2, False),
+    ]:
+        assert torch.equal(
+            awqpack.relayout(layer[key], packing, awqpack.AWQPacking.MARLIN, transpose=transpose), marlin
+        )
+        assert torch.equal(
+            awqpack.relayout(marlin, awqpack.AWQPacking.MARLIN, packing, transpose=transpose), layer[key]
+        )
+    turned_words = layer["gptq_v2.qweight"].t()  # GPTQ's words are V1's, transposed
+    assert torch.equal(awqpack.relayout(turned_words, awqpack.AWQPacking.V1, awqpack.AWQPacking.MARLIN), marlin)
+
+
+@pytest.mark.parametrize(
+    ("source", "target"), [("v1", "marlin"), ("marlin", "v1_reorder"), ("v2", "v1"), ("v1_reorder", "v2")]
+)
+def test_opcheck(source, target, transpose):
+    source, target = LAYOUTS[source], LAYOUTS[target]
+    ops = torch.ops.awqpack
+    payload = torch.from_numpy(pack_array(random_codes((2, 64, 128)), source))
+    arguments = (payload, *operands(source), *operands(target), transpose)
+    torch.library.opcheck(ops.relayout.default, arguments)
+    torch.library.opcheck(
+        ops.relayout_out.default, arguments, {"out": torch.empty_like(ops.relayout.default(*arguments))}
+    )
+
+
+@pytest.mark.parametrize("where", ["cpu", "meta", "cuda"])
+def test_fake_results(where):
+    require_fake_tensors(where)
+    with FakeTensorMode():
+        payload = torch.empty(3, 64, 16, dtype=torch.int32, device=where)
+        result = awqpack.relayout(payload, awqpack.AWQPacking.V1, awqpack.AWQPacking.MARLIN)
+        assert (result.shape, result.dtype, result.device.type) == ((3, 8, 128), torch.int32, where)
+        result = awqpack.relayout(payload, awqpack.AWQPacking.V1, awqpack.AWQPacking.V2, transpose=True)
+        assert (result.shape, result.dtype) == ((3, 32, 64), torch.int16)
+
+
+def test_compiled(fresh_dynamo):
+    payload = torch.from_numpy(pack_array(random_codes((64, 128)), LAYOUTS["v1"]))
+
+    def to_marlin(payload):
+        return awqpack.relayout(payload, awqpack.AWQPacking.V1, awqpack.AWQPacking.MARLIN)
+
+    assert torch.equal(torch.compile(to_marlin, fullgraph=True)(payload), to_marlin(payload))
+
+
+@pytest.mark.parametrize("device", ["cpu", CUDA])
+def test_a_reference_vector_there_and_back(device):
+    for name in [name for name in REFERENCE.files if name.endswith("/v1_reorder")]:
+        payload = torch.from_numpy(REFERENCE[name]).to(device)
+        there = awqpack.relayout(payload, (awqpack.AWQPacking.V1, True), awqpack.AWQPacking.V1)
+        assert_same(there.cpu().numpy(), REFERENCE[name.replace("v1_reorder", "v1")])
+        assert torch.equal(awqpack.relayout(there, awqpack.AWQPacking.V1, (awqpack.AWQPacking.V1, True)), payload)
