@@ -250,22 +250,6 @@ def test_strides_of_a_batch_of_transposed_matrices_compiled(fresh_dynamo):
         assert_same(packed.unpack(), codes)
 
 
-@pytest.mark.parametrize(
-    ("payload", "kind"),
-    [
-        (torch._neg_view(torch.ones(8, 2, dtype=torch.int32)), "negated view"),
-        (torch._efficientzerotensor((8, 2), dtype=torch.int32), "zero tensor"),
-    ],
-    ids=["negated", "without memory"],
-)
-def test_a_payload_whose_values_are_not_its_bytes_is_refused(payload, kind):
-    with pytest.raises(ValueError, match=kind):
-        AWQPackedTensor(payload, V1, False, (8, 16), (16, 1))
-    cloned = AWQPackedTensor(payload.clone().resolve_neg(), V1, False, (8, 16), (16, 1))
-    assert_same(cloned + 0, cloned.unpack())
-    assert (cloned.numpy() == cloned.unpack().numpy()).all()
-
-
 def test_packed_data_of_a_plain_parameter_is_lost():
     """torch takes `parameter.data = packed` for any wrapper and drops what it wraps; a new Parameter keeps it."""
     layer = torch.nn.Linear(64, 8, bias=False).requires_grad_(False)

@@ -11,28 +11,6 @@ static PyObject *new_with_meta(PyObject *cls, PyObject *payload, PyObject *packi
     return self;
 }
 
-/* False, with an exception, when a payload's values are not its bytes: torch leaves that to steps that come before dispatch, so
-   inside dispatch it would be read as if they were. */
-static int has_own_bytes(PyObject *data)
-{
-    static const struct {
-        const char *question, *name;
-    } kinds[] = {{"is_neg", "negated view"}, {"_is_zerotensor", "zero tensor without memory"}};
-    for (size_t i = 0; Py_TYPE(data) == (PyTypeObject *)awqpack.tensor_type && i < sizeof kinds / sizeof kinds[0]; i++) {
-        PyObject *answer = PyObject_CallMethod(data, kinds[i].question, NULL);
-        Py_XDECREF(answer);
-        if (answer == NULL) {
-            return 0;
-        }
-        if (answer == Py_True) {
-            PyErr_Format(PyExc_ValueError, "AWQPackedTensor expects a payload with values of its own; got a %s: clone() it first",
-                         kinds[i].name);
-            return 0;
-        }
-    }
-    return 1;
-}
-
 /* True when data.dtype is the packing's and data is strided; an exception otherwise. */
 int packed_check_payload(PyObject *data, PyObject *packing)
 {
@@ -55,7 +33,7 @@ int packed_check_payload(PyObject *data, PyObject *packing)
     }
     Py_XDECREF(dtype);
     Py_XDECREF(layout);
-    return ok && has_own_bytes(data);
+    return ok;
 }
 
 /* 1 when a size fits the payload, and its ints; 0 when it or the payload's is symbolic: tracing brings sizes of tensors that were
