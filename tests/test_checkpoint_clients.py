@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from checkpoints import REFERENCE_NAMES, contents, reference
+from checkpoints import REFERENCE_NAMES, contents, random_layer, reference
 from safetensors.torch import load_file, save_file
 
 from awqpack import checkpoint
@@ -40,6 +40,18 @@ def test_compressed_tensors_decompresses_the_same_weights(name, source, tmp_path
     state = {key.removeprefix("fc."): value for key, value in tensors.items()}
     weight = PackedQuantizationCompressor.decompress(state, scheme)["weight"]
     assert torch.equal(weight, expected["dequantized"])
+
+
+@pytest.mark.parametrize("n", [8, 12, 17])
+def test_compressed_tensors_packs_as_many_rows(n):
+    """Those of the last word that are none as well."""
+    from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32
+
+    layer = random_layer(n, 128, 64)
+    tensors = LAYOUTS["compressed-tensors"].encode(layer)
+    zeros = pack_to_int32((layer.zeros.int() - 8).to(torch.int8), 4, packed_dim=0)
+    assert torch.equal(tensors["weight_zero_point"], zeros)
+    assert torch.equal(tensors["weight_packed"], pack_to_int32((layer.codes.int() - 8).to(torch.int8), 4))
 
 
 @pytest.fixture(scope="module")

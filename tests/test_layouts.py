@@ -163,6 +163,29 @@ def test_zeros_that_are_not_given(layout):
     assert_same(again.codes.contiguous(), layer.codes)
 
 
+@pytest.mark.parametrize("n", [1, 7, 12, 20])
+def test_rows_that_fill_no_word_of_zeros(n):
+    """compressed-tensors pads the last word with zeros."""
+    layer = random_layer(n, 128, 64)
+    tensors = LAYOUTS["compressed-tensors"].encode(layer)
+    words = tensors["weight_zero_point"]
+    assert words.shape == (-(-n // 8), 2)
+    for row in range(8 * len(words)):
+        nibbles = (words[row // 8] >> (4 * (row % 8))) & 15
+        assert torch.equal(nibbles, layer.zeros[row].int() if row < n else torch.zeros(2, dtype=torch.int32))
+    again = LAYOUTS["compressed-tensors"].decode(tensors)
+    assert_same(again.zeros.contiguous(), layer.zeros)
+    assert_same(again.codes.contiguous(), layer.codes)
+
+
+def test_columns_that_fill_no_word():
+    """compressed-tensors pads them; what weight_shape says is the reason that no layout holds the layer."""
+    tensors = LAYOUTS["compressed-tensors"].encode(random_layer(16, 128, -1))
+    tensors["weight_shape"] = torch.tensor([16, 124])
+    with pytest.raises(LayoutError, match="in_features 124, which weight_packed pads to 128, is not a multiple of 8"):
+        LAYOUTS["compressed-tensors"].decode(tensors)
+
+
 def test_a_layer_without_zeros_is_symmetric():
     layer = random_layer(16, 128, symmetric=True)
     assert layer.is_symmetric
@@ -178,7 +201,8 @@ def test_a_layer_without_zeros_is_symmetric():
         ("gemv_fast", (64, 96), 32, "in_features 96 is not a multiple of 64"),
         ("llm-awq", (64, 96), 32, "in_features 96 is not a multiple of 64"),
         ("gemm", (12, 64), 64, "out_features 12 is not a multiple of 8"),
-        ("compressed-tensors", (12, 64), 64, "out_features 12 is not a multiple of 8"),
+        ("gemv", (12, 64), 64, "out_features 12 is not a multiple of 8"),
+        ("compressed-tensors", (12, 60), 60, "in_features 60 is not a multiple of 8"),
         ("gemv", (16, 192), 96, "group size 96 is none of 32, 64 and 128 or more"),
     ],
 )

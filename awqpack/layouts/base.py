@@ -202,6 +202,7 @@ class Layout(ABC):
     stores_scaled_zeros: ClassVar[bool] = False  # as floats, which not every zero survives
     ignores_by_name: ClassVar[bool] = False  # its readers leave out whatever a name matches, quantized or not
     config_files: ClassVar[tuple[str, ...]] = ()  # beside config.json, that hold its configuration and nothing else
+    rows_of_zeros: ClassVar[int] = 8  # whose zeros share a word: readers want out_features to be a multiple
     has_scaled_activations: ClassVar[bool] = False  # its readers divide what an activation gives by its act.scales
     keeps_order: ClassVar[bool] = False  # says of each column which group it is in
     stores_symmetric_zeros: ClassVar[bool] = True  # zeros are stored where the configuration says that all are 8, too
@@ -258,8 +259,8 @@ class Layout(ABC):
         """Why no layer of these sizes can be stored this way; None when it can."""
         n, k, group = geometry
         unit_n, unit_k = self.weight.unit()
-        if n % max(unit_n, 8) != 0:
-            return f"out_features {n} is not a multiple of {max(unit_n, 8)}"
+        if n % max(unit_n, self.rows_of_zeros) != 0:
+            return f"out_features {n} is not a multiple of {max(unit_n, self.rows_of_zeros)}"
         if k % unit_k != 0:
             return f"in_features {k} is not a multiple of {unit_k}"
         if group < 1 or k % group != 0:
