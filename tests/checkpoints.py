@@ -14,9 +14,9 @@ from awqpack.layouts import LAYOUTS, Layer, QuantizationConfig
 REFERENCE_FILES = sorted((Path(__file__).parent / "data" / "layers").glob("*.safetensors"))
 REFERENCE_NAMES = [path.stem.removeprefix("layer_") for path in REFERENCE_FILES]
 LAYOUT_NAMES = list(LAYOUTS)
-# Layouts that those layers are stored in: their zeros of 0 are none that GPTQ's first version holds.
-REFERENCE_LAYOUTS = [name for name in LAYOUT_NAMES if name != "gptq"]
-LEAST_ZERO = {"gptq": 1}  # that a layout holds, where it is not 0
+# Layouts that hold those layers: GPTQ's first version has no place for zeros of 0, ModelOpt for any zero but 8.
+REFERENCE_LAYOUTS = [name for name in LAYOUT_NAMES if name not in ("gptq", "modelopt")]
+ZEROS = {"gptq": range(1, 16), "modelopt": range(8, 9)}  # that a layout holds, where these are not all
 
 
 @cache
@@ -35,6 +35,19 @@ def reference(name):
     llm_awq = dict(layouts["gemv_fast"])
     llm_awq["scaled_zeros"] = llm_awq.pop("qzeros")
     layouts["llm-awq"] = llm_awq
+    # obvious twins of what no file here has: mlx's and Quark's differ from these by a sign, a name or a turn
+    scaled = -(tensors["scales"].float() * tensors["zeros"].float())
+    layouts["mlx"] = {
+        "weight": layouts["gemv"]["qweight"].view(torch.uint32),
+        "biases": scaled.to(tensors["scales"].dtype),
+        "scales": tensors["scales"],
+    }
+    names = {"qweight": "weight", "qzeros": "weight_zero_point", "scales": "weight_scale", "bias": "bias"}
+    layouts["quark"] = {names[k]: v for k, v in layouts["gemm"].items()}
+    flipped = torch.tensor(0x88888888 - (1 << 32), dtype=torch.int32)
+    layouts["quark-int4"] = {k: v ^ flipped if v.dtype == torch.int32 else v for k, v in layouts["quark"].items()}
+    if "bias" in tensors:
+        layouts["mlx"]["bias"] = tensors["bias"]
     layouts["gptq_v2"] = {k[len("gptq_v2.") :]: v for k, v in tensors.items() if k.startswith("gptq_v2.")}
     if "bias" in tensors:
         layouts["gptq_v2"]["bias"] = tensors["bias"]
@@ -46,8 +59,8 @@ def random_layer(n, k, group_size=128, *, dtype=torch.float16, bias=False, symme
     rng = np.random.default_rng([seed, n, k])
     group_size = k if group_size == -1 else group_size
     groups = k // group_size
-    least = max((LEAST_ZERO.get(layout, 0) for layout in layouts), default=0)
-    zeros = np.full((n, groups), 8) if symmetric else rng.integers(least, 16, (n, groups))
+    held = [8] if symmetric else sorted(set(range(16)).intersection(*(ZEROS.get(x, range(16)) for x in layouts)))
+    zeros = rng.choice(held, (n, groups))
     return Layer(
         codes=torch.from_numpy(rng.integers(0, 16, (n, k), dtype=np.uint8)),
         scales=torch.from_numpy(rng.uniform(1e-3, 2e-2, (n, groups))).to(dtype),
@@ -96,7 +109,7 @@ def quantization_config(layout, group_size=128, symmetric=False, not_converted=(
 def layer_tensors(layout, name, layer, symmetric=False):
     tensors = LAYOUTS[layout].encode(layer)
     if symmetric and not LAYOUTS[layout].stores_symmetric_zeros:
-        del tensors[LAYOUTS[layout].names["zeros"]]
+        tensors.pop(LAYOUTS[layout].names.get("zeros"), None)
     return {f"{name}.{suffix}": tensor.contiguous() for suffix, tensor in tensors.items()}
 
 

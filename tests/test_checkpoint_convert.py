@@ -23,6 +23,7 @@ from shared import CUDA, assert_same
 
 from awqpack import checkpoint
 from awqpack.checkpoint import CheckpointError
+from awqpack.layouts import LAYOUTS
 
 PAIRS = list(itertools.permutations(REFERENCE_LAYOUTS, 2))
 
@@ -45,7 +46,8 @@ def test_reference_layers_in_every_pair(source, target, name, tmp_path):
 def test_folders_become_what_would_have_been_saved(source, target, tmp_path):
     """File for file the bytes that the target's own tools would write, and back."""
     layers = some_layers(source, target)
-    given = write_checkpoint(tmp_path / "given", source, layers)
+    is_symmetric = "modelopt" in (source, target)
+    given = write_checkpoint(tmp_path / "given", source, layers, symmetric=is_symmetric)
     out, back = tmp_path / "out", tmp_path / "back"
     checkpoint.convert(given, out, target)
     assert checkpoint.verify(given, out).is_equal
@@ -54,20 +56,28 @@ def test_folders_become_what_would_have_been_saved(source, target, tmp_path):
         loaded |= load_file(file)
         with safe_open(file, "pt") as opened:
             assert opened.metadata() == {"format": "pt", "note": "kept"}
-    expected_folder = write_checkpoint(tmp_path / "expected", target, layers, shards=1)
+    expected_folder = write_checkpoint(tmp_path / "expected", target, layers, shards=1, symmetric=is_symmetric)
     expected = load_file(expected_folder / "model.safetensors")
     assert set(loaded) == set(expected)
     for name, tensor in expected.items():
         assert loaded[name].dtype == tensor.dtype
         assert torch.equal(loaded[name].view(-1).view(torch.uint8), tensor.view(-1).view(torch.uint8)), name
     written = json.loads((out / "config.json").read_text(encoding="utf-8"))
-    assert written["quantization_config"] == quantization_config(target)
+    if not {source, target} & {"mlx", "modelopt"}:  # MLX names no modules, ModelOpt does not say that zeros are stored
+        assert written["quantization_config"] == quantization_config(target)
     assert (out / "extra" / "notes.txt").read_text() == "kept"
     checkpoint.convert(out, back, source)
-    if source.startswith("gptq") and not target.startswith("gptq"):  # g_idx is made anew, beside the weight
-        assert merged(back) == merged(given)
-    else:
+    assert merged(back) == merged(given)
+    if not {source, target} & MAKE_ANEW:
         assert contents(back) == contents(given)
+
+
+# g_idx is made anew, beside the weight; so are a file of ModelOpt's own, and names of modules that MLX does without.
+MAKE_ANEW = {"gptq", "gptq_v2", "modelopt", "mlx"}
+
+
+ZEROS_NAMES = {f"fc.{layout.names['zeros']}" for layout in LAYOUTS.values() if "zeros" in layout.names}
+SAY_ONE_SIZE = {"mlx", "modelopt", "quark", "quark-int4"}  # of the groups, and never a whole row
 
 
 def merged(folder):
@@ -135,11 +145,18 @@ def test_groups_and_scales(target, group_size, dtype, tmp_path):
         "b.fc": random_layer(8, 384, group_size, dtype=dtype, layouts=[target]),
     }
     given = write_checkpoint(tmp_path / "given", "gemm", layers, {}, shards=1, group_size=group_size)
+    if group_size == -1 and target in SAY_ONE_SIZE:
+        with pytest.raises(CheckpointError, match=r"groups of one size|group size .* is none of"):
+            checkpoint.convert(given, tmp_path / "out", target)
+        return
     checkpoint.convert(given, tmp_path / "out", target)
     assert checkpoint.verify(given, tmp_path / "out").is_equal
     assert checkpoint.inspect(tmp_path / "out").group_size == group_size
     checkpoint.convert(tmp_path / "out", tmp_path / "back", "gemm")
-    assert contents(tmp_path / "back") == contents(given)
+    if target in MAKE_ANEW:
+        assert merged(tmp_path / "back") == merged(given)
+    else:
+        assert contents(tmp_path / "back") == contents(given)
 
 
 @pytest.mark.parametrize("target", LAYOUT_NAMES)
@@ -150,8 +167,12 @@ def test_symmetric_checkpoints_stay_symmetric(target, tmp_path):
     found = checkpoint.inspect(tmp_path / "out")
     assert found.is_symmetric
     assert not found.problems
-    assert ("fc.weight_zero_point" in load_file(tmp_path / "out" / "model.safetensors")) is False
+    has_zeros = any(name in load_file(tmp_path / "out" / "model.safetensors") for name in ZEROS_NAMES)
+    assert has_zeros == LAYOUTS[target].stores_symmetric_zeros
     checkpoint.convert(tmp_path / "out", tmp_path / "back", "gemm")
+    if target == "mlx":  # which does not say so, and names no modules
+        assert merged(tmp_path / "back") == merged(given)
+        return
     if "zero_point" not in quantization_config(target):  # whether zeros are stored: from here on they are
         edit_quantization(tmp_path / "back", zero_point=False)
         edit_quantization(given)
@@ -172,9 +193,7 @@ def test_zeros_that_are_stored_are_said_to_be_there(tmp_path):
 @pytest.mark.parametrize("target", LAYOUT_NAMES)
 def test_scales_of_another_dtype(target, tmp_path):
     """Which float16-only kernels want of a bfloat16 model: exact, or the layers are named."""
-    layers = {"a.fc": random_layer(64, 256, dtype=torch.bfloat16), "b.fc": random_layer(64, 256, dtype=torch.bfloat16)}
-    for layer in layers.values():
-        layer.zeros.clamp_(min=1)  # which every layout holds
+    layers = {name: random_layer(64, 256, dtype=torch.bfloat16, layouts=[target]) for name in ("a.fc", "b.fc")}
     given = write_checkpoint(tmp_path / "given", "gemm", layers, {}, shards=1)
     checkpoint.convert(given, tmp_path / "out", target, scale_dtype="float16")
     with checkpoint.Checkpoint(tmp_path / "out") as opened:
@@ -184,7 +203,8 @@ def test_scales_of_another_dtype(target, tmp_path):
             assert_same(opened.decode(name).zeros.contiguous(), layer.zeros)
     assert checkpoint.verify(given, tmp_path / "out").is_equal
     checkpoint.convert(tmp_path / "out", tmp_path / "back", "gemm", scale_dtype=torch.bfloat16)
-    assert contents(tmp_path / "back") == contents(given)
+    assert merged(tmp_path / "back") == merged(given)
+    assert target in MAKE_ANEW or contents(tmp_path / "back") == contents(given)
 
 
 def test_scales_that_no_other_dtype_holds(tmp_path):

@@ -94,6 +94,6 @@ def test_from_each_format_to_each_other(one, other, monkeypatch):
             SHAPE,
             source,
             target,
-            lambda dtype, shape: torch.empty(shape, dtype=dtype),
+            lambda purpose, dtype, shape: torch.empty(shape, dtype=dtype),
         )
         assert_same(torch.cat([run.clone() for run in runs]), expected)

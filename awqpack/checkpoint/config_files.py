@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import os
@@ -19,7 +20,9 @@ OLD_CONFIG_KEY = "compression_config"  # llm-compressor's, before that name was 
 CONFIG_FILE = "config.json"
 AUTOAWQ_FILE = "quant_config.json"
 GPTQMODEL_FILE = "quantize_config.json"
-_OWN_FILES = (AUTOAWQ_FILE, GPTQMODEL_FILE)  # that are about quantization alone
+MODELOPT_FILE = "hf_quant_config.json"
+_OWN_FILES = (AUTOAWQ_FILE, GPTQMODEL_FILE, MODELOPT_FILE)  # that are about quantization alone
+_MLX_KEY = "quantization"  # of config.json, where MLX has what it also has as quantization_config
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,18 @@ class ConfigFiles:
                 layout, config = wish, _read_as(wish, first)
         except LayoutError as error:
             raise CheckpointError(f"{self.folder}/{first}: {error}") from None
+        if config.group_size is None:
+            config = dataclasses.replace(config, group_size=self._group_size(layout))
         return layout, config, [] if wish is not None else self._problems(layout, config)
+
+    def _group_size(self, layout: Layout) -> int | None:
+        """What another place of the same layout says: ModelOpt has it in a file of its own alone."""
+        for place in self.places[1:]:
+            with contextlib.suppress(LayoutError):
+                other, says = place.read()
+                if other is layout and says.group_size is not None:
+                    return says.group_size
+        return None
 
     def _problems(self, layout: Layout, config: QuantizationConfig) -> list[str]:
         problems = []
@@ -108,7 +122,7 @@ class ConfigFiles:
             problems += [
                 f"{place}: says {what} {theirs}; {self.places[0]} says {ours}"
                 for what, (ours, theirs) in pairs.items()
-                if ours != theirs
+                if ours != theirs and None not in (ours, theirs)
             ]
         return problems
 
@@ -119,7 +133,9 @@ class ConfigFiles:
         texts: dict[str, str | None] = {}
         for place in self.places:
             written = layout.write_config(dataclasses.replace(config, raw=place.quantization))
-            if place.keys:
+            if place.keys == (_MLX_KEY,) and _MLX_KEY not in layout.config_keys:
+                del contents[place.file][_MLX_KEY]
+            elif place.keys:
                 _replace(contents[place.file], place.keys, written)
                 has_place = True
             elif place.file in layout.config_files:
@@ -128,8 +144,11 @@ class ConfigFiles:
             else:  # its readers would take the new tensors for the old ones
                 del contents[place.file]
                 texts[place.file] = None
-        if self.places and not has_place:
-            contents.setdefault(CONFIG_FILE, {})[CONFIG_KEY] = layout.write_config(config)
+        if self.places:
+            content = contents.setdefault(CONFIG_FILE, {})
+            missing = [key for key in layout.config_keys if key not in content and (not has_place or key != CONFIG_KEY)]
+            content |= {key: layout.write_config(config) for key in missing}
+            contents |= {name: own for name, own in layout.own_files(config).items() if name not in contents}
         for name, content in contents.items():
             text = self.files[name][1] if name in self.files else "{\n  \n}\n"
             if name not in self.files or content != self.files[name][0]:
@@ -163,7 +182,7 @@ def _walk(content: dict[str, Any]) -> Iterator[tuple[tuple[str, ...], Any]]:
     while waiting:
         keys, value = waiting.pop(0)
         for key, inner in value.items():
-            if key in (CONFIG_KEY, OLD_CONFIG_KEY):
+            if key in (CONFIG_KEY, OLD_CONFIG_KEY) or (key == _MLX_KEY and not keys):
                 yield (*keys, key), inner
             elif isinstance(inner, dict):
                 waiting.append(((*keys, key), inner))
@@ -176,7 +195,7 @@ def _replace(content: dict[str, Any], keys: tuple[str, ...], written: dict[str, 
     if written is None or keys[-1] == OLD_CONFIG_KEY:
         del content[keys[-1]]
     if written is not None:
-        content[CONFIG_KEY] = written
+        content[_MLX_KEY if keys[-1] == _MLX_KEY else CONFIG_KEY] = written
 
 
 def _read_as(wish: Layout, place: Place) -> QuantizationConfig:

@@ -128,7 +128,7 @@ def _values_of(checkpoint: Checkpoint, layer: SourceLayer) -> tuple[str | None, 
 
 def _orphans(checkpoint: Checkpoint) -> list[str]:
     """Zeros of layers whose weight is missing."""
-    zeros = checkpoint.layout.names["zeros"]
+    zeros = checkpoint.layout.names.get("zeros")
     weight = checkpoint.layout.names["weight"]
     return [
         f"{tensor} has no {weight} beside it"

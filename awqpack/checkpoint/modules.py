@@ -79,7 +79,7 @@ def with_names_for(source: Checkpoint, target: Layout, config: QuantizationConfi
             exact += [module for module in plain if entry in module]
         else:
             parts.append(entry)
-    if target.ignores_by_name or source.layout.ignores_by_name:
+    if target.ignores_by_name or source.layout.ignores_by_name or source.layout.names_no_modules:
         exact += [
             module for module in plain_linears(source) if module != HEAD and not any(part in module for part in parts)
         ]

@@ -7,12 +7,15 @@ import re
 from ..layouts import LAYOUTS, TensorSpec
 
 WEIGHTS = frozenset(layout.names["weight"] for layout in LAYOUTS.values())
+# What some layouts call their codes is what every module calls its floats.
+_PLAIN_NAME = frozenset(layout.weight.dtype for layout in LAYOUTS.values() if layout.names["weight"] == "weight")
 _FUSED = re.compile(r".*_(packed|qweight)")
 
 
 def holds_codes(tensor: str, spec: TensorSpec) -> bool:
     """Whether a tensor is the weight of a quantized layer, in some layout, fitting or not."""
-    return tensor.rpartition(".")[2] in WEIGHTS and not spec.dtype.is_floating_point
+    name = tensor.rpartition(".")[2]
+    return name in WEIGHTS and (name != "weight" or spec.dtype in _PLAIN_NAME)
 
 
 def holds_fused_codes(tensor: str) -> bool:

@@ -15,7 +15,7 @@ from .errors import CheckpointError
 from .files import is_pointer, other_entries
 from .index import rewritten_index
 from .layers import SourceLayer
-from .modules import with_names_for
+from .modules import is_embedding, with_names_for
 from .shard import DTYPE_NAMES, Entry, arranged, header_bytes
 from .source import Checkpoint
 from .tensor_files import holds_layers
@@ -132,6 +132,9 @@ def make_plan(
     if target is not source.layout or scale_dtype is not None:
         _require_held(source, target, scale_dtype)
     plan = Plan(source, target, _target_config(source, target), scale_dtype)
+    reason = target.reason_not_said(plan.config) if target is not source.layout and source.config is not None else None
+    if reason is not None:
+        raise CheckpointError(f"{source.path}: {target.name} {reason}")
     drops_zeros = plan.config.is_symmetric and not target.stores_symmetric_zeros
     specs: dict[str, tuple[str, tuple[int, ...], int]] = {}
     homes: dict[str, str] = {}  # output tensor -> the source file it comes from
@@ -143,7 +146,7 @@ def make_plan(
     for layer in source.layers.values() if plan.changes_layers else ():
         outputs = _layer_specs(source, layer, target, scale_dtype)
         if drops_zeros:
-            del outputs[target.names["zeros"]]
+            outputs.pop(target.names.get("zeros", ""), None)
         prefix = f"{layer.name}." if layer.name else ""
         plan.layers.append((layer, {suffix: prefix + suffix for suffix in outputs}))
         for suffix, spec in outputs.items():
@@ -194,17 +197,17 @@ def _warnings(plan: Plan) -> list[str]:
 
 def _target_config(source: Checkpoint, target: Layout) -> QuantizationConfig:
     """What the target's configuration says; symmetric where every zero is really 8, if that matters there."""
-    config = source.config
-    if config is None:
-        sizes = {layer.geometry.group_size for layer in source.layers.values()}
-        config = QuantizationConfig(sizes.pop() if len(sizes) == 1 else None, False, None, {})
+    config = source.config or QuantizationConfig(None, False, None, {})
+    sizes = {layer.geometry.group_size for layer in source.layers.values()}
+    if config.group_size is None and len(sizes) == 1:
+        config = dataclasses.replace(config, group_size=sizes.pop())
     asks = config.is_symmetric or not target.stores_symmetric_zeros
     is_symmetric = asks and all(_has_symmetric_zeros(source, layer) for layer in source.layers.values())
     return with_names_for(source, target, dataclasses.replace(config, is_symmetric=is_symmetric))
 
 
 def _has_symmetric_zeros(source: Checkpoint, layer: SourceLayer) -> bool:
-    if layer.layout.names["zeros"] not in layer.tensors:
+    if layer.layout.names.get("zeros") not in layer.tensors:
         return True
     _, zeros = source.scales_and_zeros(layer)
     return bool((zeros == SYMMETRIC_ZERO).all())
@@ -228,6 +231,8 @@ def _require_held(source: Checkpoint, target: Layout, scale_dtype: torch.dtype |
     """Raises CheckpointError that names every layer the target cannot hold."""
 
     def reason_of(layer: SourceLayer) -> str | None:
+        if is_embedding(layer.name) and not target.has_embeddings:
+            return "an embedding, which its readers expect in floats"
         return target.reason_not_held(layer.geometry) or _reason_values_not_held(source, layer, target, scale_dtype)
 
     layers = source.layers.values()

@@ -13,7 +13,6 @@ from pathlib import Path
 from types import TracebackType
 
 from .errors import CheckpointError
-from .shard import Shard
 
 _AT_FDCWD = -100
 _RENAME_NOREPLACE = 1
@@ -53,9 +52,13 @@ class Staging:
         target = self.target
         if target.resolve() in (Path.cwd(), *Path.cwd().parents):
             raise CheckpointError(f"{target}: is the current directory, or above it, which is not replaced")
-        reason = _reason_not_replaced(target)
-        if reason is not None:
-            raise CheckpointError(f"{target}: {reason}; only a checkpoint, or an empty directory, is replaced")
+        is_checkpoint = (
+            any(target.glob("*.safetensors")) or not any(target.iterdir())
+            if target.is_dir()
+            else target.suffix == ".safetensors"
+        )
+        if not is_checkpoint:
+            raise CheckpointError(f"{target}: is no checkpoint; only one, or an empty directory, is replaced")
 
     def require_space(self, nbytes: int) -> None:
         """Raises CheckpointError when the file system has less room than that."""
@@ -132,30 +135,6 @@ class Staging:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
-
-
-def _reason_not_replaced(target: Path) -> str | None:
-    """Why a target is no checkpoint, whose loss was meant; None for one, and for an empty directory."""
-    if not target.is_dir():
-        return None if _is_safetensors(target) else "is no safetensors file"
-    names = {path.name for path in target.iterdir()}
-    if ".git" in names:
-        return "is a clone, whose history would be lost"
-    tensors = sorted(name for name in names if name.endswith(".safetensors"))
-    if not names or (tensors and "config.json" in names):
-        return None
-    # one without a configuration holds nothing but its tensors, and what a tokenizer needs
-    if tensors and all(Path(name).suffix in (".safetensors", ".json", ".txt", ".md", ".model") for name in names):
-        return None
-    return "is no checkpoint"
-
-
-def _is_safetensors(path: Path) -> bool:
-    try:
-        Shard(path).close()
-    except CheckpointError:
-        return False
-    return True
 
 
 def _remove(path: Path) -> None:

@@ -105,9 +105,9 @@ class Buffers(threading.local):
         """So many more, apart from those."""
         return self._take("other bytes", torch.uint8, count)
 
-    def take(self, dtype: torch.dtype, shape: tuple[int, int]) -> torch.Tensor:
-        """An uninitialised tensor, which the next call for the same dtype overwrites."""
-        return self._take(dtype, dtype, shape[0] * shape[1]).view(shape)
+    def take(self, purpose: str, dtype: torch.dtype, shape: tuple[int, int]) -> torch.Tensor:
+        """An uninitialised tensor, which the next call for the same purpose and dtype overwrites."""
+        return self._take((purpose, dtype), dtype, shape[0] * shape[1]).view(shape)
 
     def _take(self, key: object, dtype: torch.dtype, count: int) -> torch.Tensor:
         memory = self._memory.get(key)

@@ -26,6 +26,9 @@ from .gemv import Gemv
 from .gemv_fast import GemvFast
 from .gptq import Gptq, GptqV2
 from .llm_awq import LlmAwq
+from .mlx import Mlx
+from .modelopt import ModelOpt
+from .quark import Quark, QuarkInt4
 from .registry import LAYOUTS
 from .weight import PackedWeight, WeightFormat, relayout, relayout_runs
 
@@ -46,8 +49,12 @@ __all__ = [
     "Layout",
     "LayoutError",
     "LlmAwq",
+    "Mlx",
+    "ModelOpt",
     "PackedWeight",
     "QuantizationConfig",
+    "Quark",
+    "QuarkInt4",
     "TensorSpec",
     "WeightFormat",
     "detect",

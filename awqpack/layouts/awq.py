@@ -22,7 +22,7 @@ class AwqLayout(Layout):
 
     def claims(self, config: Mapping[str, Any]) -> bool:
         config = in_words_of(QUANT_METHOD, config)
-        return config.get("quant_method", QUANT_METHOD) == QUANT_METHOD and self.version_of(config) in self.versions
+        return _is_own(config) and self.version_of(config) in self.versions
 
     def missing_keys(self, config: Mapping[str, Any]) -> list[str]:
         of_awq = ("quant_method", "bits", "group_size", "zero_point")
@@ -62,7 +62,7 @@ class AwqLayout(Layout):
 
     def write_config(self, config: QuantizationConfig) -> dict[str, Any]:
         """Keys that only some engine knows stay as the source of an AWQ configuration has them."""
-        raw = config.raw if config.raw.get("quant_method", QUANT_METHOD) == QUANT_METHOD else {}
+        raw = config.raw if _is_own(config.raw) else {}
         written = {key: value for key, value in raw.items() if key != "backend" or value != "llm-awq"}
         names = _names_of(raw)
         not_converted = [*(config.not_converted or ()), *config.exact]
@@ -87,6 +87,13 @@ class AwqLayout(Layout):
         if "pack_dtype" in raw:
             written["pack_dtype"] = str(self.weight.dtype).removeprefix("torch.")
         return written
+
+
+def _is_own(config: Mapping[str, Any]) -> bool:
+    """Whether a configuration is AWQ's: older ones name no method."""
+    if "quant_method" in config:
+        return bool(config["quant_method"] == QUANT_METHOD)
+    return any(key in config for key in ("version", "zero_point", "w_bit", "q_group_size"))
 
 
 def _names_of(config: Mapping[str, Any]) -> dict[str, str]:

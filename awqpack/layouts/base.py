@@ -12,7 +12,7 @@ import torch
 from .. import floats, functional
 from .weight import WeightFormat
 
-Role = Literal["weight", "zeros", "scales", "shape", "order"]
+Role = Literal["weight", "zeros", "scales", "shape", "order", "activations"]
 
 SYMMETRIC_ZERO = 8
 HEAD = "lm_head"  # AWQ engines never quantize it, and AWQ configurations do not name it
@@ -201,9 +201,11 @@ class Layout(ABC):
     source: ClassVar[str]  # the project, and the file in it, that defines the layout
     stores_scaled_zeros: ClassVar[bool] = False  # as floats, which not every zero survives
     ignores_by_name: ClassVar[bool] = False  # its readers leave out whatever a name matches, quantized or not
+    config_keys: ClassVar[tuple[str, ...]] = ("quantization_config",)  # of config.json, under which it stands
     config_files: ClassVar[tuple[str, ...]] = ()  # beside config.json, that hold its configuration and nothing else
-    rows_of_zeros: ClassVar[int] = 8  # whose zeros share a word: readers want out_features to be a multiple
     has_scaled_activations: ClassVar[bool] = False  # its readers divide what an activation gives by its act.scales
+    names_no_modules: ClassVar[bool] = False  # its readers take for quantized what has a quantized layer's tensors
+    has_embeddings: ClassVar[bool] = False  # its readers take embeddings that are quantized
     keeps_order: ClassVar[bool] = False  # says of each column which group it is in
     stores_symmetric_zeros: ClassVar[bool] = True  # zeros are stored where the configuration says that all are 8, too
 
@@ -253,14 +255,24 @@ class Layout(ABC):
     def write_config(self, config: QuantizationConfig) -> dict[str, Any]:
         """The quantization_config of this layout."""
 
+    # --- what few layouts say ---
+
+    def reason_not_said(self, config: QuantizationConfig) -> str | None:
+        """Why the configuration cannot say this; None when it can."""
+        return None
+
+    def own_files(self, config: QuantizationConfig) -> dict[str, dict[str, Any]]:
+        """Content of the files beside config.json that a checkpoint of this layout needs, by name."""
+        return {}
+
     # --- what follows from it ---
 
     def reason_not_held(self, geometry: Geometry) -> str | None:
         """Why no layer of these sizes can be stored this way; None when it can."""
         n, k, group = geometry
         unit_n, unit_k = self.weight.unit()
-        if n % max(unit_n, self.rows_of_zeros) != 0:
-            return f"out_features {n} is not a multiple of {max(unit_n, self.rows_of_zeros)}"
+        if n % max(unit_n, 8) != 0:
+            return f"out_features {n} is not a multiple of {max(unit_n, 8)}"
         if k % unit_k != 0:
             return f"in_features {k} is not a multiple of {unit_k}"
         if group < 1 or k % group != 0:
@@ -370,7 +382,7 @@ class Layout(ABC):
             LayoutError: the tensors do not fit each other, a scale is no number, or a zero is none of 0..15.
         """
         specs = {name: TensorSpec.of(tensor) for name, tensor in tensors.items()}
-        has_zeros = self.names["zeros"] in tensors
+        has_zeros = self.names.get("zeros") in tensors
         is_symmetric = None if has_zeros else True
         try:
             geometry = self.geometry(specs, group_size, is_symmetric)
@@ -386,7 +398,7 @@ class Layout(ABC):
     def decode_side(self, geometry: Geometry, tensors: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """Scales and zeros ``(N, G)``; without a tensor of zeros, all 8. Raises LayoutError as decode does."""
         scales = self.decode_scales(geometry, tensors)
-        if self.names["zeros"] not in tensors:
+        if self.names.get("zeros") not in tensors:
             return scales, torch.full_like(scales, SYMMETRIC_ZERO, dtype=torch.uint8)
         return scales, self.decode_zeros(geometry, tensors, scales)
 
@@ -446,7 +458,7 @@ class Layout(ABC):
         tensors |= self.encode_side(layer.geometry, layer.scales, layer.zeros)
         tensors |= self.encode_order(layer.geometry, layer.order, layer.codes.device)
         if not layer.has_zeros and not self.stores_symmetric_zeros:
-            del tensors[self.names["zeros"]]
+            tensors.pop(self.names.get("zeros", ""), None)
         if layer.bias is not None:
             tensors["bias"] = layer.bias
         return tensors

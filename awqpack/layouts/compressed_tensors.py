@@ -10,7 +10,7 @@ import torch
 
 from .. import functional
 from ..packing import AWQPacking
-from .base import HEAD, Geometry, Layout, LayoutError, QuantizationConfig, Role, TensorSpec, padded
+from .base import HEAD, Geometry, Layout, LayoutError, QuantizationConfig, Role, TensorSpec
 from .names import part_or_pattern, pattern_of
 from .weight import PackedWeight
 
@@ -33,7 +33,6 @@ class CompressedTensors(Layout):
     source = "compressed-tensors, compressors/pack_quantized"
     ignores_by_name = True
     stores_symmetric_zeros = False
-    rows_of_zeros = 1  # a last word of fewer is padded
 
     def is_optional(self, role: Role) -> bool:
         return role in ("zeros", "shape")
@@ -45,7 +44,7 @@ class CompressedTensors(Layout):
     def side_specs(self, geometry: Geometry, dtype: torch.dtype) -> dict[str, TensorSpec]:
         n, groups = geometry.out_features, geometry.groups
         return {
-            "weight_zero_point": TensorSpec(torch.int32, (-(-n // 8), groups)),
+            "weight_zero_point": TensorSpec(torch.int32, (n // 8, groups)),
             "weight_scale": TensorSpec(dtype, (n, groups)),
             "weight_shape": TensorSpec(torch.int64, (2,)),
         }
@@ -55,9 +54,8 @@ class CompressedTensors(Layout):
         return spec == expected or (name == "weight_shape" and spec == (torch.int32, (2,)))
 
     def encode_side(self, geometry: Geometry, scales: torch.Tensor, zeros: torch.Tensor) -> dict[str, torch.Tensor]:
-        whole = padded(zeros, 0, -(-geometry.out_features // 8) * 8)
         return {
-            "weight_zero_point": functional.pack(whole.t(), AWQPacking.V1).t().contiguous(),
+            "weight_zero_point": functional.pack(zeros.t(), AWQPacking.V1).t().contiguous(),
             "weight_scale": scales.contiguous(),
             "weight_shape": torch.tensor([geometry.out_features, geometry.in_features]),
         }
@@ -65,18 +63,16 @@ class CompressedTensors(Layout):
     def decode_scales(self, geometry: Geometry, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
         shape = tensors.get("weight_shape")
         if shape is not None and shape.tolist() != [geometry.out_features, geometry.in_features]:
-            n, k = geometry.out_features, geometry.in_features
-            if shape.tolist()[0] == n and k - 8 < shape.tolist()[-1] < k:
-                raise LayoutError(
-                    f"in_features {shape.tolist()[-1]}, which weight_packed pads to {k}, is not a multiple of 8"
-                )
-            raise LayoutError(f"weight_shape expects {[n, k]}, as weight_packed has it; got {shape.tolist()}")
+            raise LayoutError(
+                f"weight_shape expects {[geometry.out_features, geometry.in_features]}, as weight_packed has it; "
+                f"got {shape.tolist()}"
+            )
         return tensors["weight_scale"]
 
     def decode_zeros(
         self, geometry: Geometry, tensors: Mapping[str, torch.Tensor], scales: torch.Tensor
     ) -> torch.Tensor:
-        return functional.unpack(tensors["weight_zero_point"].t(), AWQPacking.V1).t()[: geometry.out_features]
+        return functional.unpack(tensors["weight_zero_point"].t(), AWQPacking.V1).t()
 
     def claims(self, config: Mapping[str, Any]) -> bool:
         return config.get("quant_method") == QUANT_METHOD

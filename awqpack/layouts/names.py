@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fnmatch
 import re
+
+from .base import HEAD, QuantizationConfig
 
 PATTERN = "re:"
 _PART = re.compile(r"re:\.\*(.*)\.\*")
@@ -20,3 +23,17 @@ def part_or_pattern(entry: str) -> str:
         return entry
     part = re.sub(r"\\(.)", r"\1", match[1])
     return part if re.escape(part) == match[1] else entry
+
+
+def of_shell(name: str) -> str:
+    """A shell pattern, as Quark and ModelOpt have them: "*visual*" as the part visual, any other as a pattern."""
+    part = name.strip("*")
+    if name == f"*{part}*" and not set("*?[") & set(part):
+        return part
+    return f"{PATTERN}{fnmatch.translate(name)}"
+
+
+def shell_names(config: QuantizationConfig) -> list[str]:
+    """Shell patterns of the modules that are not quantized, the head among them unless it is; patterns are left out."""
+    parts = [name for name in config.not_converted or () if not name.startswith(PATTERN)]
+    return [*([] if config.has_head else [HEAD]), *(f"*{part}*" for part in parts), *config.exact]

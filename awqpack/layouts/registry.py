@@ -9,7 +9,14 @@ from .gemv import Gemv
 from .gemv_fast import GemvFast
 from .gptq import Gptq, GptqV2
 from .llm_awq import LlmAwq
+from .mlx import Mlx
+from .modelopt import ModelOpt
+from .quark import Quark, QuarkInt4
 
 LAYOUTS: dict[str, Layout] = {
-    layout.name: layout for layout in (Gemm(), Gemv(), GemvFast(), LlmAwq(), CompressedTensors(), Gptq(), GptqV2())
+    layout.name: layout
+    for layout in (
+        *(Gemm(), Gemv(), GemvFast(), LlmAwq(), CompressedTensors()),
+        *(Gptq(), GptqV2(), Mlx(), ModelOpt(), Quark(), QuarkInt4()),
+    )
 }

@@ -198,7 +198,7 @@ class PairedRows(WeightFormat):
         codes.bitwise_xor_(8)
 
 
-Take = Callable[[torch.dtype, tuple[int, int]], torch.Tensor]
+Take = Callable[[str, torch.dtype, tuple[int, int]], torch.Tensor]  # gives memory for a purpose: "codes" or "stored"
 Rows = Callable[[int, int], torch.Tensor]
 
 
@@ -230,7 +230,11 @@ def relayout(
     if stored.is_cuda:
         step = length
     shape = (min(step, length), width)
-    scratch = torch.empty(shape, dtype=torch.uint8, device=stored.device) if take is None else take(torch.uint8, shape)
+    scratch = (
+        torch.empty(shape, dtype=torch.uint8, device=stored.device)
+        if take is None
+        else take("codes", torch.uint8, shape)
+    )
     for begin in range(0, length, step):
         end = min(begin + step, length)
         chunk, codes = source.part(stored, along_k, begin, end), scratch[: end - begin]
@@ -251,7 +255,7 @@ def relayout_runs(
         rows: gives rows begin..end of what is stored, on the CPU, and may overwrite what it gave before.
         features: ``(out_features, in_features)`` of the codes.
         source, target: two different formats.
-        take: memory of a dtype and shape, which may be what it gave for this dtype before. Runs of a chunk's size
+        take: memory for a purpose, which may be what it gave for that before. Runs of a chunk's size
             stay in the cache, from which they are written faster; a target whose rows the chunks cross is one run, of
             the whole payload.
     """
@@ -259,15 +263,16 @@ def relayout_runs(
     along_k, step = _chunks(source, target, n, k)
     read = _reader(rows, features, source, along_k)
     is_run = along_k == target.runs_along_k
-    whole = None if is_run else take(target.dtype, target.shape(n, k))
+    whole = None if is_run else take("stored", target.dtype, target.shape(n, k))
     length, width = (k, n) if along_k else (n, k)
-    scratch = take(torch.uint8, (min(step, length), width))
+    scratch = take("codes", torch.uint8, (min(step, length), width))
     for begin in range(0, length, step):
         end = min(begin + step, length)
         if whole is not None:
             run = target.part(whole, along_k, begin, end)
         else:
-            run = take(target.dtype, target.shape(n, end - begin) if along_k else target.shape(end - begin, k))
+            shape = target.shape(n, end - begin) if along_k else target.shape(end - begin, k)
+            run = take("stored", target.dtype, shape)
         _relayout_chunk(read(begin, end), source, target, scratch[: end - begin], along_k, run)
         if is_run:
             yield run
