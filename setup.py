@@ -193,5 +193,7 @@ extension = Extension(
 setup(
     ext_modules=[extension],
     cmdclass={"build_ext": BuildExtension},
-    options={"bdist_wheel": {"py_limited_api": "cp310"}},
+    # An editable install is a path: a finder would come after the folder of a clone, which Python takes for a package
+    # without code when it is started in the folder above.
+    options={"bdist_wheel": {"py_limited_api": "cp310"}, "editable_wheel": {"mode": "compat"}},
 )

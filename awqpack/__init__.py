@@ -2,9 +2,16 @@
 
 from importlib import import_module as _import_module
 from importlib.metadata import version as _version
+from importlib.util import find_spec as _find_spec
 from typing import Any
 
 import torch  # noqa: F401  (loads libtorch, which the extension is linked against)
+
+if _find_spec(f"{__name__}._C") is None:
+    raise ImportError(
+        f"awqpack's C module is not built in {__path__[0]}: run `pip install --no-build-isolation --editable .` in the "
+        "folder above, or start Python elsewhere to use an awqpack that is installed"
+    )
 
 from . import _C, ops, serialization
 from .floats import dequantize, min_max_scales, quantize
@@ -12,7 +19,7 @@ from .functional import pack, relayout, unpack
 from .ops.decompositions import decompositions
 from .packing import AWQPacking
 from .payloads import store_as_payloads
-from .serialization import load_file, save_file
+from .serialization import load, load_file, save, save_file
 from .tensor import AWQPackedTensor, rebuild_packed_tensor
 
 ops.register()
@@ -27,12 +34,14 @@ __all__ = [
     "build_info",
     "decompositions",
     "dequantize",
+    "load",
     "load_file",
     "min_max_scales",
     "pack",
     "quantize",
     "rebuild_packed_tensor",
     "relayout",
+    "save",
     "save_file",
     "store_as_payloads",
     "unpack",

@@ -14,6 +14,7 @@ Format 2 is the same with ``name.awq_marlin``; a file without such a payload is 
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from collections.abc import Mapping
@@ -63,24 +64,14 @@ def _require_safetensors() -> Any:
     return safetensors
 
 
-def save_file(
-    tensors: Mapping[str, torch.Tensor], path: str | os.PathLike[str], metadata: Mapping[str, str] | None = None
-) -> None:
-    """Writes tensors, packed and plain, to a safetensors file that any safetensors reader can open.
-
-    Args:
-        tensors: by name. Packed tensors keep their payload, packing, reorder, size and stride. Ties are stored once.
-        path: the file to write.
-        metadata: more strings for the file's header; the key ``awqpack`` is taken.
-
-    Raises:
-        ValueError: two tensors would get the same name, or metadata uses the key ``awqpack``.
-    """
-    safetensors = _require_safetensors()
+def _store(
+    tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None, who: str
+) -> tuple[dict[str, torch.Tensor], dict[str, str] | None]:
+    """The plain tensors and the metadata that a file has of these tensors."""
     if not isinstance(tensors, Mapping):
-        raise TypeError(f"save_file expects tensors by name, in a mapping; got {type(tensors)}")
+        raise TypeError(f"{who} expects tensors by name, in a mapping; got {type(tensors)}")
     if metadata is not None and _METADATA_KEY in metadata:
-        raise ValueError(f"metadata expects keys other than {_METADATA_KEY!r}, which save_file writes itself")
+        raise ValueError(f"metadata expects keys other than {_METADATA_KEY!r}, which {who} writes itself")
     stored: dict[str, torch.Tensor] = {}
     entries: dict[str, dict[str, Any]] = {}
     keys: dict[tuple[Any, ...], str] = {}
@@ -112,7 +103,33 @@ def save_file(
     if entries or ties:
         version = max((format_of(entry["packing"], entry["reorder"]).since for entry in entries.values()), default=1)
         header[_METADATA_KEY] = json.dumps({"version": version, "tensors": entries} | ({"ties": ties} if ties else {}))
-    safetensors.torch.save_file(stored, path, metadata=header or None)
+    return stored, header or None
+
+
+def save_file(
+    tensors: Mapping[str, torch.Tensor], path: str | os.PathLike[str], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Writes tensors, packed and plain, to a safetensors file that any safetensors reader can open.
+
+    Args:
+        tensors: by name. Packed tensors keep their payload, packing, reorder, size and stride. Ties are stored once.
+        path: the file to write.
+        metadata: more strings for the file's header; the key ``awqpack`` is taken.
+
+    Raises:
+        ValueError: two tensors would get the same name, or metadata uses the key ``awqpack``.
+    """
+    safetensors = _require_safetensors()
+    stored, header = _store(tensors, metadata, "save_file")
+    safetensors.torch.save_file(stored, path, metadata=header)
+
+
+def save(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
+    """The bytes of the file that :func:`save_file` would write."""
+    safetensors = _require_safetensors()
+    stored, header = _store(tensors, metadata, "save")
+    data: bytes = safetensors.torch.save(stored, metadata=header)
+    return data
 
 
 def _read_header(text: str | None, path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, str]]:
@@ -146,12 +163,23 @@ def packed_entries(metadata: Mapping[str, str] | None, path: str | os.PathLike[s
     return _read_header((metadata or {}).get(_METADATA_KEY), path)[0]
 
 
-def load_file(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> dict[str, torch.Tensor]:
+def _on_meta(file: Any, key: str) -> torch.Tensor:
+    """A tensor of a file without its values, of which none is read."""
+    part = file.get_slice(key)
+    shape = part.get_shape()
+    dtype = (part[:0] if shape else file.get_tensor(key)).dtype
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+def load_file(
+    path: str | os.PathLike[str], device: torch.device | str | int = "cpu", *, backend: str | None = None
+) -> dict[str, torch.Tensor]:
     """Reads what :func:`save_file` wrote, or any other safetensors file.
 
     Args:
         path: the file to read.
-        device: where the tensors, and the payloads of packed ones, go.
+        device: where the tensors, and the payloads of packed ones, go; on ``meta`` they have no values.
+        backend: how safetensors reads the file, where its version lets callers choose (``"mmap"``, ``"pread"``).
 
     Returns:
         The tensors by name: packed ones first, as ``AWQPackedTensor``, on the CPU too, then the others.
@@ -161,9 +189,28 @@ def load_file(path: str | os.PathLike[str], device: torch.device | str = "cpu") 
         safetensors.SafetensorError: the file is no safetensors file, or is cut short.
     """
     safetensors = _require_safetensors()
-    with safetensors.safe_open(path, framework="pt", device=str(device)) as file:
-        entries, ties = _read_header((file.metadata() or {}).get(_METADATA_KEY), path)
-        stored = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (not a mapping)
+    is_meta = torch.device(device).type == "meta"
+    how = {} if backend is None else {"backend": backend}
+    with safetensors.safe_open(path, framework="pt", device="cpu" if is_meta else str(device), **how) as file:
+        metadata = file.metadata()
+        read = functools.partial(_on_meta, file) if is_meta else file.get_tensor
+        stored = {key: read(key) for key in file.keys()}  # noqa: SIM118  (not a mapping)
+    return _restore(stored, metadata, path)
+
+
+def load(data: bytes) -> dict[str, torch.Tensor]:
+    """As :func:`load_file`, of the bytes that :func:`save` gave or of any other safetensors file's."""
+    safetensors = _require_safetensors()
+    stored = safetensors.torch.load(data)
+    length = int.from_bytes(data[:8], "little")
+    return _restore(stored, json.loads(data[8 : 8 + length]).get("__metadata__"), "these bytes")
+
+
+def _restore(
+    stored: dict[str, torch.Tensor], metadata: Mapping[str, str] | None, path: str | os.PathLike[str]
+) -> dict[str, torch.Tensor]:
+    """The tensors that a file holds as these."""
+    entries, ties = _read_header((metadata or {}).get(_METADATA_KEY), path)
     packed_keys = set()
     result: dict[str, torch.Tensor] = {}
     for name, entry in entries.items():

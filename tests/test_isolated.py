@@ -2,12 +2,15 @@
 
 import ctypes
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import forked
 import pytest
+
+import awqpack
 
 FOLDER = Path(__file__).parent / "isolated"
 SCRIPTS = sorted(FOLDER.glob("leak_*.py"))
@@ -89,6 +92,28 @@ def test_a_script_has_the_folder_and_the_environment_of_its_run(tmp_path, monkey
 
 
 # --- importing ---
+
+
+def run_python(code, folder, **environment):
+    command = [sys.executable, "-c", code]
+    return subprocess.run(
+        command, cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True, timeout=120
+    )
+
+
+def test_a_folder_above_a_clone(tmp_path):
+    """The clone there has the package's name, and no __init__.py: Python must go on to the one that is installed."""
+    (tmp_path / "awqpack" / "awqpack").mkdir(parents=True)
+    done = run_python("import awqpack; print(awqpack.AWQPacking.V1)", tmp_path)
+    assert done.stdout == "AWQPacking.V1\n", done.stderr
+
+
+def test_a_clone_that_is_not_built_says_so(tmp_path):
+    shutil.copytree(Path(awqpack.__file__).parent, tmp_path / "awqpack", ignore=shutil.ignore_patterns("*.so"))
+    done = run_python("import awqpack", tmp_path, PYTHONPATH=str(tmp_path))
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith(f"ImportError: awqpack's C module is not built in {tmp_path / 'awqpack'}: run `pip install")
+
 
 IMPORT_HAS_NO_OTHER_EFFECT = """
 import os, signal, threading, warnings

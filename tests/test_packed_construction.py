@@ -15,9 +15,9 @@ V1 = AWQPacking.V1
 
 # Inside dispatch torch leaves out the steps that give such tensors their values.
 WITHOUT_VALUES = {
-    "negated": (torch._neg_view, "resolve_neg"),
-    "zeros of no memory": (lambda t: torch._efficientzerotensor(t.shape, dtype=t.dtype), "memory"),
-    "a storage that was emptied": (lambda t: (t.untyped_storage().resize_(0), t)[1], "memory"),
+    "negated": (torch._neg_view, "negated view"),
+    "zeros of no memory": (lambda t: torch._efficientzerotensor(t.shape, dtype=t.dtype), "without memory"),
+    "a storage that was emptied": (lambda t: (t.untyped_storage().resize_(0), t)[1], "without memory"),
 }
 
 

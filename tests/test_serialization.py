@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file as save_plain_file
-from shared import LAYOUTS, packed_tensor, torch_codes
+from shared import LAYOUTS, assert_same, packed_tensor, torch_codes
 
 import awqpack
 from awqpack import AWQPackedTensor
@@ -28,6 +28,38 @@ def write_header(path, change):
 @pytest.fixture
 def path(tmp_path):
     return tmp_path / "weights.safetensors"
+
+
+SAVES = {
+    "a file": lambda tensors, path: (awqpack.save_file(tensors, path, {"note": "1"}), awqpack.load_file(path))[1],
+    "a file, read": lambda tensors, path: (awqpack.save_file(tensors, path), awqpack.load_file(path, backend="pread"))[
+        1
+    ],
+    "bytes": lambda tensors, path: awqpack.load(awqpack.save(tensors, {"note": "1"})),
+    "a file on meta": lambda tensors, path: (awqpack.save_file(tensors, path), awqpack.load_file(path, "meta"))[1],
+}
+
+
+@pytest.mark.parametrize("way", SAVES)
+def test_every_way_of_saving_and_loading(layout, way, tmp_path):
+    packed, plain = packed_tensor(layout), torch.arange(6, dtype=torch.bfloat16).view(2, 3)
+    tensors = {"w": packed, "tied": packed.detach(), "plain": plain, "number": torch.tensor(3)}
+    loaded = SAVES[way](tensors, tmp_path / "tensors.safetensors")
+    assert loaded.keys() == tensors.keys()
+    assert loaded["w"].payload is loaded["tied"].payload
+    for name, tensor in tensors.items():
+        result = loaded[name]
+        assert (type(result), result.dtype, result.shape) == (type(tensor), tensor.dtype, tensor.shape)
+        if way == "a file on meta":
+            assert result.is_meta
+        else:
+            assert_same(result, tensor)
+
+
+def test_damaged_bytes_are_named(layout):
+    data = awqpack.save({"w": packed_tensor(layout)})
+    with pytest.raises(ValueError, match="these bytes"):
+        awqpack.load(data.replace(b"version", b"varsion"))
 
 
 def test_round_trip(path, layout):

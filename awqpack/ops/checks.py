@@ -56,7 +56,8 @@ def payload_shape(codes: torch.Tensor, packing: int) -> tuple[int, ...]:
     if codes.dtype != torch.uint8:
         raise ValueError(
             f"pack expects uint8 codes in 0..15; got dtype {codes.dtype} (integer codes convert with "
-            "codes.to(torch.uint8) or codes.astype(numpy.uint8); float weights must be quantized first)"
+            "codes.to(torch.uint8) or codes.astype(numpy.uint8), signed ones of -8..7 once 8 is added; float weights "
+            "must be quantized first)"
         )
     _require_ndim(codes, "pack expects codes")
     return shape_in(codes.shape, packing)

@@ -154,7 +154,8 @@ bool awq_check_codes(const awq_view *codes, awq_packing packing, int64_t *payloa
     if (codes->dtype != AWQ_DTYPE_UINT8) {
         return awq_fail(error, AWQ_ERROR_VALUE,
                         "pack expects uint8 codes in 0..15; got dtype %s (integer codes convert with "
-                        "codes.to(torch.uint8) or codes.astype(numpy.uint8); float weights must be quantized first)",
+                        "codes.to(torch.uint8) or codes.astype(numpy.uint8), signed ones of -8..7 once 8 is added; float "
+                        "weights must be quantized first)",
                         codes->dtype_name);
     }
     if (!check_ndim(codes, "pack expects codes", error)) {

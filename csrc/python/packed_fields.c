@@ -79,7 +79,7 @@ static int read_int(PyObject *item, int64_t *value)
 
 int awqpack_read_ints(PyObject *sequence, const char *what, int64_t *values, Py_ssize_t *count)
 {
-    PyObject *items = PySequence_Tuple(sequence);
+    PyObject *items = PyTuple_Check(sequence) ? Py_NewRef(sequence) : PySequence_Tuple(sequence);
     int result = items == NULL ? -1 : 1;
     *count = items == NULL ? 0 : PyTuple_Size(items);
     if (*count > AWQ_MAX_DIMS) {

@@ -108,7 +108,7 @@ int awqpack_refuse_without_values(PyObject *payload)
     const int negated = is_negated(payload);
     if (negated > 0) {
         PyErr_SetString(PyExc_ValueError,
-                        "AWQPackedTensor expects a payload whose bytes are its values; got a negated view: payload.resolve_neg()");
+                        "AWQPackedTensor expects a payload with values of its own; got a negated view: clone() it first");
     }
     if (negated != 0 || awqpack.dlpack == NULL) {
         return negated == 0 ? 0 : -1;
@@ -122,7 +122,9 @@ int awqpack_refuse_without_values(PyObject *payload)
         is_empty |= memory.shape[d] == 0;
     }
     if (!is_empty) {
-        PyErr_SetString(PyExc_ValueError, "AWQPackedTensor expects a payload with memory; got one whose storage holds nothing");
+        PyErr_SetString(PyExc_ValueError,
+                        "AWQPackedTensor expects a payload with values of its own; got one without memory (a zero tensor, or a "
+                        "storage that was freed)");
     }
     return is_empty ? 0 : -1;
 }

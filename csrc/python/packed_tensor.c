@@ -111,7 +111,8 @@ static PyObject *construct(PyObject *cls, PyObject *data, PyObject *packing, PyO
     /* A parameter would be a second owner of its module's place; the tensor below it is what is wrapped. */
     data = (PyObject *)Py_TYPE(data) == awqpack.parameter_type ? PyObject_CallMethodObjArgs(data, awqpack.names.detach, NULL)
                                                                : Py_NewRef(data);
-    if (data != NULL && awqpack_refuse_without_values(data) == 0 && read_geometry(data, packing, size, stride, &shape, &order, &dense) == 0) {
+    if (data != NULL && awqpack_refuse_without_values(data) == 0 &&
+        read_geometry(data, packing, size, stride, &shape, &order, &dense) == 0) {
         self = new_with_meta(cls, data, packing, reorder, order, shape, dense);
     }
     Py_XDECREF(data);
