@@ -6,7 +6,7 @@
 #include "avx512_float.h"
 
 /* Rounds half to even; no NaN comes here. The processor's own conversion to bfloat16 takes subnormal numbers for 0. */
-static inline __m256i halves_of(awq_dtype dtype, __m512 v)
+ALWAYS_INLINE __m256i halves_of(awq_dtype dtype, __m512 v)
 {
     if (dtype == AWQ_DTYPE_FLOAT16) {
         return _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
@@ -19,18 +19,18 @@ static inline __m256i halves_of(awq_dtype dtype, __m512 v)
 
 /* --- dequantize --- */
 
-static inline __m512 weights_of(__m512 codes, __m512 zero, __m512 scale)
+ALWAYS_INLINE __m512 weights_of(__m512 codes, __m512 zero, __m512 scale)
 {
     return _mm512_mul_ps(_mm512_sub_ps(codes, zero), scale);
 }
 
-static inline __m512 codes_as_floats(const uint8_t *codes, __mmask16 lanes)
+ALWAYS_INLINE __m512 codes_as_floats(const uint8_t *codes, __mmask16 lanes)
 {
     return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(lanes, codes)));
 }
 
 /* `count` codes of one scale. */
-static inline void look_up(awq_dtype dtype, const uint8_t *restrict codes, uint8_t *restrict to, int64_t count, float scale,
+ALWAYS_INLINE void look_up(awq_dtype dtype, const uint8_t *restrict codes, uint8_t *restrict to, int64_t count, float scale,
                            float zero, bool stream)
 {
     const __m512 all = _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
@@ -41,9 +41,11 @@ static inline void look_up(awq_dtype dtype, const uint8_t *restrict codes, uint8
             const __m512i at = _mm512_cvtepu8_epi32(_mm_loadu_si128((const void *)(codes + i)));
             put(to + 4 * i, _mm512_castps_si512(_mm512_permutexvar_ps(at, weights)), stream);
         }
-        const __mmask16 rest = first_lanes(count - i);
-        const __m512i at = _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(rest, codes + i));
-        _mm512_mask_storeu_ps(to + 4 * i, rest, _mm512_permutexvar_ps(at, weights));
+        if (i < count) {
+            const __mmask16 rest = first_lanes(count - i);
+            const __m512i at = _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(rest, codes + i));
+            _mm512_mask_storeu_ps(to + 4 * i, rest, _mm512_permutexvar_ps(at, weights));
+        }
         return;
     }
     const __m512i halves = _mm512_castsi256_si512(halves_of(dtype, weights));
@@ -51,13 +53,15 @@ static inline void look_up(awq_dtype dtype, const uint8_t *restrict codes, uint8
         const __m512i at = _mm512_cvtepu8_epi16(_mm256_loadu_si256((const void *)(codes + i)));
         put(to + 2 * i, _mm512_permutexvar_epi16(at, halves), stream);
     }
-    const __mmask32 rest = (__mmask32)((UINT64_C(1) << (count - i)) - 1);
-    const __m512i at = _mm512_cvtepu8_epi16(_mm256_maskz_loadu_epi8(rest, codes + i));
-    _mm512_mask_storeu_epi16(to + 2 * i, rest, _mm512_permutexvar_epi16(at, halves));
+    if (i < count) {
+        const __mmask32 rest = (__mmask32)((UINT64_C(1) << (count - i)) - 1);
+        const __m512i at = _mm512_cvtepu8_epi16(_mm256_maskz_loadu_epi8(rest, codes + i));
+        _mm512_mask_storeu_epi16(to + 2 * i, rest, _mm512_permutexvar_epi16(at, halves));
+    }
 }
 
 /* A scale a code. */
-static inline void multiply(awq_dtype dtype, const uint8_t *restrict codes, uint8_t *restrict to, const awq_float_line *line,
+ALWAYS_INLINE void multiply(awq_dtype dtype, const uint8_t *restrict codes, uint8_t *restrict to, const awq_float_line *line,
                             bool stream)
 {
     int64_t i = 0;
@@ -88,7 +92,7 @@ static inline void multiply(awq_dtype dtype, const uint8_t *restrict codes, uint
     }
 }
 
-static inline void dequantize_as(awq_dtype dtype, const uint8_t *restrict codes, uint8_t *restrict to,
+ALWAYS_INLINE void dequantize_as(awq_dtype dtype, const uint8_t *restrict codes, uint8_t *restrict to,
                                  const awq_float_line *line, bool stream)
 {
     const int64_t item = dtype == AWQ_DTYPE_FLOAT32 ? 4 : 2;
@@ -127,7 +131,7 @@ static void dequantize(awq_dtype dtype, const uint8_t *restrict codes, void *res
 /* --- quantize --- */
 
 /* Codes as int32, below 0 and above 15 where they are cut off later: see float_kernels.h. */
-static inline __m512i round_codes(__m512 weights, __m512 scale, __m512 reciprocal, __m512 zero, __m512 cut)
+ALWAYS_INLINE __m512i round_codes(__m512 weights, __m512 scale, __m512 reciprocal, __m512 zero, __m512 cut)
 {
     const __m512 w = _mm512_min_ps(weights, cut);
     const __m512 near = _mm512_mul_ps(w, reciprocal);
@@ -136,7 +140,7 @@ static inline __m512i round_codes(__m512 weights, __m512 scale, __m512 reciproca
 }
 
 /* Four vectors of codes to bytes. */
-static inline __m512i join_codes(const __m512i v[4])
+ALWAYS_INLINE __m512i join_codes(const __m512i v[4])
 {
     const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
     const __m512i bytes = _mm512_packus_epi16(_mm512_packs_epi32(v[0], v[1]), _mm512_packs_epi32(v[2], v[3]));
@@ -148,7 +152,7 @@ typedef struct divisor {
     __m512 scale, reciprocal, zero, cut;
 } divisor;
 
-static inline divisor divisor_at(const awq_float_line *line, int64_t entry, bool is_each, __mmask16 lanes)
+ALWAYS_INLINE divisor divisor_at(const awq_float_line *line, int64_t entry, bool is_each, __mmask16 lanes)
 {
     const float *scales = line->scales + entry, *reciprocals = line->reciprocals + entry, *zeros = line->zeros + entry;
     const __m512 scale = is_each ? _mm512_maskz_loadu_ps(lanes, scales) : _mm512_set1_ps(*scales);
@@ -161,7 +165,7 @@ static inline divisor divisor_at(const awq_float_line *line, int64_t entry, bool
 }
 
 /* `count` weights of the group `entry`, or of a group each from it on. */
-static inline __m512i divide(awq_dtype dtype, const uint8_t *restrict from, uint8_t *restrict codes, int64_t count,
+ALWAYS_INLINE __m512i divide(awq_dtype dtype, const uint8_t *restrict from, uint8_t *restrict codes, int64_t count,
                              const awq_float_line *line, int64_t entry, bool is_each, __m512i most)
 {
     const int64_t item = dtype == AWQ_DTYPE_FLOAT32 ? 4 : 2;
@@ -195,7 +199,7 @@ static inline __m512i divide(awq_dtype dtype, const uint8_t *restrict from, uint
     return most;
 }
 
-static inline bool quantize_as(awq_dtype dtype, const uint8_t *restrict from, uint8_t *restrict codes,
+ALWAYS_INLINE bool quantize_as(awq_dtype dtype, const uint8_t *restrict from, uint8_t *restrict codes,
                                const awq_float_line *line)
 {
     const int64_t item = dtype == AWQ_DTYPE_FLOAT32 ? 4 : 2;
@@ -224,9 +228,13 @@ static bool quantize(awq_dtype dtype, const void *restrict weight, uint8_t *rest
 static void widen(awq_dtype dtype, const void *restrict from, int64_t count, float *restrict to)
 {
     const int64_t item = dtype == AWQ_DTYPE_FLOAT32 ? 4 : 2;
-    for (int64_t i = 0; i < count; i += LANES) {
-        const __mmask16 lanes = first_lanes(count - i);
-        _mm512_mask_storeu_ps(to + i, lanes, load_floats(dtype, (const uint8_t *)from + i * item, lanes));
+    int64_t i = 0;
+    for (; i + LANES <= count; i += LANES) {
+        _mm512_storeu_ps(to + i, load_floats(dtype, (const uint8_t *)from + i * item, 0xffff));
+    }
+    if (i < count) {
+        const __mmask16 rest = first_lanes(count - i);
+        _mm512_mask_storeu_ps(to + i, rest, load_floats(dtype, (const uint8_t *)from + i * item, rest));
     }
 }
 

@@ -8,24 +8,25 @@
 
 enum { LANES = VECTOR / sizeof(float) };
 
-static inline __mmask16 first_lanes(int64_t n)
+ALWAYS_INLINE __mmask16 first_lanes(int64_t n)
 {
     return n <= 0 ? 0 : n >= LANES ? (__mmask16)0xffff : (__mmask16)((1u << n) - 1);
 }
 
-/* Up to 16 floats. */
-static inline __m512 load_floats(awq_dtype dtype, const uint8_t *from, __mmask16 lanes)
+/* Up to 16 floats. Masked accesses are slower, stores by far: only the ends of lines take them. */
+ALWAYS_INLINE __m512 load_floats(awq_dtype dtype, const uint8_t *from, __mmask16 lanes)
 {
+    const bool is_whole = lanes == 0xffff;
     if (dtype == AWQ_DTYPE_FLOAT32) {
-        return _mm512_maskz_loadu_ps(lanes, from);
+        return is_whole ? _mm512_loadu_ps(from) : _mm512_maskz_loadu_ps(lanes, from);
     }
-    const __m256i halves = _mm256_maskz_loadu_epi16(lanes, from);
+    const __m256i halves = is_whole ? _mm256_loadu_si256((const void *)from) : _mm256_maskz_loadu_epi16(lanes, from);
     return dtype == AWQ_DTYPE_FLOAT16 ? _mm512_cvtph_ps(halves)
                                       : _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
 }
 
 /* The greatest magnitude so far, in lanes as wide as the dtype: what is finite is below infinity there. */
-static inline __m512i raise_magnitude(awq_dtype dtype, __m512i most, __m512i weights)
+ALWAYS_INLINE __m512i raise_magnitude(awq_dtype dtype, __m512i most, __m512i weights)
 {
     if (dtype == AWQ_DTYPE_FLOAT32) {
         return _mm512_max_epu32(most, _mm512_and_si512(weights, _mm512_set1_epi32(0x7fffffff)));
@@ -33,7 +34,7 @@ static inline __m512i raise_magnitude(awq_dtype dtype, __m512i most, __m512i wei
     return _mm512_max_epu16(most, _mm512_and_si512(weights, _mm512_set1_epi16(0x7fff)));
 }
 
-static inline bool is_all_finite(awq_dtype dtype, __m512i most)
+ALWAYS_INLINE bool is_all_finite(awq_dtype dtype, __m512i most)
 {
     if (dtype == AWQ_DTYPE_FLOAT32) {
         return _mm512_cmpge_epu32_mask(most, _mm512_set1_epi32(0x7f800000)) == 0;

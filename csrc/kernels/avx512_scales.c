@@ -7,7 +7,7 @@
 #include "float_bits.h"
 
 /* Signed integers of the dtype's width in the order of the floats they are; the same again turns them back. */
-static inline __m512i in_order(awq_dtype dtype, __m512i bits)
+ALWAYS_INLINE __m512i in_order(awq_dtype dtype, __m512i bits)
 {
     if (dtype == AWQ_DTYPE_FLOAT32) {
         return _mm512_ternarylogic_epi32(bits, _mm512_srai_epi32(bits, 31), _mm512_set1_epi32(0x7fffffff), 0x78);
@@ -20,7 +20,7 @@ typedef struct extremes {
     __m512i low, high;
 } extremes;
 
-static inline extremes widened(awq_dtype dtype, extremes so_far, __m512i v)
+ALWAYS_INLINE extremes widened(awq_dtype dtype, extremes so_far, __m512i v)
 {
     if (dtype == AWQ_DTYPE_FLOAT32) {
         return (extremes){_mm512_min_epi32(so_far.low, v), _mm512_max_epi32(so_far.high, v)};
@@ -29,7 +29,7 @@ static inline extremes widened(awq_dtype dtype, extremes so_far, __m512i v)
 }
 
 /* The least of 32 signed lanes of 16 bits. */
-static inline int16_t least_of(__m512i v)
+ALWAYS_INLINE int16_t least_of(__m512i v)
 {
     const __m256i half = _mm256_min_epi16(_mm512_castsi512_si256(v), _mm512_extracti64x4_epi64(v, 1));
     const __m128i quarter = _mm_min_epi16(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
@@ -38,7 +38,7 @@ static inline int16_t least_of(__m512i v)
 }
 
 /* The float that a signed integer stands for in the order. */
-static inline float float_at(awq_dtype dtype, int32_t rank)
+ALWAYS_INLINE float float_at(awq_dtype dtype, int32_t rank)
 {
     if (dtype == AWQ_DTYPE_FLOAT32) {
         return awq_float_of((uint32_t)(rank < 0 ? rank ^ 0x7fffffff : rank));
@@ -49,7 +49,7 @@ static inline float float_at(awq_dtype dtype, int32_t rank)
 }
 
 /* One group's weights. False when some are not finite. */
-static inline bool scan_group(awq_dtype dtype, const uint8_t *restrict from, int64_t count, float *low, float *high)
+ALWAYS_INLINE bool scan_group(awq_dtype dtype, const uint8_t *restrict from, int64_t count, float *low, float *high)
 {
     const int64_t item = dtype == AWQ_DTYPE_FLOAT32 ? 4 : 2, bytes = count * item;
     const __m512i first = in_order(dtype, dtype == AWQ_DTYPE_FLOAT32
@@ -83,12 +83,19 @@ static inline bool scan_group(awq_dtype dtype, const uint8_t *restrict from, int
 }
 
 /* A group a weight. */
-static inline bool scan_each(awq_dtype dtype, const uint8_t *restrict from, int64_t count, float *restrict low,
+ALWAYS_INLINE bool scan_each(awq_dtype dtype, const uint8_t *restrict from, int64_t count, float *restrict low,
                              float *restrict high)
 {
     const int64_t item = dtype == AWQ_DTYPE_FLOAT32 ? 4 : 2;
     __m512i most = _mm512_setzero_si512();
-    for (int64_t i = 0; i < count; i += LANES) {
+    int64_t i = 0;
+    for (; i + LANES <= count; i += LANES) {
+        const __m512 v = load_floats(dtype, from + i * item, 0xffff);
+        most = raise_magnitude(AWQ_DTYPE_FLOAT32, most, _mm512_castps_si512(v));
+        _mm512_storeu_ps(low + i, _mm512_min_ps(v, _mm512_loadu_ps(low + i)));
+        _mm512_storeu_ps(high + i, _mm512_max_ps(v, _mm512_loadu_ps(high + i)));
+    }
+    if (i < count) {
         const __mmask16 lanes = first_lanes(count - i);
         const __m512 v = load_floats(dtype, from + i * item, lanes);
         most = raise_magnitude(AWQ_DTYPE_FLOAT32, most, _mm512_castps_si512(v));
@@ -98,7 +105,7 @@ static inline bool scan_each(awq_dtype dtype, const uint8_t *restrict from, int6
     return is_all_finite(AWQ_DTYPE_FLOAT32, most);
 }
 
-static inline bool min_max_as(awq_dtype dtype, const uint8_t *restrict from, int64_t count, int64_t group, int64_t taken,
+ALWAYS_INLINE bool min_max_as(awq_dtype dtype, const uint8_t *restrict from, int64_t count, int64_t group, int64_t taken,
                               float *restrict low, float *restrict high)
 {
     if (group == 1) {

@@ -10,15 +10,17 @@
 enum {
     CHUNK_CODES = 1 << 15,
     LINE_CODES = 1 << 14,    /* of a chunk of lines that share no scales: in the first-level cache */
+    MOST_LINES = 256,        /* of a chunk */
+    LINE_GAP = 64,
     COLUMN_ROWS = 256,       /* of a chunk of columns: long runs of each, and whole lines of the payload */
     STREAM_BYTES = 8 << 20,  /* of weights that are dequantized, from which they are streamed past the cache */
 };
 
 /* All that a unit needs beside its tensors, and beside what the packing's kernels ask for, which follows. */
 typedef struct scratch {
-    alignas(AWQ_SCRATCH_ALIGNMENT) uint8_t codes[CHUNK_CODES];
+    alignas(AWQ_SCRATCH_ALIGNMENT) uint8_t codes[CHUNK_CODES + MOST_LINES * LINE_GAP];
     float scales[AWQ_FLOAT_ENTRIES], zeros[AWQ_FLOAT_ENTRIES], reciprocals[AWQ_FLOAT_ENTRIES];
-    uint8_t line[AWQ_FLOAT_STRIDED * sizeof(float)];
+    alignas(float) uint8_t line[AWQ_FLOAT_STRIDED * sizeof(float)];
 } scratch;
 
 void awq_gather(uint8_t *to, const uint8_t *from, int64_t stride, int64_t count, int64_t item)
@@ -76,6 +78,12 @@ static int64_t total_of(const awq_float_geometry *g)
     return total;
 }
 
+/* Bytes between the lines of a chunk's codes: off a power of two, so that they lie in different sets of the cache. */
+static int64_t line_bytes(const awq_float_job *job)
+{
+    return job->chunk_along + LINE_GAP;
+}
+
 /* Whole blocks of the packing, and no more scales along a line than fit. */
 static void cut_beside_payload(awq_float_job *job)
 {
@@ -88,7 +96,8 @@ static void cut_beside_payload(awq_float_job *job)
     along = awq_float_min(along, job->is_contiguous ? along : AWQ_FLOAT_STRIDED);
     along -= along % AWQ_BLOCK_CODES;
     const int64_t across = has_lines && awq_group_across(job) == 1 ? LINE_CODES : CHUNK_CODES;
-    awq_float_job_cut(job, along, across / along / block_across * block_across);
+    const int64_t lines = awq_float_min(across / along, MOST_LINES);
+    awq_float_job_cut(job, along, lines / block_across * block_across);
 }
 
 void awq_float_job_init(awq_float_job *job, awq_float_op op, awq_packing packing, const awq_kernels *kernels,
@@ -102,8 +111,8 @@ void awq_float_job_init(awq_float_job *job, awq_float_op op, awq_packing packing
     job->stream = op == AWQ_DEQUANTIZE && total_of(g) * awq_dtype_bytes(g->weight_dtype) >= STREAM_BYTES;
     const awq_geometry part = {
         .packing = packing,
-        .codes_row_stride = job->is_column_major ? 1 : job->chunk_along,
-        .codes_col_stride = job->is_column_major ? job->chunk_along : 1,
+        .codes_row_stride = job->is_column_major ? 1 : line_bytes(job),
+        .codes_col_stride = job->is_column_major ? line_bytes(job) : 1,
         .payload_row_stride = g->payload.row_stride,
         .payload_col_stride = g->payload.col_stride,
     };
@@ -111,19 +120,31 @@ void awq_float_job_init(awq_float_job *job, awq_float_op op, awq_packing packing
     job->scratch_bytes = sizeof(scratch) + job->part.scratch_bytes;
 }
 
-/* Widens a rectangle of scales: `lines` lines of `count` entries, side by side in `to`. */
-static void widen_scales(const awq_float_job *job, const uint8_t *from, int64_t lines, int64_t count, float *to)
+/* Widens a rectangle of scales: `lines` lines of `count` entries, side by side in `to`. Where scales lie across the lines they
+   are taken so, through `spare`. */
+static void widen_scales(const awq_float_job *job, const uint8_t *from, int64_t lines, int64_t count, float *to, float *spare)
 {
     const awq_float_geometry *g = &job->geometry;
     const int64_t item = awq_dtype_bytes(g->scale_dtype);
     const int64_t along = awq_along(job, &g->scales), across = awq_across(job, &g->scales);
-    for (int64_t i = 0; i < lines; i++) {
-        if (along == 1) {
-            awq_float_kernels_of(job)->widen(g->scale_dtype, from + i * across * item, count, to + i * count);
-            continue;
+    const awq_float_kernels *kernels = awq_float_kernels_of(job);
+    if (along == 1) {
+        for (int64_t i = 0; i < lines; i++) {
+            kernels->widen(g->scale_dtype, from + i * across * item, count, to + i * count);
         }
-        for (int64_t e = 0; e < count; e++) {
-            to[i * count + e] = awq_float_load(g->scale_dtype, from + (i * across + e * along) * item);
+        return;
+    }
+    for (int64_t e = 0; e < count; e++) {
+        for (int64_t begin = 0; begin < lines; begin += AWQ_FLOAT_STRIDED) {
+            const int64_t some = awq_float_min(AWQ_FLOAT_STRIDED, lines - begin);
+            const uint8_t *at = from + (e * along + begin * across) * item;
+            if (across == 1) {
+                kernels->widen(g->scale_dtype, at, some, spare);
+            }
+            for (int64_t i = 0; i < some; i++) {
+                to[(begin + i) * count + e] =
+                    across == 1 ? spare[i] : awq_float_load(g->scale_dtype, at + i * across * item);
+            }
         }
     }
 }
@@ -132,9 +153,20 @@ static void widen_zeros(const awq_float_job *job, const uint8_t *from, int64_t l
 {
     const awq_plane *plane = &job->geometry.zeros;
     const int64_t along = awq_along(job, plane), across = awq_across(job, plane);
-    for (int64_t i = 0; i < lines; i++) {
+    if (from == NULL) {
+        for (int64_t i = 0; i < lines * count; i++) {
+            to[i] = AWQ_SYMMETRIC_ZERO;
+        }
+        return;
+    }
+    for (int64_t i = 0; i < lines && along == 1; i++) {
         for (int64_t e = 0; e < count; e++) {
-            to[i * count + e] = plane->data == NULL ? AWQ_SYMMETRIC_ZERO : from[i * across + e * along];
+            to[i * count + e] = from[i * across + e];
+        }
+    }
+    for (int64_t e = 0; e < count && along != 1; e++) {
+        for (int64_t i = 0; i < lines; i++) {
+            to[i * count + e] = from[i * across + e * along];
         }
     }
 }
@@ -182,9 +214,46 @@ static unsigned quantize_line(const awq_float_job *job, scratch *s, uint8_t *cod
     return AWQ_FAULT_WEIGHT;
 }
 
+/* Where the payload of a chunk begins, and its lines: rows of the payload, or where blocks run down their parts. */
+typedef struct payload_part {
+    uint8_t *first;
+    int64_t stride, lines, bytes;
+} payload_part;
+
+static payload_part payload_of(const awq_float_job *job, const awq_float_chunk *c)
+{
+    const awq_float_geometry *g = &job->geometry;
+    const awq_packing_traits *traits = &awq_packings[g->packing];
+    const int64_t row = job->is_column_major ? c->first : c->line, col = job->is_column_major ? c->line : c->first;
+    const int64_t rows = job->is_column_major ? c->count : c->lines, cols = job->is_column_major ? c->lines : c->count;
+    const int64_t lines = traits->runs_down ? cols / traits->block_cols : rows / traits->block_rows;
+    return (payload_part){
+        awq_plane_at(g, &g->payload, traits->item_bytes, c->batch) +
+            traits->item_bytes * awq_block_offset(traits, g->payload.row_stride, g->payload.col_stride, row, col),
+        g->payload.row_stride * traits->item_bytes,
+        lines,
+        lines > 0 && g->payload.col_stride == 1 ? rows * cols / 2 / lines : 0,
+    };
+}
+
+/* Asks for the share of line i of `lines` in what the next chunk reads, or for a line of this one. */
+static void ask_ahead(const awq_float_job *job, const awq_float_chunk *c, const payload_part *next, const uint8_t *weight,
+                      int64_t i)
+{
+    const awq_float_geometry *g = &job->geometry;
+    const int64_t item = awq_dtype_bytes(g->weight_dtype), bytes = c->count * item;
+    if (job->op == AWQ_DEQUANTIZE) {
+        for (int64_t n = i * next->lines / c->lines; n < (i + 1) * next->lines / c->lines; n++) {
+            awq_float_prefetch(next->first + n * next->stride, next->bytes);
+        }
+    } else if (job->is_contiguous && c->lines > 1) {
+        awq_float_prefetch(weight + awq_float_ahead(bytes) * awq_across(job, &g->weight) * item, bytes);
+    }
+}
+
 /* The lines [begin, end) of a chunk, whose scales are ready from scale line `ready` on. */
-static unsigned run_lines(const awq_float_job *job, scratch *s, const awq_float_chunk *c, int64_t begin, int64_t end,
-                          int64_t ready, int64_t entries, bool divides)
+static unsigned run_lines(const awq_float_job *job, scratch *s, const awq_float_chunk *c, const payload_part *next,
+                          int64_t begin, int64_t end, int64_t ready, int64_t entries, bool divides)
 {
     const awq_float_geometry *g = &job->geometry;
     const int64_t group = awq_group_along(job), group_across = awq_group_across(job);
@@ -197,8 +266,9 @@ static unsigned run_lines(const awq_float_job *job, scratch *s, const awq_float_
         const awq_float_line line = {
             c->count, group, c->first % group, s->scales + entry, s->zeros + entry, s->reciprocals + entry,
         };
-        uint8_t *codes = s->codes + i * job->chunk_along;
+        uint8_t *codes = s->codes + i * line_bytes(job);
         uint8_t *at = weight + ((c->line + i) * across + c->first * along) * item;
+        ask_ahead(job, c, next, at, i);
         if (job->op == AWQ_DEQUANTIZE) {
             dequantize_line(job, s, codes, at, &line);
         } else {
@@ -209,7 +279,7 @@ static unsigned run_lines(const awq_float_job *job, scratch *s, const awq_float_
 }
 
 /* Makes the scales ready for as many lines as it can at a time. */
-static unsigned run_floats(const awq_float_job *job, scratch *s, const awq_float_chunk *c)
+static unsigned run_floats(const awq_float_job *job, scratch *s, const awq_float_chunk *c, const payload_part *next)
 {
     const awq_float_geometry *g = &job->geometry;
     const int64_t item = awq_dtype_bytes(g->scale_dtype), group = awq_group_along(job);
@@ -224,7 +294,7 @@ static unsigned run_floats(const awq_float_job *job, scratch *s, const awq_float
         const int64_t end = awq_float_min(c->lines, (ready + lines) * group_across - c->line);
         bool divides = false;
         widen_scales(job, scales + (ready * awq_across(job, &g->scales) + entry * awq_along(job, &g->scales)) * item,
-                     lines, entries, s->scales);
+                     lines, entries, s->scales, (float *)s->line);
         widen_zeros(job,
                     zeros == NULL ? NULL
                                   : zeros + ready * awq_across(job, &g->zeros) + entry * awq_along(job, &g->zeros),
@@ -232,7 +302,7 @@ static unsigned run_floats(const awq_float_job *job, scratch *s, const awq_float
         if (job->op == AWQ_QUANTIZE) {
             divides = find_reciprocals(s->scales, lines * entries, s->reciprocals);
         }
-        faults |= run_lines(job, s, c, begin, end, ready, entries, divides);
+        faults |= run_lines(job, s, c, next, begin, end, ready, entries, divides);
         begin = end;
     }
     return faults;
@@ -240,20 +310,20 @@ static unsigned run_floats(const awq_float_job *job, scratch *s, const awq_float
 
 static unsigned run_chunk(const awq_float_job *job, int64_t unit, scratch *s)
 {
-    const awq_float_geometry *g = &job->geometry;
-    const awq_packing_traits *traits = &awq_packings[g->packing];
     const awq_float_chunk c = awq_float_chunk_at(job, unit);
-    const int64_t row = job->is_column_major ? c.first : c.line, col = job->is_column_major ? c.line : c.first;
+    const payload_part payload = payload_of(job, &c);
     const int64_t rows = job->is_column_major ? c.count : c.lines, cols = job->is_column_major ? c.lines : c.count;
-    uint8_t *payload =
-        awq_plane_at(g, &g->payload, traits->item_bytes, c.batch) +
-        traits->item_bytes * awq_block_offset(traits, g->payload.row_stride, g->payload.col_stride, row, col);
+    payload_part next = {0};
     if (job->op == AWQ_DEQUANTIZE) {
-        (void)awq_job_run_part(&job->part, s->codes, payload, rows, cols, s + 1);
-        return run_floats(job, s, &c);
+        if (unit + 1 < job->units && payload.lines > 1) {
+            const awq_float_chunk following = awq_float_chunk_at(job, unit + 1);
+            next = payload_of(job, &following);
+        }
+        (void)awq_job_run_part(&job->part, s->codes, payload.first, rows, cols, s + 1);
+        return run_floats(job, s, &c, &next);
     }
-    const unsigned faults = run_floats(job, s, &c);
-    (void)awq_job_run_part(&job->part, s->codes, payload, rows, cols, s + 1);
+    const unsigned faults = run_floats(job, s, &c, &next);
+    (void)awq_job_run_part(&job->part, s->codes, payload.first, rows, cols, s + 1);
     return faults;
 }
 

@@ -4,7 +4,10 @@
 #include "float_bits.h"
 #include "float_walk.h"
 
-enum { CHUNK = 1 << 14 /* elements of a line of a unit, unless a group is longer */ };
+enum {
+    CHUNK = 1 << 14,       /* elements of a line of a unit, unless a group is longer */
+    MOST_GROUPS = 1 << 11, /* whose extremes stay in the first-level cache from one line to the next */
+};
 
 void awq_float_job_init_min_max(awq_float_job *job, awq_scale_mode mode, const awq_kernels *kernels,
                                 const awq_float_views *views)
@@ -13,7 +16,7 @@ void awq_float_job_init_min_max(awq_float_job *job, awq_scale_mode mode, const a
     awq_float_geometry_init(&job->geometry, AWQ_PACKING_V1, views);
     awq_float_job_orient(job);
     const int64_t group = awq_group_along(job);
-    const int64_t groups = awq_float_min(AWQ_FLOAT_ENTRIES, CHUNK / group);
+    const int64_t groups = awq_float_min(MOST_GROUPS, CHUNK / group);
     awq_float_job_cut(job, group * (groups > 0 ? groups : 1), awq_group_across(job));
 }
 
@@ -52,7 +55,7 @@ static unsigned store_groups(const awq_float_job *job, float *low, float *high, 
     const awq_float_geometry *g = &job->geometry;
     const awq_float_kernels *kernels = awq_float_kernels_of(job);
     const int64_t item = awq_dtype_bytes(g->scale_dtype);
-    uint8_t narrow[AWQ_FLOAT_ENTRIES * sizeof(float)], codes[AWQ_FLOAT_ENTRIES];
+    uint8_t narrow[MOST_GROUPS * sizeof(float)], codes[MOST_GROUPS];
     find_scales(job->mode, low, high, count);
     kernels->narrow(g->scale_dtype, high, count, narrow);
     kernels->widen(g->scale_dtype, narrow, count, high);
@@ -101,7 +104,7 @@ unsigned awq_min_max_unit(const awq_float_job *job, int64_t unit)
     const uint8_t *weight = awq_plane_at(g, &g->weight, item, c.batch);
     uint8_t *scales = awq_plane_at(g, &g->scales, scale_item, c.batch);
     uint8_t *zeros = awq_plane_at(g, &g->zeros, 1, c.batch);
-    float low[AWQ_FLOAT_ENTRIES], high[AWQ_FLOAT_ENTRIES];
+    float low[MOST_GROUPS], high[MOST_GROUPS];
     unsigned faults = 0;
     for (int64_t e = 0; e < entries; e++) {
         low[e] = awq_float_of(0x7f800000u);
@@ -109,6 +112,9 @@ unsigned awq_min_max_unit(const awq_float_job *job, int64_t unit)
     }
     for (int64_t i = 0; i < c.lines; i++) {
         const uint8_t *at = weight + ((c.line + i) * awq_across(job, &g->weight) + c.first * awq_along(job, &g->weight)) * item;
+        if (job->is_contiguous && i + 1 < c.lines) {
+            awq_float_prefetch(at + awq_across(job, &g->weight) * item, c.count * item);
+        }
         faults |= scan_line(job, at, c.count, low, high) ? 0 : AWQ_FAULT_WEIGHT;
     }
     return faults |

@@ -9,6 +9,7 @@
 enum {
     AWQ_FLOAT_ENTRIES = 4096,   /* scales that are ready at once */
     AWQ_FLOAT_STRIDED = 2048,   /* elements of a line that is not contiguous, at most: they pass through a copy */
+    AWQ_FLOAT_AHEAD = 1 << 12,
     AWQ_FLOAT_TASK = 1 << 17,   /* fewer elements are not worth a thread */
 };
 
@@ -64,6 +65,20 @@ static inline awq_float_chunk awq_float_chunk_at(const awq_float_job *job, int64
     const int64_t line = row % job->across_units * job->chunk_across, first = unit % job->along_units * job->chunk_along;
     return (awq_float_chunk){row / job->across_units, line, first, awq_float_min(job->chunk_across, job->across - line),
                              awq_float_min(job->chunk_along, job->along - first)};
+}
+
+/* Asks for bytes that are read soon, where lines are too short for the processor to see them coming. */
+static inline void awq_float_prefetch(const uint8_t *from, int64_t bytes)
+{
+    for (int64_t i = 0; i < bytes; i += 64) {
+        __builtin_prefetch((const void *)((uintptr_t)from + (uintptr_t)i), 0, 2);
+    }
+}
+
+/* Lines ahead of the one that is read: about AWQ_FLOAT_AHEAD bytes. */
+static inline int64_t awq_float_ahead(int64_t bytes)
+{
+    return bytes >= AWQ_FLOAT_AHEAD ? 1 : AWQ_FLOAT_AHEAD / (bytes > 0 ? bytes : 1);
 }
 
 /* Sets what is the same for every op: the way lines run. */
