@@ -94,8 +94,8 @@ ALWAYS_INLINE void pack_tile(const awq_panel *p, int64_t row, int64_t col, bool 
     const uint8_t *codes = p->codes + col * p->col_stride + row;
     uint8_t *payload = p->payload + row / BLOCK_ROWS * p->line_stride + col / BLOCK_COLS * BLOCK_BYTES;
     ask_for_codes(codes + TILE * p->col_stride, p->col_stride);
-    for (int h = 0; h < HALVES; h++) {
-        for (int n = 0; n < 8; n++) {
+    for (int n = 0; n < 8; n++) {
+        for (int h = 0; h < HALVES; h++) {
             pack_group(codes + VECTOR * h + n * p->col_stride, p->col_stride, payload + LANES * h * p->line_stride + LINE * n,
                        p->line_stride, stream, seen);
         }
@@ -121,14 +121,17 @@ ALWAYS_INLINE void unpack_tile(const awq_panel *p, int64_t row, int64_t col, boo
     }
 }
 
-/* Strips of rows, and along each of them. */
+/* Strips of rows, and along each of them, of no more columns than the page tables' caches hold pages of. */
 ALWAYS_INLINE void pack_tiles(const awq_panel *p, bool stream, vector *seen)
 {
-    for (int64_t strip = 0; strip < p->rows; strip += STRIP_ROWS) {
-        const int64_t end = p->rows - strip < STRIP_ROWS ? p->rows : strip + STRIP_ROWS;
-        for (int64_t col = 0; col < p->cols; col += TILE) {
-            for (int64_t row = strip; row < end; row += TILE) {
-                pack_tile(p, row, col, stream, seen);
+    for (int64_t first = 0; first < p->cols; first += AWQ_PANEL_COLS) {
+        const int64_t last = p->cols - first < AWQ_PANEL_COLS ? p->cols : first + AWQ_PANEL_COLS;
+        for (int64_t strip = 0; strip < p->rows; strip += STRIP_ROWS) {
+            const int64_t end = p->rows - strip < STRIP_ROWS ? p->rows : strip + STRIP_ROWS;
+            for (int64_t col = first; col < last; col += TILE) {
+                for (int64_t row = strip; row < end; row += TILE) {
+                    pack_tile(p, row, col, stream, seen);
+                }
             }
         }
     }
