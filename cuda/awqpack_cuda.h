@@ -28,9 +28,11 @@ int awq_cuda_pack(const awq_geometry *geometry, const void *codes, void *payload
 
 /*
  * The same, then waits until all codes were looked at, which the stream must not be captured for. `fault` receives
- * AWQ_CUDA_NO_FAULT or (linear index << 8 | code) of the first code above 15, in row-major order of (batch..., row, column).
+ * AWQ_CUDA_NO_FAULT or (linear index << 8 | code) of the first code above 15, in row-major order of
+ * (batch..., row, column).
  */
-int awq_cuda_pack_checked(const awq_geometry *geometry, const void *codes, void *payload, void *stream, uint64_t *fault);
+int awq_cuda_pack_checked(const awq_geometry *geometry, const void *codes, void *payload, void *stream,
+                          uint64_t *fault);
 #define AWQ_CUDA_NO_FAULT UINT64_MAX
 
 /* Unpacks payload into codes. */
@@ -53,7 +55,7 @@ typedef struct awq_relayout {
 
 int awq_cuda_relayout(const awq_relayout *relayout, const void *source, void *target, void *stream);
 
-/* Copies bytes between two places of the current device's memory that do not overlap; it does not look whether they are. */
+/* Copies bytes between two places of the current device's memory, which must not overlap. */
 int awq_cuda_copy(void *target, const void *source, size_t bytes, void *stream);
 
 /* Success when the kernels run on `device`; else why they do not, such as no code for its architecture. */

@@ -1,4 +1,4 @@
-/* What all kernels share: their job, the byte shuffles of each packing, memory accesses of any alignment, invalid codes. */
+/* What all kernels share: their job, packings, byte shuffles, memory accesses of any alignment, invalid codes. */
 #ifndef AWQPACK_CUDA_COMMON_CUH
 #define AWQPACK_CUDA_COMMON_CUH
 

@@ -13,7 +13,7 @@ using namespace awq_cuda;
 
 namespace {
 
-/* Up to this, where all is a multiple of 16 bytes, a kernel of ours takes less of the host's time than cudaMemcpyAsync. */
+/* Up to this, where all is a multiple of 16 bytes, a kernel takes less of the host's time than cudaMemcpyAsync. */
 constexpr size_t small_copy = 1 << 20;
 constexpr int small_threads = 256;
 
@@ -34,12 +34,14 @@ extern "C" int awq_cuda_copy(void *target, const void *source, size_t bytes, voi
     if (bytes == 0) {
         return 0;
     }
-    if (bytes > small_copy || (reinterpret_cast<uintptr_t>(target) | reinterpret_cast<uintptr_t>(source) | bytes) % 16 != 0) {
+    if (bytes > small_copy ||
+        (reinterpret_cast<uintptr_t>(target) | reinterpret_cast<uintptr_t>(source) | bytes) % 16 != 0) {
         return finish(cudaMemcpyAsync(target, source, bytes, cudaMemcpyDeviceToDevice, s));
     }
     int count = static_cast<int>(bytes / sizeof(uint4));
     void *arguments[] = {&source, &target, &count};
-    return finish(cudaLaunchKernel(copy_small, (count + small_threads - 1) / small_threads, small_threads, arguments, 0, s));
+    return finish(
+        cudaLaunchKernel(copy_small, (count + small_threads - 1) / small_threads, small_threads, arguments, 0, s));
 }
 
 extern "C" int awq_cuda_is_capturing(void *stream, bool *is_capturing)

@@ -60,7 +60,7 @@ __device__ __forceinline__ void finish_check(const Fault &fault)
     }
 }
 
-/* The slots of this process, taken and given back by any thread. Their words are made when the first is taken, and kept. */
+/* The slots of this process, for any thread. Their words are made when the first is taken, and kept. */
 class FaultPool {
   public:
     cudaError_t take(Fault *fault)
@@ -100,7 +100,7 @@ class FaultPool {
         if (error != cudaSuccess) {
             return error;
         }
-        void *memory = nullptr; /* where memory is unified, as on all we compile for, both sides know it by one address */
+        void *memory = nullptr; /* of one address on both sides, as on all we compile for */
         error = cudaHostAlloc(&memory, sizeof(FaultWords) * fault_slots, cudaHostAllocMapped | cudaHostAllocPortable);
         (void)cudaThreadExchangeStreamCaptureMode(&mode);
         if (error == cudaSuccess) {
@@ -126,8 +126,9 @@ static FaultPool &fault_pool()
     return pool;
 }
 
-/* Launches of up to so many blocks count them, and the last one tells the host a microsecond or two sooner than the stream
-   does. The host waits for the stream once its patience is over: the launch is large, or something else runs before it. */
+/* Launches of up to so many blocks count them, and the last one tells the host a microsecond or two sooner than the
+   stream does. The host waits for the stream once its patience is over: the launch is large, or something else runs
+   before it. */
 constexpr uint64_t counted_blocks = 65536;
 constexpr std::chrono::microseconds fault_patience{400};
 
@@ -163,8 +164,8 @@ static cudaError_t fetch_fault(const Fault &fault, cudaStream_t stream, uint64_t
 }
 
 /*
- * Calls launch(fault), whose kernels, of `blocks` blocks in all, check and end with finish_check; then waits for what they
- * found: the smallest key, or all ones.
+ * Calls launch(fault), whose kernels, of `blocks` blocks in all, check and end with finish_check; then waits for what
+ * they found: the smallest key, or all ones.
  */
 template <class Launch>
 cudaError_t run_checked(uint64_t blocks, cudaStream_t stream, uint64_t *found, Launch launch)

@@ -1,4 +1,4 @@
-/* Any packing, with codes and payload of any stride, one payload item a thread: correct for what other kernels do not take. */
+/* Any packing, codes and payload of any stride, one payload item a thread: correct for what others do not take. */
 #ifndef AWQPACK_CUDA_GENERIC_CUH
 #define AWQPACK_CUDA_GENERIC_CUH
 

@@ -27,18 +27,18 @@ template <awq_packing P>
 constexpr Walk v1_packers[accesses] = {row_packer<P, PackRows>, tile_packer<P, PackTile>, turned_row_packer<P>,
                                        turned_column_packer<P>};
 template <awq_packing P>
-constexpr Walk v1_unpackers[accesses] = {row_unpacker<P, UnpackRows>, tile_unpacker<P, UnpackTile>, turned_row_unpacker<P>,
-                                         turned_column_unpacker<P>};
+constexpr Walk v1_unpackers[accesses] = {row_unpacker<P, UnpackRows>, tile_unpacker<P, UnpackTile>,
+                                         turned_row_unpacker<P>, turned_column_unpacker<P>};
 constexpr Walk v2_packers[accesses] = {row_packer<AWQ_PACKING_V2, PackRows>, tile_packer<AWQ_PACKING_V2, PackTile>};
 constexpr Walk v2_unpackers[accesses] = {row_unpacker<AWQ_PACKING_V2, UnpackRows>,
                                          tile_unpacker<AWQ_PACKING_V2, UnpackQuadTile>};
 constexpr Walk marlin_packers[accesses] = {marlin_row_packer<ByteCodes>, marlin_column_packer<ByteCodes>};
 constexpr Walk marlin_unpackers[accesses] = {marlin_row_unpacker<ByteCodes>, marlin_column_unpacker<ByteCodes>};
 
-constexpr const Walk *packers[AWQ_PACKING_COUNT] = {v1_packers<AWQ_PACKING_V1>, v1_packers<AWQ_PACKING_V1_REORDER>, v2_packers,
-                                                    marlin_packers};
-constexpr const Walk *unpackers[AWQ_PACKING_COUNT] = {v1_unpackers<AWQ_PACKING_V1>, v1_unpackers<AWQ_PACKING_V1_REORDER>,
-                                                      v2_unpackers, marlin_unpackers};
+constexpr const Walk *packers[AWQ_PACKING_COUNT] = {v1_packers<AWQ_PACKING_V1>, v1_packers<AWQ_PACKING_V1_REORDER>,
+                                                    v2_packers, marlin_packers};
+constexpr const Walk *unpackers[AWQ_PACKING_COUNT] = {
+    v1_unpackers<AWQ_PACKING_V1>, v1_unpackers<AWQ_PACKING_V1_REORDER>, v2_unpackers, marlin_unpackers};
 
 const Walk &choose(const awq_geometry &g, bool pack)
 {
@@ -56,10 +56,12 @@ const Walk &choose(const awq_geometry &g, bool pack)
 }
 
 /* Runs one direction over the whole geometry. Codes are checked where there is a word to tell of it. */
-cudaError_t run(const awq_geometry &g, const void *codes, const void *payload, bool pack, uint64_t *fault, cudaStream_t stream)
+cudaError_t run(const awq_geometry &g, const void *codes, const void *payload, bool pack, uint64_t *fault,
+                cudaStream_t stream)
 {
     const awq_packing_traits &traits = awq_packings[g.packing];
-    const Batch batch = {g.batch_dims, g.batch_sizes, g.codes_batch_strides, g.payload_batch_strides, 1, traits.item_bytes};
+    const Batch batch = {g.batch_dims,     g.batch_sizes, g.codes_batch_strides, g.payload_batch_strides, 1,
+                         traits.item_bytes};
     const uint64_t count = count_matrices(batch);
     if (fault != nullptr) {
         *fault = AWQ_CUDA_NO_FAULT;

@@ -7,9 +7,9 @@
 namespace awq_cuda {
 
 /*
- * A block is 64 rows by 16 columns of codes and 512 bytes of payload, in a row of it that holds the blocks below each other.
- * Its words 16q + 4t + j, q 0..7, t 0..3, j 0..3, hold the rows 16j + q and 8 below, the columns 2t and 8 beside, then the
- * columns next to these.
+ * A block is 64 rows by 16 columns of codes and 512 bytes of payload, in a row of it that holds the blocks below each
+ * other. Its words 16q + 4t + j, q 0..7, t 0..3, j 0..3, hold the rows 16j + q and 8 below, the columns 2t and 8
+ * beside, then the columns next to these.
  */
 constexpr awq_packing marlin = AWQ_PACKING_MARLIN;
 constexpr int marlin_block_bytes = awq_block_bytes(&awq_packings[marlin]);
@@ -51,8 +51,8 @@ __device__ __forceinline__ void store_quad(uint8_t *p, const Words<4> &v, bool a
 /* ---- rows of contiguous codes ---- */
 
 /*
- * A warp takes four blocks beside each other, and a lane (q, t) their rows q, q + 8, ... in block t: the 64 bytes of that block
- * from 64q on. Quads exchange them, so that a warp moves whole blocks.
+ * A warp takes four blocks beside each other, and a lane (q, t) their rows q, q + 8, ... in block t: the 64 bytes of
+ * that block from 64q on. Quads exchange them, so that a warp moves whole blocks.
  */
 constexpr int marlin_across = 4;
 constexpr int marlin_row_steps = block_rows<marlin> / 8;
@@ -214,9 +214,9 @@ __global__ void __launch_bounds__(marlin_threads) unpack_marlin_rows(const Job j
 /* ---- columns of contiguous codes ---- */
 
 /*
- * A warp takes two blocks below each other, and Unroll such pairs beside each other; a lane (t, block, j) takes the rows from
- * 16j on of the four columns of t, which are the words 4t + j, 16 + 4t + j, ... Quads exchange words, so that a lane moves 16
- * bytes.
+ * A warp takes two blocks below each other, and Unroll such pairs beside each other; a lane (t, block, j) takes the
+ * rows from 16j on of the four columns of t, which are the words 4t + j, 16 + 4t + j, ... Quads exchange words, so that
+ * a lane moves 16 bytes.
  */
 constexpr int marlin_down = 2;
 constexpr int marlin_unroll = 2;
@@ -277,7 +277,8 @@ __device__ __forceinline__ int marlin_column(int number)
     return number / 2 + number % 2 * 8;
 }
 
-__device__ __forceinline__ void report_marlin_columns(const Job &job, const MarlinColumns &place, int line, const uint8_t *codes)
+__device__ __forceinline__ void report_marlin_columns(const Job &job, const MarlinColumns &place, int line,
+                                                      const uint8_t *codes)
 {
     constexpr int columns[4] = {0, 1, 8, 9};
     const int64_t first = place.block * block_rows<marlin> + sixteen * place.j;
@@ -318,13 +319,16 @@ __global__ void __launch_bounds__(marlin_threads) pack_marlin_columns(const Job 
 #pragma unroll
     for (int i = 0; i < marlin_unroll; i++) {
         const Words<4> *const c = columns[i];
-        if ((any_invalid(c[0]) || any_invalid(c[1]) || any_invalid(c[2]) || any_invalid(c[3])) && job.fault.is_wanted()) {
+        if ((any_invalid(c[0]) || any_invalid(c[1]) || any_invalid(c[2]) || any_invalid(c[3])) &&
+            job.fault.is_wanted()) {
             report_marlin_columns(job, place, i, source + i * block_cols<marlin> * job.codes_col);
         }
+        /* by halves of q: bytes are those of the rows q, q + 8 of two columns, then of the others */
 #pragma unroll
-        for (int half = 0; half < 2; half++) { /* of q: bytes are those of rows q, q + 8 of two columns, then of the others */
-            uint32_t words[4] = {join_nibbles(c[0].w[half], c[1].w[half]), join_nibbles(c[0].w[half + 2], c[1].w[half + 2]),
-                                 join_nibbles(c[2].w[half], c[3].w[half]), join_nibbles(c[2].w[half + 2], c[3].w[half + 2])};
+        for (int half = 0; half < 2; half++) {
+            uint32_t words[4] = {
+                join_nibbles(c[0].w[half], c[1].w[half]), join_nibbles(c[0].w[half + 2], c[1].w[half + 2]),
+                join_nibbles(c[2].w[half], c[3].w[half]), join_nibbles(c[2].w[half + 2], c[3].w[half + 2])};
             transpose_bytes(words);
             exchange_quad(words, place.j);
             if (i < place.lines) {

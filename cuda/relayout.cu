@@ -23,7 +23,7 @@ constexpr Walk from_marlin[besides] = {marlin_row_unpacker<WordCodes<P>>, marlin
 struct Pair {
     awq_packing source, target;
     const Walk *walks;
-    bool is_packing; /* the source takes the place of codes, and the target is packed from it; else the other way round */
+    bool is_packing; /* the source takes the place of codes; else the target does */
 };
 constexpr Pair pairs[] = {
     {AWQ_PACKING_V1, marlin, to_marlin<AWQ_PACKING_V1>, true},
@@ -52,7 +52,8 @@ struct Payload {
 /* The source takes the place of codes. */
 cudaError_t run_generic(const awq_relayout &r, const Payload &source, const Payload &target, cudaStream_t stream)
 {
-    const Batch batch = {r.batch_dims, r.batch_sizes, source.batch_strides, target.batch_strides, source.item, target.item};
+    const Batch batch = {r.batch_dims,         r.batch_sizes, source.batch_strides,
+                         target.batch_strides, source.item,   target.item};
     Job job = {};
     job.rows = r.rows;
     job.cols = r.cols;
@@ -71,13 +72,15 @@ cudaError_t run(const awq_relayout &r, const void *source_data, void *target_dat
 {
     const int64_t source_item = awq_packings[r.source].item_bytes, target_item = awq_packings[r.target].item_bytes;
     const Payload source = {static_cast<uint8_t *>(const_cast<void *>(source_data)), source_item,
-                            r.source_row_stride * source_item, r.source_col_stride * source_item, r.source_batch_strides};
+                            r.source_row_stride * source_item, r.source_col_stride * source_item,
+                            r.source_batch_strides};
     const Payload target = {static_cast<uint8_t *>(target_data), target_item, r.target_row_stride * target_item,
                             r.target_col_stride * target_item, r.target_batch_strides};
     const Pair *pair = find_pair(r);
     const bool is_packing = pair == nullptr || pair->is_packing;
     const Payload &codes = is_packing ? source : target, &payload = is_packing ? target : source;
-    const Batch batch = {r.batch_dims, r.batch_sizes, codes.batch_strides, payload.batch_strides, codes.item, payload.item};
+    const Batch batch = {r.batch_dims,          r.batch_sizes, codes.batch_strides,
+                         payload.batch_strides, codes.item,    payload.item};
     if (count_matrices(batch) == 0 || r.rows == 0 || r.cols == 0) {
         return cudaSuccess;
     }

@@ -1,4 +1,4 @@
-/* From any packing to any other, transposed or not: a block of threads unpacks a tile into shared memory, and packs it from there. */
+/* From any packing to any other, transposed or not: a tile of codes at a time, in shared memory. */
 #ifndef AWQPACK_CUDA_RELAYOUT_CUH
 #define AWQPACK_CUDA_RELAYOUT_CUH
 
@@ -11,7 +11,7 @@ constexpr int relayout_side = 128;
 constexpr int relayout_pitch = relayout_side + 4;
 constexpr int relayout_threads = 256;
 
-/* What `split` says of a job whose codes are another payload, the source; rows and columns are those of the target's codes. */
+/* What `split` says of a job whose codes are the source's payload; its rows and columns are the target's codes'. */
 struct Relayout {
     awq_packing source, target;
     bool transpose;
@@ -29,7 +29,8 @@ inline __host__ __device__ Relayout relayout_of(uint32_t split)
 
 inline Shape relayout_shape(const Job &job, const Relayout &r)
 {
-    return {static_cast<uint64_t>(ceil_div(job.rows, relayout_side)) * static_cast<uint64_t>(ceil_div(job.cols, relayout_side)),
+    return {static_cast<uint64_t>(ceil_div(job.rows, relayout_side)) *
+                static_cast<uint64_t>(ceil_div(job.cols, relayout_side)),
             dim3(relayout_threads), relayout_split(r)};
 }
 
@@ -80,8 +81,8 @@ __global__ void __launch_bounds__(relayout_threads) relayout_generic(const Job j
     const int64_t row = static_cast<int64_t>(blockIdx.x / across) * relayout_side;
     const int64_t col = static_cast<int64_t>(blockIdx.x % across) * relayout_side;
     const int64_t rows = job.rows - row, cols = job.cols - col;
-    RelayoutSide source = {job.codes + blockIdx.y * job.codes_batch, job.codes_row, job.codes_col, r.transpose ? cols : rows,
-                           r.transpose ? rows : cols};
+    RelayoutSide source = {job.codes + blockIdx.y * job.codes_batch, job.codes_row, job.codes_col,
+                           r.transpose ? cols : rows, r.transpose ? rows : cols};
     RelayoutSide target = {job.payload + blockIdx.y * job.payload_batch, job.payload_row, job.payload_col, rows, cols};
     const int row_step = r.transpose ? 1 : relayout_pitch, col_step = r.transpose ? relayout_pitch : 1;
 
@@ -94,7 +95,8 @@ __global__ void __launch_bounds__(relayout_threads) relayout_generic(const Job j
 #pragma unroll
             for (int nibble = 0; nibble < item_codes<P>; nibble++) {
                 const awq_place place = place_of<P>(nibble);
-                to[place.row * row_step + place.col * col_step] = static_cast<uint8_t>(packed >> (4 * nibble) & AWQ_CODE_MAX);
+                to[place.row * row_step + place.col * col_step] =
+                    static_cast<uint8_t>(packed >> (4 * nibble) & AWQ_CODE_MAX);
             }
         });
     }, AllPackings());

@@ -14,8 +14,8 @@ constexpr int unit_codes = 16;
 constexpr int unit_bytes = 8;
 constexpr int min_row_threads = 4; /* lanes that swap halves lie in one row */
 
-/* Threads that a multiprocessor can hold. Registers shall suffice for all of them: a block that waits to be counted then
-   costs nothing, as others load meanwhile. */
+/* Threads that a multiprocessor can hold. Registers shall suffice for all of them: a block that waits to be counted
+   then costs nothing, as others load meanwhile. */
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ < 800
 constexpr int most_threads = 1024;
 #elif __CUDA_ARCH__ == 800 || __CUDA_ARCH__ == 900 || __CUDA_ARCH__ == 1000
@@ -161,7 +161,8 @@ __device__ __forceinline__ void report_units(const Job &job, const RowPlace &pla
 }
 
 template <awq_packing P, class Config>
-__global__ void __launch_bounds__(Config::threads, most_threads / Config::threads) pack_rows(const Job job, const uint32_t split)
+__global__ void __launch_bounds__(Config::threads, most_threads / Config::threads)
+    pack_rows(const Job job, const uint32_t split)
 {
     const RowPlace place = row_place<P, Config>(job, split);
     const uint8_t *source = job.codes + blockIdx.y * job.codes_batch;
@@ -197,7 +198,8 @@ __global__ void __launch_bounds__(Config::threads, most_threads / Config::thread
             if (job.payload_aligned && place.full) {
                 store_vector<2>(target + unit * unit_bytes, packed);
             } else {
-                store_payload<P, 2>(target + unit * unit_bytes, packed, unit_count(job, unit_col<P>(unit)) / AWQ_WORD_CODES);
+                store_payload<P, 2>(target + unit * unit_bytes, packed,
+                                    unit_count(job, unit_col<P>(unit)) / AWQ_WORD_CODES);
             }
             invalid |= any_invalid(codes[i]);
         }

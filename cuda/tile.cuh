@@ -8,10 +8,10 @@ namespace awq_cuda {
 
 /*
  * A tile is 8 * Rows rows by 256 columns of codes, and as many lines of 128 payload bytes as it has rows: of V1 the 32
- * words of one row, of V2, whose blocks have four rows, one block. On the side of the codes a slot is Rows rows of the eight
- * columns of one word; a warp works on eight slots down by four across, or of a pair of tiles on sixteen down by two
- * across, which is 128 or 256 bytes of a column at a time. On the side of the payload eight threads share a line, 16
- * bytes each.
+ * words of one row, of V2, whose blocks have four rows, one block. On the side of the codes a slot is Rows rows of the
+ * eight columns of one word; a warp works on eight slots down by four across, or of a pair of tiles on sixteen down by
+ * two across, which is 128 or 256 bytes of a column at a time. On the side of the payload eight threads share a line,
+ * 16 bytes each.
  *
  * In shared memory the 16-byte vectors of a line are exchanged by the slot the line belongs to: the 32 words that a
  * warp moves between slots and lines then lie in 32 banks, and so do the eight vectors of a line.
@@ -158,8 +158,8 @@ __device__ __forceinline__ int slot_word(const Slot &slot, int row)
 }
 
 /*
- * What a thread does with a vector: the tile across and the line, counted from the top of the block, that it belongs to,
- * and which of that line it is. Lines that follow each other in the payload are counted through, from tile to tile
+ * What a thread does with a vector: the tile across and the line, counted from the top of the block, that it belongs
+ * to, and which of that line it is. Lines that follow each other in the payload are counted through, from tile to tile
  * across, so that neighbouring threads take whole runs of it.
  */
 struct Vector {
@@ -198,8 +198,8 @@ __device__ __forceinline__ int64_t vector_offset(const Job &job, const TilePlace
 /* The tiles of a block, those of a column of tiles after each other; the launch says how large it is. */
 extern __shared__ uint4 tile_memory[];
 
-/* Vectors in shared memory. Of pairs of tiles the lower one has the halves of a vector exchanged, so that the words that
-   a warp moves between both tiles and lines lie in 32 banks, too. */
+/* Vectors in shared memory. Of pairs of tiles the lower one has the halves of a vector exchanged, so that the words
+   that a warp moves between both tiles and lines lie in 32 banks, too. */
 template <class Config>
 __device__ __forceinline__ bool is_exchanged(const Vector &v)
 {

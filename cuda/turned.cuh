@@ -1,4 +1,4 @@
-/* Payloads viewed transposed, whose rows are contiguous downwards: GPTQ's qweight is that of V1. Of packings of one word a block. */
+/* Payloads viewed transposed, as GPTQ's qweight is V1's, of packings whose block is one word. */
 #ifndef AWQPACK_CUDA_TURNED_CUH
 #define AWQPACK_CUDA_TURNED_CUH
 
@@ -57,12 +57,14 @@ template <awq_packing P>
 __global__ void __launch_bounds__(turned_threads) pack_turned_columns(const Job job, const uint32_t split)
 {
     const TurnedPlace place = turned_place(job, split);
-    const uint8_t *source = job.codes + blockIdx.y * job.codes_batch + place.row + place.word * block_cols<P> * job.codes_col;
+    const uint8_t *source =
+        job.codes + blockIdx.y * job.codes_batch + place.row + place.word * block_cols<P> * job.codes_col;
     uint32_t low[4], high[4], seen = 0;
 #pragma unroll
     for (int k = 0; k < 4; k++) {
         low[k] = load_codes<1>(source + low_column<P>(k) * job.codes_col, place.count, place.inside).w[0];
-        high[k] = load_codes<1>(source + (low_column<P>(k) + high_step<P>) * job.codes_col, place.count, place.inside).w[0];
+        high[k] =
+            load_codes<1>(source + (low_column<P>(k) + high_step<P>)*job.codes_col, place.count, place.inside).w[0];
     }
     Words<4> words;
 #pragma unroll
@@ -71,7 +73,8 @@ __global__ void __launch_bounds__(turned_threads) pack_turned_columns(const Job 
         words.w[k] = join_nibbles(low[k], high[k]);
     }
     transpose_bytes(words.w);
-    uint8_t *target = job.payload + blockIdx.y * job.payload_batch + place.row * AWQ_WORD_BYTES + place.word * job.payload_col;
+    uint8_t *target =
+        job.payload + blockIdx.y * job.payload_batch + place.row * AWQ_WORD_BYTES + place.word * job.payload_col;
     if (job.payload_aligned && place.count == turned_rows) {
         store_vector<4>(target, words);
     } else {
@@ -195,7 +198,8 @@ template <awq_packing P>
 __global__ void __launch_bounds__(turned_threads) unpack_turned_rows(const Job job, const uint32_t split)
 {
     __shared__ uint32_t tile[turned_tile_words * turned_pitch];
-    each_turned_word<P>(job, split, [&](int word, int row, uint32_t *p) { tile[word * turned_pitch + row] = __ldg(p); });
+    each_turned_word<P>(job, split,
+                        [&](int word, int row, uint32_t *p) { tile[word * turned_pitch + row] = __ldg(p); });
     __syncthreads();
 #pragma unroll
     for (int pass = 0; pass < turned_passes; pass++) {

@@ -48,7 +48,8 @@ static PayloadSize payload_size(awq_packing packing, int64_t rows, int64_t cols)
 {
     const awq_packing_traits &t = awq_packings[packing];
     const int64_t down = rows / t.block_rows, across = cols / t.block_cols, items = awq_block_items(&t);
-    return t.runs_down ? PayloadSize{across, down * items, t.item_bytes} : PayloadSize{down, across * items, t.item_bytes};
+    return t.runs_down ? PayloadSize{across, down * items, t.item_bytes}
+                       : PayloadSize{down, across * items, t.item_bytes};
 }
 
 struct PayloadStrides {

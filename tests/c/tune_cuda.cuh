@@ -1,4 +1,4 @@
-/* Kernel configurations that launch.cu chooses from, each checked and timed, and what their access patterns alone cost. */
+/* Kernel configurations that launch.cu chooses from, checked and timed, and what their access patterns alone cost. */
 #ifndef TUNE_CUDA_CUH
 #define TUNE_CUDA_CUH
 
