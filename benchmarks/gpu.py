@@ -11,14 +11,15 @@ from collections.abc import Iterator, Sequence
 import torch
 
 import awqpack
-from awqpack.formats import FORMATS, Format
+from awqpack import AWQPacking
+from awqpack.formats import FORMATS, Format, format_of
 
 from .cpu import ORDERS, require_equal
 from .harness import MIB, Call, Row, batch, compare, event, medians, print_table
-from .peers import peer_functions
+from .peers import gather_to_marlin, peer_functions
 
 PEER_SHAPE = (14336, 4096)
-TABLES = ("host", "kernels", "models", "peers")
+TABLES = ("host", "kernels", "turned", "relayout", "models", "peers")
 HOST_CALLS = 2000
 
 Buffers = Sequence[torch.Tensor]
@@ -80,6 +81,51 @@ def bench_kernels(mib: int, turns: int) -> Iterator[Row]:
                 raise SystemExit(f"{form.title}, {order}-major: unpacking does not give the codes back")
             for op in calls:
                 yield Row("kernels", op, "awqpack", measured[op], what, moved, "copy", measured["copy"])
+
+
+def bench_turned(mib: int, turns: int) -> Iterator[Row]:
+    """V1's payload viewed transposed, as GPTQ's qweight is, beside codes in either order."""
+    ops = torch.ops.awqpack
+    side = 64 * round(math.isqrt(mib * MIB) / 64)
+    codes = random_codes(side, side)
+    moved = codes.numel() * 3 // 2
+    copy = copy_of(moved)
+    payload = ops.pack(codes, 1, False).t().contiguous().t()
+    for order in ORDERS:
+        given = codes if order == "row" else codes.t().contiguous().t()
+        unpacked = torch.empty_like(given)
+        calls: dict[str, Call] = {
+            "pack": functools.partial(ops.pack_out, given, 1, False, False, out=payload),
+            "unpack": functools.partial(ops.unpack_out, payload, 1, False, out=unpacked),
+        }
+        measured = medians({"copy": copy, **calls}, turns, event)
+        if not torch.equal(unpacked, codes):
+            raise SystemExit(f"V1 turned, {order}-major: unpacking does not give the codes back")
+        for op in calls:
+            what = {"mib": mib, "packing": "V1, turned", "order": order}
+            yield Row("turned", op, "awqpack", measured[op], what, moved, "copy", measured["copy"])
+
+
+def bench_relayout(turns: int) -> Iterator[Row]:
+    """From what checkpoints hold to what engines run on and back: one matrix of a Llama-3.1-70B, beside a copy."""
+    relayout = torch.ops.awqpack.relayout.default
+    codes = random_codes(28672, 8192)
+    copy = copy_of(codes.numel())
+    v1, reordered, marlin = (AWQPacking.V1.value, False), (AWQPacking.V1.value, True), (AWQPacking.MARLIN.value, False)
+    gemm = torch.ops.awqpack.pack(codes.t(), *reordered)
+    gptq = torch.ops.awqpack.pack(codes, *v1).t().contiguous()
+    packed = torch.ops.awqpack.pack(codes, *marlin)
+    gather = gather_to_marlin(codes.shape, format_of(*reordered), gemm.device)
+    cases: list[tuple[str, torch.Tensor, dict[str, Call]]] = [
+        ("gemm to Marlin", packed, {"awqpack": functools.partial(relayout, gemm, *reordered, *marlin, True)}),
+        ("Marlin to gemm", gemm, {"awqpack": functools.partial(relayout, packed, *marlin, *reordered, True)}),
+        ("gptq to Marlin", packed, {"awqpack": functools.partial(relayout, gptq.t(), *v1, *marlin, False)}),
+    ]
+    cases[0][2]["torch gather"] = functools.partial(gather, gemm)
+    for op, expected, calls in cases:
+        require_equal(calls, expected, op)
+        what = {"mib": codes.numel() / MIB}
+        yield from compare("relayout", op, calls, {"copy": copy}, turns, event, moved=codes.numel(), what=what)
 
 
 def bench_peers(turns: int) -> Iterator[Row]:
@@ -176,6 +222,14 @@ def run(options: argparse.Namespace) -> list[Row]:
         title = "Speed beside a copy of the same bytes, by MiB of codes (1 = as fast)"
         print_table(title, kernels, ("packing", "order", "op"), ("mib",))
         rows += kernels
+    if "turned" in options.only:
+        turned = [row for mib in options.sizes_mib for row in bench_turned(mib, options.turns)]
+        print_table("The same for a payload viewed transposed", turned, ("packing", "order", "op"), ("mib",))
+        rows += turned
+    if "relayout" in options.only:
+        relayouts = list(bench_relayout(options.turns))
+        print_table("From one packing to another, beside a copy of the same bytes", relayouts, ("op",), ("who",))
+        rows += relayouts
     if "models" in options.only:
         models = list(bench_models())
         print_table("Milliseconds for all linear weights of a model", models, ("model", "packing"), ("op",), "ms")

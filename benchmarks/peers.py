@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from awqpack import AWQPacking
-from awqpack.formats import Format
+from awqpack.formats import Format, format_of
 from awqpack.ops import portable
 
 Functions = dict[str, Callable[[torch.Tensor], Any]]  # by op: of codes, of a payload
@@ -129,6 +129,25 @@ def compiled_functions(form: Format) -> Functions | str:
     plain = torch_functions(form)
     assert isinstance(plain, dict)
     return {op: torch.compile(function, dynamic=False) for op, function in plain.items()}
+
+
+def gather_to_marlin(shape: torch.Size, source: Format, device: torch.device) -> Callable[[torch.Tensor], torch.Tensor]:
+    """From V1 of W.t() to Marlin as engines' own helpers go: all codes, each block gathered through an index, a sum."""
+    n, k = shape
+    marlin = format_of(AWQPacking.MARLIN.value)
+    places = [marlin.place(i) for i in range(64 * 16)]
+    index = torch.tensor([col * 64 + row for row, col in places], device=device)
+    source_shifts = torch.tensor(
+        [4 * i for i in sorted(range(8), key=lambda i: source.place(i)[1])], device=device
+    ).int()
+    shifts = torch.arange(0, 32, 4, dtype=torch.int32, device=device)
+
+    def gather(payload: torch.Tensor) -> torch.Tensor:
+        codes = payload.unsqueeze(-1) >> source_shifts & 15
+        blocks = codes.view(k // 16, 16, n // 64, 64).transpose(1, 2).reshape(k // 16, n // 64, 1024)
+        return (blocks[..., index].view(k // 16, 2 * n, 8) << shifts).sum(-1, dtype=torch.int32)
+
+    return gather
 
 
 # Who packs codes beside us; each gives its functions for a packing, or says why it has none.
