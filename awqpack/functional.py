@@ -146,7 +146,7 @@ def relayout(
     transpose: bool = False,
     out: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Takes codes from one packing to another, without ever holding all of them on the CPU.
+    """Takes codes from one packing to another, without ever holding all of them on the CPU or on CUDA.
 
     Args:
         payload: a payload of ``source``, of any strides.

@@ -7,6 +7,7 @@
 #include <stdint.h>
 
 #include "awqpack/packing.h"
+#include "awqpack/relayout.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -38,21 +39,7 @@ int awq_cuda_pack_checked(const awq_geometry *geometry, const void *codes, void 
 /* Unpacks payload into codes. */
 int awq_cuda_unpack(const awq_geometry *geometry, const void *payload, void *codes, void *stream);
 
-/*
- * From one payload to another of the same codes, or of the transposed ones. Strides are in the items of each payload.
- */
-typedef struct awq_relayout {
-    awq_packing source, target;
-    bool transpose;
-    int32_t batch_dims;
-    int64_t rows, cols; /* of the target's codes */
-    int64_t source_row_stride, source_col_stride;
-    int64_t target_row_stride, target_col_stride;
-    int64_t batch_sizes[AWQ_MAX_DIMS];
-    int64_t source_batch_strides[AWQ_MAX_DIMS];
-    int64_t target_batch_strides[AWQ_MAX_DIMS];
-} awq_relayout;
-
+/* From one payload to another, of the same codes or of the transposed ones. */
 int awq_cuda_relayout(const awq_relayout *relayout, const void *source, void *target, void *stream);
 
 /* Copies bytes between two places of the current device's memory, which must not overlap. */

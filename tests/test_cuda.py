@@ -10,7 +10,7 @@ import torch
 from shared import HAS_CUDA, LAYOUTS, assert_same, pack_array, packed_tensor, torch_codes
 
 import awqpack
-from awqpack import _C, AWQPackedTensor
+from awqpack import _C, AWQPackedTensor, AWQPacking
 
 pytestmark = [
     pytest.mark.cuda,
@@ -72,6 +72,31 @@ def test_a_payload_viewed_transposed_has_kernels_of_its_own(name, order):
     assert "turned" in unpack_name
     assert_same(payload.contiguous(), expected)
     assert_same(unpacked.contiguous(), codes)
+
+
+@pytest.mark.parametrize("transpose", [False, True])
+@pytest.mark.parametrize("target", LAYOUTS)
+def test_relayout_is_one_kernel(layout, target, transpose):
+    to = LAYOUTS[target]
+    codes = torch_codes(SHAPE, "cuda")
+    payload = awqpack.pack(codes, layout.packing, layout.reorder)
+    pairs = (layout.packing, layout.reorder), (to.packing, to.reorder)
+    (name,) = kernels_of(lambda: awqpack.relayout(payload, *pairs, transpose=transpose))
+    assert "awq_cuda" in name
+    is_marlin = to.packing is AWQPacking.MARLIN
+    has_kernels = is_marlin != (layout.packing is AWQPacking.MARLIN) and AWQPacking.V1 in (layout.packing, to.packing)
+    assert ("marlin" in name) == has_kernels
+    expected = awqpack.pack(codes.t() if transpose else codes, to.packing, to.reorder)
+    assert_same(awqpack.relayout(payload, *pairs, transpose=transpose), expected)
+
+
+def test_gptq_to_marlin_has_a_kernel_of_its_own():
+    codes = torch_codes(SHAPE, "cuda")
+    qweight = awqpack.pack(codes).t().contiguous()
+    (name,) = kernels_of(lambda: awqpack.relayout(qweight.t(), AWQPacking.V1, AWQPacking.MARLIN))
+    assert "marlin" in name
+    expected = awqpack.pack(codes, AWQPacking.MARLIN)
+    assert_same(awqpack.relayout(qweight.t(), AWQPacking.V1, AWQPacking.MARLIN), expected)
 
 
 @pytest.mark.usefixtures("_portable")

@@ -101,6 +101,13 @@ struct Cuda {
         awq_geometry_init(&geometry, packing, &codes, &payload);
         check(awq_cuda_unpack(&geometry, payload.data, codes.data, current_stream(device)));
     }
+
+    static void relayout(const Tensor &input, const awq_relayout &relayout, const void *source, void *target)
+    {
+        const int device = input.get_device_index();
+        const DeviceGuard guard(device);
+        check(awq_cuda_relayout(&relayout, source, target, current_stream(device)));
+    }
 };
 
 /* Held while CUDA tensors come to these kernels; without it they go to the portable ones. */
@@ -117,6 +124,7 @@ bool awq_cuda_register(void)
     if (registration() == nullptr) {
         registration() = std::make_unique<StableLibrary>(StableLibrary::Kind::IMPL, "awqpack", "CUDA", __FILE__, __LINE__);
         awqpack::implement<Cuda>(*registration());
+        awqpack::implement_relayout<Cuda>(*registration());
     }
     return true;
 }
