@@ -107,25 +107,31 @@ def bench_turned(mib: int, turns: int) -> Iterator[Row]:
 
 
 def bench_relayout(turns: int) -> Iterator[Row]:
-    """From what checkpoints hold to what engines run on and back: one matrix of a Llama-3.1-70B, beside a copy."""
-    relayout = torch.ops.awqpack.relayout.default
-    codes = random_codes(28672, 8192)
-    copy = copy_of(codes.numel())
+    """From what checkpoints hold to what engines run on and back: the experts of a Mixtral-8x7B, beside a copy."""
+    codes = random_codes(8 * 14336, 4096).view(8, 14336, 4096)
+    moved = codes.numel()
+    copy = copy_of(moved)
     v1, reordered, marlin = (AWQPacking.V1.value, False), (AWQPacking.V1.value, True), (AWQPacking.MARLIN.value, False)
-    gemm = torch.ops.awqpack.pack(codes.t(), *reordered)
-    gptq = torch.ops.awqpack.pack(codes, *v1).t().contiguous()
+    gemm = torch.ops.awqpack.pack(codes.mT, *reordered)
+    gptq = torch.ops.awqpack.pack(codes, *v1).mT.contiguous()
     packed = torch.ops.awqpack.pack(codes, *marlin)
-    gather = gather_to_marlin(codes.shape, format_of(*reordered), gemm.device)
-    cases: list[tuple[str, torch.Tensor, dict[str, Call]]] = [
-        ("gemm to Marlin", packed, {"awqpack": functools.partial(relayout, gemm, *reordered, *marlin, True)}),
-        ("Marlin to gemm", gemm, {"awqpack": functools.partial(relayout, packed, *marlin, *reordered, True)}),
-        ("gptq to Marlin", packed, {"awqpack": functools.partial(relayout, gptq.t(), *v1, *marlin, False)}),
+    del codes
+    gather = gather_to_marlin(format_of(*reordered), gemm.device)
+    cases: list[tuple[str, torch.Tensor, tuple[object, ...]]] = [
+        ("gemm to Marlin", packed, (gemm, *reordered, *marlin, True)),
+        ("Marlin to gemm", gemm, (packed, *marlin, *reordered, True)),
+        ("gptq to Marlin", packed, (gptq.mT, *v1, *marlin, False)),
     ]
-    cases[0][2]["torch gather"] = functools.partial(gather, gemm)
-    for op, expected, calls in cases:
-        require_equal(calls, expected, op)
-        what = {"mib": codes.numel() / MIB}
-        yield from compare("relayout", op, calls, {"copy": copy}, turns, event, moved=codes.numel(), what=what)
+    for op, expected, arguments in cases:
+        out = torch.empty_like(expected)
+        calls: dict[str, Call] = {"awqpack": functools.partial(torch.ops.awqpack.relayout_out, *arguments, out=out)}
+        calls["awqpack"]()
+        if not torch.equal(out, expected):
+            raise SystemExit(f"{op}: the result is not what packing gives")
+        if op == "gemm to Marlin":
+            calls["torch gather"] = functools.partial(gather, gemm)
+            require_equal({"torch gather": calls["torch gather"]}, expected, op)
+        yield from compare("relayout", op, calls, {"copy": copy}, turns, event, moved=moved, what={"mib": moved / MIB})
 
 
 def bench_peers(turns: int) -> Iterator[Row]:

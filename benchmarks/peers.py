@@ -131,9 +131,8 @@ def compiled_functions(form: Format) -> Functions | str:
     return {op: torch.compile(function, dynamic=False) for op, function in plain.items()}
 
 
-def gather_to_marlin(shape: torch.Size, source: Format, device: torch.device) -> Callable[[torch.Tensor], torch.Tensor]:
+def gather_to_marlin(source: Format, device: torch.device) -> Callable[[torch.Tensor], torch.Tensor]:
     """From V1 of W.t() to Marlin as engines' own helpers go: all codes, each block gathered through an index, a sum."""
-    n, k = shape
     marlin = format_of(AWQPacking.MARLIN.value)
     places = [marlin.place(i) for i in range(64 * 16)]
     index = torch.tensor([col * 64 + row for row, col in places], device=device)
@@ -143,9 +142,11 @@ def gather_to_marlin(shape: torch.Size, source: Format, device: torch.device) ->
     shifts = torch.arange(0, 32, 4, dtype=torch.int32, device=device)
 
     def gather(payload: torch.Tensor) -> torch.Tensor:
-        codes = payload.unsqueeze(-1) >> source_shifts & 15
-        blocks = codes.view(k // 16, 16, n // 64, 64).transpose(1, 2).reshape(k // 16, n // 64, 1024)
-        return (blocks[..., index].view(k // 16, 2 * n, 8) << shifts).sum(-1, dtype=torch.int32)
+        lines, blocks = payload.shape[-2] // 16, payload.shape[-1] // 8
+        codes = (payload.unsqueeze(-1) >> source_shifts & 15).view(*payload.shape[:-2], lines, 16, blocks, 64)
+        gathered = codes.transpose(-3, -2).flatten(-2)[..., index]
+        words = gathered.view(*gathered.shape[:-1], 128, 8) << shifts
+        return words.sum(-1, dtype=torch.int32).flatten(-2)
 
     return gather
 

@@ -46,6 +46,10 @@ extern "C" int awq_cuda_copy(void *target, const void *source, size_t bytes, voi
 
 extern "C" int awq_cuda_is_capturing(void *stream, bool *is_capturing)
 {
+    *is_capturing = false;
+    if (stream == nullptr) { /* no graph can be captured from the legacy stream; to ask would take the host's time */
+        return 0;
+    }
     cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
     const cudaError_t error = cudaStreamIsCapturing(static_cast<cudaStream_t>(stream), &status);
     *is_capturing = status != cudaStreamCaptureStatusNone;
