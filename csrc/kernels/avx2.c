@@ -4,6 +4,7 @@
 #if defined(__x86_64__)
 
 #include "avx2.h"
+#include "float_kernels.h"
 
 /* How the columns of a word of V1 are shuffled; V2 needs no key, and its own shuffles. */
 typedef struct row_keys {
@@ -135,6 +136,7 @@ static const awq_walks v2 = {pack_v2, unpack_v2, awq_avx2_pack_v2_panel, awq_avx
 const awq_kernels awq_kernels_avx2 = {
     .name = "avx2",
     .scratch_bytes = AVX2_SCRATCH,
+    .floats = &awq_float_avx2,
     .of = {
         [AWQ_PACKING_V1] = &v1,
         [AWQ_PACKING_V1_REORDER] = &v1,
