@@ -89,9 +89,9 @@ def weight_shape(
     payload: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor | None, packing: int, dtype: torch.dtype
 ) -> tuple[int, ...]:
     """Shape of the weight of a payload; ValueError unless it can be dequantized with these."""
-    _require_dtype("dequantize", dtype)
     shape = checks.codes_shape(payload, packing, "dequantize")
     _require_scales("dequantize", shape, payload, scales, zeros)
+    _require_dtype("dequantize", dtype)
     return shape
 
 
@@ -101,7 +101,6 @@ def scales_shape(
     """Shape of the scales and zeros of a weight; ValueError unless they can be taken."""
     if formula not in FORMULAS:
         raise ValueError(f"formula expects {', '.join(FORMULAS[:-1])} or {FORMULAS[-1]}; got {formula}")
-    _require_dtype("min_max_scales", dtype)
     _require_weight("min_max_scales", weight)
     *batch, rows, cols = weight.shape
     if group_rows < 1 or group_cols < 1 or rows % group_rows != 0 or cols % group_cols != 0:
@@ -109,6 +108,7 @@ def scales_shape(
             "min_max_scales expects groups (rows, columns) that divide the weight's last two dimensions; "
             f"got groups of ({group_rows}, {group_cols}) for shape {tuple(weight.shape)}"
         )
+    _require_dtype("min_max_scales", dtype)
     return (*batch, rows // group_rows, cols // group_cols)
 
 

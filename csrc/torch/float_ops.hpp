@@ -47,6 +47,7 @@ class Scaling {
     bool has_zeros_;
 };
 
+/* Asked for after the inputs are checked, as it is theirs where the caller names none. */
 inline awq_dtype float_dtype(const char *op, ScalarType type)
 {
     const Dtype dtype = dtype_of(type);
@@ -104,9 +105,9 @@ Tensor dequantize(const Tensor payload, const Tensor scales, const MaybeTensor z
     const awq_packing packing = packing_of(number, reorder);
     const awq_view input = input_view(payload);
     const Scaling scaling(payload, scales, zeros);
-    const awq_dtype dtype = float_dtype("dequantize", type);
     int64_t sizes[AWQ_MAX_DIMS];
-    require(awq_check_dequantize(&input, scaling.scales(), scaling.zeros(), packing, dtype, sizes, &error), error);
+    require(awq_check_dequantize(&input, scaling.scales(), scaling.zeros(), packing, AWQ_DTYPE_FLOAT32, sizes, &error), error);
+    const awq_dtype dtype = float_dtype("dequantize", type);
     Tensor weight = empty_beside(payload, sizes, order_of(input, stride_order), dtype);
     const awq_view output = output_view(weight);
     Backend::dequantize(payload, {&output, &input, scaling.scales(), scaling.zeros()}, packing);
@@ -120,9 +121,9 @@ void dequantize_out(const Tensor payload, const Tensor scales, const MaybeTensor
     const awq_packing packing = packing_of(number, reorder);
     const awq_view input = input_view(payload), output = output_view(out);
     const Scaling scaling(payload, scales, zeros);
-    const awq_dtype dtype = float_dtype("dequantize", out.scalar_type());
     int64_t sizes[AWQ_MAX_DIMS];
-    require(awq_check_dequantize(&input, scaling.scales(), scaling.zeros(), packing, dtype, sizes, &error), error);
+    require(awq_check_dequantize(&input, scaling.scales(), scaling.zeros(), packing, AWQ_DTYPE_FLOAT32, sizes, &error), error);
+    const awq_dtype dtype = float_dtype("dequantize", out.scalar_type());
     require_same_device(payload, out);
     require(awq_check_out(&output, dtype, sizes, &input, &error), error);
     require(scaling.is_apart_from(output, sizes, &error), error);
@@ -148,10 +149,10 @@ std::tuple<Tensor, Tensor> min_max_scales(const Tensor weight, int64_t group_row
 {
     awq_error error;
     const awq_scale_mode mode = mode_of(name);
-    const awq_dtype dtype = float_dtype("min_max_scales", type);
     const awq_view input = input_view(weight);
     int64_t sizes[AWQ_MAX_DIMS];
-    require(awq_check_min_max(&input, group_rows, group_cols, dtype, sizes, &error), error);
+    require(awq_check_min_max(&input, group_rows, group_cols, AWQ_DTYPE_FLOAT32, sizes, &error), error);
+    const awq_dtype dtype = float_dtype("min_max_scales", type);
     Tensor scales = empty_beside(weight, sizes, nullptr, dtype), zeros = empty_beside(weight, sizes, nullptr, AWQ_DTYPE_UINT8);
     const awq_view scales_view = output_view(scales), zeros_view = output_view(zeros);
     Backend::min_max(weight, {&input, nullptr, &scales_view, &zeros_view}, mode);
@@ -164,10 +165,10 @@ void min_max_scales_out(const Tensor weight, int64_t group_rows, int64_t group_c
 {
     awq_error error;
     const awq_scale_mode mode = mode_of(name);
-    const awq_dtype dtype = float_dtype("min_max_scales", scales.scalar_type());
     const awq_view input = input_view(weight), scales_view = output_view(scales), zeros_view = output_view(zeros);
     int64_t sizes[AWQ_MAX_DIMS];
-    require(awq_check_min_max(&input, group_rows, group_cols, dtype, sizes, &error), error);
+    require(awq_check_min_max(&input, group_rows, group_cols, AWQ_DTYPE_FLOAT32, sizes, &error), error);
+    const awq_dtype dtype = float_dtype("min_max_scales", scales.scalar_type());
     require_same_device(weight, scales);
     require_same_device(weight, zeros);
     require(awq_check_out(&scales_view, dtype, sizes, &input, &error), error);
