@@ -128,7 +128,6 @@ typedef struct mill {
     uint16_t unused[PIECES];    /* a ring of the other pieces, ... */
     int64_t taken, freed;       /* ... and positions in it */
     int64_t columns[SLICE_STRIPS][STRIP_COLS];
-    vector seen;
 } mill;
 
 static inline int64_t after(int64_t position)
@@ -143,7 +142,6 @@ static inline void start_mill(mill *m, const awq_panel *panel)
     m->pieces = panel->scratch;
     m->ready = panel->scratch + PIECES * PIECE;
     m->taken = m->freed = 0;
-    m->seen = no_codes();
     for (int i = 0; i < PIECES; i++) {
         m->unused[i] = (uint16_t)i;
     }
@@ -159,12 +157,12 @@ typedef struct incoming {
     int64_t tiles, strips, tile, strip;
 } incoming;
 
-static inline void read_piece(mill *m, incoming *in)
+ALWAYS_INLINE void read_piece(mill *m, incoming *in, vector *seen)
 {
     const uint16_t place = m->unused[m->taken];
     m->taken = after(m->taken);
     in->places[in->tile * in->strips + in->strip] = place;
-    join_piece(in->source + TILE * in->tile, m->columns[in->strip], m->pieces + PIECE * place, &m->seen);
+    join_piece(in->source + TILE * in->tile, m->columns[in->strip], m->pieces + PIECE * place, seen);
     if (++in->tile == in->tiles) {
         in->tile = 0;
         in->strip++;
@@ -182,13 +180,14 @@ static inline outgoing outgoing_of(const mill *m, const slice *s, const uint16_t
 }
 
 /* Reads `count` pieces and sends `units` units, in turn. */
-ALWAYS_INLINE void read_and_send(mill *m, incoming *in, int64_t count, outgoing *out, int64_t units, bool is_v2)
+ALWAYS_INLINE void read_and_send(mill *m, incoming *in, int64_t count, outgoing *out, int64_t units, bool is_v2,
+                                 vector *seen)
 {
     const bool stream = m->panel->stream && !m->has_ends;
     int64_t sent = 0;
     for (int64_t i = 0; i < count || sent < units; i++) {
         if (i < count) {
-            read_piece(m, in);
+            read_piece(m, in, seen);
         }
         for (; sent < units && (i >= count || sent * count < units * (i + 1)); sent++) {
             if (is_v2) {
@@ -201,7 +200,8 @@ ALWAYS_INLINE void read_and_send(mill *m, incoming *in, int64_t count, outgoing 
 }
 
 /* Reads one slice while the one above it is written. */
-ALWAYS_INLINE void run_mill(mill *m, const slice *above, const slice *here, int turn, bool is_v2)
+ALWAYS_INLINE void run_mill(mill *m, const slice *above, const slice *here, int turn, bool is_v2,
+                            vector *seen)
 {
     const awq_panel *p = m->panel;
     const int64_t line_rows = is_v2 ? AWQ_QUAD_ROWS : 1, lines = TILE / line_rows; /* of a tile */
@@ -215,7 +215,7 @@ ALWAYS_INLINE void run_mill(mill *m, const slice *above, const slice *here, int 
         uint8_t *target = p->payload + (above->first + t) * lines * p->line_stride + above->col / 2 * line_rows;
         outgoing out = outgoing_of(m, above, from, target, run);
         const int64_t count = reads * (t + 1) / rounds - read;
-        read_and_send(m, &in, count, &out, units, is_v2);
+        read_and_send(m, &in, count, &out, units, is_v2, seen);
         read += count;
         for (int64_t i = 0; i < above->strips; i++, m->freed = after(m->freed)) {
             m->unused[m->freed] = from[i];
@@ -230,17 +230,18 @@ ALWAYS_INLINE uint8_t pack_slices(const awq_panel *panel, bool is_v2)
 {
     const extent all = extent_of(panel->codes, panel->rows, panel->cols, SLICE_COLS, SPAN_TILES);
     mill m;
+    vector seen = no_codes();
     start_mill(&m, panel);
     slice above = {0}, here = slice_at(&all, 0, 0);
     for (int turn = 0; above.tiles > 0 || here.tiles > 0; turn ^= 1) {
-        run_mill(&m, &above, &here, turn, is_v2);
+        run_mill(&m, &above, &here, turn, is_v2, &seen);
         above = here;
         here = slice_after(&all, &above);
     }
     if (panel->stream) {
         _mm_sfence();
     }
-    return or_bytes(m.seen);
+    return or_bytes(seen);
 }
 
 uint8_t awq_avx512_pack_v1_panel(const awq_panel *panel)
