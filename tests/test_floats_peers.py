@@ -26,7 +26,7 @@ def autoawq(weight, scales, zeros, dtype):
 
 
 def compressed_tensors(weight, scales, zeros, dtype):
-    """compressed-tensors' quantize, and with absmax/7 ModelOpt's: clamp(round(w / scale + zero)) over -8..7, in the dtype that comes in."""
+    """compressed-tensors' quantize, and with absmax/7 ModelOpt's: clamp(round(w / scale + zero)) over -8..7."""
     scale, zero = wide(scales, dtype), wide(zeros, dtype) - 8
     return ((weight.to(dtype) / scale + zero).clamp(-8, 7).round() + 8).to(torch.uint8)
 
@@ -40,8 +40,8 @@ def different(peer, dtype, symmetric):
     return float((ours != theirs).float().mean())
 
 
-# In float32 none of 2097152 codes differ, in the formulas' float16 about 1930 and 5830 do (symmetric: 1250 and 5690), each by
-# one: w / scale and w + scale * zero are rounded to float16 there, which makes ties and loses some.
+# In float32 none of 2097152 codes differ, in float16 about 1930 and 5830 do (symmetric: 1250 and 5690), each by one:
+# w / scale and w + scale * zero are rounded to float16 there, which makes ties and loses some.
 @pytest.mark.parametrize("symmetric", [False, True])
 @pytest.mark.parametrize(
     ("peer", "dtype", "most"),
