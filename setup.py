@@ -167,7 +167,8 @@ class BuildExtension(build_ext):
             )
 
         shims = ["csrc/torch/shim.cpp", "csrc/torch/float_shim.cpp"]
-        shims += ["csrc/torch/shim_cuda.cpp"] if nvcc is not None else []
+        if nvcc is not None:
+            shims += ["csrc/torch/shim_cuda.cpp", "csrc/torch/float_shim_cuda.cpp"]
         sources = [*c_sources(), *shims]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             objects = [path for paths in pool.map(compile_one, sources) for path in paths]

@@ -6,6 +6,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "awqpack/floats.h"
 #include "awqpack/packing.h"
 #include "awqpack/relayout.h"
 
@@ -21,7 +22,7 @@ extern "C" {
  *  - pointers are those of element (0, ..., 0); codes may have any alignment, payloads that of their element
  *    (int32 for V1, int16 for V2); strides may be negative;
  *  - source and destination do not overlap, and distinct destination elements are distinct bytes;
- *  - nothing waits for the device but what checks codes.
+ *  - nothing waits for the device but what checks values, or fetches them.
  */
 
 /* Packs codes into payload; only the low nibble of a code is packed. */
@@ -41,6 +42,32 @@ int awq_cuda_unpack(const awq_geometry *geometry, const void *payload, void *cod
 
 /* From one payload to another, of the same codes or of the transposed ones. */
 int awq_cuda_relayout(const awq_relayout *relayout, const void *source, void *target, void *stream);
+
+/* Dequantizes payload into weight. No value of scales and zeros is looked at. */
+int awq_cuda_dequantize(const awq_float_geometry *geometry, void *stream);
+
+/* Quantizes weight into payload. */
+int awq_cuda_quantize(const awq_float_geometry *geometry, void *stream);
+
+/* Takes scales and zeros of weight. */
+int awq_cuda_min_max(const awq_float_geometry *geometry, awq_scale_mode mode, void *stream);
+
+/*
+ * The same, then wait until all values were looked at, as awq_cuda_pack_checked does. `fault` receives AWQ_CUDA_NO_FAULT, or
+ * which tensor holds a value that is none (of several, the first of these), above the linear index of the first such value.
+ */
+int awq_cuda_quantize_checked(const awq_float_geometry *geometry, void *stream, uint64_t *fault);
+int awq_cuda_min_max_checked(const awq_float_geometry *geometry, awq_scale_mode mode, void *stream, uint64_t *fault);
+#define AWQ_CUDA_FAULT_TENSOR_SHIFT 56
+typedef enum awq_cuda_fault_tensor {
+    AWQ_CUDA_FAULT_SCALE,  /* quantize: not finite, or negative */
+    AWQ_CUDA_FAULT_ZERO,   /* quantize: above 15 */
+    AWQ_CUDA_FAULT_WEIGHT, /* not finite */
+    AWQ_CUDA_FAULT_RANGE   /* min_max: a scale that its dtype cannot hold */
+} awq_cuda_fault_tensor;
+
+/* Waits for the stream and fetches bytes of device memory, which the stream must not be captured for. */
+int awq_cuda_fetch(void *host, const void *device, size_t bytes, void *stream);
 
 /* Copies bytes between two places of the current device's memory, which must not overlap. */
 int awq_cuda_copy(void *target, const void *source, size_t bytes, void *stream);

@@ -1,72 +1,19 @@
 /* The ops on CUDA tensors: torch's current stream and allocator around the kernels of cuda/. Compiled only with nvcc at hand. */
-#include <dlfcn.h>
-
 #include <memory>
 
-#include "awqpack_cuda.h"
-#include "torch/ops.hpp"
+#include "torch/cuda_shim.hpp"
 #include "torch/shim.h"
 
 namespace {
 
+using awqpack::check;
+using awqpack::current_stream;
+using awqpack::DeviceGuard;
+using awqpack::find_stream;
 using awqpack::raise;
-using awqpack::require;
+using awqpack::succeed;
 using torch::stable::Tensor;
 using torch::stable::detail::StableLibrary;
-
-bool succeed(int code, awq_error *error)
-{
-    char text[256];
-    return code == 0 || awq_fail(error, AWQ_ERROR_RUNTIME, "CUDA error in awqpack: %s",
-                                 awq_cuda_error_text(code, text, sizeof text));
-}
-
-void check(int code)
-{
-    awq_error error;
-    require(succeed(code, &error), error);
-}
-
-/* The function lives in libtorch_cuda, which a CPU-only torch does not have and this module must not need. */
-bool find_stream(int32_t device, void **stream, awq_error *error)
-{
-    using Function = AOTITorchError (*)(int32_t, void **);
-    static const Function function = [] {
-        void *library = dlopen("libtorch_cuda.so", RTLD_NOLOAD | RTLD_LAZY);
-        return library == nullptr ? nullptr
-                                  : reinterpret_cast<Function>(dlsym(library, "aoti_torch_get_current_cuda_stream"));
-    }();
-    return (function != nullptr && function(device, stream) == TORCH_SUCCESS) ||
-           awq_fail(error, AWQ_ERROR_RUNTIME, "awqpack found no current CUDA stream for device %d in this torch", device);
-}
-
-void *current_stream(int32_t device)
-{
-    awq_error error;
-    void *stream = nullptr;
-    require(find_stream(device, &stream, &error), error);
-    return stream;
-}
-
-/* Makes a tensor's device current for as long as it lives. */
-class DeviceGuard {
-  public:
-    explicit DeviceGuard(int device) : device_(device)
-    {
-        check(awq_cuda_enter_device(device, &previous_));
-    }
-    ~DeviceGuard()
-    {
-        if (previous_ != device_) {
-            (void)awq_cuda_leave_device(previous_);
-        }
-    }
-    DeviceGuard(const DeviceGuard &) = delete;
-    DeviceGuard &operator=(const DeviceGuard &) = delete;
-
-  private:
-    int device_, previous_;
-};
 
 struct Cuda {
     static void pack(const Tensor &input, const awq_view &codes, const awq_view &payload, awq_packing packing, bool validate)
@@ -76,11 +23,7 @@ struct Cuda {
         void *stream = current_stream(device);
         awq_geometry geometry;
         awq_geometry_init(&geometry, packing, &codes, &payload);
-        bool is_capturing = false;
-        if (validate) {
-            check(awq_cuda_is_capturing(stream, &is_capturing));
-        }
-        if (!validate || is_capturing) {
+        if (!awqpack::may_check(validate, stream)) {
             check(awq_cuda_pack(&geometry, codes.data, payload.data, stream));
             return;
         }
@@ -125,6 +68,7 @@ bool awq_cuda_register(void)
         registration() = std::make_unique<StableLibrary>(StableLibrary::Kind::IMPL, "awqpack", "CUDA", __FILE__, __LINE__);
         awqpack::implement<Cuda>(*registration());
         awqpack::implement_relayout<Cuda>(*registration());
+        awqpack::implement_cuda_floats(*registration());
     }
     return true;
 }

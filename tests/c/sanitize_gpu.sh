@@ -8,7 +8,7 @@ part=${1:-all}
 PYTHON=${PYTHON:-python3}
 ARCH=${ARCH:-native}
 BUILD=${BUILD:-.build/c}
-TESTS="tests/test_cuda.py tests/test_ops.py tests/test_layout_twin.py tests/test_bad_input.py tests/test_packed_tensor.py"
+TESTS="tests/test_cuda.py tests/test_floats_cuda.py tests/test_ops.py tests/test_layout_twin.py tests/test_bad_input.py tests/test_packed_tensor.py"
 # What cannot run here: the profiler has no room beside the sanitizer, captures and streams that keep memory need torch's
 # caching allocator, and compiled kernels and huge tensors take longer than they are worth.
 LEFT_OUT="not our_kernels and not portable_kernels and not capture and not record_stream and not compile and not to_the_31 \
@@ -27,10 +27,12 @@ command -v compute-sanitizer >/dev/null || { echo "compute-sanitizer, of the CUD
 
 if [ "$part" != pytest ]; then
     mkdir -p "$BUILD"
-    nvcc -std=c++17 -O3 -lineinfo -arch="$ARCH" -DCHECK_ONLY -Icsrc/include -Icuda cuda/*.cu tests/c/check_cuda.cu \
-        -o "$BUILD/check_cuda" || exit 2
-    for tool in memcheck racecheck initcheck synccheck; do
-        sanitize check_cuda $tool "$BUILD/check_cuda" --quick
+    for check in check_cuda check_cuda_floats; do
+        nvcc -std=c++17 -O3 -lineinfo -arch="$ARCH" -DCHECK_ONLY -Icsrc/include -Icuda cuda/*.cu tests/c/$check.cu \
+            -o "$BUILD/$check" || exit 2
+        for tool in memcheck racecheck initcheck synccheck; do
+            sanitize $check $tool "$BUILD/$check" --quick
+        done
     done
 fi
 

@@ -1,0 +1,463 @@
+/* The C entry points for floats: which kernel takes a geometry, and its launches over the batch. */
+#include "awqpack_cuda.h"
+
+#include <utility>
+
+#include "batch.cuh"
+#include "float_common.cuh"
+#include "float_generic.cuh"
+#include "float_marlin.cuh"
+#include "float_rows.cuh"
+#include "float_scales.cuh"
+#include "float_tile.cuh"
+
+using namespace awq_cuda;
+
+namespace {
+
+/* Of those tried on an H100, the fastest. */
+using DequantizeBelow = FloatRowConfig<Units::below, 4, 256, 4>;
+using DequantizeColumns = FloatRowConfig<Units::columns, 8, 256, 3>;
+using QuantizeAlong = FloatRowConfig<Units::along, 4, 256, 4>;
+using QuantizeBelow = FloatRowConfig<Units::below, 4, 256, 4>;
+using QuantizeColumns = FloatRowConfig<Units::columns, 4, 128, 5>;
+using DequantizeTile = TileConfig<float_slot_rows, 256, true, endless, 2, 1, 4>;
+using QuantizeTile = TileConfig<float_slot_rows, 256, true, endless, 2, 1, 3>;
+
+constexpr FloatKind kind_of(awq_dtype dtype)
+{
+    return dtype == AWQ_DTYPE_FLOAT16 ? kind_float16 : dtype == AWQ_DTYPE_BFLOAT16 ? kind_bfloat16 : kind_float32;
+}
+
+constexpr int64_t bytes_of(FloatKind kind)
+{
+    return kind == kind_float32 ? 4 : 2;
+}
+
+/* A plane of the geometry in bytes, with the batch dimension that lies in the grid. */
+struct Plane {
+    uint8_t *data;
+    int64_t row, col, batch;
+
+    Plane(const awq_plane &plane, int64_t element, int inner)
+        : data(static_cast<uint8_t *>(plane.data)), row(plane.row_stride * element), col(plane.col_stride * element),
+          batch(inner < 0 ? 0 : plane.batch_strides[inner] * element)
+    {
+    }
+};
+
+Groups groups_of(int64_t size, int64_t extent)
+{
+    if (size >= extent) {
+        return {size, 0, 0};
+    }
+    int log = 0;
+    while ((int64_t{1} << log) < size) {
+        log++;
+    }
+    return {size, size > INT32_MAX ? 0 : static_cast<uint32_t>(((uint64_t{1} << (31 + log)) + size - 1) / size),
+            31 + log};
+}
+
+/* Whether a plane and all its steps are multiples of `vector` bytes; its columns are contiguous where it is read by
+ * vectors. */
+bool is_aligned(const awq_float_geometry &g, const awq_plane &plane, int64_t element, int64_t step, int64_t vector)
+{
+    bool aligned =
+        reinterpret_cast<uintptr_t>(plane.data) % static_cast<uintptr_t>(vector) == 0 && step * element % vector == 0;
+    for (int i = 0; i < g.batch_dims; i++) {
+        aligned = aligned && (g.batch_sizes[i] == 1 || plane.batch_strides[i] * element % vector == 0);
+    }
+    return aligned;
+}
+
+/* The largest batch dimension, which lies in the grid; -1 without any. */
+int inner_dim(const awq_float_geometry &g)
+{
+    int inner = -1;
+    for (int i = g.batch_dims - 1; i >= 0; i--) {
+        inner = inner < 0 || g.batch_sizes[i] > g.batch_sizes[inner] ? i : inner;
+    }
+    return inner;
+}
+
+/* The job of the first matrix. */
+template <class AnyJob>
+AnyJob make_job(const awq_float_geometry &g, int inner)
+{
+    const FloatKind weight_kind = kind_of(g.weight_dtype), scale_kind = kind_of(g.scale_dtype);
+    const Plane weight(g.weight, bytes_of(weight_kind), inner),
+        payload(g.payload, awq_packings[g.packing].item_bytes, inner), scales(g.scales, bytes_of(scale_kind), inner),
+        zeros(g.zeros, 1, inner);
+    AnyJob job = {};
+    job.rows = g.rows;
+    job.cols = g.cols;
+    job.codes = weight.data, job.codes_row = weight.row, job.codes_col = weight.col, job.codes_batch = weight.batch;
+    job.payload = payload.data, job.payload_row = payload.row, job.payload_col = payload.col;
+    job.payload_batch = payload.batch;
+    job.scales = {scales.data, scales.row, scales.col, scales.batch};
+    if (zeros.data != nullptr) { /* without them, their steps are 0: see factor_source */
+        job.zeros = {zeros.data, zeros.row, zeros.col, zeros.batch};
+    }
+    job.group_rows = groups_of(g.group_rows, g.rows);
+    job.group_cols = groups_of(g.group_cols, g.cols);
+    job.scale_kind = scale_kind;
+    return job;
+}
+
+uint64_t matrices(const awq_float_geometry &g)
+{
+    uint64_t count = 1;
+    for (int i = 0; i < g.batch_dims; i++) {
+        count *= static_cast<uint64_t>(g.batch_sizes[i]);
+    }
+    return count;
+}
+
+bool is_empty(const awq_float_geometry &g)
+{
+    return g.rows == 0 || g.cols == 0 || matrices(g) == 0;
+}
+
+/* Launches over the batch: its inner dimension in the grid, as many matrices at a time as that holds, the others in a
+ * loop. */
+template <class AnyJob>
+cudaError_t launch(void (*kernel)(AnyJob, uint32_t), const Shape &shape, const awq_float_geometry &g, AnyJob job,
+                   int inner, cudaStream_t stream)
+{
+    if (shape.blocks > static_cast<uint64_t>(max_grid_x)) {
+        return cudaErrorInvalidConfiguration;
+    }
+    uint64_t index_steps[AWQ_MAX_DIMS];
+    uint64_t step = static_cast<uint64_t>(g.rows) * static_cast<uint64_t>(g.cols);
+    for (int i = g.batch_dims - 1; i >= 0; i--) {
+        index_steps[i] = step;
+        step *= static_cast<uint64_t>(g.batch_sizes[i]);
+    }
+    job.batch_step = inner < 0 ? 0 : index_steps[inner];
+    const int64_t weight_bytes = bytes_of(kind_of(g.weight_dtype)), scale_bytes = bytes_of(job.scale_kind);
+    const int64_t item_bytes = awq_packings[g.packing].item_bytes;
+    const AnyJob first = job;
+    int64_t at[AWQ_MAX_DIMS] = {0};
+    for (;;) {
+        job.codes = first.codes, job.payload = first.payload, job.first = 0;
+        job.scales.data = first.scales.data, job.zeros.data = first.zeros.data;
+        for (int i = 0; i < g.batch_dims; i++) {
+            job.codes += at[i] * g.weight.batch_strides[i] * weight_bytes;
+            job.payload += at[i] * g.payload.batch_strides[i] * item_bytes;
+            job.scales.data += at[i] * g.scales.batch_strides[i] * scale_bytes;
+            job.zeros.data += job.zeros.data == nullptr ? 0 : at[i] * g.zeros.batch_strides[i];
+            job.first += static_cast<uint64_t>(at[i]) * index_steps[i];
+        }
+        const int64_t count = inner < 0 ? 1 : g.batch_sizes[inner];
+        for (int64_t done = 0; done < count;) {
+            const int64_t now = count - done < max_grid_y ? count - done : max_grid_y;
+            const dim3 grid(static_cast<unsigned>(shape.blocks), static_cast<unsigned>(now));
+            uint32_t split = shape.split;
+            void *arguments[] = {&job, &split};
+            const cudaError_t error = cudaLaunchKernel(kernel, grid, shape.threads, arguments, shape.shared, stream);
+            if (error != cudaSuccess) {
+                return error;
+            }
+            job.codes += now * job.codes_batch;
+            job.payload += now * job.payload_batch;
+            job.scales.data += now * job.scales.batch;
+            job.zeros.data += job.zeros.data == nullptr ? 0 : now * job.zeros.batch;
+            job.first += static_cast<uint64_t>(now) * job.batch_step;
+            done += now;
+        }
+        int i = g.batch_dims - 1;
+        while (i >= 0 && (i == inner || ++at[i] == g.batch_sizes[i])) {
+            at[i--] = 0;
+        }
+        if (i < 0) {
+            return cudaSuccess;
+        }
+    }
+}
+
+/* The same; values are checked where there is a word to tell of it. */
+template <class AnyJob>
+cudaError_t launch_checked(void (*kernel)(AnyJob, uint32_t), const Shape &shape, const awq_float_geometry &g,
+                           AnyJob job, int inner, uint64_t *fault, cudaStream_t stream)
+{
+    if (fault == nullptr) {
+        return launch(kernel, shape, g, job, inner, stream);
+    }
+    return run_checked(shape.blocks * matrices(g), stream, fault, [&](const Fault &word) {
+        job.fault = word;
+        return launch(kernel, shape, g, job, inner, stream);
+    });
+}
+
+/* ---- quantize and dequantize ---- */
+
+/* The kernels of a dtype of weights, each a table by packing. */
+struct FloatKernels {
+    const FloatRowKernel *along; /* or null */
+    const FloatRowKernel *below, *columns;
+    const FloatTileKernel *tiles[2]; /* by whether a slot has a factor a row */
+    FloatKernel marlin_rows;
+    const FloatKernel *generic;
+    int unit; /* of rows */
+    int below_rows, columns_rows; /* that a thread takes */
+};
+
+template <class T>
+constexpr FloatKernels dequantizers = {
+    nullptr,
+    row_dequantizers<T, DequantizeBelow>,
+    row_dequantizers<T, DequantizeColumns>,
+    {tile_dequantizers<T, false, DequantizeTile>, tile_dequantizers<T, true, DequantizeTile>},
+    dequantize_marlin_rows<T>,
+    generic_dequantizers<T>,
+    dequantized_unit<T>,
+    DequantizeBelow::down,
+    DequantizeColumns::down};
+
+template <class T>
+constexpr FloatKernels quantizers = {row_quantizers<T, QuantizeAlong>,
+                                     row_quantizers<T, QuantizeBelow>,
+                                     row_quantizers<T, QuantizeColumns>,
+                                     {tile_quantizers<T, false, QuantizeTile>, tile_quantizers<T, true, QuantizeTile>},
+                                     quantize_marlin_rows<T>,
+                                     generic_quantizers<T>,
+                                     quantized_unit,
+                                     QuantizeBelow::down,
+                                     QuantizeColumns::down};
+
+constexpr FloatKernels all_dequantizers[float_kinds] = {dequantizers<__half>, dequantizers<__nv_bfloat16>,
+                                                        dequantizers<float>};
+constexpr FloatKernels all_quantizers[float_kinds] = {quantizers<__half>, quantizers<__nv_bfloat16>, quantizers<float>};
+
+struct FloatChoice {
+    FloatKernel kernel;
+    Shape shape;
+};
+
+/* Columns that a slot of tiles has its eight in. */
+constexpr int64_t slot_span(awq_packing packing)
+{
+    return awq_packings[packing].block_cols;
+}
+
+/* Whether groups of this size are whole runs of `run` codes, or one group is all there is. */
+bool holds_runs(const Groups &groups, int64_t run)
+{
+    return groups.factor == 0 || groups.size % run == 0;
+}
+
+/* Of groups that are a column each: whether the scales of neighbours lie beside each other in vectors, and so do their
+ * zeros. */
+bool has_vector_factors(const awq_float_geometry &g)
+{
+    const bool steps_down = g.group_rows < g.rows;
+    return g.scales.col_stride == 1 &&
+           is_aligned(g, g.scales, bytes_of(kind_of(g.scale_dtype)), steps_down ? g.scales.row_stride : 0, 16) &&
+           (g.zeros.data == nullptr ||
+            (g.zeros.col_stride == 1 && is_aligned(g, g.zeros, 1, steps_down ? g.zeros.row_stride : 0, 4)));
+}
+
+/* The kernels for rows that suit the groups; none where these are too small. */
+const FloatRowKernel *choose_rows(const awq_float_geometry &g, FloatJob &job, const FloatKernels &kernels)
+{
+    if (kernels.along != nullptr && holds_runs(job.group_cols, near_units * QuantizeAlong::across * kernels.unit)) {
+        return kernels.along;
+    }
+    const bool together = holds_runs(job.group_rows, kernels.below_rows);
+    if (holds_runs(job.group_cols, kernels.unit) && (together || g.group_rows == 1)) {
+        job.scales_step = together ? 0 : job.scales.row;
+        job.zeros_step = together ? 0 : job.zeros.row;
+        return kernels.below;
+    }
+    if (g.group_cols != 1 || !holds_runs(job.group_rows, kernels.columns_rows)) {
+        return nullptr;
+    }
+    job.vector_factors = has_vector_factors(g);
+    return kernels.columns;
+}
+
+/* Whether the factors of a slot are a step apart. */
+bool suits_slots(const awq_float_geometry &g, FloatJob &job, bool by_row)
+{
+    const bool together = holds_runs(job.group_cols, slot_span(g.packing));
+    if (by_row ? g.group_rows != 1 || !together : g.group_cols != 1 && !together) {
+        return false;
+    }
+    job.scales_step = by_row ? job.scales.row : together ? 0 : job.scales.col;
+    job.zeros_step = by_row ? job.zeros.row : together ? 0 : job.zeros.col;
+    job.vector_factors = g.group_cols == 1 && !together && has_vector_factors(g);
+    return true;
+}
+
+/* Whether Marlin's rows can share factors as their kernel wants it. */
+bool suits_marlin(const awq_float_geometry &g, FloatJob &job)
+{
+    const bool together = holds_runs(job.group_rows, awq_packings[g.packing].block_rows);
+    job.scales_step = together ? 0 : job.scales.row;
+    job.zeros_step = together ? 0 : job.zeros.row;
+    return holds_runs(job.group_cols, marlin_pair_cols) && (together || g.group_rows == 1);
+}
+
+FloatChoice choose(const awq_float_geometry &g, FloatJob &job, const FloatKernels &kernels)
+{
+    const awq_packing_traits &traits = awq_packings[g.packing];
+    const int64_t weight_bytes = bytes_of(kind_of(g.weight_dtype));
+    const bool is_usual = g.payload.col_stride == 1 && g.rows <= INT32_MAX / 2 && g.cols <= INT32_MAX / 2;
+    const bool has_rows = is_usual && g.weight.col_stride == 1 &&
+                          is_aligned(g, g.weight, weight_bytes, g.rows > 1 ? g.weight.row_stride : 0, 16);
+    const bool has_columns = is_usual && g.weight.row_stride == 1 && g.rows % float_slot_rows == 0 &&
+                             is_aligned(g, g.weight, weight_bytes, g.weight.col_stride, 16);
+    const auto has_payload = [&](int64_t vector) { /* one row of it takes no step to the next */
+        const int64_t lines = traits.runs_down ? g.cols / traits.block_cols : g.rows / traits.block_rows;
+        return is_aligned(g, g.payload, traits.item_bytes, lines > 1 ? g.payload.row_stride : 0, vector);
+    };
+    if (g.packing == AWQ_PACKING_MARLIN) {
+        if (has_rows && has_payload(16) && suits_marlin(g, job)) {
+            return {kernels.marlin_rows, marlin_rows_shape(job)};
+        }
+    } else if (has_rows && has_payload(traits.block_rows > 1 ? 16 : 4)) {
+        const FloatRowKernel *rows = choose_rows(g, job, kernels);
+        if (rows != nullptr) {
+            return {rows[g.packing].kernel, rows[g.packing].shape(job, kernels.unit)};
+        }
+    } else if (has_columns && has_payload(16)) {
+        const bool by_row = !holds_runs(job.group_rows, float_slot_rows);
+        if (suits_slots(g, job, by_row)) {
+            const FloatTileKernel &tile = kernels.tiles[by_row][g.packing];
+            return {tile.kernel, tile.shape(job)};
+        }
+    }
+    return {kernels.generic[g.packing], float_generic_shape(job, g.packing)};
+}
+
+/* Quantizes or dequantizes; values are checked where there is a word to tell of it. */
+cudaError_t run(const awq_float_geometry &g, const FloatKernels &kernels, uint64_t *fault, cudaStream_t stream)
+{
+    if (fault != nullptr) {
+        *fault = AWQ_CUDA_NO_FAULT;
+    }
+    if (is_empty(g)) {
+        return cudaSuccess;
+    }
+    const int inner = inner_dim(g);
+    FloatJob job = make_job<FloatJob>(g, inner);
+    const FloatChoice choice = choose(g, job, kernels);
+    return launch_checked(choice.kernel, choice.shape, g, job, inner, fault, stream);
+}
+
+/* ---- min_max ---- */
+
+/* Groups below each other that threads share, where one has not enough to load at once. */
+constexpr int line_groups = 8;
+
+template <class T>
+constexpr ScalesKernel scales_kernels[3] = {scales_of_lines<T, 1>, scales_of_lines<T, line_groups>,
+                                            scales_of_columns<T>};
+
+/* The geometry with rows and columns exchanged. */
+awq_float_geometry exchange(const awq_float_geometry &g)
+{
+    awq_float_geometry turned = g;
+    std::swap(turned.rows, turned.cols);
+    std::swap(turned.group_rows, turned.group_cols);
+    for (awq_plane *plane : {&turned.weight, &turned.scales, &turned.zeros}) {
+        std::swap(plane->row_stride, plane->col_stride);
+    }
+    return turned;
+}
+
+/* How the groups of a launch lie in blocks. */
+Shape scales_of_lines_shape(const awq_float_geometry &g, int lanes, int groups)
+{
+    const int64_t down = g.rows / g.group_rows, across = g.cols / g.group_cols;
+    int width = lanes < 32 ? 32 : lanes;
+    while (width < scales_threads && width < across * lanes) {
+        width *= 2;
+    }
+    const int height = scales_threads / width;
+    const int64_t blocks_across = ceil_div(across * lanes, width);
+    return {static_cast<uint64_t>(blocks_across * ceil_div(down, height * groups)), dim3(width, height),
+            static_cast<uint32_t>(blocks_across)};
+}
+
+cudaError_t run_min_max(const awq_float_geometry &geometry, awq_scale_mode mode, uint64_t *fault, cudaStream_t stream)
+{
+    if (fault != nullptr) {
+        *fault = AWQ_CUDA_NO_FAULT;
+    }
+    if (is_empty(geometry)) {
+        return cudaSuccess;
+    }
+    const bool exchanged = geometry.weight.col_stride != 1 && geometry.weight.row_stride == 1;
+    const awq_float_geometry g = exchanged ? exchange(geometry) : geometry;
+    const int inner = inner_dim(g);
+    const FloatKind kind = kind_of(g.weight_dtype);
+    const int64_t vector = 16 / bytes_of(kind);
+    ScalesJob job = make_job<ScalesJob>(g, inner);
+    job.mode = mode;
+    job.exchanged = exchanged;
+    job.vectors =
+        g.weight.col_stride == 1 && is_aligned(g, g.weight, bytes_of(kind), g.rows > 1 ? g.weight.row_stride : 0, 16);
+    const bool columns = g.group_cols == 1 && g.group_rows > 1 && job.vectors && g.cols % vector == 0;
+    bool has_many = false;
+    Shape shape;
+    if (columns) {
+        const int64_t across = ceil_div(g.cols, vector * column_lanes);
+        shape = {static_cast<uint64_t>(across * (g.rows / g.group_rows)), dim3(scales_threads),
+                 static_cast<uint32_t>(across)};
+    } else {
+        job.vectors = job.vectors && g.group_cols % vector == 0;
+        const int64_t loads = g.group_rows * (job.vectors ? g.group_cols / vector : g.group_cols);
+        job.lanes = 1;
+        while (job.lanes < 32 && job.lanes < loads) {
+            job.lanes *= 2;
+        }
+        has_many = loads < line_groups * job.lanes;
+        shape = scales_of_lines_shape(g, job.lanes, has_many ? line_groups : 1);
+    }
+    const int number = columns ? 2 : has_many ? 1 : 0;
+    const ScalesKernel kernels[float_kinds] = {scales_kernels<__half>[number], scales_kernels<__nv_bfloat16>[number],
+                                               scales_kernels<float>[number]};
+    return launch_checked(kernels[kind], shape, g, job, inner, fault, stream);
+}
+
+} // namespace
+
+extern "C" int awq_cuda_dequantize(const awq_float_geometry *geometry, void *stream)
+{
+    return finish(run(*geometry, all_dequantizers[kind_of(geometry->weight_dtype)], nullptr,
+                                      static_cast<cudaStream_t>(stream)));
+}
+
+extern "C" int awq_cuda_quantize(const awq_float_geometry *geometry, void *stream)
+{
+    return awq_cuda_quantize_checked(geometry, stream, nullptr);
+}
+
+extern "C" int awq_cuda_quantize_checked(const awq_float_geometry *geometry, void *stream, uint64_t *fault)
+{
+    return finish(run(*geometry, all_quantizers[kind_of(geometry->weight_dtype)], fault,
+                                    static_cast<cudaStream_t>(stream)));
+}
+
+extern "C" int awq_cuda_min_max(const awq_float_geometry *geometry, awq_scale_mode mode, void *stream)
+{
+    return awq_cuda_min_max_checked(geometry, mode, stream, nullptr);
+}
+
+extern "C" int awq_cuda_min_max_checked(const awq_float_geometry *geometry, awq_scale_mode mode, void *stream,
+                                        uint64_t *fault)
+{
+    return finish(run_min_max(*geometry, mode, fault, static_cast<cudaStream_t>(stream)));
+}
+
+extern "C" int awq_cuda_fetch(void *host, const void *device, size_t bytes, void *stream)
+{
+    const cudaStream_t s = static_cast<cudaStream_t>(stream);
+    cudaError_t error = cudaMemcpyAsync(host, device, bytes, cudaMemcpyDeviceToHost, s);
+    if (error == cudaSuccess) {
+        error = cudaStreamSynchronize(s);
+    }
+    return finish(error);
+}

@@ -1,0 +1,314 @@
+/* Weights whose rows are contiguous and aligned to 16 bytes, beside a payload whose rows are contiguous: one pass. */
+#ifndef AWQPACK_CUDA_FLOAT_ROWS_CUH
+#define AWQPACK_CUDA_FLOAT_ROWS_CUH
+
+#include "float_common.cuh"
+
+namespace awq_cuda {
+
+/*
+ * A unit is eight weights of a row, or four where these fill 16 bytes. Neighbouring threads take neighbouring units, so
+ * that a warp moves whole lines of weights; a thread takes several, so placed that they share what scales give:
+ *   along     four units apart, sixteen units of a row being of one group
+ *   below     below each other, each with a factor of its own, or all with one
+ *   columns   below each other, all of one group down; a factor for each of their columns
+ */
+enum class Units { along, below, columns };
+
+template <Units Kind, int UnitsPerThread, int ThreadsPerBlock, int Resident>
+struct FloatRowConfig {
+    static constexpr Units kind = Kind;
+    static constexpr bool shared = Kind != Units::columns; /* the columns of a unit share a factor */
+    static constexpr int across = Kind == Units::along ? UnitsPerThread : 1;
+    static constexpr int down = Kind == Units::along ? 1 : UnitsPerThread;
+    static constexpr int units = UnitsPerThread;
+    static constexpr int threads = ThreadsPerBlock;
+    static constexpr int resident = Resident; /* blocks of a multiprocessor that registers shall suffice for */
+    static_assert(Kind == Units::along ? UnitsPerThread == 4 : UnitsPerThread % AWQ_QUAD_ROWS == 0,
+                  "a thread starts where a block or a row of V2's payload does");
+};
+
+constexpr int near_units = 4; /* threads whose units alternate; of V2, they make four units' words */
+constexpr int quantized_unit = 8;
+
+template <class T>
+constexpr int dequantized_unit = 16 / static_cast<int>(sizeof(T));
+
+/* split = blocks along a row. */
+template <class Config>
+Shape float_rows_shape(const FloatJob &job, int unit)
+{
+    const int64_t threads = ceil_div(job.cols, near_units * Config::across * unit) * near_units;
+    int width = near_units;
+    while (width < Config::threads && width < threads) {
+        width *= 2;
+    }
+    const int height = Config::threads / width;
+    const int64_t across = ceil_div(threads, width);
+    return {static_cast<uint64_t>(across * ceil_div(job.rows, height * Config::down)), dim3(width, height),
+            static_cast<uint32_t>(across)};
+}
+
+/* The first unit of a thread, and how many of its units exist; one that has none is placed where others are. */
+struct FloatRowPlace {
+    uint32_t row, col;
+    int count;
+};
+
+template <class Config, int Unit>
+__device__ __forceinline__ FloatRowPlace float_row_place(const FloatJob &job, uint32_t split)
+{
+    const uint32_t down = blockIdx.x / split;
+    const uint32_t number = (blockIdx.x - down * split) * blockDim.x + threadIdx.x;
+    const uint32_t rows = static_cast<uint32_t>(job.rows), cols = static_cast<uint32_t>(job.cols);
+    FloatRowPlace place;
+    place.row = (down * blockDim.y + threadIdx.y) * Config::down;
+    place.col = (number / near_units * (near_units * Config::across) + number % near_units) * Unit;
+    const int left = static_cast<int>(Config::kind == Units::along
+                                          ? (cols - place.col + (near_units * Unit - 1)) / (near_units * Unit)
+                                          : rows - place.row);
+    place.count = place.row >= rows || place.col >= cols ? 0 : left < Config::units ? left : Config::units;
+    if (place.count == 0) {
+        place.row = 0, place.col = 0;
+    }
+    return place;
+}
+
+/* Bytes from the weights of a thread's first unit to those of unit i. */
+template <class Config, int UnitBytes>
+__device__ __forceinline__ int64_t weights_step(const FloatJob &job, int i)
+{
+    return Config::kind == Units::along ? i * near_units * UnitBytes : i * job.codes_row;
+}
+
+/* The factor of each unit; all loads are under way before the first is used, so there is no condition around any. */
+template <class Config>
+__device__ __forceinline__ void load_unit_factors(const FloatJob &job, const FloatRowPlace &place,
+                                                  Factor (&factors)[Config::down])
+{
+    const FactorSource source = factor_source(job);
+    const int64_t group_row = job.group_rows.of(place.row), group_col = job.group_cols.of(place.col);
+    const uint8_t *scale = source.scales + group_row * job.scales.row + group_col * job.scales.col;
+    const uint8_t *zero = source.zeros + group_row * job.zeros.row + group_col * job.zeros.col;
+    uint32_t scales[Config::down], zeros[Config::down];
+#pragma unroll
+    for (int i = 0; i < Config::down; i++) {
+        const int64_t step = i < place.count ? i : 0;
+        scales[i] = load_scale_bits(scale + step * job.scales_step, job.scale_kind);
+        zeros[i] = __ldg(zero + step * job.zeros_step);
+    }
+#pragma unroll
+    for (int i = 0; i < Config::down; i++) {
+        factors[i] = {scale_of(scales[i], job.scale_kind), zero_of(job, zeros[i])};
+    }
+}
+
+/* ---- the payload of a unit ---- */
+
+/* V2 keeps 32 columns of a row in 16 bytes, of which eight columns are one nibble of every item; V1 eight in a word. */
+template <awq_packing P>
+constexpr int unit_words = (block_rows<P> > 1) ? 4 : 1;
+
+template <awq_packing P>
+__device__ __forceinline__ int64_t unit_offset(const FloatJob &job, uint32_t row, uint32_t col)
+{
+    if constexpr (block_rows<P> > 1) {
+        return row / AWQ_QUAD_ROWS * job.payload_row + col / AWQ_BLOCK_CODES * AWQ_QUAD_BLOCK_BYTES +
+               row % AWQ_QUAD_ROWS * AWQ_BLOCK_BYTES + col / 32 % 2 * 16;
+    } else {
+        return row * job.payload_row + col / AWQ_WORD_CODES * AWQ_WORD_BYTES;
+    }
+}
+
+/* Bytes from the payload of a thread's first unit to that of unit i. */
+template <awq_packing P, class Config, int Unit>
+__device__ __forceinline__ int64_t payload_step(const FloatJob &job, int i)
+{
+    if constexpr (Config::kind == Units::along) { /* the first lies in the first sixteen columns of a block of V2 */
+        return (block_rows<P> > 1) ? unit_offset<P>(job, 0, i * near_units * Unit) : i * near_units * Unit / 2;
+    } else if constexpr (block_rows<P> > 1) {
+        return i / AWQ_QUAD_ROWS * job.payload_row + i % AWQ_QUAD_ROWS * AWQ_BLOCK_BYTES;
+    } else {
+        return i * job.payload_row;
+    }
+}
+
+template <awq_packing P>
+__device__ __forceinline__ Words<unit_words<P>> load_unit(const uint8_t *p)
+{
+    if constexpr (block_rows<P> > 1) {
+        return load_vector<4>(p);
+    } else {
+        return {{__ldg(reinterpret_cast<const uint32_t *>(p))}};
+    }
+}
+
+/* Four codes a word: of eight columns from `col` on. */
+template <awq_packing P>
+__device__ __forceinline__ Words<2> unit_codes_of(const Words<unit_words<P>> &words, uint32_t col)
+{
+    Words<2> codes;
+    if constexpr (block_rows<P> > 1) {
+        const int shift = 4 * static_cast<int>(col / 8 % 4);
+        uint32_t pairs[4];
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            pairs[i] = words.w[i] >> shift & 0x000f000f;
+        }
+        codes.w[0] = __byte_perm(pairs[0], pairs[1], 0x6420);
+        codes.w[1] = __byte_perm(pairs[2], pairs[3], 0x6420);
+    } else {
+        unpack_word<P>(words.w[0], &codes.w[0], &codes.w[1]);
+    }
+    return codes;
+}
+
+/* Packs a unit and stores what this thread has of its payload; every lane of a warp comes here. */
+template <awq_packing P>
+__device__ __forceinline__ void store_unit(uint8_t *payload, const Words<2> &codes, bool exists)
+{
+    if constexpr (block_rows<P> > 1) {
+        /* each of four lanes has one nibble of the same eight items: they gather two items each */
+        const int nibble = threadIdx.x % 4;
+        uint32_t pairs[4];
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            pairs[i] = __byte_perm(codes.w[i / 2], 0, i % 2 == 0 ? 0x4140 : 0x4342) << (4 * nibble);
+        }
+        const bool high = nibble & 2, odd = nibble & 1;
+        const uint32_t first =
+            (high ? pairs[2] : pairs[0]) | __shfl_xor_sync(0xffffffff, high ? pairs[0] : pairs[2], 2);
+        const uint32_t second =
+            (high ? pairs[3] : pairs[1]) | __shfl_xor_sync(0xffffffff, high ? pairs[1] : pairs[3], 2);
+        const uint32_t word = (odd ? second : first) | __shfl_xor_sync(0xffffffff, odd ? first : second, 1);
+        if (exists) {
+            *reinterpret_cast<uint32_t *>(payload + 4 * nibble) = word;
+        }
+    } else if (exists) {
+        *reinterpret_cast<uint32_t *>(payload) = pack_word<P>(codes.w[0], codes.w[1]);
+    }
+}
+
+/* ---- the kernels ---- */
+
+template <class T>
+__device__ __forceinline__ void store_weights(uint8_t *p, const float (&weights)[dequantized_unit<T>])
+{
+    Words<4> v;
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        if constexpr (sizeof(T) == 4) {
+            v.w[i] = __float_as_uint(weights[i]);
+        } else {
+            v.w[i] = round_pair<T>(weights[2 * i], weights[2 * i + 1]);
+        }
+    }
+    store_vector<4>(p, v);
+}
+
+template <awq_packing P, class T, class Config>
+__global__ void __launch_bounds__(Config::threads, Config::resident)
+    dequantize_rows(const __grid_constant__ FloatJob job, const uint32_t split)
+{
+    constexpr int N = dequantized_unit<T>;
+    const FloatRowPlace place = float_row_place<Config, N>(job, split);
+    const uint8_t *payload = job.payload + blockIdx.y * job.payload_batch + unit_offset<P>(job, place.row, place.col);
+    uint8_t *weights = job.codes + blockIdx.y * job.codes_batch + place.row * job.codes_row + place.col * sizeof(T);
+
+    Words<unit_words<P>> packed[Config::units] = {}; /* all loads are under way before the first store */
+#pragma unroll
+    for (int i = 0; i < Config::units; i++) {
+        if (i < place.count) {
+            packed[i] = load_unit<P>(payload + payload_step<P, Config, N>(job, i));
+        }
+    }
+    Factor factors[Config::shared ? Config::down : N];
+    if constexpr (Config::shared) {
+        load_unit_factors<Config>(job, place, factors);
+    } else {
+        load_column_factors(job, place.row, place.col, factors);
+    }
+#pragma unroll
+    for (int i = 0; i < Config::units; i++) {
+        if (i >= place.count) {
+            return;
+        }
+        const uint32_t col = place.col + (Config::kind == Units::along ? i * near_units * N : 0);
+        const Words<2> codes = unit_codes_of<P>(packed[i], col);
+        float values[N];
+#pragma unroll
+        for (int k = 0; k < N; k++) {
+            const uint32_t four = N == 4 ? codes.w[col / 4 % 2] : codes.w[k / 4];
+            values[k] = weight_of(four, k % 4, factors[!Config::shared ? k : Config::down == 1 ? 0 : i]);
+        }
+        store_weights<T>(weights + weights_step<Config, 16>(job, i), values);
+    }
+}
+
+template <awq_packing P, class T, class Config>
+__global__ void __launch_bounds__(Config::threads, Config::resident)
+    quantize_rows(const __grid_constant__ FloatJob job, const uint32_t split)
+{
+    constexpr int N = quantized_unit;
+    constexpr int unit_bytes = N * static_cast<int>(sizeof(T));
+    const FloatRowPlace place = float_row_place<Config, N>(job, split);
+    const uint8_t *weights =
+        job.codes + blockIdx.y * job.codes_batch + place.row * job.codes_row + place.col * sizeof(T);
+    uint8_t *payload = job.payload + blockIdx.y * job.payload_batch + unit_offset<P>(job, place.row, place.col);
+
+    Weights<T> units[Config::units] = {};
+#pragma unroll
+    for (int i = 0; i < Config::units; i++) {
+        if (i < place.count) {
+            units[i] = load_weights<T>(weights + weights_step<Config, unit_bytes>(job, i));
+        }
+    }
+    Factor factors[Config::shared ? Config::down : N];
+    if constexpr (Config::shared) {
+        load_unit_factors<Config>(job, place, factors);
+    } else {
+        load_column_factors(job, place.row, place.col, factors);
+    }
+    Divisor divisors[Config::shared ? 1 : N];
+#pragma unroll
+    for (int i = 0; i < (Config::shared ? 1 : N); i++) {
+        divisors[i] = divisor_of(factors[i]);
+    }
+#pragma unroll
+    for (int i = 0; i < Config::units; i++) {
+        if (Config::shared && Config::down > 1 && i > 0) {
+            divisors[0] = divisor_of(factors[i]);
+        }
+        const uint32_t row = place.row + (Config::kind == Units::along ? 0 : i);
+        const uint32_t col = place.col + (Config::kind == Units::along ? i * near_units * N : 0);
+        const bool exists = i < place.count;
+        const Words<2> codes = codes_of<T, false>(job, units[i], divisors, row, col, exists ? N : 0);
+        store_unit<P>(payload + payload_step<P, Config, N>(job, i), codes, exists);
+    }
+    finish_check(job.fault);
+}
+
+/* What float_launch.cu has to know of the kernels for one kind of units. */
+struct FloatRowKernel {
+    FloatKernel kernel;
+    Shape (*shape)(const FloatJob &job, int unit);
+};
+
+/* The kernels by packing and the dtype of weights. */
+template <class T, class Config>
+constexpr FloatRowKernel row_dequantizers[AWQ_PACKING_COUNT] = {
+    {dequantize_rows<AWQ_PACKING_V1, T, Config>, float_rows_shape<Config>},
+    {dequantize_rows<AWQ_PACKING_V1_REORDER, T, Config>, float_rows_shape<Config>},
+    {dequantize_rows<AWQ_PACKING_V2, T, Config>, float_rows_shape<Config>},
+};
+
+template <class T, class Config>
+constexpr FloatRowKernel row_quantizers[AWQ_PACKING_COUNT] = {
+    {quantize_rows<AWQ_PACKING_V1, T, Config>, float_rows_shape<Config>},
+    {quantize_rows<AWQ_PACKING_V1_REORDER, T, Config>, float_rows_shape<Config>},
+    {quantize_rows<AWQ_PACKING_V2, T, Config>, float_rows_shape<Config>},
+};
+
+} // namespace awq_cuda
+
+#endif

@@ -1,0 +1,212 @@
+/* Weights whose columns are contiguous, of whole vectors of 16 bytes, beside a payload whose rows are contiguous and
+   aligned: tiles change direction in shared memory, as payload. */
+#ifndef AWQPACK_CUDA_FLOAT_TILE_CUH
+#define AWQPACK_CUDA_FLOAT_TILE_CUH
+
+#include "float_common.cuh"
+#include "tile.cuh"
+
+namespace awq_cuda {
+
+/*
+ * Slots, lines and vectors are those of tile.cuh, with eight rows a slot: 16 bytes of a column of 16-bit weights. What
+ * a slot has of factors is eight of them: one a column where eight rows are of one group (ByRow false), else one a row.
+ */
+constexpr int float_slot_rows = 8;
+
+template <class Config>
+Shape float_tile_shape(const FloatJob &job)
+{
+    static_assert(Config::rows == float_slot_rows, "the factors of a slot");
+    return tile_shape<Config>(job);
+}
+
+/* Column, counted from its slot, of the low (k even) or high (k odd) nibble of byte k / 2. */
+template <awq_packing P>
+__device__ __forceinline__ constexpr int slot_column(int k)
+{
+    return low_column<P>(k / 2) + k % 2 * high_step<P>;
+}
+
+/* Of column slot_column(i) of a slot, or of its row i; of the first slot where this one is outside. */
+template <awq_packing P, bool ByRow>
+__device__ __forceinline__ void load_slot_factors(const FloatJob &job, const Slot &slot, Factor (&factors)[8])
+{
+    const uint32_t row = slot.count == 0 ? 0 : static_cast<uint32_t>(slot.row);
+    const uint32_t col = slot.count == 0 ? 0 : static_cast<uint32_t>(slot.col);
+    if constexpr (!ByRow && block_rows<P> == 1) {
+        if (job.vector_factors) {
+            Factor in_order[8];
+            load_column_factors(job, row, col, in_order);
+#pragma unroll
+            for (int i = 0; i < 8; i++) {
+                factors[i] = in_order[slot_column<P>(i)];
+            }
+            return;
+        }
+    }
+    const FactorSource source = factor_source(job);
+    const int64_t group_row = job.group_rows.of(row), group_col = job.group_cols.of(col);
+    const uint8_t *scale = source.scales + group_row * job.scales.row + group_col * job.scales.col;
+    const uint8_t *zero = source.zeros + group_row * job.zeros.row + group_col * job.zeros.col;
+    uint32_t scales[8], zeros[8];
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+        const int64_t step = ByRow ? i : slot_column<P>(i);
+        scales[i] = load_scale_bits(scale + step * job.scales_step, job.scale_kind);
+        zeros[i] = __ldg(zero + step * job.zeros_step);
+    }
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+        factors[i] = {scale_of(scales[i], job.scale_kind), zero_of(job, zeros[i])};
+    }
+}
+
+template <awq_packing P, class T, bool ByRow, class Config>
+__global__ void __launch_bounds__(Config::threads, Config::resident)
+    dequantize_tiles(const __grid_constant__ FloatJob job, const uint32_t split)
+{
+    constexpr int passes = Config::tiles * Config::vectors / Config::threads;
+    uint32_t *const tile = reinterpret_cast<uint32_t *>(tile_memory);
+    const TilePlace block = block_place<Config>(job, split);
+    const uint8_t *payload = job.payload + blockIdx.y * job.payload_batch;
+    uint8_t *weights = job.codes + blockIdx.y * job.codes_batch;
+
+    Words<4> packed[passes]; /* all loads are under way before the first store */
+#pragma unroll
+    for (int i = 0; i < passes; i++) {
+        const Vector v = tile_vector<P, Config>(i * Config::threads + static_cast<int>(threadIdx.x));
+        int count;
+        const uint8_t *p = payload + vector_offset<P>(job, block, v, &count);
+        packed[i] = count == 4 ? load_vector<4>(p) : load_payload<P, 4>(p, count);
+    }
+#pragma unroll
+    for (int i = 0; i < passes; i++) {
+        put_vector<Config>(tile_vector<P, Config>(i * Config::threads + static_cast<int>(threadIdx.x)), packed[i]);
+    }
+    __syncthreads();
+#pragma unroll 1
+    for (int number = 0; number < Config::tiles * tile_slots; number += Config::threads) {
+        const Slot slot = tile_slot<P, Config>(job, block, number + static_cast<int>(threadIdx.x));
+        Factor factors[8];
+        load_slot_factors<P, ByRow>(job, slot, factors);
+        uint32_t words[8]; /* of rows, then byte 0..3 of four rows each */
+#pragma unroll
+        for (int row = 0; row < 8; row++) {
+            words[row] = tile[slot_word<P, Config>(slot, row)];
+        }
+        transpose_bytes(*reinterpret_cast<uint32_t(*)[4]>(words));
+        transpose_bytes(*reinterpret_cast<uint32_t(*)[4]>(words + 4));
+        uint8_t *p = weights + slot.col * job.codes_col + slot.row * static_cast<int>(sizeof(T));
+#pragma unroll
+        for (int k = 0; k < 8; k++) {
+            float values[8];
+#pragma unroll
+            for (int row = 0; row < 8; row++) {
+                const uint32_t codes = words[row / 4 * 4 + k / 2] >> 4 * (k % 2) & low_nibbles;
+                values[row] = weight_of(codes, row % 4, factors[ByRow ? row : k]);
+            }
+            if (slot.count != 0) {
+                store_eight<T>(p + slot_column<P>(k) * job.codes_col, values);
+            }
+        }
+    }
+}
+
+template <awq_packing P, class T, bool ByRow, class Config>
+__global__ void __launch_bounds__(Config::threads, Config::resident)
+    quantize_tiles(const __grid_constant__ FloatJob job, const uint32_t split)
+{
+    constexpr int together = 4; /* columns whose loads are under way at once */
+    uint32_t *const tile = reinterpret_cast<uint32_t *>(tile_memory);
+    const TilePlace block = block_place<Config>(job, split);
+    const uint8_t *weights = job.codes + blockIdx.y * job.codes_batch;
+    uint8_t *payload = job.payload + blockIdx.y * job.payload_batch;
+
+#pragma unroll 1
+    for (int number = 0; number < Config::tiles * tile_slots; number += Config::threads) {
+        const Slot slot = tile_slot<P, Config>(job, block, number + static_cast<int>(threadIdx.x));
+        const uint8_t *p = weights + slot.col * job.codes_col + slot.row * static_cast<int>(sizeof(T));
+        Factor factors[8];
+        Divisor divisors[ByRow ? 8 : 1];
+        uint32_t words[8]; /* byte 0..3 of four rows each, then of rows */
+#pragma unroll
+        for (int first = 0; first < 8; first += together) {
+            Weights<T> columns[together] = {};
+#pragma unroll
+            for (int k = 0; k < together; k++) {
+                if (slot.count != 0) {
+                    columns[k] = load_weights<T>(p + slot_column<P>(first + k) * job.codes_col);
+                }
+            }
+            if (first == 0) {
+                load_slot_factors<P, ByRow>(job, slot, factors);
+                if constexpr (ByRow) {
+#pragma unroll
+                    for (int row = 0; row < 8; row++) {
+                        divisors[row] = divisor_of(factors[row]);
+                    }
+                }
+            }
+            Words<2> low;
+#pragma unroll
+            for (int k = 0; k < together; k++) {
+                if constexpr (!ByRow) {
+                    divisors[0] = divisor_of(factors[first + k]);
+                }
+                const Words<2> codes = codes_of<T, true>(job, columns[k], divisors, slot.row,
+                                                         slot.col + slot_column<P>(first + k), slot.count);
+                if (k % 2 == 0) {
+                    low = codes;
+                } else {
+                    words[(first + k) / 2] = join_nibbles(low.w[0], codes.w[0]);
+                    words[(first + k) / 2 + 4] = join_nibbles(low.w[1], codes.w[1]);
+                }
+            }
+        }
+        transpose_bytes(*reinterpret_cast<uint32_t(*)[4]>(words));
+        transpose_bytes(*reinterpret_cast<uint32_t(*)[4]>(words + 4));
+#pragma unroll
+        for (int row = 0; row < 8; row++) {
+            tile[slot_word<P, Config>(slot, row)] = words[row];
+        }
+    }
+    __syncthreads();
+#pragma unroll
+    for (int first = 0; first < Config::tiles * Config::vectors; first += Config::threads) {
+        const Vector v = tile_vector<P, Config>(first + static_cast<int>(threadIdx.x));
+        const Words<4> packed = get_vector<Config>(v);
+        int count;
+        uint8_t *p = payload + vector_offset<P>(job, block, v, &count);
+        if (count == 4) {
+            store_vector<4>(p, packed);
+        } else {
+            store_payload<P, 4>(p, packed, count);
+        }
+    }
+    finish_check(job.fault);
+}
+
+/* What float_launch.cu has to know of a configuration, of which each packing and dtype may have its own. */
+struct FloatTileKernel {
+    FloatKernel kernel;
+    Shape (*shape)(const FloatJob &job);
+};
+
+template <class T, bool ByRow, class Config>
+constexpr FloatTileKernel tile_dequantizers[AWQ_PACKING_COUNT] = {
+    {dequantize_tiles<AWQ_PACKING_V1, T, ByRow, Config>, float_tile_shape<Config>},
+    {dequantize_tiles<AWQ_PACKING_V1_REORDER, T, ByRow, Config>, float_tile_shape<Config>},
+    {dequantize_tiles<AWQ_PACKING_V2, T, ByRow, Config>, float_tile_shape<Config>},
+};
+
+template <class T, bool ByRow, class Config>
+constexpr FloatTileKernel tile_quantizers[AWQ_PACKING_COUNT] = {
+    {quantize_tiles<AWQ_PACKING_V1, T, ByRow, Config>, float_tile_shape<Config>},
+    {quantize_tiles<AWQ_PACKING_V1_REORDER, T, ByRow, Config>, float_tile_shape<Config>},
+    {quantize_tiles<AWQ_PACKING_V2, T, ByRow, Config>, float_tile_shape<Config>},
+};
+
+} // namespace awq_cuda
+
+#endif
