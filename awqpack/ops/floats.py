@@ -274,7 +274,7 @@ def min_max_scales(
     steps = float(formula.removeprefix("absmax/")) if is_symmetric else 15.0
     span = torch.maximum(-low, high) if is_symmetric else high - low
     # Not the span itself where it is 0: its sign would tell which of the zeros came first.
-    scales = torch.where(span > 0, span / steps, 0.0).to(dtype)
+    scales = torch.where(span > 0, span / torch.full_like(span, steps), 0.0).to(dtype)
     bad = ~scales.isfinite()
     if bool(bad.any()):
         name = str(dtype).removeprefix("torch.")
