@@ -19,7 +19,7 @@ SOURCES := setup.py $(shell find csrc cuda -name '*.[ch]' -o -name '*.[ch]pp' -o
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
-	@echo 'bench-SUITE   cpu, gpu, host, convert or quanto: python -m benchmarks --help'
+	@echo 'bench-SUITE   cpu, gpu, floats, host, convert or quanto: python -m benchmarks --help'
 	@echo
 	@echo 'PYTHON=python3.12   the interpreter to make the environment with   (python3)'
 	@echo 'TORCH=2.11.0        the version of torch to install                (2.13.0)'
@@ -59,7 +59,7 @@ lint: $(VENV)/.test ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# bench-cpu, bench-gpu, bench-host, bench-convert, bench-quanto: `python -m benchmarks --help` says what each does.
+# bench-cpu, bench-gpu, bench-floats, bench-host, bench-convert, bench-quanto: `python -m benchmarks --help` says what each does.
 bench-%: $(VENV)/.bench
 	$(BIN)/python -m benchmarks $* $(ARGS)
 

@@ -12,6 +12,7 @@ from . import cpus
 SUITES = {
     "cpu": "pack and unpack beside memory copies, and the packers of others",
     "gpu": "the same on a GPU, what a call costs the host, whole models",
+    "floats": "quantize, dequantize, scales and relayout beside copies and others, on the CPU or a GPU",
     "host": "what a call on a packed tensor costs the host, beside optimum-quanto's class",
     "convert": "a checkpoint converted beside cp -r, and beside compressed-tensors' converter",
     "quanto": "optimum-quanto quantizing one large linear, as it is and with awqpack (needs a GPU)",
@@ -37,7 +38,7 @@ def parse(words: list[str]) -> tuple[str, list[str]]:
 def main() -> None:
     """The command."""
     name, words = parse(sys.argv[1:])
-    if name == "cpu" and cpus.ALL:
+    if name in ("cpu", "floats") and cpus.ALL:
         # Before torch is imported: two of its threads on one CPU would take twice as long.
         os.environ.setdefault("OMP_PROC_BIND", "spread")
         os.environ.setdefault("OMP_PLACES", "threads")

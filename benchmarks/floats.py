@@ -1,0 +1,218 @@
+"""Times quantize, dequantize, min_max_scales and relayout beside copies that move the same bytes, and beside others.
+
+On the CPU or, with --device cuda, on a GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import functools
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+
+import torch
+
+import awqpack
+from awqpack import AWQPacking
+
+from .cpu import copying_pool, torch_threads
+from .float_peers import float_peers
+from .gpu import MODELS
+from .harness import MIB, Call, Clock, Row, compare, event, medians, print_table, wall
+
+GROUP = 128
+PEER_SHAPES = ((4096, 4096), (14336, 4096))
+TABLES = ("floats", "relayout", "peers", "models")
+V1, MARLIN = AWQPacking.V1, AWQPacking.MARLIN
+GEMM = (V1, True)
+
+
+class Machine:
+    """The device, how it is timed, and what its memory does."""
+
+    def __init__(self, device: str, threads: int) -> None:
+        self.device = device
+        self.threads = threads
+        self.clock: Clock = event if device == "cuda" else wall
+        self.least_seconds = 0.0 if device == "cuda" else 0.5
+
+    def copy(self, moved: int, pool: ThreadPoolExecutor) -> dict[str, Call]:
+        """Copies that read and write as many bytes: torch's, and on the CPU libc's, each thread a part."""
+        source, target = (torch.ones(moved // 2, dtype=torch.uint8, device=self.device) for _ in range(2))
+        calls: dict[str, Call] = {"torch copy_": functools.partial(target.copy_, source)}
+        if self.device == "cpu":
+            calls["memcpy"] = functools.partial(self._in_parts, pool, ctypes.memmove, target, source)
+        return calls
+
+    def read(self, weight: torch.Tensor, pool: ThreadPoolExecutor) -> dict[str, Call]:
+        """What reads a weight and writes nothing: libc's memcmp with itself; on a GPU a copy of half of it."""
+        if self.device == "cuda":
+            return self.copy(weight.nbytes, pool)
+        memcmp = ctypes.CDLL(None).memcmp
+        memcmp.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
+        return {"memcmp": functools.partial(self._in_parts, pool, memcmp, weight, weight)}
+
+    def _in_parts(
+        self, pool: ThreadPoolExecutor, function: Callable[..., object], one: torch.Tensor, other: torch.Tensor
+    ) -> None:
+        cuts = [one.nbytes * i // self.threads // 64 * 64 for i in range(self.threads)] + [one.nbytes]
+
+        def part(begin: int, end: int) -> None:
+            function(one.data_ptr() + begin, other.data_ptr() + begin, end - begin)
+
+        if self.threads == 1:
+            part(0, one.nbytes)
+        else:
+            list(pool.map(part, cuts[:-1], cuts[1:]))
+
+    def compare(self, table: str, op: str, call: Call, baselines: dict[str, Call], moved: int, turns: int,
+                **what: object) -> list[Row]:  # fmt: skip
+        """One row."""
+        what = {**what, "threads": self.threads if self.device == "cpu" else ""}
+        return compare(table, op, {"awqpack": call}, baselines, turns, self.clock, self.least_seconds, moved, what)
+
+
+def weight_of(shape: tuple[int, int], dtype: torch.dtype, device: str) -> torch.Tensor:
+    """A random weight as large as those of models are."""
+    generator = torch.Generator(device).manual_seed(0)
+    return (torch.randn(shape, generator=generator, device=device) * 0.02).to(dtype)
+
+
+def bench_floats(machine: Machine, side: int, turns: int, pool: ThreadPoolExecutor) -> Iterator[Row]:
+    """Each op into buffers that are there, beside a copy that moves as many bytes."""
+    for dtype in (torch.float16, torch.bfloat16):
+        name = str(dtype).removeprefix("torch.")
+        weight = weight_of((side, side), dtype, machine.device)
+        scales, zeros = awqpack.min_max_scales(weight, GROUP)
+        out = torch.empty_like(weight)
+        moved = weight.nbytes + weight.numel() // 2
+        copies = machine.copy(moved, pool)
+        row_payload = awqpack.quantize(weight, scales, zeros)
+        gemm_payload = awqpack.quantize(weight.t(), scales.t(), zeros.t(), *GEMM)
+        marlin_payload = awqpack.quantize(weight, scales, zeros, MARLIN)
+        turned = (scales.t().contiguous(), zeros.t().contiguous())
+        calls: dict[tuple[str, str], Call] = {
+            ("dequantize", "V1 rows"): functools.partial(awqpack.dequantize, row_payload, scales, zeros, out=out),
+            ("dequantize", "gemm to (K, N)"): functools.partial(
+                awqpack.dequantize, gemm_payload, *turned, *GEMM, out=out
+            ),
+            ("dequantize", "gemm to (N, K)"): functools.partial(
+                awqpack.dequantize, gemm_payload, *turned, *GEMM, out=out.t()
+            ),
+            ("dequantize", "Marlin"): functools.partial(
+                awqpack.dequantize, marlin_payload, scales, zeros, MARLIN, out=out
+            ),
+            ("quantize", "V1 rows"): functools.partial(awqpack.quantize, weight, scales, zeros, out=row_payload),
+            ("quantize", "(N, K) to gemm"): functools.partial(
+                awqpack.quantize, weight.t(), *turned, *GEMM, out=gemm_payload
+            ),
+            ("quantize", "Marlin"): functools.partial(
+                awqpack.quantize, weight, scales, zeros, MARLIN, out=marlin_payload
+            ),
+        }
+        for (op, what), call in calls.items():
+            yield from machine.compare("floats", op, call, copies, moved, turns, dtype=name, what=what)
+        least = functools.partial(awqpack.min_max_scales, weight, GROUP, out=(scales, zeros))
+        reads = machine.read(weight, pool)
+        yield from machine.compare(
+            "floats", "min_max_scales", least, reads, weight.nbytes, turns, dtype=name, what="groups of 128"
+        )
+
+
+def bench_relayout(machine: Machine, side: int, turns: int, pool: ThreadPoolExecutor) -> Iterator[Row]:
+    """Between gemm's payload and Marlin's, beside a copy and beside a gather through an index of every code."""
+    codes = torch.randint(0, 16, (side, side), dtype=torch.uint8, device=machine.device)
+    gemm, marlin = awqpack.pack(codes.t(), *GEMM), awqpack.pack(codes, MARLIN)
+    moved = gemm.nbytes + marlin.nbytes
+    copies = machine.copy(moved, pool)
+    for op, source, target, given, out in (
+        ("gemm to Marlin", GEMM, MARLIN, gemm, torch.empty_like(marlin)),
+        ("Marlin to gemm", MARLIN, GEMM, marlin, torch.empty_like(gemm)),
+    ):
+        call = functools.partial(awqpack.relayout, given, source, target, transpose=True, out=out)
+        yield from machine.compare("relayout", op, call, copies, moved, turns, what="payloads")
+
+
+def bench_peers(machine: Machine, turns: int) -> Iterator[Row]:
+    """Milliseconds to quantize and pack, and to unpack and dequantize, one weight in float16."""
+    for shape in PEER_SHAPES:
+        weight = weight_of(shape, torch.float16, machine.device)
+        scales, zeros = awqpack.min_max_scales(weight, GROUP)
+        peers, missing = float_peers(weight, scales, zeros)
+        for op in ("quantize", "dequantize"):
+            calls = {name: functions[op] for name, functions in peers.items() if op in functions}
+            expected = calls["awqpack"]()
+            for name, call in calls.items():
+                different = int((call().reshape(expected.shape) != expected).sum())
+                if different:
+                    print(f"{op}, {name}: {different} of {expected.numel()} elements differ", file=sys.stderr)
+            size = "x".join(map(str, shape))
+            seconds = medians(calls, turns, machine.clock)
+            for name, value in seconds.items():
+                yield Row("peers", op, name, value, {"what": size}, None, "awqpack", seconds["awqpack"])
+    for name, reason in missing.items():
+        print(f"left out: {name}: {reason}", file=sys.stderr)
+
+
+def bench_models(machine: Machine, turns: int) -> Iterator[Row]:
+    """Seconds for every linear weight of whole models in bfloat16, buffers reused."""
+    for model, (layers, shapes) in MODELS.items():
+        if model.startswith("Qwen"):
+            continue
+        made = {}
+        for shape in set(shapes):
+            weight = weight_of(shape, torch.bfloat16, machine.device)
+            scales, zeros = awqpack.min_max_scales(weight, GROUP)
+            made[shape] = (weight, scales, zeros, awqpack.quantize(weight, scales, zeros))
+
+        def run(op: str, made: dict = made, shapes: list = shapes) -> None:  # type: ignore[type-arg]
+            for shape in shapes:
+                weight, scales, zeros, payload = made[shape]
+                if op == "quantize":
+                    awqpack.quantize(weight, scales, zeros, out=payload)
+                else:
+                    awqpack.dequantize(payload, scales, zeros, out=weight)
+
+        for op in ("quantize", "dequantize"):
+            seconds = medians({"one layer": functools.partial(run, op)}, turns, machine.clock)["one layer"] * layers
+            codes = layers * sum(n * k for n, k in shapes)
+            yield Row("models", op, "awqpack", seconds, {"what": model}, codes * 5 // 2)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What this suite can be told."""
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--size-mib", type=int, default=256, help="MiB of 16-bit weights, twice a square number (256)")
+    parser.add_argument("--turns", type=int, default=7, help="timed turns of each call (7)")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="what all threads means")
+    parser.add_argument("--only", choices=TABLES, nargs="*", default=TABLES, help="some tables only")
+
+
+def run(options: argparse.Namespace) -> list[Row]:
+    """Measures and prints."""
+    side = int((options.size_mib * MIB / 2) ** 0.5) // 128 * 128
+    on_cpu = options.device == "cpu"
+    rows: list[Row] = []
+    print(f"{side}x{side} weights on {options.device}; medians of {options.turns} turns or more")
+    for threads in sorted({1, options.threads}) if on_cpu else [1]:
+        machine = Machine(options.device, threads)
+        with torch_threads(threads) if on_cpu else nullcontext(), copying_pool(threads) as pool:
+            if "floats" in options.only:
+                rows += bench_floats(machine, side, options.turns, pool)
+            if "relayout" in options.only and on_cpu:  # the gpu suite has its own
+                rows += bench_relayout(machine, side, options.turns, pool)
+    down = ("table", "op", "what", "dtype")
+    print_table("Speed beside a copy of the same bytes, or a read (1 = as fast)", rows, down, ("threads",))
+    last = Machine(options.device, options.threads)
+    if "peers" in options.only:
+        peers = list(bench_peers(last, options.turns))
+        print_table("Milliseconds for one weight in float16", peers, ("what", "op"), ("who",), "ms")
+        rows += peers
+    if "models" in options.only:
+        models = list(bench_models(last, options.turns))
+        print_table("Milliseconds for all linear weights of a model in bfloat16", models, ("what",), ("op",), "ms")
+        rows += models
+    return rows
