@@ -20,10 +20,11 @@ import click
 
 from . import __version__, demo
 from .checkpoint import CheckpointError, report
+from .checkpoint.convert import TARGETS
 from .checkpoint.plan import parse_size
+from .checkpoint.to_floats import FLOATS
 from .layouts import LAYOUTS
 
-_SCALE_DTYPES = ("float16", "bfloat16", "float32")
 _SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
@@ -116,18 +117,22 @@ def _inspect(path: str, layout: str, group_size: int | None, as_json: bool) -> i
 
 @_awqpack.command(
     "convert",
-    short_help="Write a checkpoint in another layout.",
-    help=f"""Writes an AWQ checkpoint in another layout without changing a code, a zero or a scale. Every other tensor,
-    file and metadata entry is kept; config.json and the index are rewritten. The target appears when it is whole.
+    short_help="Write a checkpoint in another layout, or in floats.",
+    help=f"""Writes an AWQ checkpoint in another layout without changing a code, a zero or a scale, or the ordinary
+    model in floats that it stands for. Every other tensor, file and metadata entry is kept; config.json and the index
+    are rewritten. The target appears when it is whole.
 
     SRC is a directory, one safetensors file, or the name of a model in the Hugging Face Hub's local cache. DST is a new
     directory, or file.
 
     layouts: {", ".join(LAYOUTS)}
 
+    floats: {", ".join(FLOATS)}
+
     \b
     examples:
       awqpack convert Llama-3.1-8B-AWQ Llama-3.1-8B-CT --to compressed-tensors
+      awqpack convert Llama-3.1-8B-AWQ Llama-3.1-8B-BF16 --to bfloat16
       awqpack convert Llama-3.1-8B-AWQ out --to gemv_fast --dry-run
       awqpack convert old-gemv out --to gemm --max-shard-size 5GB --force
       awqpack convert a.safetensors b.safetensors --to gemv --group-size 128
@@ -137,21 +142,22 @@ def _inspect(path: str, layout: str, group_size: int | None, as_json: bool) -> i
 )
 @click.argument("source", metavar="SRC")
 @click.argument("target", metavar="DST")
-@click.option("--to", required=True, callback=_one_of(*LAYOUTS), metavar="LAYOUT", help=", ".join(LAYOUTS))
+@click.option("--to", required=True, callback=_one_of(*TARGETS), metavar="LAYOUT", help=", ".join(TARGETS))
 @_layout("--from")
 @_group_size
 @click.option(
     "--scale-dtype",
-    callback=_one_of(*_SCALE_DTYPES),
+    callback=_one_of(*FLOATS),
     metavar="DTYPE",
-    help=f"Store scales in another dtype, if that holds each of them exactly: {', '.join(_SCALE_DTYPES)}.",
+    help=f"Store scales in another dtype, if that holds each of them exactly: {', '.join(FLOATS)}.",
 )
 @click.option("--device", default="cpu", metavar="DEVICE", help="Where weights are repacked.  [default: cpu]")
 @click.option(
     "--max-shard-size",
     callback=_size,
     metavar="SIZE",
-    help="Cut the target into files of at most this, such as 5GB.  [default: the source's files, one for one]",
+    help="Cut the target into files of at most this, such as 5GB.  [default: the source's files, one for one; "
+    "5GB for floats]",
 )
 @click.option("--dry-run", is_flag=True, help="Check everything, say what would be written.")
 @click.option("--force", is_flag=True, help="Replace DST when it exists and is a checkpoint.")

@@ -121,6 +121,23 @@ def test_transformers_loads_the_compressed_tensors_checkpoint(transformers, llam
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_transformers_loads_the_model_in_floats(transformers, llama, tmp_path):
+    """As any model: the very weights of the one that was dequantized, and its logits."""
+    folder, model = llama
+    checkpoint.convert(folder, tmp_path / "floats", "float32", max_shard_size="200KB")
+    assert len(list((tmp_path / "floats").glob("*.safetensors"))) > 1
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "floats").eval()
+    assert type(loaded) is type(model)
+    assert loaded.dtype == torch.float32
+    expected = model.state_dict()
+    assert {name: torch.equal(tensor, expected[name]) for name, tensor in loaded.state_dict().items()} == dict.fromkeys(
+        expected, True
+    )
+    tokens = torch.arange(24).reshape(2, 12)
+    with torch.no_grad():
+        assert torch.equal(loaded(tokens).logits, model(tokens).logits)
+
+
 @pytest.mark.parametrize("source", ["gemm", "compressed-tensors", "gptq_v2"])
 @pytest.mark.parametrize("name", REFERENCE_NAMES)
 def test_mlx_dequantizes_the_same_weights(name, source, tmp_path):

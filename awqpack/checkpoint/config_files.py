@@ -22,6 +22,7 @@ AUTOAWQ_FILE = "quant_config.json"
 GPTQMODEL_FILE = "quantize_config.json"
 MODELOPT_FILE = "hf_quant_config.json"
 _OWN_FILES = (AUTOAWQ_FILE, GPTQMODEL_FILE, MODELOPT_FILE)  # that are about quantization alone
+_DTYPE_KEYS = ("torch_dtype", "dtype")  # of config.json, to transformers before its version 5 and since
 _MLX_KEY = "quantization"  # of config.json, where MLX has what it also has as quantization_config
 
 
@@ -155,6 +156,16 @@ class ConfigFiles:
                 texts[name] = dump_like(content, text)
         return texts
 
+    def without_quantization(self, dtype: str) -> dict[str, str | None]:
+        """Text of each file for a model in floats of this dtype, by its name; None for one that is left out."""
+        texts: dict[str, str | None] = {place.file: None for place in self.places if not place.keys}
+        if CONFIG_FILE in self.files:
+            content = self.rest()
+            _set_dtype(content, dtype)
+            if content != self.files[CONFIG_FILE][0]:
+                texts[CONFIG_FILE] = dump_like(content, self.files[CONFIG_FILE][1])
+        return texts
+
     def rest(self) -> dict[str, Any]:
         """What config.json says of other things."""
         content = copy.deepcopy(self.files[CONFIG_FILE][0]) if CONFIG_FILE in self.files else {}
@@ -196,6 +207,16 @@ def _replace(content: dict[str, Any], keys: tuple[str, ...], written: dict[str, 
         del content[keys[-1]]
     if written is not None:
         content[_MLX_KEY if keys[-1] == _MLX_KEY else CONFIG_KEY] = written
+
+
+def _set_dtype(content: dict[str, Any], dtype: str) -> None:
+    """Says what a model's weights are in: its own and those of parts that said the same, under the names in use."""
+    keys = [key for key in _DTYPE_KEYS if key in content] or [_DTYPE_KEYS[0]]
+    before = content.get(keys[0])
+    content |= dict.fromkeys(keys, dtype)
+    for part in content.values():
+        if isinstance(part, dict):
+            part |= {key: dtype for key in _DTYPE_KEYS if key in part and part[key] == before}
 
 
 def _read_as(wish: Layout, place: Place) -> QuantizationConfig:

@@ -19,6 +19,11 @@ from .plan import Plan, make_plan, parse_size
 from .progress import Progress
 from .source import Checkpoint
 from .staging import Staging
+from .to_floats import FLOATS, SHARD_BYTES, to_floats
+from .to_layout import to_layout
+from .work import Work
+
+TARGETS = (*LAYOUTS, *FLOATS)
 
 
 @dataclass(frozen=True)
@@ -74,11 +79,13 @@ def convert(
     Args:
         source: a directory with safetensors files and config.json, or one safetensors file.
         target: a directory, or a safetensors file, as the source is.
-        to: the layout to write: a name in ``awqpack.layouts.LAYOUTS``.
+        to: the layout to write: a name in ``awqpack.layouts.LAYOUTS``; or float16, bfloat16 or float32, for the
+            ordinary model that the quantized one stands for.
         layout: the source's, or "auto": what its configuration says, or else its tensors.
         group_size: for a source without a configuration whose shapes do not tell; -1 is one group a row.
-        device: where weights are repacked.
-        max_shard_size: bytes, or "5GB"; without it the target has the source's files, one for one.
+        device: where weights are repacked; floats are made on the CPU.
+        max_shard_size: bytes, or "5GB"; without it the target has the source's files, one for one, and floats have
+            files of 5 GB.
         scale_dtype: float16, bfloat16 or float32 for scales in the target; each must be exact in it. Without it they
             keep theirs. What the configuration says of the model's own dtype stays.
         dry_run: check everything, write nothing.
@@ -97,23 +104,34 @@ def convert(
         staging = Staging(target, force=force)
         _require_fitting_target(checkpoint, target, limit)
         staging.check()
-        plan = make_plan(checkpoint, LAYOUTS[to], limit, scales)
+        work = _work(checkpoint, to, scales, device)
+        if limit is None and to in FLOATS and not checkpoint.files.is_file:
+            limit = SHARD_BYTES
+        plan = make_plan(checkpoint.files, work, limit)
         if checkpoint.files.is_file:
             plan.files[0].name = target.name
         _require_sources_elsewhere(plan, target)
         staging.require_space(plan.nbytes + _size_of(source, plan.others))
-        done = _described(plan, given, dry_run)
+        done = _described(checkpoint, plan, given, to, dry_run)
         if dry_run:
             return done
         start = time.perf_counter()
-        _carry_out(plan, staging, device, done, progress or Progress())
+        _carry_out(plan, staging, done, progress or Progress())
     return dataclasses.replace(done, seconds=time.perf_counter() - start)
+
+
+def _work(source: Checkpoint, to: str, scale_dtype: torch.dtype | None, device: torch.device) -> Work:
+    if to not in FLOATS:
+        return to_layout(source, LAYOUTS[to], scale_dtype, device)
+    if scale_dtype is not None:
+        raise CheckpointError(f"scale_dtype expects a layout; {to} has no scales")
+    return to_floats(source, FLOATS[to])
 
 
 def _validated(source: Path, target: Path, to: str, device: str | torch.device) -> torch.device:
     """The device, once everything that can be said without opening the source is in order."""
-    if to not in LAYOUTS:
-        raise CheckpointError(f"to expects one of {', '.join(LAYOUTS)}; got {to!r}")
+    if to not in TARGETS:
+        raise CheckpointError(f"to expects one of {', '.join(TARGETS)}; got {to!r}")
     usable = _usable_device(device)
     _require_apart(source, target)
     return usable
@@ -143,13 +161,12 @@ def _require_fitting_target(checkpoint: Checkpoint, target: Path, limit: int | N
         raise CheckpointError(f"{checkpoint.path}: is one file, which is not cut into several")
 
 
-def _described(plan: Plan, target: Path, is_dry_run: bool) -> Conversion:
-    source = plan.source
+def _described(source: Checkpoint, plan: Plan, target: Path, to: str, is_dry_run: bool) -> Conversion:
     return Conversion(
         source=source.path,
         target=target,
         source_layout=source.layout.name,
-        target_layout=plan.target.name,
+        target_layout=to,
         layers=len(source.layers),
         files=tuple(file.name for file in plan.files),
         nbytes=plan.nbytes,
@@ -161,11 +178,11 @@ def _described(plan: Plan, target: Path, is_dry_run: bool) -> Conversion:
     )
 
 
-def _carry_out(plan: Plan, staging: Staging, device: torch.device, done: Conversion, progress: Progress) -> None:
+def _carry_out(plan: Plan, staging: Staging, done: Conversion, progress: Progress) -> None:
     try:
         with staging:
             progress.start(done)
-            carry_out(plan, staging.content, device, progress.advance, progress.finish_file)
+            carry_out(plan, staging.content, progress.advance, progress.finish_file)
             staging.commit()
     except OSError as error:
         what = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror or str(error)
@@ -196,7 +213,7 @@ def _require_apart(source: Path, target: Path) -> None:
 
 def _require_sources_elsewhere(plan: Plan, target: Path) -> None:
     """Links may lead from a source into the target, which would replace what they lead to."""
-    files = plan.source.files
+    files = plan.source
     for path in [Path(name) for name in files.shards] + plan.others:
         if target.resolve() in (files.root / path).resolve().parents:
             raise CheckpointError(f"{target}: {files.root / path} is a link into it")

@@ -1,4 +1,4 @@
-"""The codes of a layer, read a chunk at a time and given in the format of another layout."""
+"""A layer, read a chunk at a time and given in the format of another layout, or as floats."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import torch
 
-from ..layouts import WeightFormat, relayout, relayout_runs
+from ..layouts import WeightFormat, dequantize_runs, relayout, relayout_runs
 from .layers import SourceLayer
 from .source import Checkpoint
 from .workers import Buffers
@@ -32,3 +32,18 @@ def relayout_read(
         return shard.rows(layer.weight, begin, end, buffers.bytes)
 
     return relayout_runs(rows, (n, k), form, target, buffers.take)
+
+
+def dequantized_read(
+    source: Checkpoint, layer: SourceLayer, dtype: torch.dtype, buffers: Buffers
+) -> Iterable[torch.Tensor]:
+    """The weight of a layer in floats, as runs of whole rows; the next one may overwrite the last."""
+    shard = source.files.shard(layer.weight)
+    n, k, _ = layer.geometry
+    scales, zeros = source.scales_and_zeros(layer)
+    order = layer.layout.decode_order(layer.geometry, source.side_tensors(layer))
+
+    def rows(begin: int, end: int) -> torch.Tensor:
+        return shard.rows(layer.weight, begin, end, buffers.bytes)
+
+    return dequantize_runs(rows, (n, k), layer.layout.weight, scales, zeros, order, dtype, buffers.take)

@@ -21,6 +21,7 @@ from .base import (
 )
 from .compressed_tensors import CompressedTensors
 from .detect import detect, layout_of_config
+from .float_runs import dequantize_runs
 from .gemm import Gemm
 from .gemv import Gemv
 from .gemv_fast import GemvFast
@@ -57,6 +58,7 @@ __all__ = [
     "QuarkInt4",
     "TensorSpec",
     "WeightFormat",
+    "dequantize_runs",
     "detect",
     "layout_of_config",
     "quantize_layer",

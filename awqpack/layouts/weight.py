@@ -64,9 +64,31 @@ class WeightFormat(ABC):
 
     def quantize(self, weight: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor | None) -> torch.Tensor:
         """What is stored of a float weight ``(N, K)`` with scales and zeros ``(N, G)``."""
+        stored = torch.empty(self.shape(*weight.shape), dtype=self.dtype, device=weight.device)
+        self.quantize_into(weight, scales, zeros, stored)
+        return stored
+
+    def quantize_into(
+        self, weight: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor | None, stored: torch.Tensor
+    ) -> None:
+        """Stores a float weight ``(N, K)`` with scales and zeros ``(N, G)``."""
         # Turned, as every layout holds whole words of rows and some hold no whole words of columns.
         turned = (weight.t(), scales.t(), None if zeros is None else zeros.t())
-        return self.pack(functional.unpack(floats.quantize(*turned)).t())
+        self.pack_into(functional.unpack(floats.quantize(*turned)).t(), stored, validate=False)
+
+    def dequantize_into(
+        self, stored: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor, weight: torch.Tensor
+    ) -> None:
+        """Writes the float weight ``(N, K)`` of a stored tensor: ``(code - zero) * scale``, rounded once.
+
+        Args:
+            stored: of whole words of rows.
+            scales, zeros: ``(N, G)``.
+            weight: where to, of the dtype that is asked for.
+        """
+        codes = self.unpack(stored)
+        payload = functional.pack(codes.t(), validate=False)
+        floats.dequantize(payload, scales.t(), zeros.t(), out=weight.t())
 
     def unpack(self, stored: torch.Tensor) -> torch.Tensor:
         """The codes ``(N, K)``, of the strides that suit the stored tensor best."""
@@ -136,16 +158,25 @@ class PackedWeight(WeightFormat):
         if self.is_signed:
             payload.bitwise_xor_(_SIGNS[payload.dtype])
 
-    def quantize(self, weight: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor | None) -> torch.Tensor:
-        n, k = weight.shape
-        stored = torch.empty(self.shape(n, k), dtype=self.dtype, device=weight.device)
+    def quantize_into(
+        self, weight: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor | None, stored: torch.Tensor
+    ) -> None:
         if self.is_transposed:
             weight, scales, zeros = weight.t(), scales.t(), None if zeros is None else zeros.t()
         payload = self._payload(stored)
         floats.quantize(weight, scales, zeros, self.packing, self.reorder, out=payload)
         if self.is_signed:
             payload.bitwise_xor_(_SIGNS[payload.dtype])
-        return stored
+
+    def dequantize_into(
+        self, stored: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor, weight: torch.Tensor
+    ) -> None:
+        payload = self._payload(stored)
+        if self.is_signed:
+            payload = payload ^ _SIGNS[payload.dtype]
+        if self.is_transposed:
+            scales, zeros, weight = scales.t(), zeros.t(), weight.t()
+        floats.dequantize(payload, scales, zeros, self.packing, self.reorder, out=weight)
 
     def unpack_into(self, stored: torch.Tensor, codes: torch.Tensor) -> None:
         of = codes.t() if self.is_transposed else codes

@@ -1,0 +1,63 @@
+"""Floats as a target: the ordinary model that a quantized one stands for."""
+
+from __future__ import annotations
+
+import torch
+
+from ..layouts import LayoutError, TensorSpec
+from .layers import SourceLayer
+from .reading import dequantized_read
+from .source import Checkpoint
+from .to_layout import require_all, require_applied
+from .work import Job, Output, Sink, Work, prefixed
+from .workers import Buffers
+
+FLOATS = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
+SHARD_BYTES = 5 * 10**9  # floats are four times the source's files, and more
+
+
+def to_floats(source: Checkpoint, dtype: torch.dtype) -> Work:
+    """What it takes to have a checkpoint in floats. Other tensors keep their dtype.
+
+    Raises:
+        CheckpointError: layers have weights that the dtype does not reach; all are named.
+    """
+    name = str(dtype).removeprefix("torch.")
+    require_applied(source, name, False)
+    require_all(name, source, lambda layer: _reason_not_held(source, layer, dtype))
+    jobs: list[Job] = [_Dequantize(source, layer, dtype) for layer in source.layers.values()]
+    return Work(jobs, list(source.plain_tensors), source.configs.without_quantization(name))
+
+
+class _Dequantize(Job):
+    """A layer that becomes a weight in floats; its bias stays."""
+
+    def __init__(self, source: Checkpoint, layer: SourceLayer, dtype: torch.dtype) -> None:
+        self._source, self._layer, self._dtype = source, layer, dtype
+        self.name, self.weight = layer.name, layer.weight
+        n, k, _ = layer.geometry
+        self._output = prefixed(layer.name, "weight")
+        self.outputs = {self._output: Output(TensorSpec(dtype, (n, k)), layer.weight)}
+
+    def write(self, sink: Sink, buffers: Buffers) -> None:
+        done = 0
+        for run in dequantized_read(self._source, self._layer, self._dtype, buffers):
+            sink.write(self._output, run, done)
+            done += run.nbytes
+
+
+def _reason_not_held(source: Checkpoint, layer: SourceLayer, dtype: torch.dtype) -> str | None:
+    side = source.side_tensors(layer)
+    try:
+        layer.layout.decode_order(layer.geometry, side)
+        scales, zeros = layer.layout.decode_side(layer.geometry, side)
+    except LayoutError as error:
+        return str(error)
+    # the code that is furthest from the zero
+    largest = torch.maximum(zeros, 15 - zeros).float() * scales.float().abs()
+    is_beyond = ~largest.to(dtype).isfinite()
+    if bool(is_beyond.any()):
+        row, group = is_beyond.nonzero()[0].tolist()
+        name = str(dtype).removeprefix("torch.")
+        return f"weights of row {row}, group {group} may be {float(largest[row, group]):g}, which no {name} is"
+    return None

@@ -1,0 +1,71 @@
+"""What a target makes of a checkpoint, before it is laid out in files: layers that become others, and what stays."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+import torch
+
+from ..layouts import TensorSpec
+from .workers import Buffers
+
+
+class Output(NamedTuple):
+    """A tensor of a target, and the source's tensor in whose file it lies where files are kept one for one."""
+
+    spec: TensorSpec
+    home: str
+
+
+class Sink(Protocol):
+    """Where the tensors of a target go, by their full names."""
+
+    def write(self, name: str, tensor: torch.Tensor, begin: int = 0) -> None:
+        """Writes a CPU tensor, or what of it begins at that byte."""
+
+    def copy(self, name: str, tensor: str) -> None:
+        """Copies the bytes of a tensor of the source."""
+
+
+class Job(ABC):
+    """A layer that becomes other tensors.
+
+    Attributes:
+        name: of the module.
+        weight: the source's tensor that has most of it, and tells its place among the others.
+        outputs: what it becomes, by full name; the first one has most of the bytes.
+    """
+
+    name: str
+    weight: str
+    outputs: dict[str, Output]
+
+    @abstractmethod
+    def write(self, sink: Sink, buffers: Buffers) -> None:
+        """Writes every output. Raises LayoutError and CheckpointError for values that the target cannot hold."""
+
+
+@dataclass
+class Work:
+    """All that is to be done.
+
+    Attributes:
+        jobs: layers that become others.
+        copies: tensors whose bytes stay as they are.
+        texts: of configuration files that change, by their names; None for one that is left out.
+        warnings: what readers of the target may stumble over, a sentence each.
+        leaves_layout: no layer may stay as it is, in files beside the checkpoint's either.
+    """
+
+    jobs: list[Job]
+    copies: list[str]
+    texts: dict[str, str | None]
+    warnings: list[str] = field(default_factory=list)
+    leaves_layout: bool = True
+
+
+def prefixed(module: str, suffix: str) -> str:
+    """Full name of a tensor of a module."""
+    return f"{module}.{suffix}" if module else suffix

@@ -1,0 +1,63 @@
+"""Weights of a layout as floats and floats in a layout, a chunk of rows at a time: beside what is stored, no more than
+a chunk is in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from .weight import Rows, Take, WeightFormat
+
+# Elements at a time: their floats stay in the last-level cache until they are written.
+_CHUNK_ELEMENTS = 1 << 20
+
+
+def dequantize_runs(
+    rows: Rows,
+    features: tuple[int, int],
+    source: WeightFormat,
+    scales: torch.Tensor,
+    zeros: torch.Tensor,
+    order: torch.Tensor | None,
+    dtype: torch.dtype,
+    take: Take,
+) -> Iterator[torch.Tensor]:
+    """The weight ``(N, K)`` as runs of whole rows, one after the other; the next may overwrite the last.
+
+    Args:
+        rows: gives rows begin..end of what is stored, on the CPU, and may overwrite what it gave before.
+        features: ``(out_features, in_features)``.
+        source: the format of what is stored.
+        scales, zeros: ``(N, G)``.
+        order: the group of each column, int32 ``(K,)``; None where columns are in the order of their groups.
+        dtype: of the weight.
+        take: memory for a purpose, which may be what it gave for that before.
+    """
+    n, k = features
+    whole = rows(0, source.shape(n, k)[0]) if source.runs_along_k else None
+    columns = None if order is None else order.long()
+    for begin, end in _chunks(source, n, k):
+        if whole is None:
+            stored = rows(source.shape(begin, k)[0], source.shape(end, k)[0])
+        else:
+            stored = source.part(whole, False, begin, end)
+        scale, zero = scales[begin:end], zeros[begin:end]
+        if columns is not None:
+            scale, zero = scale[:, columns], zero[:, columns]
+        weight = take("weight", dtype, (end - begin, k))
+        if bool((scale < 0).any()):  # which kernels refuse, and MLX writes
+            width = k // scale.shape[1]
+            factor, offset = (t.float().repeat_interleave(width, 1) for t in (scale, zero))
+            weight.copy_((source.unpack(stored).float() - offset) * factor)
+        else:
+            source.dequantize_into(stored, scale, zero, weight)
+        yield weight
+
+
+def _chunks(form: WeightFormat, out_features: int, in_features: int) -> Iterator[tuple[int, int]]:
+    """Runs of out_features."""
+    unit = max(form.unit()[0], 8)
+    step = max(_CHUNK_ELEMENTS // in_features // unit * unit, unit)
+    for begin in range(0, out_features, step):
+        yield begin, min(begin + step, out_features)
