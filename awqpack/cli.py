@@ -165,6 +165,52 @@ def _convert(source: str, target: str, **options: Any) -> int:
     return report.run_convert(source, target, **options)
 
 
+@_awqpack.command(
+    "quantize",
+    short_help="Round a model in floats to 4 bits.",
+    help=f"""Rounds the linear weights of a checkpoint in floats to the nearest 4-bit codes and writes it in a layout.
+    Scales come from each group's least and largest weight alone: none is searched, and so a model is less exact than
+    what AWQ and GPTQ make of it with data.
+
+    Quantized are the linears of the text model's numbered blocks. The head, embeddings, norms, routers and gates, and
+    what sees or hears, are kept; --dry-run lists both, --ignore and --include change it.
+
+    layouts: {", ".join(LAYOUTS)}
+
+    \b
+    examples:
+      awqpack quantize Llama-3.1-8B out --to gemm --dry-run
+      awqpack quantize Llama-3.1-8B out --to compressed-tensors --symmetric
+      awqpack quantize Mixtral-8x7B out --to gemm --ignore self_attn
+
+    exit status: 0 quantized, 2 an error (nothing is written then), 130 interrupted, 143 terminated
+    """,
+)
+@click.argument("source", metavar="SRC")
+@click.argument("target", metavar="DST")
+@click.option("--to", required=True, callback=_one_of(*LAYOUTS), metavar="LAYOUT", help=", ".join(LAYOUTS))
+@click.option("--group-size", type=int, default=128, metavar="N", help="Columns that share a scale.  [default: 128]")
+@click.option("--symmetric", is_flag=True, help="Every zero is 8.")
+@click.option("--ignore", multiple=True, metavar="PATTERN", help="Keep modules: a name, parts of one, or re:PATTERN.")
+@click.option("--include", multiple=True, metavar="PATTERN", help="Quantize modules that would be kept, likewise.")
+@click.option(
+    "--scale-dtype",
+    callback=_one_of(*FLOATS),
+    metavar="DTYPE",
+    help="Of the scales.  [default: that of the weights; float16 for float32]",
+)
+@click.option(
+    "--max-shard-size",
+    callback=_size,
+    metavar="SIZE",
+    help="Cut the target into files of at most this, such as 5GB.  [default: the source's files, one for one]",
+)
+@click.option("--dry-run", is_flag=True, help="Say what would be quantized, and what kept.")
+@click.option("--force", is_flag=True, help="Replace DST when it exists and is a checkpoint.")
+def _quantize(source: str, target: str, **options: Any) -> int:
+    return report.run_quantize(source, target, **options)
+
+
 @_awqpack.command("verify", short_help="Compare two checkpoints.")
 @click.argument("first", metavar="A")
 @click.argument("second", metavar="B")

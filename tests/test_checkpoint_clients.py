@@ -138,6 +138,23 @@ def test_transformers_loads_the_model_in_floats(transformers, llama, tmp_path):
         assert torch.equal(loaded(tokens).logits, model(tokens).logits)
 
 
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_transformers_loads_what_was_quantized(symmetric, transformers, llama, tmp_path):
+    """A model in floats, rounded to compressed-tensors: the logits of the one that convert makes of it."""
+    folder, _ = llama
+    checkpoint.convert(folder, tmp_path / "floats", "float32")
+    done = checkpoint.quantize(
+        tmp_path / "floats", tmp_path / "ct", "compressed-tensors", group_size=32, symmetric=symmetric
+    )
+    assert done.layers == 14
+    checkpoint.convert(tmp_path / "ct", tmp_path / "again", "float32")
+    expected = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "again").eval()
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "ct", dtype=torch.float32).eval()
+    tokens = torch.arange(24).reshape(2, 12)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(tokens).logits, expected(tokens).logits, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("source", ["gemm", "compressed-tensors", "gptq_v2"])
 @pytest.mark.parametrize("name", REFERENCE_NAMES)
 def test_mlx_dequantizes_the_same_weights(name, source, tmp_path):

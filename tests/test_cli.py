@@ -32,7 +32,7 @@ def given(tmp_path):
     return write_checkpoint(tmp_path / "given", "gemm")
 
 
-@pytest.mark.parametrize("command", ["inspect", "convert", "verify", "demo"])
+@pytest.mark.parametrize("command", ["inspect", "convert", "quantize", "verify", "demo"])
 def test_help_teaches_by_example(command, capsys, monkeypatch):
     """In as many columns as the terminal has."""
     monkeypatch.setenv("COLUMNS", "80")

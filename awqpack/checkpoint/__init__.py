@@ -1,4 +1,5 @@
-"""AWQ checkpoints on disk: inspect one, convert it to another layout, verify that two hold the same.
+"""AWQ checkpoints on disk: inspect one, convert it to another layout, verify that two hold the same,
+quantize a model in floats.
 
 from awqpack import checkpoint
 print(checkpoint.inspect("model-awq").layout)
@@ -12,6 +13,7 @@ from .errors import CheckpointError
 from .inspect import Inspection, LayerInfo, inspect
 from .packed_file import PackedFile, PackedInfo, inspect_packed
 from .progress import Progress
+from .quantize import Quantization, quantize
 from .source import Checkpoint
 from .verify import Verification, verify
 
@@ -25,9 +27,11 @@ __all__ = [
     "PackedFile",
     "PackedInfo",
     "Progress",
+    "Quantization",
     "Verification",
     "convert",
     "inspect",
     "inspect_packed",
+    "quantize",
     "verify",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -155,6 +156,21 @@ class ConfigFiles:
             if name not in self.files or content != self.files[name][0]:
                 texts[name] = dump_like(content, text)
         return texts
+
+    @property
+    def model_type(self) -> str | None:
+        """Of the model, as transformers names it; None where nothing says it."""
+        found = self.files[CONFIG_FILE][0].get("model_type") if CONFIG_FILE in self.files else None
+        return found if isinstance(found, str) else None
+
+    def with_quantization(self, layout: Layout, config: QuantizationConfig) -> dict[str, str | None]:
+        """Text of each file for a model in floats that becomes one of this layout, by its name."""
+        if self.folder is None:
+            return {}
+        content, text = self.files.get(CONFIG_FILE, ({}, '{\n  "\n}\n'))
+        content = content | {key: layout.write_config(config) for key in layout.config_keys}
+        own = {name: json.dumps(says, indent=2) + "\n" for name, says in layout.own_files(config).items()}
+        return {CONFIG_FILE: dump_like(content, text), **own}
 
     def without_quantization(self, dtype: str) -> dict[str, str | None]:
         """Text of each file for a model in floats of this dtype, by its name; None for one that is left out."""

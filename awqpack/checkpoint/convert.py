@@ -8,6 +8,7 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
@@ -19,6 +20,7 @@ from .plan import Plan, make_plan, parse_size
 from .progress import Progress
 from .source import Checkpoint
 from .staging import Staging
+from .tensor_files import TensorFiles
 from .to_floats import FLOATS, SHARD_BYTES, to_floats
 from .to_layout import to_layout
 from .work import Work
@@ -95,28 +97,43 @@ def convert(
     Raises:
         CheckpointError: in one line, what about the source or the target is not as it should be; nothing is written.
     """
-    source, given = located(source), plain_path(target)
-    target = Path(os.path.abspath(given))
-    limit = None if max_shard_size is None else _limit(max_shard_size)
-    scales = None if scale_dtype is None else _scale_dtype(scale_dtype)
-    device = _validated(source, target, to, device)
+    given = plain_path(target)
+    limit = None if max_shard_size is None else limit_of(max_shard_size)
+    scales = None if scale_dtype is None else scale_dtype_of(scale_dtype)
+    if to not in TARGETS:
+        raise CheckpointError(f"to expects one of {', '.join(TARGETS)}; got {to!r}")
+    device = _usable_device(device)
+    require_apart(located(source), given)
     with Checkpoint(source, layout=layout, group_size=group_size) as checkpoint:
-        staging = Staging(target, force=force)
-        _require_fitting_target(checkpoint, target, limit)
-        staging.check()
-        work = _work(checkpoint, to, scales, device)
+        staging = staging_for(checkpoint.files, given, limit, force=force)
         if limit is None and to in FLOATS and not checkpoint.files.is_file:
             limit = SHARD_BYTES
-        plan = make_plan(checkpoint.files, work, limit)
-        if checkpoint.files.is_file:
-            plan.files[0].name = target.name
-        _require_sources_elsewhere(plan, target)
-        staging.require_space(plan.nbytes + _size_of(source, plan.others))
+        plan = make_plan(checkpoint.files, _work(checkpoint, to, scales, device), limit)
         done = _described(checkpoint, plan, given, to, dry_run)
-        if dry_run:
-            return done
-        start = time.perf_counter()
-        _carry_out(plan, staging, done, progress or Progress())
+        return write_plan(plan, staging, done, progress)
+
+
+def staging_for(files: TensorFiles, given: Path, limit: int | None, *, force: bool) -> Staging:
+    """Where to write what becomes of these files. Raises CheckpointError for a target that cannot be written."""
+    staging = Staging(Path(os.path.abspath(given)), force=force)
+    _require_fitting_target(files, staging.target, limit)
+    staging.check()
+    return staging
+
+
+Done = TypeVar("Done", bound=Conversion)
+
+
+def write_plan(plan: Plan, staging: Staging, done: Done, progress: Progress | None) -> Done:
+    """Writes what a plan says, unless it is a dry run; returns what was done, with the time that it took."""
+    if plan.source.is_file:
+        plan.files[0].name = staging.target.name
+    _require_sources_elsewhere(plan, staging.target)
+    staging.require_space(plan.nbytes + _size_of(plan.source.path, plan.others))
+    if done.is_dry_run:
+        return done
+    start = time.perf_counter()
+    _carry_out(plan, staging, done, progress or Progress())
     return dataclasses.replace(done, seconds=time.perf_counter() - start)
 
 
@@ -128,16 +145,8 @@ def _work(source: Checkpoint, to: str, scale_dtype: torch.dtype | None, device: 
     return to_floats(source, FLOATS[to])
 
 
-def _validated(source: Path, target: Path, to: str, device: str | torch.device) -> torch.device:
-    """The device, once everything that can be said without opening the source is in order."""
-    if to not in TARGETS:
-        raise CheckpointError(f"to expects one of {', '.join(TARGETS)}; got {to!r}")
-    usable = _usable_device(device)
-    _require_apart(source, target)
-    return usable
-
-
-def _scale_dtype(given: str | torch.dtype) -> torch.dtype:
+def scale_dtype_of(given: str | torch.dtype) -> torch.dtype:
+    """The dtype of that name. Raises CheckpointError for one that no scale has."""
     known = {str(dtype).removeprefix("torch."): dtype for dtype in SCALE_DTYPES}
     found = known.get(str(given).removeprefix("torch."))
     if found is None:
@@ -145,20 +154,21 @@ def _scale_dtype(given: str | torch.dtype) -> torch.dtype:
     return found
 
 
-def _limit(max_shard_size: str | int) -> int:
+def limit_of(max_shard_size: str | int) -> int:
+    """Bytes. Raises CheckpointError."""
     try:
         return parse_size(max_shard_size)
     except ValueError as error:
         raise CheckpointError(f"max_shard_size {error}") from None
 
 
-def _require_fitting_target(checkpoint: Checkpoint, target: Path, limit: int | None) -> None:
-    is_file = checkpoint.files.is_file
+def _require_fitting_target(files: TensorFiles, target: Path, limit: int | None) -> None:
+    is_file = files.is_file
     if is_file != (target.suffix == ".safetensors"):
         kind = "a .safetensors file" if is_file else "a directory"
         raise CheckpointError(f"{target}: expects {kind}, as the source is one")
     if is_file and limit is not None:
-        raise CheckpointError(f"{checkpoint.path}: is one file, which is not cut into several")
+        raise CheckpointError(f"{files.path}: is one file, which is not cut into several")
 
 
 def _described(source: Checkpoint, plan: Plan, target: Path, to: str, is_dry_run: bool) -> Conversion:
@@ -200,7 +210,8 @@ def _usable_device(device: str | torch.device) -> torch.device:
     return usable
 
 
-def _require_apart(source: Path, target: Path) -> None:
+def require_apart(source: Path, target: Path) -> None:
+    """Raises CheckpointError for a target that is the source, or that lies in it, or it in that."""
     try:
         one, other = source.resolve(), target.resolve()
     except (OSError, RuntimeError) as error:  # a loop of links

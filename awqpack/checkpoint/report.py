@@ -7,6 +7,7 @@ import json
 import re
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from .convert import Conversion, convert
 from .inspect import Inspection, LayerInfo, inspect
 from .packed_file import PackedFile, inspect_packed
 from .progress import Progress
+from .quantize import quantize
 from .verify import verify
 
 
@@ -136,6 +138,39 @@ def run_convert(source: str, target: str, **options: Any) -> int:
         f"{size(done.nbytes)} in {done.seconds:.1f} s ({size(int(done.nbytes / max(done.seconds, 1e-9)))}/s)"
     )
     return 0
+
+
+def run_quantize(source: str, target: str, **options: Any) -> int:
+    """Quantizes, with the options of `quantize`; says which linears keep their floats."""
+    progress = _progress()
+    try:
+        done = quantize(source, target, progress=progress, **options)
+    finally:
+        progress.close()
+    for warning in done.warnings:
+        click.echo(f"{click.style('warning:', fg='yellow')} {warning}", err=True)
+    if done.is_dry_run:
+        click.echo(f"would round {count(done.layers, 'linear')} to {done.target_layout}, without a search for scales:")
+        for name, number in _starred(done.quantized):
+            click.echo(f"  {name}" + (f"  (x{number})" if number > 1 else ""))
+        if done.kept:
+            click.echo(f"and keep {count(len(done.kept), 'other linear')} in floats:")
+        for reason in dict.fromkeys(done.kept.values()):
+            for name, number in _starred([module for module, why in done.kept.items() if why == reason]):
+                click.echo(f"  {name}" + (f"  (x{number})" if number > 1 else "") + f": {reason}")
+        click.echo(f"{size(done.nbytes)} in {count(len(done.files), 'file')}")
+        return 0
+    click.echo(
+        f"{done.target}: {count(done.layers, 'linear')} rounded to {done.target_layout}, without a search for scales; "
+        f"{count(len(done.kept), 'other')} kept in floats; "
+        f"{size(done.nbytes)} in {done.seconds:.1f} s ({size(int(done.nbytes / max(done.seconds, 1e-9)))}/s)"
+    )
+    return 0
+
+
+def _starred(modules: Sequence[str]) -> list[tuple[str, int]]:
+    """Names with stars for their numbers, and how many modules each stands for."""
+    return list(Counter(re.sub(r"(?<![^.])\d+(?![^.])", "*", name) for name in modules).items())
 
 
 class _Lines(Progress):

@@ -21,7 +21,7 @@ from .base import (
 )
 from .compressed_tensors import CompressedTensors
 from .detect import detect, layout_of_config
-from .float_runs import dequantize_runs
+from .float_runs import dequantize_runs, quantize_runs
 from .gemm import Gemm
 from .gemv import Gemv
 from .gemv_fast import GemvFast
@@ -62,6 +62,7 @@ __all__ = [
     "detect",
     "layout_of_config",
     "quantize_layer",
+    "quantize_runs",
     "relayout",
     "relayout_runs",
 ]

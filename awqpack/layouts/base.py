@@ -209,6 +209,9 @@ class Layout(ABC):
     keeps_order: ClassVar[bool] = False  # says of each column which group it is in
     stores_symmetric_zeros: ClassVar[bool] = True  # zeros are stored where the configuration says that all are 8, too
 
+    # round-to-nearest's scales, as awqpack.min_max_scales names them: with zeros, and symmetric
+    formulas: ClassVar[tuple[str, str]] = ("asymmetric", "absmax/7")
+
     # --- what each layout says ---
 
     @abstractmethod

@@ -33,6 +33,7 @@ class CompressedTensors(Layout):
     source = "compressed-tensors, compressors/pack_quantized"
     ignores_by_name = True
     stores_symmetric_zeros = False
+    formulas = ("asymmetric/zero", "absmax/7.5")
 
     def is_optional(self, role: Role) -> bool:
         return role in ("zeros", "shape")

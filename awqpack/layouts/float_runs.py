@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 import torch
 
+from .. import floats
+from .base import LayoutError
 from .weight import Rows, Take, WeightFormat
 
 # Elements at a time: their floats stay in the last-level cache until they are written.
@@ -53,6 +55,55 @@ def dequantize_runs(
         else:
             source.dequantize_into(stored, scale, zero, weight)
         yield weight
+
+
+def quantize_runs(
+    rows: Rows,
+    features: tuple[int, int],
+    target: WeightFormat,
+    scales: torch.Tensor,
+    zeros: torch.Tensor,
+    formula: str,
+    take: Take,
+) -> Iterator[torch.Tensor]:
+    """What is stored of a float weight, rounded to the nearest, as runs of whole rows; the next may overwrite the last.
+
+    Args:
+        rows: gives rows begin..end of the weight ``(N, K)``, on the CPU, and may overwrite what it gave before.
+        features: ``(out_features, in_features)``.
+        target: the format. One whose rows run along K is one run, of all that is stored.
+        scales, zeros: ``(N, G)``, which are written.
+        formula: as for :func:`awqpack.min_max_scales`.
+        take: memory for a purpose, which may be what it gave for that before.
+
+    Raises:
+        LayoutError: a weight is not finite, and named, or a scale is none in the dtype of scales.
+    """
+    n, k = features
+    whole = take("stored", target.dtype, target.shape(n, k)) if target.runs_along_k else None
+    for begin, end in _chunks(target, n, k):
+        weight, scale, zero = rows(begin, end), scales[begin:end], zeros[begin:end]
+        try:
+            floats.min_max_scales(weight, k // scales.shape[1], formula=formula, out=(scale, zero))
+        except ValueError as error:
+            raise LayoutError(_reason_not_rounded(weight, begin) or str(error)) from None
+        if whole is not None:
+            run = target.part(whole, False, begin, end)
+        else:
+            run = take("stored", target.dtype, target.shape(end - begin, k))
+        target.quantize_into(weight, scale, zero, run, validate=False)
+        if whole is None:
+            yield run
+    if whole is not None:
+        yield whole
+
+
+def _reason_not_rounded(weight: torch.Tensor, begin: int) -> str | None:
+    is_none = ~weight.isfinite()
+    if not bool(is_none.any()):
+        return None
+    row, column = is_none.nonzero()[0].tolist()
+    return f"weight[{begin + row}, {column}] is {float(weight[row, column])}, which no code is"
 
 
 def _chunks(form: WeightFormat, out_features: int, in_features: int) -> Iterator[tuple[int, int]]:

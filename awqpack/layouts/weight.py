@@ -69,12 +69,17 @@ class WeightFormat(ABC):
         return stored
 
     def quantize_into(
-        self, weight: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor | None, stored: torch.Tensor
+        self,
+        weight: torch.Tensor,
+        scales: torch.Tensor,
+        zeros: torch.Tensor | None,
+        stored: torch.Tensor,
+        validate: bool = True,
     ) -> None:
         """Stores a float weight ``(N, K)`` with scales and zeros ``(N, G)``."""
         # Turned, as every layout holds whole words of rows and some hold no whole words of columns.
         turned = (weight.t(), scales.t(), None if zeros is None else zeros.t())
-        self.pack_into(functional.unpack(floats.quantize(*turned)).t(), stored, validate=False)
+        self.pack_into(functional.unpack(floats.quantize(*turned, validate=validate)).t(), stored, validate=False)
 
     def dequantize_into(
         self, stored: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor, weight: torch.Tensor
@@ -159,12 +164,17 @@ class PackedWeight(WeightFormat):
             payload.bitwise_xor_(_SIGNS[payload.dtype])
 
     def quantize_into(
-        self, weight: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor | None, stored: torch.Tensor
+        self,
+        weight: torch.Tensor,
+        scales: torch.Tensor,
+        zeros: torch.Tensor | None,
+        stored: torch.Tensor,
+        validate: bool = True,
     ) -> None:
         if self.is_transposed:
             weight, scales, zeros = weight.t(), scales.t(), None if zeros is None else zeros.t()
         payload = self._payload(stored)
-        floats.quantize(weight, scales, zeros, self.packing, self.reorder, out=payload)
+        floats.quantize(weight, scales, zeros, self.packing, self.reorder, validate=validate, out=payload)
         if self.is_signed:
             payload.bitwise_xor_(_SIGNS[payload.dtype])
 

@@ -1,0 +1,162 @@
+"""Layouts as targets of models in floats: every linear rounded to the nearest codes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+
+import torch
+
+from ..layouts import HEAD, Geometry, Layout, LayoutError, QuantizationConfig, TensorSpec, quantize_runs
+from .config_files import ConfigFiles
+from .errors import CheckpointError
+from .hub import located
+from .linears import chosen_linears
+from .packed import holds_codes
+from .tensor_files import TensorFiles
+from .work import Job, Output, Sink, Work, prefixed
+from .workers import Buffers
+
+_TURNED = ("gpt2", "openai-gpt", "imagegpt")  # models whose linears are Conv1D, which hold (K, N)
+
+
+class FloatCheckpoint:
+    """A checkpoint in floats, opened. A context manager that closes its files.
+
+    Attributes:
+        path: as it was given.
+        files: the safetensors files, and which has which tensor.
+        configs: what its other files say.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        """Raises CheckpointError for what is no checkpoint, or one that is quantized already."""
+        self.path = located(path)
+        self.files = TensorFiles(self.path)
+        try:
+            if self.files.problems:
+                raise CheckpointError(f"{self.path}: {'; '.join(self.files.problems[:3])}")
+            self.configs = ConfigFiles(None if self.files.is_file else self.path)
+            if self.configs.places:
+                raise CheckpointError(
+                    f"{self.path}: is quantized already, as {self.configs.places[0]} says; "
+                    "convert --to bfloat16 gives a model in floats"
+                )
+            for tensor in self.files.where:
+                if holds_codes(tensor, self.files.entry(tensor).spec):
+                    raise CheckpointError(f"{self.path}: is quantized already, as {tensor} is")
+            if self.configs.model_type in _TURNED:
+                raise CheckpointError(f"{self.path}: {self.configs.model_type} has no linears but Conv1D, turned")
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        self.files.close()
+
+    def __enter__(self) -> FloatCheckpoint:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def from_floats(
+    source: FloatCheckpoint,
+    target: Layout,
+    group_size: int,
+    *,
+    symmetric: bool,
+    scale_dtype: torch.dtype | None,
+    ignore: Sequence[str],
+    include: Sequence[str],
+) -> tuple[Work, dict[str, str]]:
+    """What it takes to quantize a checkpoint, and the linears that are kept, each with the reason.
+
+    Args:
+        source: what to quantize.
+        target: the layout.
+        group_size: columns that share a scale, -1 for a row.
+        symmetric: every zero is 8.
+        scale_dtype: None is the weights' own, and float16 for float32.
+        ignore, include: as for chosen_linears.
+
+    Raises:
+        CheckpointError: no linear is left, or the layout cannot hold some, all of which are named.
+    """
+    files = source.files
+    specs = {tensor: files.entry(tensor).spec for tensor in files.where}
+    chosen, kept = chosen_linears(specs, ignore, include)
+    if not chosen:
+        raise CheckpointError(f"{source.path}: holds no linear to quantize ({len(specs)} tensors, {len(kept)} kept)")
+    if not symmetric and "zeros" not in target.names:
+        raise CheckpointError(f"{target.name} has no zeros: it expects symmetric layers (--symmetric)")
+    jobs = [_Quantize(files, name, target, group_size, symmetric, scale_dtype) for name in chosen]
+    refused = [f"{job.name} ({reason})" for job in jobs if (reason := target.reason_not_held(job.geometry)) is not None]
+    if refused:
+        raise CheckpointError(
+            f"{target.name} cannot hold {len(refused)} of {len(jobs)} layers: {', '.join(refused)}; "
+            "--ignore keeps them in floats"
+        )
+    config = QuantizationConfig(
+        group_size, symmetric, None, {}, tuple(name for name in kept if name != HEAD), HEAD in chosen
+    )
+    reason = target.reason_not_said(config)
+    if reason is not None:
+        raise CheckpointError(f"{target.name} {reason}")
+    weights = {job.weight for job in jobs}
+    copies = [tensor for tensor in files.where if tensor not in weights]
+    fused = [tensor for tensor in copies if len(specs[tensor].shape) == 3 and "experts" in tensor.split(".")]
+    warnings = [f"{len(fused)} tensors of several experts each are kept in floats, such as {fused[0]}"] if fused else []
+    return Work(list(jobs), copies, source.configs.with_quantization(target, config), warnings), kept
+
+
+class _Quantize(Job):
+    """A float weight that becomes a layer; its bias stays."""
+
+    def __init__(
+        self,
+        files: TensorFiles,
+        name: str,
+        target: Layout,
+        group_size: int,
+        symmetric: bool,
+        scale_dtype: torch.dtype | None,
+    ) -> None:
+        self._files, self._target, self._symmetric = files, target, symmetric
+        self.name, self.weight = name, prefixed(name, "weight")
+        spec = files.entry(self.weight).spec
+        n, k = spec.shape
+        self.geometry = Geometry(n, k, k if group_size == -1 else group_size)
+        self._dtype = scale_dtype or (torch.float16 if spec.dtype == torch.float32 else spec.dtype)
+        codes = TensorSpec(target.weight.dtype, target.weight.shape(n, k))
+        specs = {target.names["weight"]: codes, **target.side_specs(self.geometry, self._dtype)}
+        if symmetric and not target.stores_symmetric_zeros:
+            specs.pop(target.names.get("zeros", ""), None)
+        self.outputs = {prefixed(name, suffix): Output(spec, self.weight) for suffix, spec in specs.items()}
+
+    def write(self, sink: Sink, buffers: Buffers) -> None:
+        shard, target, geometry = self._files.shard(self.weight), self._target, self.geometry
+        n, k, _ = geometry
+        scales = torch.empty(n, geometry.groups, dtype=self._dtype)
+        zeros = torch.empty(n, geometry.groups, dtype=torch.uint8)
+        formula = target.formulas[self._symmetric]
+
+        def rows(begin: int, end: int) -> torch.Tensor:
+            return shard.rows(self.weight, begin, end, buffers.bytes)
+
+        try:
+            name, done = prefixed(self.name, target.names["weight"]), 0
+            for run in quantize_runs(rows, (n, k), target.weight, scales, zeros, formula, buffers.take):
+                sink.write(name, run, done)
+                done += run.nbytes
+            side = target.encode_side(geometry, scales, zeros)
+        except LayoutError as error:
+            raise CheckpointError(f"{self._files.path}: {self.name}: {error}") from None
+        for suffix, value in (side | target.encode_order(geometry, None, scales.device)).items():
+            name = prefixed(self.name, suffix)
+            if name in self.outputs:
+                sink.write(name, value)
