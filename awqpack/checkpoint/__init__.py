@@ -11,6 +11,7 @@ from .comparison import Difference
 from .convert import Conversion, convert
 from .errors import CheckpointError
 from .inspect import Inspection, LayerInfo, inspect
+from .new_checkpoint import Writer
 from .packed_file import PackedFile, PackedInfo, inspect_packed
 from .progress import Progress
 from .quantize import Quantization, quantize
@@ -29,6 +30,7 @@ __all__ = [
     "Progress",
     "Quantization",
     "Verification",
+    "Writer",
     "convert",
     "inspect",
     "inspect_packed",

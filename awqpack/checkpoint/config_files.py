@@ -168,9 +168,7 @@ class ConfigFiles:
         if self.folder is None:
             return {}
         content, text = self.files.get(CONFIG_FILE, ({}, '{\n  "\n}\n'))
-        content = content | {key: layout.write_config(config) for key in layout.config_keys}
-        own = {name: json.dumps(says, indent=2) + "\n" for name, says in layout.own_files(config).items()}
-        return {CONFIG_FILE: dump_like(content, text), **own}
+        return {**quantized_texts(content, text, layout, config)}
 
     def without_quantization(self, dtype: str) -> dict[str, str | None]:
         """Text of each file for a model in floats of this dtype, by its name; None for one that is left out."""
@@ -189,6 +187,18 @@ class ConfigFiles:
             if place.keys:
                 _replace(content, place.keys, None)
         return content
+
+
+def quantized_texts(content: dict[str, Any], text: str, layout: Layout, config: QuantizationConfig) -> dict[str, str]:
+    """Text of each file that says how a model is quantized, by its name.
+
+    Args:
+        content, text: config.json of the model in floats, and how it was written.
+        layout, config: what it becomes.
+    """
+    content = content | {key: layout.write_config(config) for key in layout.config_keys}
+    own = {name: json.dumps(says, indent=2) + "\n" for name, says in layout.own_files(config).items()}
+    return {CONFIG_FILE: dump_like(content, text), **own}
 
 
 def _places_in(path: Path, content: dict[str, Any]) -> list[Place]:
