@@ -1,5 +1,5 @@
 /* The one place that makes a Python exception of an awq_error, and that keeps its type through torch. */
-#include "awqpackmodule.h"
+#include "state.h"
 
 #include "torch/shim.h"
 

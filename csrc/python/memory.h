@@ -2,7 +2,7 @@
 #ifndef AWQPACK_MEMORY_H
 #define AWQPACK_MEMORY_H
 
-#include "awqpackmodule.h"
+#include "state.h"
 
 enum { MEMORY_MAX_DIMS = 8 }; /* of tensors whose places are compared; of others only the bytes are */
 

@@ -1,5 +1,5 @@
 /* The packings as Python names them, AWQPacking's members and reorder, beside their rows in packing.h. */
-#include "awqpackmodule.h"
+#include "state.h"
 
 int awqpack_set_packings(PyObject *packing_type)
 {

@@ -2,7 +2,7 @@
 #ifndef AWQPACK_PLAIN_H
 #define AWQPACK_PLAIN_H
 
-#include "awqpackmodule.h"
+#include "state.h"
 
 /* What stands in the place of a tensor: a new reference, which may be to the tensor itself. */
 typedef PyObject *(*plain_replacer)(void *state, PyObject *tensor);

@@ -2,7 +2,7 @@
 #ifndef AWQPACK_PLAN_H
 #define AWQPACK_PLAN_H
 
-#include "awqpackmodule.h"
+#include "state.h"
 
 typedef enum plan_kind {
     PLAN_READ = 0,     /* reads only */

@@ -5,16 +5,16 @@
 #include "claims.h"
 #include "plan.h"
 
-/* packed_writes.c: func, whose plan says that it writes, with the writes kept: in every payload, or in none with an exception. */
+/* writes.c: func, whose plan says that it writes, with the writes kept: in every payload, or in none with an exception. */
 PyObject *write_packed(PyObject *func, const op_plan *plan, PyObject *args, PyObject *kwargs);
 
-/* packed_copy.c: packed.copy_(source), which is payload.copy_(...): AOTAutograd forbids a copy_ into the unpacked intermediate.
+/* copy.c: packed.copy_(source), which is payload.copy_(...): AOTAutograd forbids a copy_ into the unpacked intermediate.
    Returns packed. */
 PyObject *copy_into_packed(PyObject *packed, PyObject *source, PyObject *non_blocking);
 /* Changes the codes of a packed tensor: `change` is given them unpacked. No other write comes between. */
 int edit_codes(PyObject *packed, int (*change)(void *state, PyObject *codes), void *state);
 
-/* packed_store.c: the end of every write. */
+/* store.c: the end of every write. */
 typedef struct payload_store {
     PyObject *packed, *payload; /* the tensor written, and where its values go */
     PyObject *source;           /* those values: of the payload's shape and dtype */

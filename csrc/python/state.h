@@ -1,6 +1,6 @@
 /* Private header of the extension module: its one state, and what its files offer each other. */
-#ifndef AWQPACKMODULE_H
-#define AWQPACKMODULE_H
+#ifndef AWQPACK_STATE_H
+#define AWQPACK_STATE_H
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -130,7 +130,7 @@ PyObject *awqpack_packing_member(int64_t number);
 /* torch's dtype of its payloads, borrowed. */
 PyObject *awqpack_payload_dtype(PyObject *packing);
 
-/* packed_fields.c: what a packed tensor records: its payload, and a tuple that every copy shares. */
+/* fields.c: what a packed tensor records: its payload, and a tuple that every copy shares. */
 typedef struct packed_fields {
     PyObject *payload; /* a strong reference, as is meta */
     PyObject *meta;    /* (packing, reorder, order, size, stride); the fields below are borrowed from it */
@@ -167,7 +167,7 @@ PyObject *awqpack_dense_strides(const int64_t *sizes, Py_ssize_t ndim, PyObject 
    all others become contiguous. New references. */
 int awqpack_symbolic_strides(PyObject *size, PyObject *stride, PyObject **order, PyObject **dense);
 
-/* packed_wrap.c: makes instances, without checks. */
+/* wrap.c: makes instances, without checks. */
 PyObject *packed_new(PyObject *cls, PyObject *payload, PyObject *meta);
 /* packed_new for a caller who has the payload's device at hand. */
 PyObject *packed_new_on(PyObject *cls, PyObject *payload, PyObject *meta, PyObject *device);
@@ -177,29 +177,29 @@ PyObject *packed_twin(PyObject *self, PyObject *payload, PyObject *meta);
 /* A guard that keeps torch from __torch_dispatch__ while it lives. */
 PyObject *awqpack_turn_dispatch_off(void);
 
-/* packed_class.c: what C adds to the class. */
+/* class.c: what C adds to the class. */
 PyObject *awqpack_install(PyObject *module, PyObject *args);
 
-/* packed_tensor.c */
+/* tensor.c */
 PyObject *packed_construct(PyObject *module, PyObject *args, PyObject *kwargs);
 PyObject *packed_flatten(PyObject *self, PyObject *unused);
 PyObject *packed_unflatten(PyObject *module, PyObject *args, PyObject *kwargs);
 /* True when data is a dense tensor of the packing's dtype; an exception otherwise. */
 int packed_check_payload(PyObject *data, PyObject *packing);
 
-/* packed_again.c: AWQPackedTensor(packed, requires_grad=False). */
+/* again.c: AWQPackedTensor(packed, requires_grad=False). */
 int packed_is_again(PyObject *args, PyObject *kwargs);
 PyObject *packed_again(PyObject *args, PyObject *kwargs);
 /* -1, with an exception unless there is one, when requires_grad is not 0. */
 int packed_refuse_gradient(int requires_grad);
 
-/* packed_methods.c */
+/* methods.c */
 extern PyMethodDef packed_methods[];
 PyObject *packed_unpack_fields(const packed_fields *fields);
 PyObject *packed_unpack(PyObject *self, PyObject *unused);
 PyObject *packed_pack(PyObject *module, PyObject *args);
 
-/* packed_payload.c: where a payload is, and its copy on the same device. */
+/* payload.c: where a payload is, and its copy on the same device. */
 typedef enum awqpack_device_kind {
     AWQPACK_OTHER_DEVICE = 0,
     AWQPACK_HOST,
@@ -221,29 +221,29 @@ int awqpack_refuse_without_values(PyObject *payload);
    when only torch can do it. */
 PyObject *awqpack_copy_payload(PyObject *payload);
 
-/* packed_shortcuts.c: detach and to without torch's dispatcher, where nothing could see the difference. */
+/* shortcuts.c: detach and to without torch's dispatcher, where nothing could see the difference. */
 PyObject *packed_detach(PyObject *self, PyObject *unused);
 PyObject *packed_to(PyObject *self, PyObject *args, PyObject *kwargs);
 
-/* packed_repr.c */
+/* repr.c */
 PyObject *packed_repr(PyObject *self, PyObject *args, PyObject *kwargs);
 
-/* packed_views.c: `self` again, as detach gives it. */
+/* views.c: `self` again, as detach gives it. */
 PyObject *packed_alias(PyObject *self);
 /* A view op whose first argument is packed. */
 PyObject *packed_run_view(PyObject *func, PyObject *args, PyObject *kwargs, int may_be_whole);
 
-/* packed_transforms.c */
+/* transforms.c */
 /* 1 when one of torch.func's transforms has called what runs now, which only the call stack tells: torch puts a transform aside
    while it dispatches. -1 with an exception. */
 int awqpack_is_transformed(void);
 /* What a view op gives of `self`, its first argument: views that pass writes on, as long as awqpack_is_transformed. */
 PyObject *awqpack_view_codes(PyObject *func, PyObject *self, PyObject *args, PyObject *kwargs);
 
-/* packed_dispatch.c */
+/* dispatch.c */
 PyObject *packed_torch_dispatch(PyObject *module, PyObject *const *args, Py_ssize_t count, PyObject *names);
 
-/* packed_copy.c: edit_codes(packed, change): change is called with the codes, which then go into the payload. */
+/* copy.c: edit_codes(packed, change): change is called with the codes, which then go into the payload. */
 PyObject *awqpack_edit_codes(PyObject *module, PyObject *args);
 
 #endif

@@ -1,5 +1,5 @@
 /* Where a payload is, and its copy on the same device past torch's ops, which cost more than a small copy. */
-#include "awqpackmodule.h"
+#include "state.h"
 
 #include <string.h>
 

@@ -1,5 +1,5 @@
 /* What C adds to the class that awqpack/tensor.py states: fields, methods, construction and dispatch. */
-#include "awqpackmodule.h"
+#include "state.h"
 
 static PyObject *get_payload(PyObject *self, void *Py_UNUSED(closure))
 {

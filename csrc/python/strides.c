@@ -1,5 +1,5 @@
 /* What a packed tensor records, and the reading of sizes, strides and packing from Python objects. */
-#include "awqpackmodule.h"
+#include "state.h"
 
 #include <stdlib.h>
 

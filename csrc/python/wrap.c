@@ -1,5 +1,5 @@
 /* The tensors that stand for codes: new ones around a payload, and twins of one, which share its storage. */
-#include "awqpackmodule.h"
+#include "state.h"
 
 /* The class of a new tensor like one of `cls`: a class of meta's (awqpack/rebuilt.py) does not leave it. NULL with an exception;
    borrowed. */

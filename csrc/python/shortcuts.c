@@ -1,6 +1,6 @@
 /* detach and to without torch's dispatcher, which costs more than they do. Both give what __torch_dispatch__ would give, and
    are left to it wherever somebody could see the difference: a mode, a transform, a trace, a subclass, a fake payload. */
-#include "awqpackmodule.h"
+#include "state.h"
 
 /* 1 and the fields when nobody watches and `self` may be worked on directly, 0 when torch's own method must be called, -1 with
    an exception. */

@@ -1,5 +1,5 @@
 /* The construction of a packed tensor, and what tracing takes apart and puts together again. */
-#include "awqpackmodule.h"
+#include "state.h"
 
 /* packed_new around metadata that is not a tuple yet. */
 static PyObject *new_with_meta(PyObject *cls, PyObject *payload, PyObject *packing, PyObject *reorder, PyObject *order,

@@ -1,5 +1,5 @@
 /* repr: shape, packing, reorder, device and the first codes, without touching values that are not there. */
-#include "awqpackmodule.h"
+#include "state.h"
 
 enum { SHOWN_CODES = 8 };
 
