@@ -1,5 +1,5 @@
 /* The constructor around a packed tensor alone: how libraries rebuild a parameter, as nn.Parameter allows. */
-#include "state.h"
+#include "tensors.h"
 
 int packed_is_again(PyObject *args, PyObject *kwargs)
 {

@@ -1,5 +1,9 @@
 /* What C adds to the class that awqpack/tensor.py states: fields, methods, construction and dispatch. */
-#include "state.h"
+#include "class.h"
+
+#include "dispatch.h"
+#include "fields.h"
+#include "tensors.h"
 
 static PyObject *get_payload(PyObject *self, void *Py_UNUSED(closure))
 {

@@ -1,8 +1,9 @@
-/* The construction of a packed tensor, and what tracing takes apart and puts together again. */
-#include "state.h"
+/* The construction of packed tensors: around a payload, and from codes. */
+#include "tensors.h"
 
-/* packed_new around metadata that is not a tuple yet. */
-static PyObject *new_with_meta(PyObject *cls, PyObject *payload, PyObject *packing, PyObject *reorder, PyObject *order,
+#include "payload.h"
+
+PyObject *packed_new_with_meta(PyObject *cls, PyObject *payload, PyObject *packing, PyObject *reorder, PyObject *order,
                                PyObject *size, PyObject *stride)
 {
     PyObject *meta = packed_meta_new(packing, reorder, order, size, stride);
@@ -11,34 +12,7 @@ static PyObject *new_with_meta(PyObject *cls, PyObject *payload, PyObject *packi
     return self;
 }
 
-/* True when data.dtype is the packing's and data is strided; an exception otherwise. */
-int packed_check_payload(PyObject *data, PyObject *packing)
-{
-    if (!PyObject_TypeCheck(data, (PyTypeObject *)awqpack.tensor_type)) {
-        PyErr_Format(PyExc_TypeError, "AWQPackedTensor expects its payload as a torch.Tensor; got %R",
-                     (PyObject *)Py_TYPE(data));
-        return 0;
-    }
-    PyObject *dtype = PyObject_GetAttr(data, awqpack.names.dtype);
-    PyObject *layout = dtype == NULL ? NULL : PyObject_GetAttr(data, awqpack.names.layout);
-    int ok = layout != NULL;
-    PyObject *expected = awqpack_payload_dtype(packing);
-    if (ok && layout != awqpack.strided) {
-        PyErr_Format(PyExc_ValueError, "AWQPackedTensor expects a dense payload; got layout %R", layout);
-        ok = 0;
-    } else if (ok && dtype != expected) {
-        PyErr_Format(PyExc_ValueError, "AWQPackedTensor of %S expects a payload of dtype %S; got %S", packing, expected,
-                     dtype);
-        ok = 0;
-    }
-    Py_XDECREF(dtype);
-    Py_XDECREF(layout);
-    return ok;
-}
-
-/* 1 when a size fits the payload, and its ints; 0 when it or the payload's is symbolic: tracing brings sizes of tensors that were
-   checked when they were made. -1 with an exception. */
-static int check_size(PyObject *data, PyObject *packing, PyObject *size, int64_t *sizes, Py_ssize_t *ndim)
+int packed_check_size(PyObject *data, PyObject *packing, PyObject *size, int64_t *sizes, Py_ssize_t *ndim)
 {
     int64_t payload_sizes[AWQ_MAX_DIMS], expected[AWQ_MAX_DIMS];
     Py_ssize_t payload_ndim;
@@ -77,7 +51,7 @@ static int read_geometry(PyObject *data, PyObject *packing, PyObject *size, PyOb
 {
     int64_t sizes[AWQ_MAX_DIMS], strides[AWQ_MAX_DIMS];
     Py_ssize_t ndim, stride_count;
-    const int is_plain_size = check_size(data, packing, size, sizes, &ndim);
+    const int is_plain_size = packed_check_size(data, packing, size, sizes, &ndim);
     const int is_plain = is_plain_size < 0 ? -1 : awqpack_read_ints(stride, "stride", strides, &stride_count);
     if (is_plain < 0) {
         return -1;
@@ -105,7 +79,7 @@ static PyObject *construct(PyObject *cls, PyObject *data, PyObject *packing, PyO
                            PyObject *stride)
 {
     PyObject *shape = NULL, *order = NULL, *dense = NULL, *self = NULL;
-    if (!awqpack_check_packing(packing) || !awqpack_check_bool("reorder", reorder) || !packed_check_payload(data, packing)) {
+    if (!awqpack_check_packing(packing) || !awqpack_check_bool("reorder", reorder) || !awqpack_check_payload(data, packing)) {
         return NULL;
     }
     /* A parameter would be a second owner of its module's place; the tensor below it is what is wrapped. */
@@ -113,7 +87,7 @@ static PyObject *construct(PyObject *cls, PyObject *data, PyObject *packing, PyO
                                                                : Py_NewRef(data);
     if (data != NULL && awqpack_refuse_without_values(data) == 0 &&
         read_geometry(data, packing, size, stride, &shape, &order, &dense) == 0) {
-        self = new_with_meta(cls, data, packing, reorder, order, shape, dense);
+        self = packed_new_with_meta(cls, data, packing, reorder, order, shape, dense);
     }
     Py_XDECREF(data);
     Py_XDECREF(shape);
@@ -146,124 +120,56 @@ PyObject *packed_construct(PyObject *Py_UNUSED(module), PyObject *args, PyObject
     return self;
 }
 
-/* Stride order as text: metadata of plain ints, bools and strings compares and serializes everywhere. */
-static PyObject *order_to_text(PyObject *order)
+/* The order and strides that unpack() of a packed t will have; new references. */
+static int record_strides(PyObject *t, PyObject *shape, PyObject **order, PyObject **dense)
 {
-    if (order == Py_None) {
-        return PyUnicode_FromString("");
-    }
-    PyObject *text = PyUnicode_FromFormat("%R", order);
-    PyObject *stripped = text == NULL ? NULL : PyObject_CallMethod(text, "strip", "s", "()");
-    Py_XDECREF(text);
-    return stripped;
-}
-
-static PyObject *order_from_text(PyObject *text)
-{
-    PyObject *order = NULL, *result = NULL;
-    PyObject *comma = PyUnicode_FromString(",");
-    PyObject *parts = comma == NULL ? NULL : PyUnicode_Split(text, comma, AWQ_MAX_DIMS);
-    const Py_ssize_t count = parts == NULL ? -1 : PyList_Size(parts);
-    Py_XDECREF(comma);
-    if (count < 0) {
-        goto done;
-    }
-    if (PyUnicode_GetLength(text) == 0) {
-        Py_INCREF(Py_None);
-        result = Py_None;
-        goto done;
-    }
-    order = PyTuple_New(count);
-    if (order == NULL) {
-        goto done;
-    }
-    for (Py_ssize_t i = 0; i < count; i++) {
-        PyObject *index = PyNumber_Long(PyList_GetItem(parts, i));
-        if (index == NULL || PyTuple_SetItem(order, i, index) < 0) {
-            goto done;
+    int64_t sizes[AWQ_MAX_DIMS], strides[AWQ_MAX_DIMS];
+    Py_ssize_t ndim, count;
+    *order = *dense = NULL;
+    PyObject *stride = PyObject_CallMethodObjArgs(t, awqpack.names.stride, NULL);
+    const int plain_sizes = stride == NULL ? -1 : awqpack_read_ints(shape, "pack", sizes, &ndim);
+    const int plain = plain_sizes <= 0 ? plain_sizes : awqpack_read_ints(stride, "pack", strides, &count);
+    if (plain == 0) {
+        awqpack_symbolic_strides(shape, stride, order, dense);
+    } else if (plain > 0) {
+        *order = awqpack_stride_order(sizes, strides, ndim);
+        if (*order == NULL && !PyErr_Occurred()) {
+            Py_INCREF(Py_None);
+            *order = Py_None;
         }
+        *dense = *order == NULL ? NULL : awqpack_dense_strides(sizes, ndim, *order);
     }
-    result = order;
-    order = NULL;
-done:
-    Py_XDECREF(order);
-    Py_XDECREF(parts);
-    return result;
+    Py_XDECREF(stride);
+    if (*dense == NULL) {
+        Py_CLEAR(*order);
+        return -1;
+    }
+    return 0;
 }
 
-PyObject *packed_flatten(PyObject *self, PyObject *Py_UNUSED(unused))
+PyObject *packed_pack(PyObject *Py_UNUSED(module), PyObject *args)
 {
-    packed_fields fields;
-    PyObject *result = NULL;
-    if (packed_fields_get(self, &fields) < 0) {
+    PyObject *cls, *t, *packing, *reorder, *validate;
+    PyObject *payload = NULL, *shape = NULL, *order = NULL, *dense = NULL, *result = NULL;
+    if (!PyArg_ParseTuple(args, "OOOOO:pack", &cls, &t, &packing, &reorder, &validate)) {
         return NULL;
     }
-    PyObject *order = order_to_text(fields.order);
-    if (order != NULL) {
-        result = Py_BuildValue("([s]{sOsOsO})", "_data", "packing", awqpack_packing_number(fields.packing), "reorder",
-                               fields.reorder, "stride_order", order);
+    if (!PyObject_TypeCheck(t, (PyTypeObject *)awqpack.tensor_type)) {
+        return PyErr_Format(PyExc_TypeError, "AWQPackedTensor.pack expects a torch.Tensor; got %R", (PyObject *)Py_TYPE(t));
     }
-    Py_XDECREF(order);
-    packed_fields_clear(&fields);
-    return result;
-}
-
-/* An entry of the arguments of __tensor_unflatten__: a new reference, NULL with an exception. */
-static PyObject *entry(PyObject *dict, const char *name)
-{
-    PyObject *value = PyDict_GetItemString(dict, name);
-    if (value == NULL) {
-        return PyErr_Format(PyExc_ValueError, "__tensor_unflatten__ expects %s; got %R", name, dict);
-    }
-    return Py_NewRef(value);
-}
-
-/* The packing of a number that must be an int: borrowed, NULL with an exception. */
-static PyObject *member_of(PyObject *number)
-{
-    if (!PyLong_Check(number)) {
-        return PyErr_Format(PyExc_TypeError, "packing expects an int; got %R", number);
-    }
-    const long long value = PyLong_AsLongLong(number);
-    return value == -1 && PyErr_Occurred() ? NULL : awqpack_packing_member(value);
-}
-
-PyObject *packed_unflatten(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
-{
-    static char *keywords[] = {"inner_tensors", "metadata", "outer_size", "outer_stride", NULL};
-    PyObject *inner, *metadata, *outer_size, *outer_stride, *order = NULL, *dense = NULL, *result = NULL;
-    int64_t sizes[AWQ_MAX_DIMS];
-    Py_ssize_t ndim;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!O!OO:__tensor_unflatten__", keywords, &PyDict_Type, &inner,
-                                     &PyDict_Type, &metadata, &outer_size, &outer_stride)) {
+    if (!awqpack_check_packing(packing) || !awqpack_check_bool("reorder", reorder) ||
+        !awqpack_check_bool("validate", validate)) {
         return NULL;
     }
-    PyObject *payload = entry(inner, "_data");
-    PyObject *number = payload == NULL ? NULL : entry(metadata, "packing");
-    PyObject *reorder = number == NULL ? NULL : entry(metadata, "reorder");
-    PyObject *text = reorder == NULL ? NULL : entry(metadata, "stride_order");
-    PyObject *size = text == NULL ? NULL : PySequence_Tuple(outer_size); /* read once: it may be anything */
-    PyObject *packing = size == NULL ? NULL : member_of(number);
-    if (packing == NULL || !awqpack_check_bool("reorder", reorder) || !packed_check_payload(payload, packing) ||
-        awqpack_refuse_without_values(payload) < 0) {
-        goto done;
+    payload = PyObject_CallFunctionObjArgs(awqpack.op_pack, t, awqpack_packing_number(packing), reorder, validate, NULL);
+    shape = payload == NULL ? NULL : PyObject_GetAttr(t, awqpack.names.shape);
+    if (shape != NULL && record_strides(t, shape, &order, &dense) == 0) {
+        PyObject *meta = packed_meta_new(packing, reorder, order, shape, dense);
+        result = meta == NULL ? NULL : packed_new(cls, payload, meta);
+        Py_XDECREF(meta);
     }
-    if (!PyUnicode_Check(text)) {
-        PyErr_Format(PyExc_ValueError, "stride_order expects a str; got %R", text);
-        goto done;
-    }
-    /* The order says all: torch <= 2.11 passes outer strides with the wrong symbols in them. */
-    order = check_size(payload, packing, size, sizes, &ndim) < 0 ? NULL : order_from_text(text);
-    dense = order == NULL ? NULL : awqpack_ordered_strides(size, order);
-    if (dense != NULL) {
-        result = new_with_meta(awqpack.packed_type, payload, packing, reorder, order, size, dense);
-    }
-done:
     Py_XDECREF(payload);
-    Py_XDECREF(number);
-    Py_XDECREF(reorder);
-    Py_XDECREF(text);
-    Py_XDECREF(size);
+    Py_XDECREF(shape);
     Py_XDECREF(order);
     Py_XDECREF(dense);
     return result;

@@ -1,6 +1,10 @@
 /* copy_ into a packed tensor, and changes of its codes that end in one. */
-#include "plain.h"
 #include "writes.h"
+
+#include "claims.h"
+#include "fields.h"
+#include "plain.h"
+#include "store.h"
 
 /* A claim to the memory of a payload: *claim is NULL where it has none at hand. */
 static int claim_payload(PyObject *payload, memory_claim **claim)

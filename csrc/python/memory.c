@@ -4,6 +4,8 @@
 #include <string.h>
 
 #include "dlpack.h"
+#include "fields.h"
+#include "payload.h"
 
 /* Sets the bytes from the address of the first item, once item_bytes, ndim, sizes and strides are there. */
 static int set_span(memory_layout *layout, int device_type, int device_id, uintptr_t begin, int64_t last)

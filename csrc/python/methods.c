@@ -1,25 +1,11 @@
-/* The methods that a user calls on a packed tensor, and pack(), which makes one. */
+/* The methods that a user calls on a packed tensor. */
+#include "class.h"
+
+#include "moves.h"
+#include "ndarray.h"
+#include "payload.h"
+#include "plain.h"
 #include "writes.h"
-
-PyObject *packed_unpack_fields(const packed_fields *fields)
-{
-    PyObject *number = awqpack_packing_number(fields->packing);
-    if (fields->order == Py_None) {
-        return PyObject_CallFunctionObjArgs(awqpack.op_unpack, fields->payload, number, fields->reorder, NULL);
-    }
-    return PyObject_CallFunctionObjArgs(awqpack.op_unpack, fields->payload, number, fields->reorder, fields->order, NULL);
-}
-
-PyObject *packed_unpack(PyObject *self, PyObject *Py_UNUSED(unused))
-{
-    packed_fields fields;
-    if (packed_fields_get(self, &fields) < 0) {
-        return NULL;
-    }
-    PyObject *codes = packed_unpack_fields(&fields);
-    packed_fields_clear(&fields);
-    return codes;
-}
 
 static PyObject *unpack_into(PyObject *self, PyObject *out)
 {
@@ -53,61 +39,6 @@ static PyObject *packed_unpack_method(PyObject *self, PyObject *const *args, Py_
     return args[0] == Py_None ? packed_unpack(self, NULL) : unpack_into(self, args[0]);
 }
 
-/* The order and strides that unpack() of a packed t will have; new references. */
-static int record_strides(PyObject *t, PyObject *shape, PyObject **order, PyObject **dense)
-{
-    int64_t sizes[AWQ_MAX_DIMS], strides[AWQ_MAX_DIMS];
-    Py_ssize_t ndim, count;
-    *order = *dense = NULL;
-    PyObject *stride = PyObject_CallMethodObjArgs(t, awqpack.names.stride, NULL);
-    const int plain_sizes = stride == NULL ? -1 : awqpack_read_ints(shape, "pack", sizes, &ndim);
-    const int plain = plain_sizes <= 0 ? plain_sizes : awqpack_read_ints(stride, "pack", strides, &count);
-    if (plain == 0) {
-        awqpack_symbolic_strides(shape, stride, order, dense);
-    } else if (plain > 0) {
-        *order = awqpack_stride_order(sizes, strides, ndim);
-        if (*order == NULL && !PyErr_Occurred()) {
-            Py_INCREF(Py_None);
-            *order = Py_None;
-        }
-        *dense = *order == NULL ? NULL : awqpack_dense_strides(sizes, ndim, *order);
-    }
-    Py_XDECREF(stride);
-    if (*dense == NULL) {
-        Py_CLEAR(*order);
-        return -1;
-    }
-    return 0;
-}
-
-PyObject *packed_pack(PyObject *Py_UNUSED(module), PyObject *args)
-{
-    PyObject *cls, *t, *packing, *reorder, *validate;
-    PyObject *payload = NULL, *shape = NULL, *order = NULL, *dense = NULL, *result = NULL;
-    if (!PyArg_ParseTuple(args, "OOOOO:pack", &cls, &t, &packing, &reorder, &validate)) {
-        return NULL;
-    }
-    if (!PyObject_TypeCheck(t, (PyTypeObject *)awqpack.tensor_type)) {
-        return PyErr_Format(PyExc_TypeError, "AWQPackedTensor.pack expects a torch.Tensor; got %R", (PyObject *)Py_TYPE(t));
-    }
-    if (!awqpack_check_packing(packing) || !awqpack_check_bool("reorder", reorder) ||
-        !awqpack_check_bool("validate", validate)) {
-        return NULL;
-    }
-    payload = PyObject_CallFunctionObjArgs(awqpack.op_pack, t, awqpack_packing_number(packing), reorder, validate, NULL);
-    shape = payload == NULL ? NULL : PyObject_GetAttr(t, awqpack.names.shape);
-    if (shape != NULL && record_strides(t, shape, &order, &dense) == 0) {
-        PyObject *meta = packed_meta_new(packing, reorder, order, shape, dense);
-        result = meta == NULL ? NULL : packed_new(cls, payload, meta);
-        Py_XDECREF(meta);
-    }
-    Py_XDECREF(payload);
-    Py_XDECREF(shape);
-    Py_XDECREF(order);
-    Py_XDECREF(dense);
-    return result;
-}
-
 static int read_view(PyObject *payload, awq_packing packing, int64_t *sizes, int64_t *strides, awq_view *view)
 {
     Py_ssize_t ndim = 0, count;
@@ -133,7 +64,7 @@ static PyObject *host_array(const packed_fields *fields)
     awq_view view;
     const int is_contiguous = fields->order == Py_None;
     const awq_packing packing = awqpack_packing_of(fields->packing, fields->reorder);
-    if (!packed_check_payload(fields->payload, fields->packing) ||
+    if (!awqpack_check_payload(fields->payload, fields->packing) ||
         read_view(fields->payload, packing, sizes, strides, &view) < 0 ||
         (!is_contiguous && awqpack_read_order(fields->order, (Py_ssize_t)view.ndim, order) < 0)) {
         return NULL;
@@ -165,62 +96,6 @@ static PyObject *packed_numpy(PyObject *self, PyObject *args, PyObject *kwargs)
     Py_XDECREF(host);
     packed_fields_clear(&fields);
     return array;
-}
-
-/* payload.to(device), or a copy in pinned memory. */
-static PyObject *move_payload(PyObject *payload, PyObject *device, int pin_memory, PyObject *non_blocking)
-{
-    PyObject *result = NULL, *args = NULL, *kwargs = NULL, *torch = NULL, *empty = NULL;
-    if (!pin_memory) {
-        args = PyTuple_Pack(1, device);
-        kwargs = Py_BuildValue("{sO}", "non_blocking", non_blocking);
-        PyObject *to = kwargs == NULL ? NULL : PyObject_GetAttr(payload, awqpack.names.to);
-        result = to == NULL || args == NULL ? NULL : PyObject_Call(to, args, kwargs);
-        Py_XDECREF(to);
-        goto done;
-    }
-    torch = PyImport_ImportModule("torch");
-    empty = torch == NULL ? NULL : PyObject_GetAttrString(torch, "empty_like");
-    args = empty == NULL ? NULL : PyTuple_Pack(1, payload);
-    kwargs = args == NULL ? NULL : Py_BuildValue("{sOsO}", "device", device, "pin_memory", Py_True);
-    result = kwargs == NULL ? NULL : PyObject_Call(empty, args, kwargs);
-    PyObject *copied = result == NULL ? NULL : PyObject_CallMethodObjArgs(result, awqpack.names.copy_, payload, non_blocking, NULL);
-    if (copied == NULL) {
-        Py_CLEAR(result);
-    }
-    Py_XDECREF(copied);
-done:
-    Py_XDECREF(args);
-    Py_XDECREF(kwargs);
-    Py_XDECREF(torch);
-    Py_XDECREF(empty);
-    return result;
-}
-
-static PyObject *packed_offload(PyObject *self, PyObject *args, PyObject *kwargs)
-{
-    static char *keywords[] = {"device", "pin_memory", "non_blocking", NULL};
-    PyObject *device = NULL, *non_blocking = Py_False, *result = NULL;
-    int pin_memory = 0;
-    packed_fields fields;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|O$pO!:offload", keywords, &device, &pin_memory, &PyBool_Type,
-                                     &non_blocking) ||
-        packed_fields_get(self, &fields) < 0) {
-        return NULL;
-    }
-    PyObject *target = device == NULL ? PyObject_CallFunction(awqpack.device_type, "s", "cpu")
-                                      : PyObject_CallFunctionObjArgs(awqpack.device_type, device, NULL);
-    PyObject *payload = target == NULL ? NULL : move_payload(fields.payload, target, pin_memory, non_blocking);
-    if (payload == fields.payload) {
-        Py_INCREF(self);
-        result = self;
-    } else if (payload != NULL) {
-        result = packed_new((PyObject *)Py_TYPE(self), payload, fields.meta);
-    }
-    Py_XDECREF(target);
-    Py_XDECREF(payload);
-    packed_fields_clear(&fields);
-    return result;
 }
 
 static int set_item(void *state, PyObject *codes)

@@ -1,5 +1,5 @@
 /* NumPy arrays in and out, over the same jobs that the torch ops run. */
-#include "state.h"
+#include "ndarray.h"
 
 #define NPY_NO_DEPRECATED_API NPY_2_0_API_VERSION
 #define NPY_TARGET_VERSION NPY_1_23_API_VERSION

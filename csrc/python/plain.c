@@ -1,5 +1,27 @@
-/* Runs ops on plain codes in the place of packed tensors. */
+/* The codes of packed tensors, and ops run on codes in their place. */
 #include "plain.h"
+
+#include "fields.h"
+
+PyObject *packed_unpack_fields(const packed_fields *fields)
+{
+    PyObject *number = awqpack_packing_number(fields->packing);
+    if (fields->order == Py_None) {
+        return PyObject_CallFunctionObjArgs(awqpack.op_unpack, fields->payload, number, fields->reorder, NULL);
+    }
+    return PyObject_CallFunctionObjArgs(awqpack.op_unpack, fields->payload, number, fields->reorder, fields->order, NULL);
+}
+
+PyObject *packed_unpack(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    packed_fields fields;
+    if (packed_fields_get(self, &fields) < 0) {
+        return NULL;
+    }
+    PyObject *codes = packed_unpack_fields(&fields);
+    packed_fields_clear(&fields);
+    return codes;
+}
 
 int plain_is_tensor(PyObject *object)
 {

@@ -1,8 +1,12 @@
-/* Packed tensors replaced by plain ones in the arguments of an op. */
+/* The codes of packed tensors, and ops run on codes in their place. */
 #ifndef AWQPACK_PLAIN_H
 #define AWQPACK_PLAIN_H
 
-#include "state.h"
+#include "fields.h"
+
+/* The codes that a packed tensor stands for, with its size and strides: a new plain tensor. */
+PyObject *packed_unpack(PyObject *self, PyObject *unused);
+PyObject *packed_unpack_fields(const packed_fields *fields);
 
 /* What stands in the place of a tensor: a new reference, which may be to the tensor itself. */
 typedef PyObject *(*plain_replacer)(void *state, PyObject *tensor);

@@ -1,5 +1,7 @@
 /* repr: shape, packing, reorder, device and the first codes, without touching values that are not there. */
-#include "state.h"
+#include "class.h"
+
+#include "fields.h"
 
 enum { SHOWN_CODES = 8 };
 

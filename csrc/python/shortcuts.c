@@ -1,6 +1,10 @@
 /* detach and to without torch's dispatcher, which costs more than they do. Both give what __torch_dispatch__ would give, and
    are left to it wherever somebody could see the difference: a mode, a transform, a trace, a subclass, a fake payload. */
-#include "state.h"
+#include "moves.h"
+
+#include "modes.h"
+#include "payload.h"
+#include "tensors.h"
 
 /* 1 and the fields when nobody watches and `self` may be worked on directly, 0 when torch's own method must be called, -1 with
    an exception. */
@@ -127,4 +131,60 @@ PyObject *packed_to(PyObject *self, PyObject *args, PyObject *kwargs)
         packed_fields_clear(&fields);
     }
     return result != NULL || PyErr_Occurred() ? result : move_by_torch(self, args, kwargs);
+}
+
+/* payload.to(device), or a copy in pinned memory. */
+static PyObject *move_payload(PyObject *payload, PyObject *device, int pin_memory, PyObject *non_blocking)
+{
+    PyObject *result = NULL, *args = NULL, *kwargs = NULL, *torch = NULL, *empty = NULL;
+    if (!pin_memory) {
+        args = PyTuple_Pack(1, device);
+        kwargs = Py_BuildValue("{sO}", "non_blocking", non_blocking);
+        PyObject *to = kwargs == NULL ? NULL : PyObject_GetAttr(payload, awqpack.names.to);
+        result = to == NULL || args == NULL ? NULL : PyObject_Call(to, args, kwargs);
+        Py_XDECREF(to);
+        goto done;
+    }
+    torch = PyImport_ImportModule("torch");
+    empty = torch == NULL ? NULL : PyObject_GetAttrString(torch, "empty_like");
+    args = empty == NULL ? NULL : PyTuple_Pack(1, payload);
+    kwargs = args == NULL ? NULL : Py_BuildValue("{sOsO}", "device", device, "pin_memory", Py_True);
+    result = kwargs == NULL ? NULL : PyObject_Call(empty, args, kwargs);
+    PyObject *copied = result == NULL ? NULL : PyObject_CallMethodObjArgs(result, awqpack.names.copy_, payload, non_blocking, NULL);
+    if (copied == NULL) {
+        Py_CLEAR(result);
+    }
+    Py_XDECREF(copied);
+done:
+    Py_XDECREF(args);
+    Py_XDECREF(kwargs);
+    Py_XDECREF(torch);
+    Py_XDECREF(empty);
+    return result;
+}
+
+PyObject *packed_offload(PyObject *self, PyObject *args, PyObject *kwargs)
+{
+    static char *keywords[] = {"device", "pin_memory", "non_blocking", NULL};
+    PyObject *device = NULL, *non_blocking = Py_False, *result = NULL;
+    int pin_memory = 0;
+    packed_fields fields;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|O$pO!:offload", keywords, &device, &pin_memory, &PyBool_Type,
+                                     &non_blocking) ||
+        packed_fields_get(self, &fields) < 0) {
+        return NULL;
+    }
+    PyObject *target = device == NULL ? PyObject_CallFunction(awqpack.device_type, "s", "cpu")
+                                      : PyObject_CallFunctionObjArgs(awqpack.device_type, device, NULL);
+    PyObject *payload = target == NULL ? NULL : move_payload(fields.payload, target, pin_memory, non_blocking);
+    if (payload == fields.payload) {
+        Py_INCREF(self);
+        result = self;
+    } else if (payload != NULL) {
+        result = packed_new((PyObject *)Py_TYPE(self), payload, fields.meta);
+    }
+    Py_XDECREF(target);
+    Py_XDECREF(payload);
+    packed_fields_clear(&fields);
+    return result;
 }

@@ -1,6 +1,7 @@
 /* Codes in the place of packed tensors while an op runs that writes: those that share memory share codes as they do. */
 #include "stand_ins.h"
 
+#include "fields.h"
 #include "plain.h"
 
 /* Makes room for another item. */

@@ -1,5 +1,7 @@
 /* Stores new payloads in place of the old ones: the end of every write into packed tensors. */
-#include "writes.h"
+#include "store.h"
+
+#include "modes.h"
 
 static int is_plain(PyObject *payload)
 {

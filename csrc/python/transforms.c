@@ -1,5 +1,5 @@
 /* Views of codes under torch.func's transforms, through which a caller may write without knowing that it is no view. */
-#include "state.h"
+#include "views.h"
 
 /* Looks up what codes_view.py offers, once. */
 static int prepare(void)

@@ -1,59 +1,10 @@
 /* detach and view ops inside dispatch: what is all of a packed tensor stays packed, any other view is one of its codes. */
+#include "views.h"
+
+#include "modes.h"
+#include "moves.h"
 #include "plain.h"
-
-/*
- * torch marks the result of detach and of every view op as a view of its argument. Under torch.inference_mode a new tensor
- * cannot be one of a tensor from outside, and all wrapper subclasses fail there: such ops run with the mode off. Returns the
- * guard to leave, None when there is none, NULL with an exception.
- */
-static PyObject *enter_view_mode(PyObject *self)
-{
-    PyObject *guard = NULL, *entered = NULL;
-    PyObject *is_on = PyObject_CallFunctionObjArgs(awqpack.is_inference_on, NULL);
-    PyObject *is_inside = is_on == Py_True ? PyObject_CallMethod(self, "is_inference", NULL) : NULL;
-    if (is_on != NULL && (is_on == Py_False || is_inside == Py_True)) {
-        guard = Py_BuildValue("");
-    } else if (is_inside != NULL) {
-        guard = PyObject_CallFunctionObjArgs(awqpack.inference_mode, Py_False, NULL);
-        entered = guard == NULL ? NULL : PyObject_CallMethod(guard, "__enter__", NULL);
-        if (entered == NULL) {
-            Py_CLEAR(guard);
-        }
-    }
-    Py_XDECREF(is_on);
-    Py_XDECREF(is_inside);
-    Py_XDECREF(entered);
-    return guard;
-}
-
-/* Leaves the guard, keeping an exception that is set. Steals it. */
-static void leave_view_mode(PyObject *guard)
-{
-    if (guard != NULL && guard != Py_None) {
-        PyObject *type, *value, *trace;
-        PyErr_Fetch(&type, &value, &trace);
-        PyObject *left = PyObject_CallMethod(guard, "__exit__", "OOO", Py_None, Py_None, Py_None);
-        Py_XDECREF(left);
-        PyErr_Restore(type, value, trace);
-    }
-    Py_XDECREF(guard);
-}
-
-PyObject *packed_alias(PyObject *self)
-{
-    packed_fields fields;
-    if (packed_fields_get(self, &fields) < 0) {
-        return NULL;
-    }
-    /* Ints have no gradient to be detached from: a tensor of its own would say nothing more, but to a trace. */
-    PyObject *payload = Py_TYPE(fields.payload) == (PyTypeObject *)awqpack.tensor_type
-                            ? Py_NewRef(fields.payload)
-                            : PyObject_CallMethodObjArgs(fields.payload, awqpack.names.detach, NULL);
-    PyObject *result = payload == NULL ? NULL : packed_twin(self, payload, fields.meta);
-    Py_XDECREF(payload);
-    packed_fields_clear(&fields);
-    return result;
-}
+#include "tensors.h"
 
 /* 1 when a == b; of symbolic ints, what torch would guard on, and no where it cannot know. -1 with an exception. */
 static int is_equal_size(PyObject *a, PyObject *b)
@@ -188,11 +139,11 @@ static int view_whole(PyObject *func, PyObject *self, PyObject *args, PyObject *
 static PyObject *view_codes(PyObject *func, PyObject *self, PyObject *args, PyObject *kwargs, int is_plain)
 {
     const int is_transformed = is_plain ? awqpack_is_transformed() : 0;
-    PyObject *guard = is_transformed < 0 ? NULL : enter_view_mode(self);
+    PyObject *guard = is_transformed < 0 ? NULL : awqpack_enter_view_mode(self);
     PyObject *result = guard == NULL     ? NULL
                        : is_transformed ? awqpack_view_codes(func, self, args, kwargs)
                                          : plain_run(func, args, kwargs);
-    leave_view_mode(guard);
+    awqpack_leave_view_mode(guard);
     return result;
 }
 

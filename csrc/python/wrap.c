@@ -1,5 +1,8 @@
 /* The tensors that stand for codes: new ones around a payload, and twins of one, which share its storage. */
-#include "state.h"
+#include "tensors.h"
+
+#include "modes.h"
+#include "payload.h"
 
 /* The class of a new tensor like one of `cls`: a class of meta's (awqpack/rebuilt.py) does not leave it. NULL with an exception;
    borrowed. */
@@ -45,22 +48,6 @@ PyObject *packed_new(PyObject *cls, PyObject *payload, PyObject *meta)
     PyObject *self = device == NULL ? NULL : packed_new_on(cls, payload, meta, device);
     Py_XDECREF(device);
     return self;
-}
-
-PyObject *awqpack_turn_dispatch_off(void)
-{
-    /* Calling the type would look its __init__ up each time. */
-    PyTypeObject *type = (PyTypeObject *)awqpack.dispatch_off;
-    const newfunc allocate = (newfunc)PyType_GetSlot(type, Py_tp_new);
-    PyObject *none = PyTuple_New(0);
-    PyObject *guard = none == NULL ? NULL : allocate(type, none, NULL);
-    PyObject *done = guard == NULL ? NULL : PyObject_CallFunctionObjArgs(awqpack.dispatch_off_init, guard, NULL);
-    if (done == NULL) {
-        Py_CLEAR(guard);
-    }
-    Py_XDECREF(none);
-    Py_XDECREF(done);
-    return guard;
 }
 
 PyObject *packed_twin(PyObject *self, PyObject *payload, PyObject *meta)

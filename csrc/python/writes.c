@@ -1,8 +1,11 @@
 /* Ops that write into a packed tensor: run on unpacked codes, check them, then change every payload or nothing. */
 #include "writes.h"
 
+#include "claims.h"
+#include "fields.h"
 #include "plain.h"
 #include "stand_ins.h"
+#include "store.h"
 
 /* The payload that a written tensor should have, from its codes after the op; refuses what its metadata cannot hold. */
 static PyObject *repack(PyObject *func, const stand_in *item)
