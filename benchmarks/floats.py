@@ -94,24 +94,18 @@ def bench_floats(machine: Machine, side: int, turns: int, pool: ThreadPoolExecut
         gemm_payload = awqpack.quantize(weight.t(), scales.t(), zeros.t(), *GEMM)
         marlin_payload = awqpack.quantize(weight, scales, zeros, MARLIN)
         turned = (scales.t().contiguous(), zeros.t().contiguous())
+        ops = torch.ops.awqpack
+        dequantize, quantize = ops.dequantize_out.default, ops.quantize_out.default
+        by_rows, by_gemm, by_marlin = (scales, zeros, 1, False), (*turned, 1, True), (scales, zeros, 3, False)
         calls: dict[tuple[str, str], Call] = {
-            ("dequantize", "V1 rows"): functools.partial(awqpack.dequantize, row_payload, scales, zeros, out=out),
-            ("dequantize", "gemm to (K, N)"): functools.partial(
-                awqpack.dequantize, gemm_payload, *turned, *GEMM, out=out
-            ),
-            ("dequantize", "gemm to (N, K)"): functools.partial(
-                awqpack.dequantize, gemm_payload, *turned, *GEMM, out=out.t()
-            ),
-            ("dequantize", "Marlin"): functools.partial(
-                awqpack.dequantize, marlin_payload, scales, zeros, MARLIN, out=out
-            ),
-            ("quantize", "V1 rows"): functools.partial(awqpack.quantize, weight, scales, zeros, out=row_payload),
-            ("quantize", "(N, K) to gemm"): functools.partial(
-                awqpack.quantize, weight.t(), *turned, *GEMM, out=gemm_payload
-            ),
-            ("quantize", "Marlin"): functools.partial(
-                awqpack.quantize, weight, scales, zeros, MARLIN, out=marlin_payload
-            ),
+            ("dequantize", "V1 rows"): functools.partial(dequantize, row_payload, *by_rows, out=out),
+            ("dequantize", "gemm to (K, N)"): functools.partial(dequantize, gemm_payload, *by_gemm, out=out),
+            ("dequantize", "gemm to (N, K)"): functools.partial(dequantize, gemm_payload, *by_gemm, out=out.t()),
+            ("dequantize", "Marlin"): functools.partial(dequantize, marlin_payload, *by_marlin, out=out),
+            ("quantize", "V1 rows"): functools.partial(quantize, weight, *by_rows, False, out=row_payload),
+            ("quantize", "V1 rows, checked"): functools.partial(quantize, weight, *by_rows, out=row_payload),
+            ("quantize", "(N, K) to gemm"): functools.partial(quantize, weight.t(), *by_gemm, False, out=gemm_payload),
+            ("quantize", "Marlin"): functools.partial(quantize, weight, *by_marlin, False, out=marlin_payload),
         }
         for (op, what), call in calls.items():
             yield from machine.compare("floats", op, call, copies, moved, turns, dtype=name, what=what)

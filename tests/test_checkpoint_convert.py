@@ -446,7 +446,7 @@ def test_a_zero_that_would_be_lost_is_named_before_anything_is_written(tmp_path)
 @pytest.mark.parametrize("device", [CUDA])
 @pytest.mark.parametrize("target", LAYOUT_NAMES[1:])
 def test_on_a_gpu(target, device, tmp_path):
-    given = write_checkpoint(tmp_path / "given", "gemm")
+    given = write_checkpoint(tmp_path / "given", "gemm", some_layers("gemm", target))
     checkpoint.convert(given, tmp_path / "gpu", target, device=device)
     checkpoint.convert(given, tmp_path / "cpu", target)
     assert contents(tmp_path / "gpu") == contents(tmp_path / "cpu")
