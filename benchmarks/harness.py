@@ -113,7 +113,7 @@ def _events() -> tuple[torch.cuda.Event, torch.cuda.Event]:
 
 
 def event(call: Call) -> float:
-    """Seconds of the device, between two events. It is kept busy before: then the host is ahead, and what the host takes
+    """Seconds of the device, between two events. It is kept busy before: then the host is ahead, and what that takes
     does not count, unless the call itself waits."""
     start, end = _events()
     torch.cuda._sleep(_AHEAD)  # type: ignore[no-untyped-call]
