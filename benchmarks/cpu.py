@@ -110,14 +110,14 @@ def case(form: Format, order: str, threads: int, memory: str, codes: torch.Tenso
     }
 
 
-def bench_kernels(side: int, threads: Sequence[int], turns: int) -> Iterator[Row]:
+def bench_kernels(side: int, threads: Sequence[int], turns: int, variants: Sequence[str]) -> Iterator[Row]:
     """Every packing, order, op, variant and number of threads, into memory already touched, beside copies."""
     codes, unpacked = random_codes(side), torch.zeros(side, side, dtype=torch.uint8)
     moved = codes.nbytes + codes.nbytes // 2
     copies = Copies(moved)
     for form in FORMATS:
         payload = empty_payload(form, side)
-        for order, variant, count in itertools.product(ORDERS, _C.variants(), threads):
+        for order, variant, count in itertools.product(ORDERS, variants, threads):
             source, target = in_order(codes, order), in_order(unpacked, order)
             with torch_threads(count), copying_pool(count) as pool:
                 for op, buffer in zip(OPS, (source, target), strict=True):
@@ -216,6 +216,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size-mib", type=int, default=256, help="MiB of codes, a square number (256)")
     parser.add_argument("--turns", type=int, default=7, help="timed turns of each call (7)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="what all threads means")
+    variants = _C.variants()
+    parser.add_argument("--variants", nargs="*", choices=variants, default=variants, help="some kernels only")
 
 
 def run(options: argparse.Namespace) -> list[Row]:
@@ -224,7 +226,7 @@ def run(options: argparse.Namespace) -> list[Row]:
     threads = sorted({1, options.threads})
     down = ("packing", "order", "op")
     print(f"{side}x{side} codes ({side * side / MIB:.0f} MiB); medians of {options.turns} turns or more")
-    kernels = watched(bench_kernels(side, threads, options.turns))
+    kernels = watched(bench_kernels(side, threads, options.turns, options.variants))
     title = "Speed beside the faster of memcpy and torch's copy_ of the same bytes, touched memory (1 = as fast)"
     print_table(title, kernels, down, ("who", "threads"))
     allocating = watched(bench_allocating(side, threads, options.turns))
