@@ -41,33 +41,37 @@ static PyObject *pack_alike(PyObject *self, PyObject *codes)
     return result;
 }
 
-/* torch would exchange size, stride and device, which it keeps, and lose the payload, which it does not know. Plain codes
-   come from nn.Module.cpu(), which moves a parameter by assigning the moved one: they are packed again where they are. */
+/* The packed tensor that is assigned to the data of `self`: plain codes come from nn.Module.cpu(), which moves a parameter by
+   assigning the moved one, and are packed again where they are. */
+static PyObject *packed_value(PyObject *self, PyObject *value)
+{
+    if (value != NULL && awqpack_is_packed(value)) {
+        return Py_NewRef(value);
+    }
+    const int is_tensor = value != NULL && PyObject_TypeCheck(value, (PyTypeObject *)awqpack.tensor_type);
+    PyObject *kind = is_tensor ? PyObject_GetAttr(value, awqpack.names.dtype)
+                               : Py_NewRef(value == NULL ? Py_None : (PyObject *)Py_TYPE(value));
+    PyObject *packed = is_tensor && kind == awqpack.uint8 ? pack_alike(self, value) : NULL;
+    if (kind != NULL && kind != awqpack.uint8) {
+        PyErr_Format(PyExc_TypeError, "the data of an AWQPackedTensor expects an AWQPackedTensor or uint8 codes; got %R", kind);
+    }
+    Py_XDECREF(kind);
+    return packed;
+}
+
+/* torch would exchange size, stride and device, which it keeps, and lose the payload, which it does not know. */
 static int set_data(PyObject *self, PyObject *value, void *Py_UNUSED(closure))
 {
     packed_fields fields;
-    PyObject *dtype = NULL, *packed = NULL, *done = NULL;
     int status = -1;
-    if (value != NULL && awqpack_is_packed(value)) {
-        Py_INCREF(value);
-        packed = value;
-    } else if (value != NULL && PyObject_TypeCheck(value, (PyTypeObject *)awqpack.tensor_type)) {
-        dtype = PyObject_GetAttr(value, awqpack.names.dtype);
-        packed = dtype == awqpack.uint8 ? pack_alike(self, value) : NULL;
-    }
-    if (packed == NULL) {
-        if (!PyErr_Occurred()) {
-            PyErr_Format(PyExc_TypeError, "the data of an AWQPackedTensor expects an AWQPackedTensor or uint8 codes; got %R",
-                         dtype == NULL ? (PyObject *)(value == NULL ? Py_None : (PyObject *)Py_TYPE(value)) : dtype);
-        }
-    } else if (packed_fields_get(packed, &fields) == 0) {
-        done = PyObject_CallMethod(awqpack.data_descriptor, "__set__", "OO", self, packed);
+    PyObject *packed = packed_value(self, value);
+    if (packed != NULL && packed_fields_get(packed, &fields) == 0) {
+        PyObject *done = PyObject_CallMethod(awqpack.data_descriptor, "__set__", "OO", self, packed);
         status = done == NULL ? -1 : packed_fields_set(self, fields.payload, fields.meta);
+        Py_XDECREF(done);
         packed_fields_clear(&fields);
     }
-    Py_XDECREF(dtype);
     Py_XDECREF(packed);
-    Py_XDECREF(done);
     return status;
 }
 

@@ -60,13 +60,13 @@ static int read_geometry(PyObject *data, PyObject *packing, PyObject *size, PyOb
         *shape = PySequence_Tuple(size);
         return *shape == NULL ? -1 : awqpack_symbolic_strides(*shape, stride, order, dense);
     }
-    *order = stride_count == ndim ? awqpack_stride_order(sizes, strides, ndim) : NULL;
-    if (*order == NULL) {
-        if (!PyErr_Occurred()) {
-            PyErr_Format(PyExc_ValueError,
-                         "AWQPackedTensor expects the strides of a dense tensor of size %R, in any dimension order; got %R",
-                         size, stride);
-        }
+    const int is_dense = stride_count == ndim ? awqpack_stride_order(sizes, strides, ndim, order) : 0;
+    if (is_dense == 0) {
+        PyErr_Format(PyExc_ValueError,
+                     "AWQPackedTensor expects the strides of a dense tensor of size %R, in any dimension order; got %R", size,
+                     stride);
+    }
+    if (is_dense <= 0) {
         return -1;
     }
     *dense = awqpack_dense_strides(sizes, ndim, *order);
@@ -132,10 +132,8 @@ static int record_strides(PyObject *t, PyObject *shape, PyObject **order, PyObje
     if (plain == 0) {
         awqpack_symbolic_strides(shape, stride, order, dense);
     } else if (plain > 0) {
-        *order = awqpack_stride_order(sizes, strides, ndim);
-        if (*order == NULL && !PyErr_Occurred()) {
-            Py_INCREF(Py_None);
-            *order = Py_None;
+        if (awqpack_stride_order(sizes, strides, ndim, order) == 0) {
+            *order = Py_NewRef(Py_None);
         }
         *dense = *order == NULL ? NULL : awqpack_dense_strides(sizes, ndim, *order);
     }

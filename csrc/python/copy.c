@@ -22,7 +22,7 @@ static PyObject *codes_to_copy(PyObject *packed, PyObject *payload, PyObject *so
     PyObject *shape = PyObject_GetAttr(packed, awqpack.names.shape);
     PyObject *device = shape == NULL ? NULL : PyObject_GetAttr(payload, awqpack.names.device);
     if (device != NULL) {
-        codes = awqpack_is_packed(source) ? packed_unpack(source, NULL) : (Py_INCREF(source), source);
+        codes = awqpack_is_packed(source) ? packed_unpack(source, NULL) : Py_NewRef(source);
     }
     moved = codes == NULL ? NULL : PyObject_CallMethodObjArgs(codes, awqpack.names.to, device, awqpack.uint8, NULL);
     expanded = moved == NULL ? NULL : PyObject_CallMethod(moved, "expand", "O", shape);

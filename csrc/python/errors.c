@@ -55,8 +55,7 @@ PyObject *awqpack_keep_value_errors(PyObject *Py_UNUSED(module), PyObject *op)
     PyObject *keeper = PyCFunction_New(&call_op_function, op);
     for (size_t i = 0; keeper != NULL && i < sizeof looked_up / sizeof looked_up[0]; i++) {
         if (*looked_up[i] == op) {
-            Py_INCREF(keeper);
-            *looked_up[i] = keeper;
+            *looked_up[i] = Py_NewRef(keeper);
             Py_DECREF(op);
         }
     }

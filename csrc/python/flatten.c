@@ -26,8 +26,7 @@ static PyObject *order_from_text(PyObject *text)
         goto done;
     }
     if (PyUnicode_GetLength(text) == 0) {
-        Py_INCREF(Py_None);
-        result = Py_None;
+        result = Py_NewRef(Py_None);
         goto done;
     }
     order = PyTuple_New(count);

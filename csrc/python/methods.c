@@ -140,8 +140,7 @@ static PyObject *packed_share_memory(PyObject *self, PyObject *Py_UNUSED(unused)
         return NULL;
     }
     Py_DECREF(shared);
-    Py_INCREF(self);
-    return self;
+    return Py_NewRef(self);
 }
 
 static PyObject *packed_is_shared(PyObject *self, PyObject *Py_UNUSED(unused))

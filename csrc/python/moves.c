@@ -29,8 +29,8 @@ static PyObject *given(PyObject *kwargs, PyObject *name)
     return value == Py_None ? NULL : value;
 }
 
-/* func(payload, **kwargs) without the arguments that speak of the codes. */
-static PyObject *copy_payload(PyObject *func, PyObject *payload, PyObject *kwargs)
+/* The payload that func gives of a payload, without the arguments that speak of the codes. */
+static PyObject *payload_from_op(PyObject *func, PyObject *payload, PyObject *kwargs)
 {
     PyObject *result = NULL;
     PyObject *args = PyTuple_Pack(1, payload);
@@ -51,17 +51,18 @@ done:
 }
 
 /* The payload on a device on which it stays packed. */
-static PyObject *place_payload(PyObject *func, PyObject *payload, PyObject *kwargs, PyObject *source, PyObject *device)
+static PyObject *payload_on_device(PyObject *func, PyObject *payload, PyObject *kwargs, PyObject *source, PyObject *device)
 {
     const int is_pinned = given(kwargs, awqpack.names.pin_memory) == Py_True;
     const int is_same = is_pinned ? 0 : PyObject_RichCompareBool(source, device, Py_EQ);
     const int is_direct = is_same <= 0 ? is_same : awqpack_is_unwatched();
-    PyObject *copy = is_direct <= 0 ? NULL : awqpack_copy_payload(payload);
-    return copy != NULL || PyErr_Occurred() ? copy : copy_payload(func, payload, kwargs);
+    PyObject *copy = NULL;
+    const int is_copied = is_direct <= 0 ? is_direct : awqpack_payload_copy(payload, &copy);
+    return is_copied != 0 ? copy : payload_from_op(func, payload, kwargs);
 }
 
 /* A packed tensor around a payload that was moved, with contiguous strides when the caller asked for them. Steals it. */
-static PyObject *wrap_moved(PyObject *self, const packed_fields *fields, PyObject *kwargs, PyObject *payload)
+static PyObject *packed_around(PyObject *self, const packed_fields *fields, PyObject *kwargs, PyObject *payload)
 {
     PyObject *result = NULL;
     if (payload == NULL) {
@@ -83,12 +84,12 @@ static PyObject *wrap_moved(PyObject *self, const packed_fields *fields, PyObjec
 
 /* Plain codes on another device: half the bytes travel when the payload is copied first, but a copy that does not block must
    be the last step. */
-static PyObject *move_plain(PyObject *func, const packed_fields *fields, PyObject *kwargs, int from_compute)
+static PyObject *codes_on_device(PyObject *func, const packed_fields *fields, PyObject *kwargs, int from_compute)
 {
     PyObject *result = NULL;
     PyObject *non_blocking = given(kwargs, awqpack.names.non_blocking);
     if (from_compute && non_blocking != Py_True && given(kwargs, awqpack.names.pin_memory) != Py_True) {
-        PyObject *payload = copy_payload(func, fields->payload, kwargs);
+        PyObject *payload = payload_from_op(func, fields->payload, kwargs);
         if (payload != NULL) {
             packed_fields moved = *fields;
             moved.payload = payload;
@@ -141,10 +142,10 @@ PyObject *packed_to_copy(PyObject *func, PyObject *self, PyObject *kwargs)
     const int from_compute = from == AWQPACK_CUDA || from == AWQPACK_XPU;
     const int is_plain = has_plain_layout(kwargs);
     if (awqpack_stays_packed(from, to) && is_plain) {
-        result = wrap_moved(self, &fields, kwargs, place_payload(func, fields.payload, kwargs, source, device));
+        result = packed_around(self, &fields, kwargs, payload_on_device(func, fields.payload, kwargs, source, device));
     } else {
         const int keeps_order = given(kwargs, awqpack.names.memory_format) != awqpack.contiguous_format;
-        result = move_plain(func, &fields, kwargs, from_compute && is_plain && keeps_order);
+        result = codes_on_device(func, &fields, kwargs, from_compute && is_plain && keeps_order);
     }
 done:
     Py_XDECREF(source);
@@ -193,7 +194,7 @@ PyObject *packed_empty_like(PyObject *func, PyObject *self, PyObject *args, PyOb
     if (packed_fields_get(self, &fields) < 0) {
         return NULL;
     }
-    PyObject *result = wrap_moved(self, &fields, kwargs, copy_payload(func, fields.payload, kwargs));
+    PyObject *result = packed_around(self, &fields, kwargs, payload_from_op(func, fields.payload, kwargs));
     packed_fields_clear(&fields);
     return result;
 }

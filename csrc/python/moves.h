@@ -5,9 +5,9 @@
 #include "fields.h"
 
 /* payload_copy.c */
-/* payload.to(its device, copy=True) without torch's dispatcher, for a caller who is unwatched. NULL without an exception
-   when only torch can do it. */
-PyObject *awqpack_copy_payload(PyObject *payload);
+/* 1 and payload.to(its device, copy=True) without torch's dispatcher, for a caller who is unwatched; 0 when only torch can do it;
+   -1 with an exception. */
+int awqpack_payload_copy(PyObject *payload, PyObject **copy);
 
 /* moves.c: the ops inside dispatch. */
 /* `self` again, as detach gives it. */

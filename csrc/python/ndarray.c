@@ -133,8 +133,7 @@ static PyObject *output_array(PyObject *out, awq_dtype dtype, const int64_t *siz
     if (!awq_check_out(&view->view, dtype, sizes, input, &error)) {
         return awqpack_raise(&error);
     }
-    Py_INCREF(out);
-    return out;
+    return Py_NewRef(out);
 }
 
 static const awq_kernels *choose_kernels(const char *variant, awq_error *error)

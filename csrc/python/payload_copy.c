@@ -33,28 +33,29 @@ static size_t contiguous_bytes(const awqpack_dlpack_tensor *memory)
     return (size_t)count * memory->type_bits / 8;
 }
 
-/* The tensor object of a handle, which it takes over; NULL without an exception where torch cannot make it. torch's function
+/* 1 and the tensor object of a handle, which it takes over; 0 where torch cannot make it; -1 with an exception. torch's function
    for one handle, unlike that for a list, leaks it. */
-static PyObject *adopt(void *tensor)
+static int tensor_of_handle(void *handle, PyObject **tensor)
 {
-    PyObject *capsule = PyCapsule_New(tensor, NULL, NULL);
+    PyObject *capsule = PyCapsule_New(handle, NULL, NULL);
     PyObject *handles = capsule == NULL ? NULL : PyList_New(1);
+    *tensor = NULL;
     if (handles == NULL) {
-        awq_tensor_delete(tensor);
+        awq_tensor_delete(handle);
         Py_XDECREF(capsule);
-        return NULL;
+        return -1;
     }
     (void)PyList_SetItem(handles, 0, capsule);
     PyObject *tensors = PyObject_CallFunctionObjArgs(awqpack.adopt_tensors, handles, NULL);
-    PyObject *result = tensors == NULL ? NULL : PyList_GetItem(tensors, 0);
-    Py_XINCREF(result);
-    if (tensors == NULL && PyErr_ExceptionMatches(PyExc_TypeError)) { /* it wants other arguments and took nothing */
+    const int is_refused = tensors == NULL && PyErr_ExceptionMatches(PyExc_TypeError); /* other arguments; nothing was taken */
+    if (is_refused) {
         PyErr_Clear();
-        awq_tensor_delete(tensor);
+        awq_tensor_delete(handle);
     }
+    *tensor = tensors == NULL ? NULL : Py_XNewRef(PyList_GetItem(tensors, 0));
     Py_XDECREF(tensors);
     Py_DECREF(handles);
-    return result;
+    return is_refused ? 0 : *tensor == NULL ? -1 : 1;
 }
 
 /* An int16 or int32 tensor without gaps where we can copy, which torch would not do with several threads. */
@@ -68,44 +69,47 @@ static int can_copy(const awqpack_dlpack_tensor *source, size_t bytes)
     return is_payload && is_here && bytes > 0;
 }
 
-/* NULL, without an exception, where torch makes no tensor: it will say why when it is asked for the copy. */
-static PyObject *copy_on_host(const awqpack_dlpack_tensor *source, size_t bytes)
+/* Both 1 and the copy; 0 where torch makes no tensor: it will say why when it is asked for the copy; -1 with an exception. */
+static int host_copy(const awqpack_dlpack_tensor *source, size_t bytes, PyObject **copy)
 {
-    void *tensor, *target;
-    if (!awq_tensor_new(source->ndim, source->shape, source->type_bits, -1, &tensor, &target)) {
-        return NULL;
+    void *handle, *target;
+    if (!awq_tensor_new(source->ndim, source->shape, source->type_bits, -1, &handle, &target)) {
+        return 0;
     }
     memcpy(target, source->data, bytes);
-    return adopt(tensor);
+    return tensor_of_handle(handle, copy);
 }
 
-static PyObject *copy_on_cuda(const awqpack_dlpack_tensor *source, size_t bytes)
+static int cuda_copy(const awqpack_dlpack_tensor *source, size_t bytes, PyObject **copy)
 {
-    void *tensor, *target;
+    void *handle, *target;
     awq_error error;
     bool is_made, is_copied = false;
     Py_BEGIN_ALLOW_THREADS /* a full queue blocks, and what empties it may need the interpreter */
-    is_made = awq_tensor_new(source->ndim, source->shape, source->type_bits, source->device_id, &tensor, &target);
+    is_made = awq_tensor_new(source->ndim, source->shape, source->type_bits, source->device_id, &handle, &target);
     if (is_made) {
         is_copied = awq_cuda_copy_on(source->device_id, target, source->data, bytes, &error);
     }
     Py_END_ALLOW_THREADS
     if (is_made && !is_copied) {
-        awq_tensor_delete(tensor);
-        return awqpack_raise(&error);
+        awq_tensor_delete(handle);
+        awqpack_raise(&error);
+        return -1;
     }
-    return is_made ? adopt(tensor) : NULL;
+    return is_made ? tensor_of_handle(handle, copy) : 0;
 }
 
-PyObject *awqpack_copy_payload(PyObject *payload)
+int awqpack_payload_copy(PyObject *payload, PyObject **copy)
 {
     awqpack_dlpack_tensor source;
+    *copy = NULL;
     if (awqpack.dlpack == NULL || Py_TYPE(payload) != (PyTypeObject *)awqpack.tensor_type || !describe(payload, &source)) {
-        return NULL;
+        return 0;
     }
     const size_t bytes = contiguous_bytes(&source);
-    if (!can_copy(&source, bytes) || awqpack_is_negated(payload) != 0) {
-        return NULL;
+    const int is_negated = can_copy(&source, bytes) ? awqpack_is_negated(payload) : 1;
+    if (is_negated != 0) {
+        return is_negated < 0 ? -1 : 0;
     }
-    return source.device_type == AWQPACK_DLPACK_CPU ? copy_on_host(&source, bytes) : copy_on_cuda(&source, bytes);
+    return source.device_type == AWQPACK_DLPACK_CPU ? host_copy(&source, bytes, copy) : cuda_copy(&source, bytes, copy);
 }

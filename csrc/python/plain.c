@@ -141,10 +141,12 @@ typedef struct codes_memo {
     PyObject *others;         /* dict: address -> (packed tensor, codes); the tensor is held so that the address stays its */
 } codes_memo;
 
-static PyObject *known_codes(const codes_memo *memo, PyObject *key)
+/* 1 and the codes, 0 when there are none yet, -1 with an exception. */
+static int known_codes(const codes_memo *memo, PyObject *key, PyObject **codes)
 {
     PyObject *pair = memo->others == NULL ? NULL : PyDict_GetItemWithError(memo->others, key);
-    return pair == NULL ? NULL : Py_NewRef(PyTuple_GetItem(pair, 1));
+    *codes = pair == NULL ? NULL : Py_NewRef(PyTuple_GetItem(pair, 1));
+    return pair != NULL ? 1 : PyErr_Occurred() ? -1 : 0;
 }
 
 static int remember_codes(codes_memo *memo, PyObject *key, PyObject *packed, PyObject *codes)
@@ -175,8 +177,8 @@ static PyObject *codes_in_place_of(void *state, PyObject *tensor)
         return codes;
     }
     PyObject *key = PyLong_FromVoidPtr(tensor);
-    PyObject *codes = key == NULL ? NULL : known_codes(memo, key);
-    if (codes == NULL && !PyErr_Occurred()) {
+    PyObject *codes = NULL;
+    if (key != NULL && known_codes(memo, key, &codes) == 0) {
         codes = packed_unpack(tensor, NULL);
         if (codes != NULL && remember_codes(memo, key, tensor, codes) < 0) {
             Py_CLEAR(codes);

@@ -38,54 +38,59 @@ PyObject *packed_detach(PyObject *self, PyObject *Py_UNUSED(unused))
     return result;
 }
 
-/* The device a caller named as a torch.device or by its name: a new reference; None when it is anything else. */
-static PyObject *read_device(PyObject *given)
+/* 1 and the device that a caller named as a torch.device or by its name, 0 for anything else, -1 with an exception. */
+static int read_device(PyObject *given, PyObject **device)
 {
-    if ((PyObject *)Py_TYPE(given) == awqpack.device_type) {
-        Py_INCREF(given);
-        return given;
+    const int is_device = (PyObject *)Py_TYPE(given) == awqpack.device_type;
+    if (!is_device && !PyUnicode_CheckExact(given)) {
+        *device = NULL;
+        return 0;
     }
-    return PyUnicode_CheckExact(given) ? PyObject_CallFunctionObjArgs(awqpack.device_type, given, NULL) : Py_BuildValue("");
+    *device = is_device ? Py_NewRef(given) : PyObject_CallFunctionObjArgs(awqpack.device_type, given, NULL);
+    return *device == NULL ? -1 : 1;
 }
 
-/* `self` with its payload on `device`, itself when that is there and no copy is wanted. NULL without an exception where the
-   codes leave the packed form. */
-static PyObject *move_packed(PyObject *self, const packed_fields *fields, PyObject *device, PyObject *non_blocking,
-                             PyObject *copy)
+/* A packed tensor around payload.to(device, copy=copy), `self` where that is its payload. `source` is where that is now. */
+static PyObject *packed_around_moved(PyObject *self, const packed_fields *fields, PyObject *source, PyObject *device,
+                                     PyObject *non_blocking, PyObject *copy)
 {
     PyObject *payload = NULL, *result = NULL;
-    PyObject *source = PyObject_GetAttr(fields->payload, awqpack.names.device);
-    const int is_same = source == NULL ? -1 : PyObject_RichCompareBool(source, device, Py_EQ);
-    const int from = is_same < 0 ? -1 : awqpack_device_kind_of(source);
-    const int to = is_same == 0 ? awqpack_device_kind_of(device) : from;
-    if (from < 0 || to < 0 || !awqpack_stays_packed(from, to)) {
-        goto done;
-    }
-    if (is_same && copy == Py_False) {
-        Py_INCREF(self);
-        result = self;
-        goto done;
-    }
-    payload = is_same ? awqpack_copy_payload(fields->payload) : NULL;
-    if (payload == NULL && !PyErr_Occurred()) {
+    const int is_same = device == source;
+    const int is_copied = is_same ? awqpack_payload_copy(fields->payload, &payload) : 0;
+    if (is_copied == 0) {
         payload = PyObject_CallFunctionObjArgs(awqpack.tensor_to, fields->payload, device, Py_None, non_blocking, copy, NULL);
     }
-    if (payload == fields->payload) {
-        Py_INCREF(self);
-        result = self;
-    } else if (payload != NULL && is_same) {
-        result = packed_new_on((PyObject *)Py_TYPE(self), payload, fields->meta, source);
-    } else if (payload != NULL) {
-        result = packed_new((PyObject *)Py_TYPE(self), payload, fields->meta);
+    if (payload != NULL) {
+        result = payload == fields->payload ? Py_NewRef(self)
+                 : is_same ? packed_new_on((PyObject *)Py_TYPE(self), payload, fields->meta, source)
+                           : packed_new((PyObject *)Py_TYPE(self), payload, fields->meta);
     }
-done:
-    Py_XDECREF(source);
     Py_XDECREF(payload);
     return result;
 }
 
-/* to(device, dtype, non_blocking, copy) in any of its usual forms, NULL without an exception for all others. */
-static PyObject *move_directly(PyObject *self, const packed_fields *fields, PyObject *args, PyObject *kwargs)
+/* 1 and `self` with its payload on `device`, itself when that is there and no copy is wanted; 0 where the codes leave the packed
+   form; -1 with an exception. */
+static int packed_on_device(PyObject *self, const packed_fields *fields, PyObject *device, PyObject *non_blocking,
+                            PyObject *copy, PyObject **result)
+{
+    PyObject *source = PyObject_GetAttr(fields->payload, awqpack.names.device);
+    const int is_same = source == NULL ? -1 : PyObject_RichCompareBool(source, device, Py_EQ);
+    const int from = is_same < 0 ? -1 : awqpack_device_kind_of(source);
+    const int to = is_same == 0 ? awqpack_device_kind_of(device) : from;
+    int status = from < 0 || to < 0 ? -1 : awqpack_stays_packed(from, to);
+    if (status == 1) {
+        *result = is_same && copy == Py_False
+                      ? Py_NewRef(self)
+                      : packed_around_moved(self, fields, source, is_same ? source : device, non_blocking, copy);
+        status = *result == NULL ? -1 : 1;
+    }
+    Py_XDECREF(source);
+    return status;
+}
+
+/* 1 and the result of to(device, dtype, non_blocking, copy) in any of its usual forms, 0 for all others, -1 with an exception. */
+static int packed_by_shortcut(PyObject *self, const packed_fields *fields, PyObject *args, PyObject *kwargs, PyObject **result)
 {
     PyObject *const names[] = {awqpack.names.device, awqpack.names.dtype, awqpack.names.non_blocking, awqpack.names.copy};
     PyObject *values[] = {NULL, Py_None, Py_False, Py_False};
@@ -95,23 +100,28 @@ static PyObject *move_directly(PyObject *self, const packed_fields *fields, PyOb
         PyObject *value = kwargs == NULL ? NULL : PyDict_GetItemWithError(kwargs, names[i]);
         named += value != NULL;
         if (value != NULL && i < count) {
-            return NULL;
+            return PyErr_Occurred() ? -1 : 0;
         }
         values[i] = i < count ? PyTuple_GetItem(args, i) : value != NULL ? value : values[i];
     }
-    if (PyErr_Occurred() || count > 4 || values[0] == NULL || (kwargs != NULL && PyDict_Size(kwargs) != named) ||
-        (values[1] != Py_None && values[1] != awqpack.uint8) || !PyBool_Check(values[2]) || !PyBool_Check(values[3])) {
-        return NULL;
+    if (PyErr_Occurred()) {
+        return -1;
     }
-    PyObject *device = read_device(values[0]);
-    PyObject *result =
-        device == NULL || device == Py_None ? NULL : move_packed(self, fields, device, values[2], values[3]);
-    Py_XDECREF(device);
-    return result;
+    if (count > 4 || values[0] == NULL || (kwargs != NULL && PyDict_Size(kwargs) != named) ||
+        (values[1] != Py_None && values[1] != awqpack.uint8) || !PyBool_Check(values[2]) || !PyBool_Check(values[3])) {
+        return 0;
+    }
+    PyObject *device;
+    int status = read_device(values[0], &device);
+    if (status == 1) {
+        status = packed_on_device(self, fields, device, values[2], values[3], result);
+        Py_DECREF(device);
+    }
+    return status;
 }
 
 /* torch.Tensor.to(self, *args, **kwargs). */
-static PyObject *move_by_torch(PyObject *self, PyObject *args, PyObject *kwargs)
+static PyObject *result_of_torch(PyObject *self, PyObject *args, PyObject *kwargs)
 {
     PyObject *first = PyTuple_Pack(1, self);
     PyObject *all = first == NULL ? NULL : PySequence_Concat(first, args);
@@ -125,41 +135,45 @@ PyObject *packed_to(PyObject *self, PyObject *args, PyObject *kwargs)
 {
     packed_fields fields;
     PyObject *result = NULL;
-    const int is_direct = open_directly(self, awqpack_is_unwatched, &fields);
-    if (is_direct > 0) {
-        result = move_directly(self, &fields, args, kwargs);
+    int status = open_directly(self, awqpack_is_unwatched, &fields);
+    if (status == 1) {
+        status = packed_by_shortcut(self, &fields, args, kwargs, &result);
         packed_fields_clear(&fields);
     }
-    return result != NULL || PyErr_Occurred() ? result : move_by_torch(self, args, kwargs);
+    return status != 0 ? result : result_of_torch(self, args, kwargs);
 }
 
-/* payload.to(device), or a copy in pinned memory. */
-static PyObject *move_payload(PyObject *payload, PyObject *device, int pin_memory, PyObject *non_blocking)
+/* payload.to(device). */
+static PyObject *payload_moved(PyObject *payload, PyObject *device, PyObject *non_blocking)
 {
-    PyObject *result = NULL, *args = NULL, *kwargs = NULL, *torch = NULL, *empty = NULL;
-    if (!pin_memory) {
-        args = PyTuple_Pack(1, device);
-        kwargs = Py_BuildValue("{sO}", "non_blocking", non_blocking);
-        PyObject *to = kwargs == NULL ? NULL : PyObject_GetAttr(payload, awqpack.names.to);
-        result = to == NULL || args == NULL ? NULL : PyObject_Call(to, args, kwargs);
-        Py_XDECREF(to);
-        goto done;
-    }
-    torch = PyImport_ImportModule("torch");
-    empty = torch == NULL ? NULL : PyObject_GetAttrString(torch, "empty_like");
-    args = empty == NULL ? NULL : PyTuple_Pack(1, payload);
-    kwargs = args == NULL ? NULL : Py_BuildValue("{sOsO}", "device", device, "pin_memory", Py_True);
-    result = kwargs == NULL ? NULL : PyObject_Call(empty, args, kwargs);
-    PyObject *copied = result == NULL ? NULL : PyObject_CallMethodObjArgs(result, awqpack.names.copy_, payload, non_blocking, NULL);
+    PyObject *args = PyTuple_Pack(1, device);
+    PyObject *kwargs = args == NULL ? NULL : Py_BuildValue("{sO}", "non_blocking", non_blocking);
+    PyObject *to = kwargs == NULL ? NULL : PyObject_GetAttr(payload, awqpack.names.to);
+    PyObject *result = to == NULL ? NULL : PyObject_Call(to, args, kwargs);
+    Py_XDECREF(args);
+    Py_XDECREF(kwargs);
+    Py_XDECREF(to);
+    return result;
+}
+
+/* A copy of the payload in pinned memory. */
+static PyObject *pinned_copy(PyObject *payload, PyObject *device, PyObject *non_blocking)
+{
+    PyObject *torch = PyImport_ImportModule("torch");
+    PyObject *empty = torch == NULL ? NULL : PyObject_GetAttrString(torch, "empty_like");
+    PyObject *args = empty == NULL ? NULL : PyTuple_Pack(1, payload);
+    PyObject *kwargs = args == NULL ? NULL : Py_BuildValue("{sOsO}", "device", device, "pin_memory", Py_True);
+    PyObject *result = kwargs == NULL ? NULL : PyObject_Call(empty, args, kwargs);
+    PyObject *copied =
+        result == NULL ? NULL : PyObject_CallMethodObjArgs(result, awqpack.names.copy_, payload, non_blocking, NULL);
     if (copied == NULL) {
         Py_CLEAR(result);
     }
-    Py_XDECREF(copied);
-done:
-    Py_XDECREF(args);
-    Py_XDECREF(kwargs);
     Py_XDECREF(torch);
     Py_XDECREF(empty);
+    Py_XDECREF(args);
+    Py_XDECREF(kwargs);
+    Py_XDECREF(copied);
     return result;
 }
 
@@ -176,12 +190,11 @@ PyObject *packed_offload(PyObject *self, PyObject *args, PyObject *kwargs)
     }
     PyObject *target = device == NULL ? PyObject_CallFunction(awqpack.device_type, "s", "cpu")
                                       : PyObject_CallFunctionObjArgs(awqpack.device_type, device, NULL);
-    PyObject *payload = target == NULL ? NULL : move_payload(fields.payload, target, pin_memory, non_blocking);
-    if (payload == fields.payload) {
-        Py_INCREF(self);
-        result = self;
-    } else if (payload != NULL) {
-        result = packed_new((PyObject *)Py_TYPE(self), payload, fields.meta);
+    PyObject *payload = target == NULL ? NULL
+                        : pin_memory   ? pinned_copy(fields.payload, target, non_blocking)
+                                       : payload_moved(fields.payload, target, non_blocking);
+    if (payload != NULL) {
+        result = payload == fields.payload ? Py_NewRef(self) : packed_new((PyObject *)Py_TYPE(self), payload, fields.meta);
     }
     Py_XDECREF(target);
     Py_XDECREF(payload);

@@ -22,8 +22,7 @@ static PyObject *attribute_at(PyObject *root, const char *path)
 {
     PyObject *names = PyUnicode_FromString(path);
     PyObject *parts = names == NULL ? NULL : PyObject_CallMethod(names, "split", "s", ".");
-    PyObject *object = parts == NULL ? NULL : root;
-    Py_XINCREF(object);
+    PyObject *object = parts == NULL ? NULL : Py_NewRef(root);
     for (Py_ssize_t i = 0; object != NULL && i < PyList_Size(parts); i++) {
         PyObject *next = PyObject_GetAttr(object, PyList_GetItem(parts, i));
         Py_DECREF(object);

@@ -58,10 +58,10 @@ static int by_falling_stride(const void *left, const void *right)
     return a->index < b->index ? -1 : 1;
 }
 
-PyObject *awqpack_stride_order(const int64_t *sizes, const int64_t *strides, Py_ssize_t ndim)
+int awqpack_stride_order(const int64_t *sizes, const int64_t *strides, Py_ssize_t ndim, PyObject **order)
 {
     dim dims[AWQ_MAX_DIMS];
-    int64_t expected = 1;
+    int64_t outermost_first[AWQ_MAX_DIMS], expected = 1;
     int is_contiguous = 1, is_empty = 0;
     for (Py_ssize_t d = ndim - 1; d >= 0; d--) {
         dims[d] = (dim){sizes[d], strides[d], d};
@@ -70,22 +70,23 @@ PyObject *awqpack_stride_order(const int64_t *sizes, const int64_t *strides, Py_
         expected *= sizes[d];
     }
     if (is_contiguous || is_empty) {
-        Py_INCREF(Py_None);
-        return Py_None;
+        *order = Py_NewRef(Py_None);
+        return 1;
     }
+    *order = NULL;
     qsort(dims, (size_t)ndim, sizeof dims[0], by_falling_stride);
     expected = 1;
     for (Py_ssize_t i = ndim - 1; i >= 0; i--) {
         if (dims[i].size != 1 && dims[i].stride != expected) {
-            return NULL;
+            return 0;
         }
         expected *= dims[i].size;
     }
-    int64_t order[AWQ_MAX_DIMS];
     for (Py_ssize_t i = 0; i < ndim; i++) {
-        order[i] = dims[i].index;
+        outermost_first[i] = dims[i].index;
     }
-    return awqpack_int_tuple(order, ndim);
+    *order = awqpack_int_tuple(outermost_first, ndim);
+    return *order == NULL ? -1 : 1;
 }
 
 int awqpack_read_order(PyObject *order, Py_ssize_t ndim, int64_t *values)
@@ -189,8 +190,7 @@ int awqpack_symbolic_strides(PyObject *size, PyObject *stride, PyObject **order,
     const int is_exchanged = is_contiguous == 0 ? PyObject_RichCompareBool(given, columns, Py_EQ) : 0;
     if (is_contiguous >= 0 && is_exchanged >= 0) {
         *order = is_exchanged ? awqpack_int_tuple(exchanged, ndim) : Py_BuildValue("");
-        *dense = is_exchanged ? columns : contiguous;
-        Py_INCREF(*dense);
+        *dense = Py_NewRef(is_exchanged ? columns : contiguous);
     }
     Py_XDECREF(given);
     Py_XDECREF(contiguous);

@@ -37,8 +37,7 @@ int awqpack_is_transformed(void)
         return -1;
     }
     int result = 0;
-    PyObject *frame = (PyObject *)PyEval_GetFrame();
-    Py_XINCREF(frame);
+    PyObject *frame = Py_XNewRef((PyObject *)PyEval_GetFrame());
     while (result == 0 && frame != NULL && frame != Py_None) {
         result = is_transform((PyFrameObject *)frame);
         PyObject *back = result ? NULL : PyObject_GetAttr(frame, awqpack.names.f_back);

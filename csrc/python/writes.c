@@ -100,9 +100,7 @@ static PyObject *restore_results(PyObject *result, const op_plan *plan, PyObject
             }
             return result;
         }
-        item = item == NULL ? PyTuple_GetItem(result, i) : item;
-        Py_INCREF(item);
-        PyTuple_SetItem(restored, i, item);
+        PyTuple_SetItem(restored, i, Py_NewRef(item == NULL ? PyTuple_GetItem(result, i) : item));
     }
     if (is_tuple) {
         Py_DECREF(result);
@@ -165,8 +163,7 @@ static PyObject *with_work(const op_plan *plan, PyObject *args)
 {
     const Py_ssize_t position = plan->async_op;
     if (position < 0 || position >= PyTuple_Size(args)) {
-        Py_INCREF(args);
-        return args;
+        return Py_NewRef(args);
     }
     PyObject *list = PySequence_List(args), *result = NULL;
     if (list != NULL && PyList_SetItem(list, position, PyBool_FromLong(1)) == 0) {
