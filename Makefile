@@ -33,7 +33,7 @@ demo: $(VENV)/.demo ## pack a real model's weights, save them, read them back, c
 # JOBS workers share the tests; each has torch's threads as usual, which wait for work asleep. What inductor compiled and what
 # Python compiled are kept for the next run, the former for as long as awqpack and its tests are what they were.
 JOBS ?= auto
-PYTEST_ARGS = -m 'not large and not clients' -n $(JOBS) --maxprocesses 4 --dist worksteal
+PYTEST_ARGS = -m 'not large and not clients and not kills' -n $(JOBS) --maxprocesses 4 --dist worksteal
 PYTEST_ENV = OMP_WAIT_POLICY=passive PYTHONDONTWRITEBYTECODE= TORCHINDUCTOR_CACHE_DIR=$(1) TORCHINDUCTOR_COMPILE_THREADS=1
 COMPILED_FROM := $(sort $(SOURCES) $(shell find awqpack tests -name '*.py'))
 # Named after the list of files, as one that is gone is newer than nothing.

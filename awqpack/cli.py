@@ -22,6 +22,7 @@ from . import __version__, demo
 from .checkpoint import CheckpointError, report
 from .checkpoint.convert import TARGETS
 from .checkpoint.plan import parse_size
+from .checkpoint.team import Team, team_of_environment
 from .checkpoint.to_floats import FLOATS
 from .layouts import LAYOUTS
 
@@ -136,6 +137,9 @@ def _inspect(path: str, layout: str, group_size: int | None, as_json: bool) -> i
       awqpack convert Llama-3.1-8B-AWQ out --to gemv_fast --dry-run
       awqpack convert old-gemv out --to gemm --max-shard-size 5GB --force
       awqpack convert a.safetensors b.safetensors --to gemv --group-size 128
+      torchrun --nproc-per-node 8 -m awqpack convert SRC out --to gemv --resume
+
+    Under torchrun each process writes files of its own; --max-shard-size makes more of them.
 
     exit status: 0 converted, 2 an error (nothing is written then), 130 interrupted, 143 terminated
     """,
@@ -161,8 +165,14 @@ def _inspect(path: str, layout: str, group_size: int | None, as_json: bool) -> i
 )
 @click.option("--dry-run", is_flag=True, help="Check everything, say what would be written.")
 @click.option("--force", is_flag=True, help="Replace DST when it exists and is a checkpoint.")
-def _convert(source: str, target: str, **options: Any) -> int:
-    return report.run_convert(source, target, **options)
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Keep files that an interrupted run with these arguments finished; when this one is interrupted, leave them.",
+)
+@click.pass_obj
+def _convert(team: Team, /, source: str, target: str, **options: Any) -> int:
+    return report.run_convert(source, target, team, **options)
 
 
 @_awqpack.command(
@@ -265,16 +275,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     command = next((word for word in arguments if word in _awqpack.commands), None)
     label = "awqpack" if command is None else f"awqpack {command}"
+    team = Team()
     with _surroundings():
         try:
-            status = _run(arguments)
+            if command == "convert":
+                team = team_of_environment()
+            status = _run(arguments, team)
             if sys.stdout is not None:
                 sys.stdout.flush()
             return status
         except click.UsageError as error:
-            return _fail(label, f"{_one_line(error.format_message())} ({label} --help)")
+            return _fail(label, f"{_one_line(error.format_message())} ({label} --help)", team)
         except (demo.DemoError, CheckpointError) as error:
-            return _fail(label, _one_line(str(error)))
+            return _fail(label, _one_line(str(error)), team)
         except OSError as error:
             if error.errno == errno.EPIPE:  # the reader has left (`| head`)
                 _discard(sys.stdout)
@@ -282,18 +295,23 @@ def main(argv: Sequence[str] | None = None) -> int:
             if error.filename is None:  # a full disk behind standard output
                 _discard(sys.stdout)
             what = "standard output" if error.filename is None else os.fspath(error.filename)
-            return _fail(label, f"{what}: {error.strerror or error}")
+            return _fail(label, f"{what}: {error.strerror or error}", team)
         except _Terminated:
-            print(f"{label}: terminated", file=sys.stderr)
+            dead = team.dead()  # torchrun ends the other ranks then
+            if dead is not None:
+                _fail(label, dead, team)
+            elif _may_speak(team):
+                print(f"{label}: terminated", file=sys.stderr)
             return 143
         except KeyboardInterrupt:
-            print(f"{label}: interrupted", file=sys.stderr)
+            if _may_speak(team):
+                print(f"{label}: interrupted", file=sys.stderr)
             return 130
 
 
-def _run(arguments: list[str]) -> int:
+def _run(arguments: list[str], team: Team) -> int:
     try:
-        with _awqpack.make_context("awqpack", arguments) as context:
+        with _awqpack.make_context("awqpack", arguments, obj=team) as context:
             context.color = False if os.environ.get("NO_COLOR") else None
             status: int = _awqpack.invoke(context)
             return status
@@ -305,7 +323,16 @@ def _one_line(text: str) -> str:
     return " ".join(text.split("\n")).removesuffix(".")
 
 
-def _fail(label: str, text: str) -> int:
+def _may_speak(team: Team) -> bool:
+    """Whether this process says how it ended. Others end meanwhile, for which torchrun terminates it: not before."""
+    if team.count > 1 and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    return team.may_speak()
+
+
+def _fail(label: str, text: str, team: Team) -> int:
+    if not _may_speak(team):
+        return 2
     color = False if os.environ.get("NO_COLOR") else None
     click.echo(f"{label}: {click.style('error:', fg='red')} {text}", err=True, color=color)
     return 2

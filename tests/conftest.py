@@ -18,6 +18,7 @@ FIRST = [
     "collectives",
     "cli",
     "checkpoint_writing",
+    "checkpoint_ranks",
     "packed_shortcuts",
     "variants",
 ]

@@ -1,8 +1,8 @@
-"""Carrying out a plan: every tensor and file of it written into a folder."""
+"""Carrying out a plan: tensor files of it, and the files beside them, written into a folder."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -11,51 +11,35 @@ import torch
 from ..layouts import LayoutError
 from .errors import CheckpointError
 from .files import copy_entry
-from .plan import Plan
+from .plan import OutputFile, Plan
 from .workers import Buffers, run_all
 from .writer import Writer
 
 
-def carry_out(
+def write_tensors(
     plan: Plan,
-    content: Path,
+    folder: Path,
+    files: Sequence[OutputFile],
     on_bytes: Callable[[int], None],
     on_file: Callable[[str], None],
 ) -> None:
-    """Writes what a plan says.
+    """Writes some of the tensor files of a plan.
 
     Args:
         plan: what to write.
-        content: a directory that is there, or the file to make, as the plan's source is.
+        folder: where; it is there, and those files are not.
+        files: which of them.
         on_bytes, on_file: as in :class:`Writer`.
     """
-    is_file = plan.source.is_file
-    folder = content.parent if is_file else content
-    for path in plan.others:
-        copy_entry(plan.source.path, path, content / path)
-    _write_tensors(plan, folder, on_bytes, on_file)
-    if is_file:
-        (folder / plan.files[0].name).rename(content)
-        return
-    texts = {name: text for name, text in plan.work.texts.items() if text is not None}
-    index = plan.index()
-    for name, text in {**texts, **({} if index is None else dict([index]))}.items():
-        (content / name).write_text(text, encoding="utf-8")
-
-
-def _write_tensors(
-    plan: Plan,
-    folder: Path,
-    on_bytes: Callable[[int], None],
-    on_file: Callable[[str], None],
-) -> None:
     buffers = Buffers()
-    with Writer(folder, plan.files, on_bytes, on_file) as writer:
-        tasks: dict[str, list[Callable[[], None]]] = {file.name: [] for file in plan.files}
-        sink = _Files(plan, writer)
+    with Writer(folder, files, on_bytes, on_file) as writer:
+        tasks: dict[str, list[Callable[[], None]]] = {file.name: [] for file in files}
+        sink = _Files(plan, writer, tasks.keys())
         for job in plan.work.jobs:
-            tasks[plan.where[next(iter(job.outputs))].name].append(partial(job.write, sink, buffers))
-        for name in plan.work.copies:
+            wanted = next(filter(sink.wants, job.outputs), None)
+            if wanted is not None:
+                tasks[plan.where[wanted].name].append(partial(job.write, sink, buffers))
+        for name in filter(sink.wants, plan.work.copies):
             tasks[plan.where[name].name].append(partial(sink.copy, name, name))
         try:
             run_all(tasks)
@@ -65,15 +49,31 @@ def _write_tensors(
     plan.source.require_unchanged()
 
 
-class _Files:
-    """The files of a plan, as jobs write into them."""
+def write_others(plan: Plan, content: Path) -> None:
+    """Writes the files beside the tensors: those that are copied, the configuration and the index."""
+    for path in plan.others:
+        copy_entry(plan.source.path, path, content / path)
+    texts = {name: text for name, text in plan.work.texts.items() if text is not None}
+    index = plan.index()
+    for name, text in {**texts, **({} if index is None else dict([index]))}.items():
+        (content / name).write_text(text, encoding="utf-8")
 
-    def __init__(self, plan: Plan, writer: Writer) -> None:
+
+class _Files:
+    """Some files of a plan, as jobs write into them; what belongs into others is left out."""
+
+    def __init__(self, plan: Plan, writer: Writer, names: Collection[str]) -> None:
         self._plan = plan
         self._writer = writer
+        self._names = names
+
+    def wants(self, name: str) -> bool:
+        return self._plan.where[name].name in self._names
 
     def write(self, name: str, tensor: torch.Tensor, begin: int = 0) -> None:
-        self._writer.write(self._plan.where[name], name, tensor, begin)
+        if self.wants(name):
+            self._writer.write(self._plan.where[name], name, tensor, begin)
 
     def copy(self, name: str, tensor: str) -> None:
-        self._writer.copy(self._plan.where[name], name, self._plan.source.shard(tensor), tensor)
+        if self.wants(name):
+            self._writer.copy(self._plan.where[name], name, self._plan.source.shard(tensor), tensor)

@@ -6,20 +6,22 @@ import dataclasses
 import errno
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
 import torch
 
 from ..layouts import LAYOUTS, SCALE_DTYPES
-from .carry_out import carry_out
 from .errors import CheckpointError
 from .hub import located, plain_path
+from .journal import identity_of
+from .orchestration import Orchestration, Run
 from .plan import Plan, make_plan, parse_size
 from .progress import Progress
 from .source import Checkpoint
 from .staging import Staging
+from .team import Team
 from .tensor_files import TensorFiles
 from .to_floats import FLOATS, SHARD_BYTES, to_floats
 from .to_layout import to_layout
@@ -43,6 +45,7 @@ class Conversion:
         warnings: what readers of the target may stumble over, a sentence each.
         seconds: how long writing took; 0 for a dry run.
         is_dry_run: nothing was written.
+        kept_files: those of ``files`` that an interrupted run had written.
     """
 
     source: Path
@@ -57,6 +60,7 @@ class Conversion:
     warnings: tuple[str, ...]
     seconds: float
     is_dry_run: bool
+    kept_files: tuple[str, ...] = field(default=(), kw_only=True)
 
 
 def convert(
@@ -71,7 +75,9 @@ def convert(
     scale_dtype: str | torch.dtype | None = None,
     dry_run: bool = False,
     force: bool = False,
+    resume: bool = False,
     progress: Progress | None = None,
+    team: Team | None = None,
 ) -> Conversion:
     """Writes a checkpoint in another layout, without changing a code, a zero or a scale.
 
@@ -92,30 +98,43 @@ def convert(
             keep theirs. What the configuration says of the model's own dtype stays.
         dry_run: check everything, write nothing.
         force: replace a target that exists.
-        progress: told what happens.
+        resume: keep files of an interrupted run with the same arguments that are whole; there may be none. If this run
+            fails, it leaves such files too.
+        progress: told what happens; with a team, that of the first process of what all do.
+        team: the processes that convert it, each of which calls this, as ``team_of_environment`` gives them. Several
+            leave files for ``resume`` when they fail.
 
     Raises:
         CheckpointError: in one line, what about the source or the target is not as it should be; nothing is written.
     """
-    given = plain_path(target)
-    limit = None if max_shard_size is None else limit_of(max_shard_size)
-    scales = None if scale_dtype is None else scale_dtype_of(scale_dtype)
-    if to not in TARGETS:
-        raise CheckpointError(f"to expects one of {', '.join(TARGETS)}; got {to!r}")
-    device = _usable_device(device)
-    require_apart(located(source), given)
-    with Checkpoint(source, layout=layout, group_size=group_size) as checkpoint:
-        staging = staging_for(checkpoint.files, given, limit, force=force)
-        if limit is None and to in FLOATS and not checkpoint.files.is_file:
-            limit = SHARD_BYTES
-        plan = make_plan(checkpoint.files, _work(checkpoint, to, scales, device), limit)
-        done = _described(checkpoint, plan, given, to, dry_run)
-        return write_plan(plan, staging, done, progress)
+    team = team or Team()
+    options = {"to": to, "layout": layout, "group_size": group_size, "scale_dtype": scale_dtype}
+    with team.together():
+        given = plain_path(target)
+        limit = None if max_shard_size is None else limit_of(max_shard_size)
+        scales = None if scale_dtype is None else scale_dtype_of(scale_dtype)
+        if to not in TARGETS:
+            raise CheckpointError(f"to expects one of {', '.join(TARGETS)}; got {to!r}")
+        device = _usable_device(device)
+        require_apart(located(source), given)
+        with Checkpoint(source, layout=layout, group_size=group_size) as checkpoint:
+            run = Run(team, identity_of(checkpoint, {**options, "max_shard_size": limit}), resume)
+            staging = staging_for(checkpoint.files, given, limit, force=force, run=run)
+            team.require_same(
+                {**run.identity, "target": str(staging.target), "force": str(force), "resume": str(resume)}
+            )
+            if limit is None and to in FLOATS and not checkpoint.files.is_file:
+                limit = SHARD_BYTES
+            plan = make_plan(checkpoint.files, _work(checkpoint, to, scales, device, team), limit)
+            done = _described(checkpoint, plan, given, to, dry_run)
+            return write_plan(plan, staging, done, progress, run)
 
 
-def staging_for(files: TensorFiles, given: Path, limit: int | None, *, force: bool) -> Staging:
+def staging_for(files: TensorFiles, given: Path, limit: int | None, *, force: bool, run: Run | None = None) -> Staging:
     """Where to write what becomes of these files. Raises CheckpointError for a target that cannot be written."""
-    staging = Staging(Path(os.path.abspath(given)), force=force)
+    run = run or Run()
+    target = Path(os.path.abspath(given))
+    staging = Staging(target, force=force, resume=run.resume, is_kept=run.resume or run.team.count > 1)
     _require_fitting_target(files, staging.target, limit)
     staging.check()
     return staging
@@ -124,25 +143,32 @@ def staging_for(files: TensorFiles, given: Path, limit: int | None, *, force: bo
 Done = TypeVar("Done", bound=Conversion)
 
 
-def write_plan(plan: Plan, staging: Staging, done: Done, progress: Progress | None) -> Done:
+def write_plan(plan: Plan, staging: Staging, done: Done, progress: Progress | None, run: Run | None = None) -> Done:
     """Writes what a plan says, unless it is a dry run; returns what was done, with the time that it took."""
+    run, shown = run or Run(), progress or Progress()
     if plan.source.is_file:
         plan.files[0].name = staging.target.name
     _require_sources_elsewhere(plan, staging.target)
-    staging.require_space(plan.nbytes + _size_of(plan.source.path, plan.others))
+    others = _size_of(plan.source.path, plan.others)
+    if not run.resume:
+        staging.require_space(plan.nbytes + others)
     if done.is_dry_run:
         return done
     start = time.perf_counter()
-    _carry_out(plan, staging, done, progress or Progress())
-    return dataclasses.replace(done, seconds=time.perf_counter() - start)
+    try:
+        kept = Orchestration(plan, staging, run, shown).run(others, lambda: shown.start(done))
+    except OSError as error:
+        what = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror or str(error)
+        raise CheckpointError(f"{staging.target}: cannot be written ({what})") from None
+    return dataclasses.replace(done, seconds=time.perf_counter() - start, kept_files=kept)
 
 
-def _work(source: Checkpoint, to: str, scale_dtype: torch.dtype | None, device: torch.device) -> Work:
+def _work(source: Checkpoint, to: str, scale_dtype: torch.dtype | None, device: torch.device, team: Team) -> Work:
     if to not in FLOATS:
-        return to_layout(source, LAYOUTS[to], scale_dtype, device)
+        return to_layout(source, LAYOUTS[to], scale_dtype, device, team)
     if scale_dtype is not None:
         raise CheckpointError(f"scale_dtype expects a layout; {to} has no scales")
-    return to_floats(source, FLOATS[to])
+    return to_floats(source, FLOATS[to], team)
 
 
 def scale_dtype_of(given: str | torch.dtype) -> torch.dtype:
@@ -186,17 +212,6 @@ def _described(source: Checkpoint, plan: Plan, target: Path, to: str, is_dry_run
         seconds=0.0,
         is_dry_run=is_dry_run,
     )
-
-
-def _carry_out(plan: Plan, staging: Staging, done: Conversion, progress: Progress) -> None:
-    try:
-        with staging:
-            progress.start(done)
-            carry_out(plan, staging.content, progress.advance, progress.finish_file)
-            staging.commit()
-    except OSError as error:
-        what = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror or str(error)
-        raise CheckpointError(f"{staging.target}: cannot be written ({what})") from None
 
 
 def _usable_device(device: str | torch.device) -> torch.device:

@@ -19,6 +19,7 @@ from .inspect import Inspection, LayerInfo, inspect
 from .packed_file import PackedFile, inspect_packed
 from .progress import Progress
 from .quantize import quantize
+from .team import Team
 from .verify import verify
 
 
@@ -116,13 +117,21 @@ def _configuration(found: Inspection) -> str:
     return ", ".join(parts)
 
 
-def run_convert(source: str, target: str, **options: Any) -> int:
-    """Converts, with the options of `convert`; shows a bar on a terminal, a line for each file elsewhere."""
+def run_convert(source: str, target: str, team: Team, **options: Any) -> int:
+    """Converts, with the options of `convert`; shows a bar on a terminal, a line for each file elsewhere.
+
+    Of several processes the first one prints.
+    """
+    if team.rank > 0:
+        convert(source, target, team=team, **options)
+        return 0
     progress = _progress()
     try:
-        done = convert(source, target, progress=progress, **options)
+        done = convert(source, target, progress=progress, team=team, **options)
     finally:
         progress.close()
+    if done.kept_files:
+        click.echo(f"{count(len(done.kept_files), 'file')} of an interrupted run kept", err=True)
     for warning in done.warnings:
         click.echo(f"{click.style('warning:', fg='yellow')} {warning}", err=True)
     if done.is_dry_run:

@@ -8,7 +8,7 @@ import errno
 import fcntl
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from types import TracebackType
 
@@ -17,6 +17,8 @@ from .errors import CheckpointError
 _AT_FDCWD = -100
 _RENAME_NOREPLACE = 1
 _RENAME_EXCHANGE = 2
+_LOCK = "lock"
+_RANK = "rank-"
 
 
 class Staging:
@@ -24,16 +26,23 @@ class Staging:
 
     What a killed run left behind is recognised by its name, and removed by the next run for the same target. A lock on
     a file in the folder tells it from one that is still at work.
+
+    Args:
+        target: what will appear.
+        force: replace one that is there.
+        resume: leave what a killed run left behind, until ``clear``.
+        is_kept: leave the folder when a run fails, for one that goes on from it.
     """
 
-    def __init__(self, target: Path, *, force: bool) -> None:
-        """Raises CheckpointError when the target is there and force is not set, or cannot be written."""
+    def __init__(self, target: Path, *, force: bool, resume: bool = False, is_kept: bool = False) -> None:
         self.target = target
         self._force = force
+        self._resume = resume
+        self._is_kept = is_kept
         self._parent = target.parent
-        self._folder = self._parent / f".{target.name}.awqpack-partial"
+        self.folder = self._parent / f".{target.name}.awqpack-partial"
         self._old = self._parent / f".{target.name}.awqpack-old"
-        self.content = self._folder / "content"  # what becomes the target
+        self.content = self.folder / "content"  # what becomes the target
         self._lock: int | None = None
 
     def check(self) -> None:
@@ -70,10 +79,10 @@ class Staging:
         self.check()
         try:
             self._take_lock()
+            self._require_nobody()
             self._recover()
-            _remove(self.content)
-            if self.target.suffix != ".safetensors":
-                self.content.mkdir()
+            if not self._resume:
+                self.clear()
         except OSError as error:
             self._unlock()
             raise CheckpointError(f"{self.target}: cannot be written ({error.strerror or error})") from None
@@ -83,11 +92,11 @@ class Staging:
         return self
 
     def _take_lock(self) -> None:
-        path = self._folder / "lock"
+        path = self.folder / _LOCK
         while True:
-            if self._folder.is_symlink():
-                raise CheckpointError(f"{self._folder}: is a link, which awqpack never makes; remove it")
-            self._folder.mkdir(exist_ok=True)
+            if self.folder.is_symlink():
+                raise CheckpointError(f"{self.folder}: is a link, which awqpack never makes; remove it")
+            self.folder.mkdir(exist_ok=True)
             self._lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
             try:
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -97,6 +106,25 @@ class Staging:
             if path.exists() and os.path.samestat(os.fstat(self._lock), os.stat(path)):
                 return
             self._unlock()
+
+    def _require_nobody(self) -> None:
+        """The lock is that of the first rank alone: others of its run may have outlived it."""
+        for path in self.folder.glob(f"{_RANK}*"):
+            if not is_free(path):
+                raise CheckpointError(f"{self.target}: another awqpack is writing it")
+
+    def clear(self, kept: Collection[Path] = ()) -> None:
+        """Removes what a killed run left behind, but for some of it; nobody else is at work, as the lock is held."""
+        around = {folder for path in kept for folder in path.parents}
+        folders = [self.folder]
+        while folders:
+            for path in list(folders.pop().iterdir()):
+                if path in around:
+                    folders.append(path)
+                elif path not in kept and path != self.folder / _LOCK:
+                    _remove(path)
+        if self.target.suffix != ".safetensors":
+            self.content.mkdir(exist_ok=True)
 
     def _recover(self) -> None:
         """Ends what a run was killed at while it put its content in place without an atomic exchange."""
@@ -128,13 +156,34 @@ class Staging:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        _remove(self._folder)
+        if error is None or not self._is_kept:
+            _remove(self.folder)
         self._unlock()
 
     def _unlock(self) -> None:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+
+def rank_lock(folder: Path, rank: int) -> Path:
+    """The file in a staging folder that one of several processes locks while it lives."""
+    return folder / f"{_RANK}{rank}"
+
+
+def is_free(path: Path) -> bool:
+    """Whether a lock file is there and nobody holds it."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return True
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(fd)
 
 
 def _remove(path: Path) -> None:

@@ -8,6 +8,7 @@ from ..layouts import LayoutError, TensorSpec
 from .layers import SourceLayer
 from .reading import dequantized_read
 from .source import Checkpoint
+from .team import Team
 from .to_layout import require_all, require_applied
 from .work import Job, Output, Sink, Work, prefixed
 from .workers import Buffers
@@ -16,7 +17,7 @@ FLOATS = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch
 SHARD_BYTES = 5 * 10**9  # floats are four times the source's files, and more
 
 
-def to_floats(source: Checkpoint, dtype: torch.dtype) -> Work:
+def to_floats(source: Checkpoint, dtype: torch.dtype, team: Team) -> Work:
     """What it takes to have a checkpoint in floats. Other tensors keep their dtype.
 
     Raises:
@@ -24,7 +25,7 @@ def to_floats(source: Checkpoint, dtype: torch.dtype) -> Work:
     """
     name = str(dtype).removeprefix("torch.")
     require_applied(source, name, False)
-    require_all(name, source, lambda layer: _reason_not_held(source, layer, dtype))
+    require_all(name, source, lambda layer: _reason_not_held(source, layer, dtype), team)
     jobs: list[Job] = [_Dequantize(source, layer, dtype) for layer in source.layers.values()]
     return Work(jobs, list(source.plain_tensors), source.configs.without_quantization(name))
 

@@ -13,11 +13,14 @@ from .layers import SourceLayer
 from .modules import is_embedding, with_names_for
 from .reading import relayout_read
 from .source import Checkpoint
+from .team import Team
 from .work import Job, Output, Sink, Work, prefixed
-from .workers import Buffers, map_all
+from .workers import Buffers
 
 
-def to_layout(source: Checkpoint, target: Layout, scale_dtype: torch.dtype | None, device: torch.device) -> Work:
+def to_layout(
+    source: Checkpoint, target: Layout, scale_dtype: torch.dtype | None, device: torch.device, team: Team
+) -> Work:
     """What it takes to have a checkpoint in a layout.
 
     Args:
@@ -25,6 +28,7 @@ def to_layout(source: Checkpoint, target: Layout, scale_dtype: torch.dtype | Non
         target: the layout.
         scale_dtype: of scales in the target; None keeps the source's.
         device: where codes are repacked.
+        team: the processes that do it, each of which looks at the values of some layers beforehand.
 
     Raises:
         CheckpointError: the target cannot hold some layers, all of which are named, or say what is left out.
@@ -33,8 +37,8 @@ def to_layout(source: Checkpoint, target: Layout, scale_dtype: torch.dtype | Non
     if is_new:
         require_applied(source, target.name, target.has_scaled_activations)
     if is_new or scale_dtype is not None:
-        _require_held(source, target, scale_dtype)
-    config = _target_config(source, target)
+        _require_held(source, target, scale_dtype, team)
+    config = _target_config(source, target, team)
     reason = target.reason_not_said(config) if is_new and source.config is not None else None
     if reason is not None:
         raise CheckpointError(f"{source.path}: {target.name} {reason}")
@@ -85,13 +89,17 @@ class _Relayout(Job):
     def write(self, sink: Sink, buffers: Buffers) -> None:
         source, layer, target = self._source, self._layer, self._target
         name = prefixed(layer.name, target.names["weight"])
-        if layer.layout.weight == target.weight:
+        if not sink.wants(name):
+            pass
+        elif layer.layout.weight == target.weight:
             sink.copy(name, layer.weight)
         else:
             done = 0
             for run in relayout_read(source, layer, target.weight, buffers, self._device):
                 sink.write(name, run, done)
                 done += run.nbytes
+        if not any(sink.wants(other) for other in self.outputs if other != name):
+            return
         scales, zeros = source.scales_and_zeros(layer)
         scales = scales if self._scale_dtype is None else scales.to(self._scale_dtype)
         order = layer.layout.decode_order(layer.geometry, source.side_tensors(layer))
@@ -109,14 +117,15 @@ def _warnings(source: Checkpoint) -> list[str]:
     return [f"{source.path} has no quantization_config, and so the target has none: engines need one"]
 
 
-def _target_config(source: Checkpoint, target: Layout) -> QuantizationConfig:
+def _target_config(source: Checkpoint, target: Layout, team: Team) -> QuantizationConfig:
     """What the target's configuration says; symmetric where every zero is really 8, if that matters there."""
     config = source.config or QuantizationConfig(None, False, None, {})
     sizes = {layer.geometry.group_size for layer in source.layers.values()}
     if config.group_size is None and len(sizes) == 1:
         config = dataclasses.replace(config, group_size=sizes.pop())
     asks = config.is_symmetric or not target.stores_symmetric_zeros
-    is_symmetric = asks and all(_has_symmetric_zeros(source, layer) for layer in source.layers.values())
+    layers = list(source.layers.values())
+    is_symmetric = asks and team.all(lambda layer: _has_symmetric_zeros(source, layer), layers)
     return with_names_for(source, target, dataclasses.replace(config, is_symmetric=is_symmetric))
 
 
@@ -141,7 +150,7 @@ def require_applied(source: Checkpoint, target: str, has_scaled_activations: boo
             )
 
 
-def _require_held(source: Checkpoint, target: Layout, scale_dtype: torch.dtype | None) -> None:
+def _require_held(source: Checkpoint, target: Layout, scale_dtype: torch.dtype | None, team: Team) -> None:
     """Raises CheckpointError that names every layer the target cannot hold."""
 
     def reason_of(layer: SourceLayer) -> str | None:
@@ -149,15 +158,15 @@ def _require_held(source: Checkpoint, target: Layout, scale_dtype: torch.dtype |
             return "an embedding, which its readers expect in floats"
         return target.reason_not_held(layer.geometry) or _reason_values_not_held(source, layer, target, scale_dtype)
 
-    require_all(target.name, source, reason_of)
+    require_all(target.name, source, reason_of, team)
 
 
-def require_all(target: str, source: Checkpoint, reason_of: Callable[[SourceLayer], str | None]) -> None:
+def require_all(target: str, source: Checkpoint, reason_of: Callable[[SourceLayer], str | None], team: Team) -> None:
     """Raises CheckpointError that names every layer for which there is a reason that the target cannot hold it."""
     layers = source.layers.values()
     refused = [
         f"{layer.name} ({reason})"
-        for layer, reason in zip(layers, map_all(reason_of, layers), strict=True)
+        for layer, reason in zip(layers, team.map(reason_of, layers), strict=True)
         if reason is not None
     ]
     if refused:

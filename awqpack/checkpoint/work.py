@@ -22,6 +22,9 @@ class Output(NamedTuple):
 class Sink(Protocol):
     """Where the tensors of a target go, by their full names."""
 
+    def wants(self, name: str) -> bool:
+        """Whether that is written here; otherwise another process does, and it need not be worked out."""
+
     def write(self, name: str, tensor: torch.Tensor, begin: int = 0) -> None:
         """Writes a CPU tensor, or what of it begins at that byte."""
 
@@ -44,7 +47,10 @@ class Job(ABC):
 
     @abstractmethod
     def write(self, sink: Sink, buffers: Buffers) -> None:
-        """Writes every output. Raises LayoutError and CheckpointError for values that the target cannot hold."""
+        """Writes every output, or those that the sink wants.
+
+        Raises LayoutError and CheckpointError for values that the target cannot hold.
+        """
 
 
 @dataclass
