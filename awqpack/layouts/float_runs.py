@@ -13,6 +13,8 @@ from .weight import Rows, Take, WeightFormat
 
 # Elements at a time: their floats stay in the last-level cache until they are written.
 _CHUNK_ELEMENTS = 1 << 20
+# Rows at least of formats that run along K: their words are then whole lines of the cache.
+_LEAST_ROWS = 128
 
 
 def dequantize_runs(
@@ -108,7 +110,7 @@ def _reason_not_rounded(weight: torch.Tensor, begin: int) -> str | None:
 
 def _chunks(form: WeightFormat, out_features: int, in_features: int) -> Iterator[tuple[int, int]]:
     """Runs of out_features."""
-    unit = max(form.unit()[0], 8)
+    unit = max(form.unit()[0], _LEAST_ROWS if form.runs_along_k else 8)
     step = max(_CHUNK_ELEMENTS // in_features // unit * unit, unit)
     for begin in range(0, out_features, step):
         yield begin, min(begin + step, out_features)
