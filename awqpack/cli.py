@@ -73,7 +73,7 @@ class _Commands(click.Group):
 @click.version_option(__version__, prog_name="awqpack", message="%(prog)s %(version)s")
 @click.pass_context
 def _awqpack(context: click.Context) -> int:
-    """4-bit AWQ weights for PyTorch: inspect, convert and verify checkpoints.
+    """4-bit AWQ weights for PyTorch: inspect, convert, quantize and verify checkpoints.
 
     \b
     awqpack COMMAND --help has examples of each command.
