@@ -63,3 +63,19 @@ def test_auto_round_as_gptq(variant, stored, layer, auto_round):
     theirs.pack(linear, scales, zeros.float(), None, "cpu")
     assert_same(theirs.qweight, pack(codes, V1).t().contiguous())
     assert_same(theirs.qzeros, pack((zeros.t().int() - stored).clamp(min=0).to(torch.uint8), V1))
+
+
+@pytest.mark.clients
+@pytest.mark.parametrize("shape", [(64, 128), (96, 256)], ids=str)
+def test_modelopt(shape):
+    """What ModelOpt's exporter makes of a weight is the layout's tensor of the same codes; every zero is 8."""
+    quant_utils = pytest.importorskip("modelopt.torch.export.quant_utils", reason="needs the package nvidia-modelopt")
+    from awqpack.layouts import LAYOUTS, Layer
+
+    codes = torch_codes(shape)
+    scales = torch.rand(shape[0], shape[1] // GROUP) + 0.5
+    layer = Layer(codes, scales, None, GROUP)
+    theirs = quant_utils.pack_int4_in_uint8(layer.dequantize(), scales, GROUP)
+    tensors = LAYOUTS["modelopt"].encode(layer)
+    assert_same(theirs, tensors["weight"])
+    assert_same(LAYOUTS["modelopt"].decode(tensors | {"weight": theirs}, GROUP).codes, codes)
