@@ -2,6 +2,7 @@
 
 import copy
 
+import forked
 import pytest
 import torch
 from contract import READS
@@ -119,3 +120,18 @@ def test_fake_mode_packs(layout):
         assert packed.payload.shape == layout.payload_shape(SHAPE)
         column_major = torch.empty(128, 64, dtype=torch.uint8).t()
         assert AWQPackedTensor.pack(column_major, layout.packing, layout.reorder).stride() == (1, 64)
+
+
+COMPILED_IN_CI = """
+import torch, awqpack
+codes = torch.arange(4096, dtype=torch.uint8).reshape(8, 512) % 16
+payload = awqpack.pack(codes)
+run = torch.compile(lambda p: awqpack.unpack(p) + 1, fullgraph=True)
+assert (run(payload) == codes + 1).all()
+"""
+
+
+def test_inductor_takes_the_ops_where_ci_is_set():
+    """There it refuses ops that torch's own table decomposes."""
+    done = forked.run(COMPILED_IN_CI, CI="true")
+    assert done.returncode == 0, done.stderr

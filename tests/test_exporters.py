@@ -110,7 +110,7 @@ def run_onnx(model, arguments):
     runtime = pytest.importorskip("onnxruntime", reason="needs the package onnxruntime")
     pytest.importorskip("onnxscript", reason="needs the package onnxscript")
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    program = torch.onnx.export(model.eval(), arguments, dynamo=True, verbose=False)
+    program = torch.onnx.export(core_aten(model.eval(), arguments)[0], dynamo=True, verbose=False)
     session = runtime.InferenceSession(program.model_proto.SerializeToString(), providers=["CPUExecutionProvider"])
     given = {tensor.name: argument.numpy() for tensor, argument in zip(session.get_inputs(), arguments, strict=True)}
     return torch.from_numpy(session.run(None, given)[0])

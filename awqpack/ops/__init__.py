@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import cuda, decompositions, fake, floats, portable, relayout, value_errors
+from . import cuda, fake, floats, portable, relayout, value_errors
 
 OPS = ("pack", "unpack", "pack_out", "unpack_out", "relayout", "relayout_out", *floats.OPS)
 
@@ -14,5 +14,4 @@ def register() -> None:
     fake.register()
     relayout.register()
     floats.register()
-    decompositions.register()
     cuda.register()

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from ..formats import format_of
-from . import checks, floats, registry
+from . import checks, floats
 
 
 def _in_order(tensor: torch.Tensor, order: Sequence[int] | None) -> torch.Tensor:
@@ -74,14 +74,9 @@ def decompositions() -> dict[torch._ops.OperatorBase, Callable[..., torch.Tensor
         table = torch.export.default_decompositions()
         table.update(awqpack.decompositions())
         program = torch.export.export(model, arguments).run_decompositions(table)
+        torch.onnx.export(program, dynamo=True)  # for one
 
-    ``torch.onnx.export(..., dynamo=True)`` needs none of this. The graph then checks no values: ``pack`` takes the low
-    four bits of each code.
+    They are not in torch's own table: inductor refuses an op that is there wherever the variable CI is set. The graph
+    checks no values: ``pack`` takes the low four bits of each code.
     """
     return {getattr(torch.ops.awqpack, name).default: function for name, function in _FUNCTIONS.items()}
-
-
-def register() -> None:
-    """Lets torch.onnx find them, and whoever else asks torch how an op decomposes."""
-    for op, function in decompositions().items():
-        registry.decomposition(op, function)

@@ -13,9 +13,3 @@ def impl(name: str, kernel: Callable[..., object]) -> None:
     """Sends every backend without a kernel of its own to this one, unless they go to one already."""
     if not torch._C._dispatch_has_kernel_for_dispatch_key(f"awqpack::{name}", _KEY):
         torch.library.impl(f"awqpack::{name}", _KEY, kernel)
-
-
-def decomposition(op: torch._ops.OperatorBase, function: Callable[..., torch.Tensor]) -> None:
-    """Tells torch how an op decomposes, unless it knows."""
-    if op not in torch._decomp.decomposition_table:
-        torch._decomp.register_decomposition(op)(function)
