@@ -34,7 +34,7 @@ class CodesStorage(torch.UntypedStorage):
 
     @classmethod
     def _new_shared(cls, size: int, *, device: str = "cpu") -> torch.UntypedStorage:
-        storage: torch.UntypedStorage = torch.UntypedStorage._new_shared(size, device=device)  # type: ignore
+        storage: torch.UntypedStorage = torch.UntypedStorage._new_shared(size, device=device)  # type: ignore[no-untyped-call]
         storage.__class__ = StagedCodes
         return storage
 

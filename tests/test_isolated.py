@@ -203,6 +203,7 @@ awqpack.AWQPackedTensor.pack(torch.ones(8, 64, dtype=torch.uint8)).fill_(3)
 def test_an_import_that_failed_can_be_tried_again(script):
     done = forked.run(script)
     assert done.returncode == 0, done.stderr
+    assert "Overriding a previously registered kernel" not in done.stderr
 
 
 def test_importing_has_no_other_effect():

@@ -59,10 +59,8 @@ def dequantize(
     dtype: torch.dtype,
     stride_order: Sequence[int] | None = None,
 ) -> torch.Tensor:
-    shape = floats.weight_shape(payload, scales, zeros, packing, dtype)
-    codes = floats.rectangles(_codes(payload, packing, reorder).float(), scales.shape)
-    zero = floats.SYMMETRIC_ZERO if zeros is None else floats.spread(zeros)
-    return _in_order(((codes - zero) * floats.spread(scales)).to(dtype).reshape(shape), stride_order)
+    floats.weight_shape(payload, scales, zeros, packing, dtype)
+    return _in_order(floats.restored(_codes(payload, packing, reorder), scales, zeros, dtype), stride_order)
 
 
 _FUNCTIONS: dict[str, Callable[..., torch.Tensor]] = {"unpack": unpack, "pack": pack, "dequantize": dequantize}

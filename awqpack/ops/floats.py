@@ -216,6 +216,13 @@ def spread(scales: torch.Tensor) -> torch.Tensor:
     return scales.float().unsqueeze(-1).unsqueeze(-3)
 
 
+def restored(codes: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor:
+    """The weight that codes stand for: ``(codes - zeros) * scales`` in float32, rounded once."""
+    zero = SYMMETRIC_ZERO if zeros is None else spread(zeros)
+    weight = (rectangles(codes, scales.shape).float() - zero) * spread(scales)
+    return weight.to(dtype).reshape(codes.shape)
+
+
 def quantize(
     weight: torch.Tensor,
     scales: torch.Tensor,
@@ -254,9 +261,7 @@ def dequantize(
     if 0 in shape:
         return weight
     _require_values(scales, zeros)
-    codes = rectangles(portable.unpack(payload, packing, reorder), scales.shape).float()
-    zero = SYMMETRIC_ZERO if zeros is None else spread(zeros)
-    return weight.copy_(((codes - zero) * spread(scales)).to(dtype).reshape(shape))
+    return weight.copy_(restored(portable.unpack(payload, packing, reorder), scales, zeros, dtype))
 
 
 def min_max_scales(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from . import checks
+from . import checks, registry
 
 
 def _target_shape(payload: torch.Tensor, source: int, target: int, transpose: bool) -> tuple[int, ...]:
@@ -62,5 +62,5 @@ def register() -> None:
     """Registers both kernels."""
     torch.library.register_fake("awqpack::relayout", _fake)
     torch.library.register_fake("awqpack::relayout_out", _fake_out)
-    torch.library.impl("awqpack::relayout", "CompositeExplicitAutograd", relayout)
-    torch.library.impl("awqpack::relayout_out", "CompositeExplicitAutograd", relayout_out)
+    registry.impl("relayout", relayout)
+    registry.impl("relayout_out", relayout_out)
