@@ -13,6 +13,7 @@ CHECK_C := $(MAKE) --no-print-directory --silent -C tests/c
 TORCH_STAMP := $(VENV)/.torch-$(TORCH)
 BUILD_STAMP := $(VENV)/.awqpack
 SOURCES := setup.py $(shell find csrc cuda -name '*.[ch]' -o -name '*.[ch]pp' -o -name '*.cu' -o -name '*.cuh')
+C_SOURCES = $(shell find csrc cuda tests/c -name '*.[ch]' -o -name '*.[ch]pp' -o -name '*.cu' -o -name '*.cuh')
 
 .PHONY: help demo test test-clients asan fuzz-writes asan-fuzz-writes sanitize-gpu check-c check-neon check-wheel lint compat wheel clean
 .DELETE_ON_ERROR:
@@ -54,10 +55,11 @@ check-c: ## every kernel of this CPU beside the scalar one, in C
 check-neon: ## the NEON kernels under qemu-user (needs aarch64-linux-gnu-gcc and qemu-aarch64)
 	$(CHECK_C) check-neon BUILD=$(BUILD)/c
 
-lint: $(VENV)/.test ## ruff and mypy
+lint: $(VENV)/.test ## ruff, mypy and clang-format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $(C_SOURCES)
 
 # bench-cpu, bench-gpu, bench-floats, bench-host, bench-convert, bench-quanto: `python -m benchmarks --help` says what each does.
 bench-%: $(VENV)/.bench

@@ -53,8 +53,9 @@ int awq_cuda_quantize(const awq_float_geometry *geometry, void *stream);
 int awq_cuda_min_max(const awq_float_geometry *geometry, awq_scale_mode mode, void *stream);
 
 /*
- * The same, then wait until all values were looked at, as awq_cuda_pack_checked does. `fault` receives AWQ_CUDA_NO_FAULT, or
- * which tensor holds a value that is none (of several, the first of these), above the linear index of the first such value.
+ * The same, then wait until all values were looked at, as awq_cuda_pack_checked does. `fault` receives
+ * AWQ_CUDA_NO_FAULT, or which tensor holds a value that is none (of several, the first of these), above the linear
+ * index of the first such value.
  */
 int awq_cuda_quantize_checked(const awq_float_geometry *geometry, void *stream, uint64_t *fault);
 int awq_cuda_min_max_checked(const awq_float_geometry *geometry, awq_scale_mode mode, void *stream, uint64_t *fault);

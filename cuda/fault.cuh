@@ -14,8 +14,8 @@ namespace awq_cuda {
 
 /* What a call that checks has of the host's memory, which the device sees too. Both are 0 between calls. */
 struct alignas(64) FaultWords {
-    uint32_t done;    /* all blocks are through, if the launch is small enough to count them */
-    uint32_t faulty;  /* there is a fault, and its key in device memory */
+    uint32_t done;   /* all blocks are through, if the launch is small enough to count them */
+    uint32_t faulty; /* there is a fault, and its key in device memory */
 };
 
 /* What kernels that check work with; without words they do not. */
@@ -82,10 +82,7 @@ class FaultPool {
         }
     }
 
-    void give_back(const Fault &fault)
-    {
-        free_.fetch_or(uint64_t{1} << fault.slot, std::memory_order_release);
-    }
+    void give_back(const Fault &fault) { free_.fetch_or(uint64_t{1} << fault.slot, std::memory_order_release); }
 
   private:
     cudaError_t make()

@@ -199,7 +199,7 @@ struct FloatKernels {
     const FloatTileKernel *tiles[2]; /* by whether a slot has a factor a row */
     FloatKernel marlin_rows;
     const FloatKernel *generic;
-    int unit; /* of rows */
+    int unit;                     /* of rows */
     int below_rows, columns_rows; /* that a thread takes */
 };
 
@@ -309,8 +309,10 @@ FloatChoice choose(const awq_float_geometry &g, FloatJob &job, const FloatKernel
     const bool has_columns = is_usual && g.weight.row_stride == 1 && g.rows % float_slot_rows == 0 &&
                              is_aligned(g, g.weight, weight_bytes, g.weight.col_stride, 16);
     const auto has_payload = [&](int64_t vector) { /* one row of it takes no step to the next */
-        const int64_t lines = traits.runs_down ? g.cols / traits.block_cols : g.rows / traits.block_rows;
-        return is_aligned(g, g.payload, traits.item_bytes, lines > 1 ? g.payload.row_stride : 0, vector);
+                                                   const int64_t lines = traits.runs_down ? g.cols / traits.block_cols
+                                                                                          : g.rows / traits.block_rows;
+                                                   return is_aligned(g, g.payload, traits.item_bytes,
+                                                                     lines > 1 ? g.payload.row_stride : 0, vector);
     };
     if (g.packing == AWQ_PACKING_MARLIN) {
         if (has_rows && has_payload(16) && suits_marlin(g, job)) {
@@ -426,8 +428,8 @@ cudaError_t run_min_max(const awq_float_geometry &geometry, awq_scale_mode mode,
 
 extern "C" int awq_cuda_dequantize(const awq_float_geometry *geometry, void *stream)
 {
-    return finish(run(*geometry, all_dequantizers[kind_of(geometry->weight_dtype)], nullptr,
-                                      static_cast<cudaStream_t>(stream)));
+    return finish(
+        run(*geometry, all_dequantizers[kind_of(geometry->weight_dtype)], nullptr, static_cast<cudaStream_t>(stream)));
 }
 
 extern "C" int awq_cuda_quantize(const awq_float_geometry *geometry, void *stream)
@@ -437,8 +439,8 @@ extern "C" int awq_cuda_quantize(const awq_float_geometry *geometry, void *strea
 
 extern "C" int awq_cuda_quantize_checked(const awq_float_geometry *geometry, void *stream, uint64_t *fault)
 {
-    return finish(run(*geometry, all_quantizers[kind_of(geometry->weight_dtype)], fault,
-                                    static_cast<cudaStream_t>(stream)));
+    return finish(
+        run(*geometry, all_quantizers[kind_of(geometry->weight_dtype)], fault, static_cast<cudaStream_t>(stream)));
 }
 
 extern "C" int awq_cuda_min_max(const awq_float_geometry *geometry, awq_scale_mode mode, void *stream)

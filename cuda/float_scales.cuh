@@ -153,10 +153,9 @@ __device__ __forceinline__ void store_group(const ScalesJob &job, const Extent<T
     uint8_t *zeros = const_cast<uint8_t *>(job.zeros.data) + blockIdx.y * job.zeros.batch;
     const float scale = store_scale(scales + group_row * job.scales.row + group_col * job.scales.col,
                                     range > 0.0f ? __fdiv_rn(range, step) : 0.0f, job.scale_kind);
-    zeros[group_row * job.zeros.row + group_col * job.zeros.col] =
-        symmetric        ? AWQ_SYMMETRIC_ZERO
-        : scale == 0.0f ? (low < 0.0f ? AWQ_CODE_MAX : 0)
-                         : round_code(__fdiv_rn(-low, scale));
+    zeros[group_row * job.zeros.row + group_col * job.zeros.col] = symmetric       ? AWQ_SYMMETRIC_ZERO
+                                                                   : scale == 0.0f ? (low < 0.0f ? AWQ_CODE_MAX : 0)
+                                                                                   : round_code(__fdiv_rn(-low, scale));
     if (!job.fault.is_wanted()) {
         return;
     }
@@ -200,9 +199,8 @@ __global__ void __launch_bounds__(scales_threads)
                 Words<4> v[Groups];
 #pragma unroll
                 for (int g = 0; g < Groups; g++) {
-                    const uint8_t *of_group = row + g * job.group_rows.size < job.rows
-                                                  ? p + g * job.group_rows.size * job.codes_row
-                                                  : p;
+                    const uint8_t *of_group =
+                        row + g * job.group_rows.size < job.rows ? p + g * job.group_rows.size * job.codes_row : p;
                     v[g] = job.vectors ? load_vector<4>(of_group) : repeat_weight<T>(of_group);
                 }
 #pragma unroll

@@ -95,8 +95,8 @@ __global__ void __launch_bounds__(Config::threads, Config::resident)
         for (int row = 0; row < 8; row++) {
             words[row] = tile[slot_word<P, Config>(slot, row)];
         }
-        transpose_bytes(*reinterpret_cast<uint32_t(*)[4]>(words));
-        transpose_bytes(*reinterpret_cast<uint32_t(*)[4]>(words + 4));
+        transpose_bytes(*reinterpret_cast<uint32_t (*)[4]>(words));
+        transpose_bytes(*reinterpret_cast<uint32_t (*)[4]>(words + 4));
         uint8_t *p = weights + slot.col * job.codes_col + slot.row * static_cast<int>(sizeof(T));
 #pragma unroll
         for (int k = 0; k < 8; k++) {
@@ -164,8 +164,8 @@ __global__ void __launch_bounds__(Config::threads, Config::resident)
                 }
             }
         }
-        transpose_bytes(*reinterpret_cast<uint32_t(*)[4]>(words));
-        transpose_bytes(*reinterpret_cast<uint32_t(*)[4]>(words + 4));
+        transpose_bytes(*reinterpret_cast<uint32_t (*)[4]>(words));
+        transpose_bytes(*reinterpret_cast<uint32_t (*)[4]>(words + 4));
 #pragma unroll
         for (int row = 0; row < 8; row++) {
             tile[slot_word<P, Config>(slot, row)] = words[row];

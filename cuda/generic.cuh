@@ -12,7 +12,7 @@ constexpr int generic_threads = 256;
 template <awq_packing P>
 __host__ __device__ constexpr int64_t line_items(int64_t rows, int64_t cols)
 {
-    return (runs_down<P> ? rows / block_rows<P> : cols / block_cols<P>) * block_items<P>;
+    return (runs_down<P> ? rows / block_rows<P> : cols / block_cols<P>)*block_items<P>;
 }
 
 /* split = 1 where neighbouring threads take neighbouring rows of the payload, 0 where they take neighbours in a row. */

@@ -86,35 +86,41 @@ __global__ void __launch_bounds__(relayout_threads) relayout_generic(const Job j
     RelayoutSide target = {job.payload + blockIdx.y * job.payload_batch, job.payload_row, job.payload_col, rows, cols};
     const int row_step = r.transpose ? 1 : relayout_pitch, col_step = r.transpose ? relayout_pitch : 1;
 
-    with_packing(r.source, [&](auto packing) {
-        constexpr awq_packing P = decltype(packing)::value;
-        source.payload += relayout_offset<P>(source, r.transpose ? col : row, r.transpose ? row : col);
-        each_relayout_item<P>(source, [&](const Item &item, const uint8_t *p) {
-            const ItemOf<P> packed = *reinterpret_cast<const ItemOf<P> *>(p);
-            uint8_t *to = tile + item.row * row_step + item.col * col_step;
+    with_packing(
+        r.source,
+        [&](auto packing) {
+            constexpr awq_packing P = decltype(packing)::value;
+            source.payload += relayout_offset<P>(source, r.transpose ? col : row, r.transpose ? row : col);
+            each_relayout_item<P>(source, [&](const Item &item, const uint8_t *p) {
+                const ItemOf<P> packed = *reinterpret_cast<const ItemOf<P> *>(p);
+                uint8_t *to = tile + item.row * row_step + item.col * col_step;
 #pragma unroll
-            for (int nibble = 0; nibble < item_codes<P>; nibble++) {
-                const awq_place place = place_of<P>(nibble);
-                to[place.row * row_step + place.col * col_step] =
-                    static_cast<uint8_t>(packed >> (4 * nibble) & AWQ_CODE_MAX);
-            }
-        });
-    }, AllPackings());
+                for (int nibble = 0; nibble < item_codes<P>; nibble++) {
+                    const awq_place place = place_of<P>(nibble);
+                    to[place.row * row_step + place.col * col_step] =
+                        static_cast<uint8_t>(packed >> (4 * nibble) & AWQ_CODE_MAX);
+                }
+            });
+        },
+        AllPackings());
     __syncthreads();
-    with_packing(r.target, [&](auto packing) {
-        constexpr awq_packing P = decltype(packing)::value;
-        target.payload += relayout_offset<P>(target, row, col);
-        each_relayout_item<P>(target, [&](const Item &item, uint8_t *p) {
-            const uint8_t *from = tile + item.row * relayout_pitch + item.col;
-            ItemOf<P> packed = 0;
+    with_packing(
+        r.target,
+        [&](auto packing) {
+            constexpr awq_packing P = decltype(packing)::value;
+            target.payload += relayout_offset<P>(target, row, col);
+            each_relayout_item<P>(target, [&](const Item &item, uint8_t *p) {
+                const uint8_t *from = tile + item.row * relayout_pitch + item.col;
+                ItemOf<P> packed = 0;
 #pragma unroll
-            for (int nibble = 0; nibble < item_codes<P>; nibble++) {
-                const awq_place place = place_of<P>(nibble);
-                packed |= static_cast<ItemOf<P>>(from[place.row * relayout_pitch + place.col]) << (4 * nibble);
-            }
-            *reinterpret_cast<ItemOf<P> *>(p) = packed;
-        });
-    }, AllPackings());
+                for (int nibble = 0; nibble < item_codes<P>; nibble++) {
+                    const awq_place place = place_of<P>(nibble);
+                    packed |= static_cast<ItemOf<P>>(from[place.row * relayout_pitch + place.col]) << (4 * nibble);
+                }
+                *reinterpret_cast<ItemOf<P> *>(p) = packed;
+            });
+        },
+        AllPackings());
 }
 
 } // namespace awq_cuda

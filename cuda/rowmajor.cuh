@@ -174,8 +174,7 @@ __global__ void __launch_bounds__(Config::threads, most_threads / Config::thread
         for (int i = 0; i < Config::unroll; i++) {
             const int64_t unit = place.unit + i * place.step;
             if (unit < place.units) {
-                codes[i] = load_vector<4>(source + unit_row<P>(place.line, unit) * job.codes_row +
-                                                unit_col<P>(unit));
+                codes[i] = load_vector<4>(source + unit_row<P>(place.line, unit) * job.codes_row + unit_col<P>(unit));
             }
         }
     } else {
@@ -231,8 +230,8 @@ __global__ void __launch_bounds__(Config::threads) unpack_rows(const Job job, co
         for (int i = 0; i < Config::unroll; i++) {
             const int64_t unit = place.unit + i * place.step;
             if (unit < place.units) {
-                packed[i] = load_payload<P, 2>(source + unit * unit_bytes,
-                                               unit_count(job, unit_col<P>(unit)) / AWQ_WORD_CODES);
+                packed[i] =
+                    load_payload<P, 2>(source + unit * unit_bytes, unit_count(job, unit_col<P>(unit)) / AWQ_WORD_CODES);
             }
         }
     }

@@ -46,9 +46,8 @@ struct TileConfig {
     static constexpr int tiles = Down * Across;
     static constexpr bool pairs = Down % 2 == 0; /* a warp takes slots of two tiles down at once */
     /* unpacking blocks of a multiprocessor that registers shall suffice for */
-    static constexpr int resident = Resident * ThreadsPerBlock <= resident_threads
-                                        ? Resident
-                                        : resident_threads / ThreadsPerBlock;
+    static constexpr int resident =
+        Resident * ThreadsPerBlock <= resident_threads ? Resident : resident_threads / ThreadsPerBlock;
     static constexpr int lines = tile_slots_down * RowsPerSlot; /* of one tile */
     static constexpr int vectors = lines * tile_line_vectors;
     static constexpr int block_rows = Down * lines;
@@ -263,13 +262,13 @@ __global__ void __launch_bounds__(Config::threads, resident_threads_min / Config
 #pragma unroll
             for (int k = 0; k < 4; k++) {
                 low[k] = load_vector<N>(p + low_column<P>(k) * job.codes_col);
-                high[k] = load_vector<N>(p + (low_column<P>(k) + high_step<P>) * job.codes_col);
+                high[k] = load_vector<N>(p + (low_column<P>(k) + high_step<P>)*job.codes_col);
             }
         } else {
 #pragma unroll
             for (int k = 0; k < 4; k++) {
                 low[k] = load_codes<N>(p + low_column<P>(k) * job.codes_col, slot.count, slot.inside);
-                high[k] = load_codes<N>(p + (low_column<P>(k) + high_step<P>) * job.codes_col, slot.count, slot.inside);
+                high[k] = load_codes<N>(p + (low_column<P>(k) + high_step<P>)*job.codes_col, slot.count, slot.inside);
             }
         }
         bool invalid = false;
@@ -340,8 +339,8 @@ __global__ void __launch_bounds__(Config::threads, Config::resident) unpack_tile
             const Vector v = tile_vector<P, Config>(i * Config::threads + static_cast<int>(threadIdx.x));
             int count;
             const uint8_t *p = source + vector_offset<P>(job, block, v, &count);
-            const Words<4> packed = job.payload_aligned && count == 4 ? load_vector<4>(p)
-                                                                      : load_payload<P, 4>(p, count);
+            const Words<4> packed =
+                job.payload_aligned && count == 4 ? load_vector<4>(p) : load_payload<P, 4>(p, count);
             put_vector<Config>(v, packed);
         }
     }
@@ -373,7 +372,7 @@ __global__ void __launch_bounds__(Config::threads, Config::resident) unpack_tile
                 high.w[i] = bytes[k].w[i] >> 4 & low_nibbles;
             }
             uint8_t *to_low = p + low_column<P>(k) * job.codes_col;
-            uint8_t *to_high = p + (low_column<P>(k) + high_step<P>) * job.codes_col;
+            uint8_t *to_high = p + (low_column<P>(k) + high_step<P>)*job.codes_col;
             if (job.codes_aligned && slot.count == Config::rows) {
                 store_vector<N>(to_low, low);
                 store_vector<N>(to_high, high);

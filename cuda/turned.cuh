@@ -31,7 +31,10 @@ __device__ __forceinline__ TurnedPlace turned_place(const Job &job, uint32_t spl
     const uint32_t word = blockIdx.x / split;
     const int64_t row = (static_cast<int64_t>(blockIdx.x - word * split) * turned_threads + threadIdx.x) * turned_rows;
     const int64_t left = job.rows - row;
-    return {row, word, left <= 0 ? 0 : left < turned_rows ? static_cast<int>(left) : turned_rows,
+    return {row, word,
+            left <= 0            ? 0
+            : left < turned_rows ? static_cast<int>(left)
+                                 : turned_rows,
             row > 0 && left >= turned_rows + 3};
 }
 
@@ -100,7 +103,7 @@ __global__ void __launch_bounds__(turned_threads) unpack_turned_columns(const Jo
     for (int k = 0; k < 4; k++) {
         const Words<1> low = {{words.w[k] & low_nibbles}}, high = {{words.w[k] >> 4 & low_nibbles}};
         store_codes<1>(target + low_column<P>(k) * job.codes_col, low, place.count);
-        store_codes<1>(target + (low_column<P>(k) + high_step<P>) * job.codes_col, high, place.count);
+        store_codes<1>(target + (low_column<P>(k) + high_step<P>)*job.codes_col, high, place.count);
     }
 }
 

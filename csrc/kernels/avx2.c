@@ -137,12 +137,13 @@ const awq_kernels awq_kernels_avx2 = {
     .name = "avx2",
     .scratch_bytes = AVX2_SCRATCH,
     .floats = &awq_float_avx2,
-    .of = {
-        [AWQ_PACKING_V1] = &v1,
-        [AWQ_PACKING_V1_REORDER] = &v1,
-        [AWQ_PACKING_V2] = &v2,
-        [AWQ_PACKING_MARLIN] = &awq_avx2_marlin,
-    },
+    .of =
+        {
+            [AWQ_PACKING_V1] = &v1,
+            [AWQ_PACKING_V1_REORDER] = &v1,
+            [AWQ_PACKING_V2] = &v2,
+            [AWQ_PACKING_MARLIN] = &awq_avx2_marlin,
+        },
 };
 
 TARGET_END

@@ -1,4 +1,5 @@
-/* Floats beside codes for AVX2 with FMA and F16C. What is left of a line is done as plain C does it: the results are the same. */
+/* Floats beside codes for AVX2 with FMA and F16C. What is left of a line is done as plain C does it: the results are
+   the same. */
 #include "kernels.h"
 
 #if defined(__x86_64__)
@@ -34,7 +35,8 @@ ALWAYS_INLINE __m128i halves_of(awq_dtype dtype, __m256 v)
     }
     const __m256i bits = _mm256_castps_si256(v);
     const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
-    const __m256i rounded = _mm256_srli_epi32(_mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd), 16);
+    const __m256i rounded =
+        _mm256_srli_epi32(_mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd), 16);
     return _mm_packus_epi32(_mm256_castsi256_si128(rounded), _mm256_extracti128_si256(rounded, 1));
 }
 
@@ -56,8 +58,8 @@ ALWAYS_INLINE __m256 weights_of(const uint8_t *codes, __m256 zero, __m256 scale)
 }
 
 /* Codes of one scale have but 16 weights of two bytes: they are looked up, low and high bytes apart. */
-ALWAYS_INLINE int64_t look_up(awq_dtype dtype, const uint8_t *restrict codes, uint8_t *restrict to, int64_t count, float scale,
-                              float zero, bool stream)
+ALWAYS_INLINE int64_t look_up(awq_dtype dtype, const uint8_t *restrict codes, uint8_t *restrict to, int64_t count,
+                              float scale, float zero, bool stream)
 {
     static const uint8_t all[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
     const __m256 s = _mm256_set1_ps(scale), z = _mm256_set1_ps(zero);
@@ -106,8 +108,8 @@ ALWAYS_INLINE void dequantize_as(awq_dtype dtype, const uint8_t *restrict codes,
     }
 }
 
-static void dequantize(awq_dtype dtype, const uint8_t *restrict codes, void *restrict weight, const awq_float_line *line,
-                       bool stream)
+static void dequantize(awq_dtype dtype, const uint8_t *restrict codes, void *restrict weight,
+                       const awq_float_line *line, bool stream)
 {
     switch (dtype) {
     case AWQ_DTYPE_FLOAT16: dequantize_as(AWQ_DTYPE_FLOAT16, codes, weight, line, stream); break;
@@ -193,8 +195,8 @@ static bool quantize(awq_dtype dtype, const void *restrict weight, uint8_t *rest
 /* --- min_max --- */
 
 /* The least and the greatest of what came before and of elements [i, end); what is left of them is the caller's. */
-ALWAYS_INLINE int64_t scan_group(awq_dtype dtype, const uint8_t *restrict from, int64_t i, int64_t end, float *low, float *high,
-                                 __m256i *most)
+ALWAYS_INLINE int64_t scan_group(awq_dtype dtype, const uint8_t *restrict from, int64_t i, int64_t end, float *low,
+                                 float *high, __m256i *most)
 {
     if (i + LANES > end) {
         return i;
@@ -217,8 +219,8 @@ ALWAYS_INLINE int64_t scan_group(awq_dtype dtype, const uint8_t *restrict from, 
     return i;
 }
 
-ALWAYS_INLINE bool min_max_as(awq_dtype dtype, const uint8_t *restrict from, int64_t count, int64_t group, int64_t taken,
-                              float *restrict low, float *restrict high)
+ALWAYS_INLINE bool min_max_as(awq_dtype dtype, const uint8_t *restrict from, int64_t count, int64_t group,
+                              int64_t taken, float *restrict low, float *restrict high)
 {
     const int64_t item = item_of(dtype);
     const bool is_each = group == 1;

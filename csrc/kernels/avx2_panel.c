@@ -1,6 +1,6 @@
 /*
- * Column-major panels for AVX2. A slice is read, then written: streamed stores among others that miss the cache take longer
- * than one after the other does. Unpacking is as in avx512_panel.c.
+ * Column-major panels for AVX2. A slice is read, then written: streamed stores among others that miss the cache take
+ * longer than one after the other does. Unpacking is as in avx512_panel.c.
  */
 #include "kernels.h"
 
@@ -14,10 +14,11 @@
 enum {
     /* Bytes that keep neighbouring rows of scratch off each other's cache sets. */
     PAD = VECTOR,
-    V1_COLS = 512, /* of a panel that is packed at once: V1 rows are written in runs of four lines, V2 rows of eight; ... */
+    /* of a panel that is packed at once: V1 rows are written in runs of four lines, V2 rows of eight; ... */
+    V1_COLS = 512,
     V1_TILES = 32,
     V2_COLS = 256,
-    V2_TILES = 64, /* ... the more columns, the fewer rows */
+    V2_TILES = 64,                                /* ... the more columns, the fewer rows */
     V1_PITCH = (V1_TILES + 1) * PIECE + 3 * LINE, /* of the strips of a slice; as PAD */
     V2_PITCH = (V2_TILES + 1) * PIECE + 3 * LINE,
     PIECES_BYTES = V1_COLS / STRIP_COLS * V1_PITCH, /* of a slice */
@@ -25,7 +26,8 @@ enum {
 };
 _Static_assert(V2_COLS <= V1_COLS && V2_COLS / STRIP_COLS * V2_PITCH <= PIECES_BYTES, "a slice of V2 fits too");
 
-/* A payload row of whole blocks that starts anywhere; only its whole lines are streamed. Most have no ends: memcpy is a call. */
+/* A payload row of whole blocks that starts anywhere; only its whole lines are streamed. Most have no ends: memcpy is a
+   call. */
 static inline void copy_run(uint8_t *restrict to, const uint8_t *restrict from, int64_t bytes, bool stream)
 {
     int64_t i = stream ? bytes_to_line(to, bytes) : 0;
@@ -115,8 +117,8 @@ static inline void write_v2_tile(const uint8_t *restrict pieces, int64_t strips,
                 split_rows(from + LINE, V2_PITCH, v[1]);
 #pragma GCC unroll 8
                 for (int i = 0; i < 8; i++) {
-                    put(runs[i / 4] + strip * STRIP * AWQ_QUAD_ROWS + VECTOR * (i % 4), v[i / 2 % 2][2 * (i / 4) + i % 2],
-                        false);
+                    put(runs[i / 4] + strip * STRIP * AWQ_QUAD_ROWS + VECTOR * (i % 4),
+                        v[i / 2 % 2][2 * (i / 4) + i % 2], false);
                 }
             }
             for (int l = 0; l < 2; l++) {
@@ -128,7 +130,8 @@ static inline void write_v2_tile(const uint8_t *restrict pieces, int64_t strips,
 }
 
 /* Inlined for constants: whether it is V2, and the shape of a slice. */
-ALWAYS_INLINE uint8_t pack_slices(const awq_panel *panel, bool is_v2, int64_t slice_cols, int64_t span_tiles, int64_t pitch)
+ALWAYS_INLINE uint8_t pack_slices(const awq_panel *panel, bool is_v2, int64_t slice_cols, int64_t span_tiles,
+                                  int64_t pitch)
 {
     const int64_t line_rows = awq_line_rows(panel);
     const extent all = extent_of(panel->codes, panel->rows, panel->cols, slice_cols, span_tiles);
@@ -141,7 +144,8 @@ ALWAYS_INLINE uint8_t pack_slices(const awq_panel *panel, bool is_v2, int64_t sl
     for (slice s = slice_at(&all, 0, 0); s.tiles > 0; s = slice_after(&all, &s)) {
         read_slice(panel->codes + s.col * panel->col_stride + TILE * s.first, columns, &s, pieces, pitch, &seen);
         for (int64_t t = 0; t < s.tiles; t++) {
-            uint8_t *target = panel->payload + awq_panel_offset(panel, 1, TILE * (s.first + t), 0) + s.col / 2 * line_rows;
+            uint8_t *target =
+                panel->payload + awq_panel_offset(panel, 1, TILE * (s.first + t), 0) + s.col / 2 * line_rows;
             if (is_v2) {
                 write_v2_tile(pieces + t * PIECE, s.strips, target, panel->line_stride, panel->stream);
             } else {
@@ -193,7 +197,8 @@ static inline void read_lines(const awq_panel *part, uint8_t *restrict scratch, 
     const int64_t run = part->cols / 2 * line_rows;
     const awq_panel_walk from = awq_panel_walk_of(part->packing, run + PAD);
     alignas(LINE) uint8_t tile[TILE * (AWQ_PANEL_COLS / 2 + PAD)];
-    ahead next = ahead_of(part->payload, lines * part->line_stride, part->line_stride, part->rows / line_rows - lines, run);
+    ahead next =
+        ahead_of(part->payload, lines * part->line_stride, part->line_stride, part->rows / line_rows - lines, run);
     for (int64_t r = 0; r < part->rows; r += TILE) {
         for (int64_t i = 0; i < lines; i++) {
             ask(&next, (int)((run + LINE - 1) / LINE));

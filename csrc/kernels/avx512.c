@@ -120,12 +120,13 @@ const awq_kernels awq_kernels_avx512 = {
     .name = "avx512",
     .scratch_bytes = AVX512_SCRATCH,
     .floats = &awq_float_avx512,
-    .of = {
-        [AWQ_PACKING_V1] = &v1,
-        [AWQ_PACKING_V1_REORDER] = &v1,
-        [AWQ_PACKING_V2] = &v2,
-        [AWQ_PACKING_MARLIN] = &awq_avx512_marlin,
-    },
+    .of =
+        {
+            [AWQ_PACKING_V1] = &v1,
+            [AWQ_PACKING_V1_REORDER] = &v1,
+            [AWQ_PACKING_V2] = &v2,
+            [AWQ_PACKING_MARLIN] = &awq_avx512_marlin,
+        },
 };
 
 TARGET_END

@@ -1,4 +1,5 @@
-/* AVX-512 F, BW, VL and VBMI: the primitives that its files share, under the names that x86.h, rows.h and panel.h use. */
+/* AVX-512 F, BW, VL and VBMI: the primitives that its files share, under the names that x86.h, rows.h and panel.h
+   use. */
 #ifndef AWQPACK_AVX512_H
 #define AWQPACK_AVX512_H
 

@@ -30,8 +30,8 @@ ALWAYS_INLINE __m512 codes_as_floats(const uint8_t *codes, __mmask16 lanes)
 }
 
 /* `count` codes of one scale. */
-ALWAYS_INLINE void look_up(awq_dtype dtype, const uint8_t *restrict codes, uint8_t *restrict to, int64_t count, float scale,
-                           float zero, bool stream)
+ALWAYS_INLINE void look_up(awq_dtype dtype, const uint8_t *restrict codes, uint8_t *restrict to, int64_t count,
+                           float scale, float zero, bool stream)
 {
     const __m512 all = _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
     const __m512 weights = weights_of(all, _mm512_set1_ps(zero), _mm512_set1_ps(scale));
@@ -61,8 +61,8 @@ ALWAYS_INLINE void look_up(awq_dtype dtype, const uint8_t *restrict codes, uint8
 }
 
 /* A scale a code. */
-ALWAYS_INLINE void multiply(awq_dtype dtype, const uint8_t *restrict codes, uint8_t *restrict to, const awq_float_line *line,
-                            bool stream)
+ALWAYS_INLINE void multiply(awq_dtype dtype, const uint8_t *restrict codes, uint8_t *restrict to,
+                            const awq_float_line *line, bool stream)
 {
     int64_t i = 0;
     for (; i + 2 * LANES <= line->count; i += 2 * LANES) {
@@ -76,8 +76,8 @@ ALWAYS_INLINE void multiply(awq_dtype dtype, const uint8_t *restrict codes, uint
             put(to + 4 * i, _mm512_castps_si512(v[0]), stream);
             put(to + 4 * i + VECTOR, _mm512_castps_si512(v[1]), stream);
         } else {
-            put(to + 2 * i, _mm512_inserti64x4(_mm512_castsi256_si512(halves_of(dtype, v[0])), halves_of(dtype, v[1]), 1),
-                stream);
+            put(to + 2 * i,
+                _mm512_inserti64x4(_mm512_castsi256_si512(halves_of(dtype, v[0])), halves_of(dtype, v[1]), 1), stream);
         }
     }
     for (; i < line->count; i += LANES) {
@@ -115,8 +115,8 @@ ALWAYS_INLINE void dequantize_as(awq_dtype dtype, const uint8_t *restrict codes,
     }
 }
 
-static void dequantize(awq_dtype dtype, const uint8_t *restrict codes, void *restrict weight, const awq_float_line *line,
-                       bool stream)
+static void dequantize(awq_dtype dtype, const uint8_t *restrict codes, void *restrict weight,
+                       const awq_float_line *line, bool stream)
 {
     switch (dtype) {
     case AWQ_DTYPE_FLOAT16: dequantize_as(AWQ_DTYPE_FLOAT16, codes, weight, line, stream); break;
@@ -190,10 +190,12 @@ ALWAYS_INLINE __m512i divide(awq_dtype dtype, const uint8_t *restrict from, uint
         if (is_each) {
             by = divisor_at(line, entry + i, true, rest);
         }
-        most = raise_magnitude(dtype, most, _mm512_maskz_loadu_epi8(first_bytes(awq_float_min(count - i, LANES) * item),
-                                                                    from + i * item));
-        const __m512i v = round_codes(load_floats(dtype, from + i * item, rest), by.scale, by.reciprocal, by.zero, by.cut);
-        const __m512i cut = _mm512_min_epi32(_mm512_max_epi32(v, _mm512_setzero_si512()), _mm512_set1_epi32(AWQ_CODE_MAX));
+        most = raise_magnitude(
+            dtype, most, _mm512_maskz_loadu_epi8(first_bytes(awq_float_min(count - i, LANES) * item), from + i * item));
+        const __m512i v =
+            round_codes(load_floats(dtype, from + i * item, rest), by.scale, by.reciprocal, by.zero, by.cut);
+        const __m512i cut =
+            _mm512_min_epi32(_mm512_max_epi32(v, _mm512_setzero_si512()), _mm512_set1_epi32(AWQ_CODE_MAX));
         _mm512_mask_cvtepi32_storeu_epi8(codes + i, rest, cut);
     }
     return most;

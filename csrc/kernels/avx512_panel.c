@@ -1,7 +1,7 @@
 /*
- * Column-major panels for AVX-512. Packing: one slice is read while the one before is written, a step of one and a step of
- * the other in turn. Unpacking: in two phases with a slice's payload between them in the second-level cache, one of which
- * reads it in long runs and the other writes codes in long runs.
+ * Column-major panels for AVX-512. Packing: one slice is read while the one before is written, a step of one and a step
+ * of the other in turn. Unpacking: in two phases with a slice's payload between them in the second-level cache, one of
+ * which reads it in long runs and the other writes codes in long runs.
  */
 #include "kernels.h"
 
@@ -14,10 +14,12 @@
 
 enum {
     MAX_GROUPS = AWQ_PANEL_COLS / GROUP_COLS,
-    SLICE_COLS = 256, /* of a panel that is packed at once: V1 rows are written in runs of two lines, V2 rows of eight */
+    /* of a panel that is packed at once: V1 rows are written in runs of two lines, V2 rows of eight */
+    SLICE_COLS = 256,
     SLICE_STRIPS = SLICE_COLS / STRIP_COLS,
     SPAN_TILES = 64,
-    PIECES = SLICE_STRIPS * (SPAN_TILES + 2), /* of the longest slice, and of one tile of the slice that is read or written beside it */
+    /* of the longest slice, and of one tile of the slice that is read or written beside it */
+    PIECES = SLICE_STRIPS * (SPAN_TILES + 2),
 };
 
 /* A run of a payload row that starts anywhere; only its whole lines are streamed. */
@@ -40,7 +42,8 @@ typedef struct outgoing {
     int64_t strips;
     awq_panel_walk to;
     uint8_t *target;
-    int64_t pair, strip; /* what is sent next: rows 16 * l + 2 * pair and the one below it, of each l, from that strip on */
+    /* what is sent next: rows 16 * l + 2 * pair and the one below it, of each l, from that strip on */
+    int64_t pair, strip;
 } outgoing;
 
 /* Past the strips that were sent; past the pairs too, once these were the last. */
@@ -200,15 +203,15 @@ ALWAYS_INLINE void read_and_send(mill *m, incoming *in, int64_t count, outgoing 
 }
 
 /* Reads one slice while the one above it is written. */
-ALWAYS_INLINE void run_mill(mill *m, const slice *above, const slice *here, int turn, bool is_v2,
-                            vector *seen)
+ALWAYS_INLINE void run_mill(mill *m, const slice *above, const slice *here, int turn, bool is_v2, vector *seen)
 {
     const awq_panel *p = m->panel;
     const int64_t line_rows = is_v2 ? AWQ_QUAD_ROWS : 1, lines = TILE / line_rows; /* of a tile */
     const int64_t run = above->strips * STRIP * line_rows;                         /* bytes of a line */
     const int64_t reads = here->tiles * here->strips, rounds = above->tiles > 0 ? above->tiles : 1;
     const int64_t units = above->tiles == 0 ? 0 : is_v2 ? above->strips : STRIP * ((above->strips + 15) / 16);
-    incoming in = {p->codes + here->col * p->col_stride + TILE * here->first, m->places[turn], here->tiles, here->strips, 0, 0};
+    incoming in = {
+        p->codes + here->col * p->col_stride + TILE * here->first, m->places[turn], here->tiles, here->strips, 0, 0};
     int64_t read = 0;
     for (int64_t t = 0; t < rounds; t++) { /* tile t of the slice above is written */
         const uint16_t *from = m->places[turn ^ 1] + t * above->strips;
@@ -289,7 +292,8 @@ static inline void split_run(uint8_t *restrict to, const uint8_t *restrict from,
 {
     const int64_t head = stream ? bytes_to_line(to, bytes) : 0;
     if (head > 0) {
-        _mm512_mask_storeu_epi8(to, first_bytes(head), nibbles(_mm512_maskz_loadu_epi8(first_bytes(head), from), shift));
+        _mm512_mask_storeu_epi8(to, first_bytes(head),
+                                nibbles(_mm512_maskz_loadu_epi8(first_bytes(head), from), shift));
     }
     int64_t i = head;
     for (; i + LINE <= bytes; i += LINE) {

@@ -1,4 +1,5 @@
-/* The least and the greatest of groups of floats for AVX-512: as integers, which floats are once negative ones are turned. */
+/* The least and the greatest of groups of floats for AVX-512: as integers, which floats are once negative ones are
+   turned. */
 #include "kernels.h"
 
 #if defined(__x86_64__)
@@ -44,17 +45,18 @@ ALWAYS_INLINE float float_at(awq_dtype dtype, int32_t rank)
         return awq_float_of((uint32_t)(rank < 0 ? rank ^ 0x7fffffff : rank));
     }
     const uint16_t half = (uint16_t)(rank < 0 ? rank ^ 0x7fff : rank);
-    return dtype == AWQ_DTYPE_FLOAT16 ? _mm512_cvtss_f32(_mm512_cvtph_ps(_mm256_castsi128_si256(_mm_cvtsi32_si128(half))))
-                                      : awq_float_of_bfloat(half);
+    return dtype == AWQ_DTYPE_FLOAT16
+               ? _mm512_cvtss_f32(_mm512_cvtph_ps(_mm256_castsi128_si256(_mm_cvtsi32_si128(half))))
+               : awq_float_of_bfloat(half);
 }
 
 /* One group's weights. False when some are not finite. */
 ALWAYS_INLINE bool scan_group(awq_dtype dtype, const uint8_t *restrict from, int64_t count, float *low, float *high)
 {
     const int64_t item = dtype == AWQ_DTYPE_FLOAT32 ? 4 : 2, bytes = count * item;
-    const __m512i first = in_order(dtype, dtype == AWQ_DTYPE_FLOAT32
-                                              ? _mm512_set1_epi32((int)awq_bits_of(awq_float_load(dtype, from)))
-                                              : _mm512_set1_epi16((short)(from[0] | from[1] << 8)));
+    const __m512i first =
+        in_order(dtype, dtype == AWQ_DTYPE_FLOAT32 ? _mm512_set1_epi32((int)awq_bits_of(awq_float_load(dtype, from)))
+                                                   : _mm512_set1_epi16((short)(from[0] | from[1] << 8)));
     extremes a = {first, first}, b = a;
     int64_t i = 0;
     for (; i + 2 * VECTOR <= bytes; i += 2 * VECTOR) {
@@ -105,8 +107,8 @@ ALWAYS_INLINE bool scan_each(awq_dtype dtype, const uint8_t *restrict from, int6
     return is_all_finite(AWQ_DTYPE_FLOAT32, most);
 }
 
-ALWAYS_INLINE bool min_max_as(awq_dtype dtype, const uint8_t *restrict from, int64_t count, int64_t group, int64_t taken,
-                              float *restrict low, float *restrict high)
+ALWAYS_INLINE bool min_max_as(awq_dtype dtype, const uint8_t *restrict from, int64_t count, int64_t group,
+                              int64_t taken, float *restrict low, float *restrict high)
 {
     if (group == 1) {
         return scan_each(dtype, from, count, low, high);

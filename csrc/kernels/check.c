@@ -112,7 +112,8 @@ static list_text payload_dtypes(void)
     for (int i = 0; i < AWQ_PACKING_COUNT; i++) {
         if (is_named_first(i)) {
             char item[48];
-            snprintf(item, sizeof item, "%s payloads are %s", awq_packings[i].name, awq_dtype_name(awq_packings[i].dtype));
+            snprintf(item, sizeof item, "%s payloads are %s", awq_packings[i].name,
+                     awq_dtype_name(awq_packings[i].dtype));
             add_to_list(&list, item, ", ");
         }
     }
@@ -152,11 +153,12 @@ static bool check_ndim(const awq_view *view, const char *what, awq_error *error)
 bool awq_check_codes(const awq_view *codes, awq_packing packing, int64_t *payload_sizes, awq_error *error)
 {
     if (codes->dtype != AWQ_DTYPE_UINT8) {
-        return awq_fail(error, AWQ_ERROR_VALUE,
-                        "pack expects uint8 codes in 0..15; got dtype %s (integer codes convert with "
-                        "codes.to(torch.uint8) or codes.astype(numpy.uint8), signed ones of -8..7 once 8 is added; float "
-                        "weights must be quantized first)",
-                        codes->dtype_name);
+        return awq_fail(
+            error, AWQ_ERROR_VALUE,
+            "pack expects uint8 codes in 0..15; got dtype %s (integer codes convert with "
+            "codes.to(torch.uint8) or codes.astype(numpy.uint8), signed ones of -8..7 once 8 is added; float "
+            "weights must be quantized first)",
+            codes->dtype_name);
     }
     if (!check_ndim(codes, "pack expects codes", error)) {
         return false;
@@ -165,15 +167,17 @@ bool awq_check_codes(const awq_view *codes, awq_packing packing, int64_t *payloa
     const int64_t rows = codes->sizes[codes->ndim - 2];
     const int64_t cols = codes->sizes[codes->ndim - 1];
     if (cols % traits->block_cols != 0) {
-        return awq_fail(error, AWQ_ERROR_VALUE,
-                        "pack as %s expects in_features (the last dimension) to be a multiple of %d; got %lld in shape %s",
-                        traits->name, traits->block_cols, (long long)cols, format_shape(codes->sizes, codes->ndim).chars);
+        return awq_fail(
+            error, AWQ_ERROR_VALUE,
+            "pack as %s expects in_features (the last dimension) to be a multiple of %d; got %lld in shape %s",
+            traits->name, traits->block_cols, (long long)cols, format_shape(codes->sizes, codes->ndim).chars);
     }
     if (rows % traits->block_rows != 0) {
         return awq_fail(error, AWQ_ERROR_VALUE,
                         "pack as %s expects out_features (the last dimension but one) to be a multiple of %d; "
                         "got %lld in shape %s",
-                        traits->name, traits->block_rows, (long long)rows, format_shape(codes->sizes, codes->ndim).chars);
+                        traits->name, traits->block_rows, (long long)rows,
+                        format_shape(codes->sizes, codes->ndim).chars);
     }
     const int64_t down = rows / traits->block_rows, right = cols / traits->block_cols;
     if ((traits->runs_down ? down : right) > INT64_MAX / awq_block_items(traits)) {
@@ -201,10 +205,10 @@ bool awq_check_payload(const awq_view *payload, awq_packing packing, int64_t *co
     const int64_t lines = payload->sizes[payload->ndim - 2], items = payload->sizes[payload->ndim - 1];
     const int64_t block_items = awq_block_items(traits);
     if (items % block_items != 0) {
-        return awq_fail(error, AWQ_ERROR_VALUE,
-                        "unpack of %s expects a payload whose last dimension is a multiple of %lld; got %lld in shape %s",
-                        traits->name, (long long)block_items, (long long)items,
-                        format_shape(payload->sizes, payload->ndim).chars);
+        return awq_fail(
+            error, AWQ_ERROR_VALUE,
+            "unpack of %s expects a payload whose last dimension is a multiple of %lld; got %lld in shape %s",
+            traits->name, (long long)block_items, (long long)items, format_shape(payload->sizes, payload->ndim).chars);
     }
     for (int64_t d = 0; d < payload->ndim; d++) {
         codes_sizes[d] = payload->sizes[d];
@@ -274,8 +278,7 @@ static bool has_distinct_elements(const awq_view *view)
     return true;
 }
 
-bool awq_check_out(const awq_view *out, awq_dtype dtype, const int64_t *sizes, const awq_view *input,
-                   awq_error *error)
+bool awq_check_out(const awq_view *out, awq_dtype dtype, const int64_t *sizes, const awq_view *input, awq_error *error)
 {
     if (out->dtype != dtype) {
         return awq_fail(error, AWQ_ERROR_VALUE, "out expects dtype %s; got %s", awq_dtype_name(dtype), out->dtype_name);
@@ -285,8 +288,8 @@ bool awq_check_out(const awq_view *out, awq_dtype dtype, const int64_t *sizes, c
         has_same_sizes = out->sizes[d] == sizes[d];
     }
     if (!has_same_sizes) {
-        return awq_fail(error, AWQ_ERROR_VALUE, "out expects shape %s; got %s",
-                        format_shape(sizes, input->ndim).chars, format_shape(out->sizes, out->ndim).chars);
+        return awq_fail(error, AWQ_ERROR_VALUE, "out expects shape %s; got %s", format_shape(sizes, input->ndim).chars,
+                        format_shape(out->sizes, out->ndim).chars);
     }
     if (!has_distinct_elements(out)) {
         return awq_fail(error, AWQ_ERROR_VALUE,
@@ -358,8 +361,9 @@ bool awq_fail_invalid_code(const awq_view *codes, awq_error *error)
             index[d] = 0;
         }
         if (d < 0) {
-            return awq_fail(error, AWQ_ERROR_VALUE,
-                            "pack expects uint8 codes in 0..15; some were larger while they were packed, and have changed since");
+            return awq_fail(
+                error, AWQ_ERROR_VALUE,
+                "pack expects uint8 codes in 0..15; some were larger while they were packed, and have changed since");
         }
     }
 }

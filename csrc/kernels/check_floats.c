@@ -94,10 +94,11 @@ static bool check_scales(const char *op, const int64_t *sizes, int64_t ndim, con
     if (!fits) {
         text codes;
         awq_format_shape(sizes, ndim, codes.chars, sizeof codes.chars);
-        return awq_fail(error, AWQ_ERROR_VALUE,
-                        "%s expects scales (..., R, C) whose last two sizes divide those of the weight, %s, and whose others "
-                        "equal them; got shape %s",
-                        op, codes.chars, shape_of(scales).chars);
+        return awq_fail(
+            error, AWQ_ERROR_VALUE,
+            "%s expects scales (..., R, C) whose last two sizes divide those of the weight, %s, and whose others "
+            "equal them; got shape %s",
+            op, codes.chars, shape_of(scales).chars);
     }
     if (zeros == NULL) {
         return true;
@@ -109,8 +110,8 @@ static bool check_scales(const char *op, const int64_t *sizes, int64_t ndim, con
     for (int64_t d = 0; is_same && d < ndim; d++) {
         is_same = zeros->sizes[d] == scales->sizes[d];
     }
-    return is_same || awq_fail(error, AWQ_ERROR_VALUE, "%s expects zeros of the shape of the scales, %s; got shape %s", op,
-                               shape_of(scales).chars, shape_of(zeros).chars);
+    return is_same || awq_fail(error, AWQ_ERROR_VALUE, "%s expects zeros of the shape of the scales, %s; got shape %s",
+                               op, shape_of(scales).chars, shape_of(zeros).chars);
 }
 
 /* The rules of shapes are those of pack and unpack, and so are the sentences but for the name they start with. */
@@ -165,10 +166,11 @@ bool awq_check_min_max(const awq_view *weight, int64_t group_rows, int64_t group
     const int64_t last = weight->ndim - 1;
     if (group_rows < 1 || group_cols < 1 || weight->sizes[last - 1] % group_rows != 0 ||
         weight->sizes[last] % group_cols != 0) {
-        return awq_fail(error, AWQ_ERROR_VALUE,
-                        "min_max_scales expects groups (rows, columns) that divide the weight's last two dimensions; got "
-                        "groups of (%lld, %lld) for shape %s",
-                        (long long)group_rows, (long long)group_cols, shape_of(weight).chars);
+        return awq_fail(
+            error, AWQ_ERROR_VALUE,
+            "min_max_scales expects groups (rows, columns) that divide the weight's last two dimensions; got "
+            "groups of (%lld, %lld) for shape %s",
+            (long long)group_rows, (long long)group_cols, shape_of(weight).chars);
     }
     for (int64_t d = 0; d < last - 1; d++) {
         scale_sizes[d] = weight->sizes[d];
@@ -183,7 +185,10 @@ bool awq_check_min_max(const awq_view *weight, int64_t group_rows, int64_t group
 bool awq_fail_weight_at(const char *op, const awq_view *weight, int64_t linear, float value, awq_error *error)
 {
     return awq_fail(error, AWQ_ERROR_VALUE, "%s expects a finite weight; weight%s is %s", op,
-                    index_of(weight, linear).chars, value != value ? "nan" : value > 0 ? "inf" : "-inf");
+                    index_of(weight, linear).chars,
+                    value != value ? "nan"
+                    : value > 0    ? "inf"
+                                   : "-inf");
 }
 
 bool awq_fail_scale_at(const awq_view *scales, int64_t linear, float value, awq_error *error)
@@ -219,8 +224,8 @@ static bool is_met(demand what, awq_dtype dtype, const void *address)
     return awq_is_finite(value) && (what == FINITE || value >= 0);
 }
 
-/* Whether a contiguous row of scales or zeros is all as it must be: by the bits, as compilers make vectors of that. A scale is
-   below infinity, or -0. */
+/* Whether a contiguous row of scales or zeros is all as it must be: by the bits, as compilers make vectors of that. A
+   scale is below infinity, or -0. */
 static bool is_met_by_row(demand what, awq_dtype dtype, const void *row, int64_t count)
 {
     unsigned bad = 0;
@@ -246,7 +251,8 @@ static bool is_met_by_row(demand what, awq_dtype dtype, const void *row, int64_t
     return wrong == 0;
 }
 
-/* The address of the first element in row-major order that is not as it must be, and its linear index; NULL when all are. */
+/* The address of the first element in row-major order that is not as it must be, and its linear index; NULL when all
+   are. */
 static const void *first_not(demand what, const awq_view *view, int64_t *linear)
 {
     int64_t index[AWQ_MAX_DIMS] = {0};
@@ -259,7 +265,8 @@ static const void *first_not(demand what, const awq_view *view, int64_t *linear)
     const uint8_t *row = view->data;
     for (*linear = 0;; *linear += view->sizes[last]) {
         const bool has_row = what != FINITE && view->strides[last] == 1 && (uintptr_t)row % (uintptr_t)item == 0;
-        const int64_t count = has_row && is_met_by_row(what, view->dtype, row, view->sizes[last]) ? 0 : view->sizes[last];
+        const int64_t count =
+            has_row && is_met_by_row(what, view->dtype, row, view->sizes[last]) ? 0 : view->sizes[last];
         for (int64_t i = 0; i < count; i++) {
             const void *address = row + i * view->strides[last] * item;
             if (!is_met(what, view->dtype, address)) {
@@ -305,8 +312,8 @@ bool awq_check_scale_values(const awq_view *scales, const awq_view *zeros, awq_e
     int64_t linear;
     if (!is_met_by_all(SCALE, scales)) {
         const void *found = first_not(SCALE, scales, &linear);
-        return awq_fail_scale_at(scales, found == NULL ? 0 : linear, found == NULL ? 0 : awq_float_load(scales->dtype, found),
-                                 error);
+        return awq_fail_scale_at(scales, found == NULL ? 0 : linear,
+                                 found == NULL ? 0 : awq_float_load(scales->dtype, found), error);
     }
     if (zeros != NULL && !is_met_by_all(ZERO, zeros)) {
         const uint8_t *found = first_not(ZERO, zeros, &linear);
@@ -320,7 +327,8 @@ bool awq_fail_not_finite(const char *op, const awq_view *weight, awq_error *erro
     int64_t linear;
     const void *found = first_not(FINITE, weight, &linear);
     if (found == NULL) {
-        return awq_fail(error, AWQ_ERROR_VALUE, "%s expects a finite weight; some were not, and have changed since", op);
+        return awq_fail(error, AWQ_ERROR_VALUE, "%s expects a finite weight; some were not, and have changed since",
+                        op);
     }
     return awq_fail_weight_at(op, weight, linear, awq_float_load(weight->dtype, found), error);
 }

@@ -18,8 +18,8 @@ const char *awq_cpu_name(const awq_kernels *kernels);
 /* The variant at `index` of those compiled in that this CPU supports, slowest first; NULL past the last. */
 const awq_kernels *awq_cpu_variant(size_t index);
 
-/* The variant called `name`, or the fastest when name is NULL or empty. NULL, with an error that lists what this CPU has,
-   when it is unknown or unsupported. */
+/* The variant called `name`, or the fastest when name is NULL or empty. NULL, with an error that lists what this CPU
+   has, when it is unknown or unsupported. */
 const awq_kernels *awq_cpu_choose(const char *name, awq_error *error);
 
 #ifdef __cplusplus

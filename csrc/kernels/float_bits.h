@@ -10,7 +10,8 @@
 #include <xmmintrin.h>
 #endif
 
-/* The floating point mode: rounding half to even, subnormal numbers as they are, whatever the thread's program has set. */
+/* The floating point mode: rounding half to even, subnormal numbers as they are, whatever the thread's program has
+   set. */
 #if defined(__x86_64__)
 typedef unsigned awq_float_mode;
 

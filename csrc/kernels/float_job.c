@@ -9,11 +9,11 @@
 
 enum {
     CHUNK_CODES = 1 << 15,
-    LINE_CODES = 1 << 14,    /* of a chunk of lines that share no scales: in the first-level cache */
-    MOST_LINES = 256,        /* of a chunk */
+    LINE_CODES = 1 << 14, /* of a chunk of lines that share no scales: in the first-level cache */
+    MOST_LINES = 256,     /* of a chunk */
     LINE_GAP = 64,
-    COLUMN_ROWS = 256,       /* of a chunk of columns: long runs of each, and whole lines of the payload */
-    STREAM_BYTES = 8 << 20,  /* of weights that are dequantized, from which they are streamed past the cache */
+    COLUMN_ROWS = 256,      /* of a chunk of columns: long runs of each, and whole lines of the payload */
+    STREAM_BYTES = 8 << 20, /* of weights that are dequantized, from which they are streamed past the cache */
 };
 
 /* All that a unit needs beside its tensors, and beside what the packing's kernels ask for, which follows. */
@@ -120,9 +120,10 @@ void awq_float_job_init(awq_float_job *job, awq_float_op op, awq_packing packing
     job->scratch_bytes = sizeof(scratch) + job->part.scratch_bytes;
 }
 
-/* Widens a rectangle of scales: `lines` lines of `count` entries, side by side in `to`. Where scales lie across the lines they
-   are taken so, through `spare`. */
-static void widen_scales(const awq_float_job *job, const uint8_t *from, int64_t lines, int64_t count, float *to, float *spare)
+/* Widens a rectangle of scales: `lines` lines of `count` entries, side by side in `to`. Where scales lie across the
+   lines they are taken so, through `spare`. */
+static void widen_scales(const awq_float_job *job, const uint8_t *from, int64_t lines, int64_t count, float *to,
+                         float *spare)
 {
     const awq_float_geometry *g = &job->geometry;
     const int64_t item = awq_dtype_bytes(g->scale_dtype);
@@ -237,8 +238,8 @@ static payload_part payload_of(const awq_float_job *job, const awq_float_chunk *
 }
 
 /* Asks for the share of line i of `lines` in what the next chunk reads, or for a line of this one. */
-static void ask_ahead(const awq_float_job *job, const awq_float_chunk *c, const payload_part *next, const uint8_t *weight,
-                      int64_t i)
+static void ask_ahead(const awq_float_job *job, const awq_float_chunk *c, const payload_part *next,
+                      const uint8_t *weight, int64_t i)
 {
     const awq_float_geometry *g = &job->geometry;
     const int64_t item = awq_dtype_bytes(g->weight_dtype), bytes = c->count * item;
@@ -295,10 +296,9 @@ static unsigned run_floats(const awq_float_job *job, scratch *s, const awq_float
         bool divides = false;
         widen_scales(job, scales + (ready * awq_across(job, &g->scales) + entry * awq_along(job, &g->scales)) * item,
                      lines, entries, s->scales, (float *)s->line);
-        widen_zeros(job,
-                    zeros == NULL ? NULL
-                                  : zeros + ready * awq_across(job, &g->zeros) + entry * awq_along(job, &g->zeros),
-                    lines, entries, s->zeros);
+        widen_zeros(
+            job, zeros == NULL ? NULL : zeros + ready * awq_across(job, &g->zeros) + entry * awq_along(job, &g->zeros),
+            lines, entries, s->zeros);
         if (job->op == AWQ_QUANTIZE) {
             divides = find_reciprocals(s->scales, lines * entries, s->reciprocals);
         }

@@ -27,7 +27,7 @@ typedef struct awq_float_job {
     bool is_column_major; /* lines are columns */
     bool is_contiguous;   /* elements of a line lie side by side */
     bool stream;
-    awq_job part; /* pack or unpack between a chunk's codes and the payload */
+    awq_job part;                      /* pack or unpack between a chunk's codes and the payload */
     int64_t along, across;             /* elements of a line, lines of a matrix */
     int64_t chunk_along, chunk_across; /* of a unit, smaller at the far edges */
     int64_t along_units, across_units;

@@ -1,4 +1,5 @@
-/* The float kernels of an instruction set: one contiguous line of weights beside its codes. No packing is known here. */
+/* The float kernels of an instruction set: one contiguous line of weights beside its codes. No packing is known
+   here. */
 #ifndef AWQPACK_FLOAT_KERNELS_H
 #define AWQPACK_FLOAT_KERNELS_H
 
@@ -8,7 +9,8 @@
 extern "C" {
 #endif
 
-/* Scales and zeros of a line: entry i serves `group` elements, but for the first, of whose `taken` lie before the line. */
+/* Scales and zeros of a line: entry i serves `group` elements, but for the first, of whose `taken` lie before the
+   line. */
 typedef struct awq_float_line {
     int64_t count; /* elements */
     int64_t group, taken;
@@ -23,8 +25,8 @@ typedef struct awq_float_line {
  */
 typedef struct awq_float_kernels {
     /* `stream` is that of kernels.h. */
-    void (*dequantize)(awq_dtype dtype, const uint8_t *restrict codes, void *restrict weight, const awq_float_line *line,
-                       bool stream);
+    void (*dequantize)(awq_dtype dtype, const uint8_t *restrict codes, void *restrict weight,
+                       const awq_float_line *line, bool stream);
 
     /* False when some weight is not finite; its code is unspecified then. */
     bool (*quantize)(awq_dtype dtype, const void *restrict weight, uint8_t *restrict codes, const awq_float_line *line);
@@ -46,9 +48,9 @@ extern const awq_float_kernels awq_float_avx512; /* x86-64 only */
 extern const awq_float_kernels awq_float_neon;   /* aarch64 only */
 
 /*
- * Of a scale between these (or 0), r = 1 / scale correctly rounded, q0 = w * r, q = fma(fma(-q0, scale, w), r, q0) is the
- * correctly rounded quotient wherever that matters: a division by one multiplication and two fused ones is exact while
- * nothing underflows, and below 1/8 as well as above 32 any q gives the same code. Larger w are cut to
+ * Of a scale between these (or 0), r = 1 / scale correctly rounded, q0 = w * r, q = fma(fma(-q0, scale, w), r, q0) is
+ * the correctly rounded quotient wherever that matters: a division by one multiplication and two fused ones is exact
+ * while nothing underflows, and below 1/8 as well as above 32 any q gives the same code. Larger w are cut to
  * AWQ_FLOAT_CUT scales first, so that nothing overflows. Other scales divide: the scalar kernel does.
  */
 #define AWQ_FLOAT_LEAST_SCALE 0x1p-96f

@@ -20,8 +20,8 @@ void awq_float_job_init_min_max(awq_float_job *job, awq_scale_mode mode, const a
     awq_float_job_cut(job, group * (groups > 0 ? groups : 1), awq_group_across(job));
 }
 
-/* clamp(rint(-low / scale), 0, 15); of a scale of 0, the end of the codes that the sign of low asks for. The sum with a large
-   number rounds half to even, and compilers make vectors of it all. */
+/* clamp(rint(-low / scale), 0, 15); of a scale of 0, the end of the codes that the sign of low asks for. The sum with a
+   large number rounds half to even, and compilers make vectors of it all. */
 static void find_zeros(const float *low, const float *scales, int64_t count, uint8_t *zeros)
 {
     for (int64_t i = 0; i < count; i++) {
@@ -32,7 +32,8 @@ static void find_zeros(const float *low, const float *scales, int64_t count, uin
     }
 }
 
-/* Scales of groups, in float32: 0 instead of the range where that is 0, as its sign would tell which of the zeros came first. */
+/* Scales of groups, in float32: 0 instead of the range where that is 0, as its sign would tell which of the zeros came
+   first. */
 static void find_scales(awq_scale_mode mode, float *low, float *high, int64_t count)
 {
     static const float steps[AWQ_SCALES_MODE_COUNT] = {15, 15, 7, 7.5f, 8};
@@ -50,7 +51,8 @@ static void find_scales(awq_scale_mode mode, float *low, float *high, int64_t co
 }
 
 /* Writes the scales and zeros of a unit's groups, whose first entry is at `scales` and `zeros`. */
-static unsigned store_groups(const awq_float_job *job, float *low, float *high, int64_t count, uint8_t *scales, uint8_t *zeros)
+static unsigned store_groups(const awq_float_job *job, float *low, float *high, int64_t count, uint8_t *scales,
+                             uint8_t *zeros)
 {
     const awq_float_geometry *g = &job->geometry;
     const awq_float_kernels *kernels = awq_float_kernels_of(job);
@@ -111,7 +113,8 @@ unsigned awq_min_max_unit(const awq_float_job *job, int64_t unit)
         high[e] = -low[e];
     }
     for (int64_t i = 0; i < c.lines; i++) {
-        const uint8_t *at = weight + ((c.line + i) * awq_across(job, &g->weight) + c.first * awq_along(job, &g->weight)) * item;
+        const uint8_t *at =
+            weight + ((c.line + i) * awq_across(job, &g->weight) + c.first * awq_along(job, &g->weight)) * item;
         if (job->is_contiguous && i + 1 < c.lines) {
             awq_float_prefetch(at + awq_across(job, &g->weight) * item, c.count * item);
         }
@@ -119,6 +122,7 @@ unsigned awq_min_max_unit(const awq_float_job *job, int64_t unit)
     }
     return faults |
            store_groups(job, low, high, entries,
-                        scales + (scale_line * awq_across(job, &g->scales) + entry * awq_along(job, &g->scales)) * scale_item,
+                        scales + (scale_line * awq_across(job, &g->scales) + entry * awq_along(job, &g->scales)) *
+                                     scale_item,
                         zeros + scale_line * awq_across(job, &g->zeros) + entry * awq_along(job, &g->zeros));
 }

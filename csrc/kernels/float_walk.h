@@ -7,10 +7,10 @@
 #include "kernels.h"
 
 enum {
-    AWQ_FLOAT_ENTRIES = 4096,   /* scales that are ready at once */
-    AWQ_FLOAT_STRIDED = 2048,   /* elements of a line that is not contiguous, at most: they pass through a copy */
+    AWQ_FLOAT_ENTRIES = 4096, /* scales that are ready at once */
+    AWQ_FLOAT_STRIDED = 2048, /* elements of a line that is not contiguous, at most: they pass through a copy */
     AWQ_FLOAT_AHEAD = 1 << 12,
-    AWQ_FLOAT_TASK = 1 << 17,   /* fewer elements are not worth a thread */
+    AWQ_FLOAT_TASK = 1 << 17, /* fewer elements are not worth a thread */
 };
 
 static inline const awq_float_kernels *awq_float_kernels_of(const awq_float_job *job)
@@ -62,7 +62,8 @@ typedef struct awq_float_chunk {
 static inline awq_float_chunk awq_float_chunk_at(const awq_float_job *job, int64_t unit)
 {
     const int64_t row = unit / job->along_units;
-    const int64_t line = row % job->across_units * job->chunk_across, first = unit % job->along_units * job->chunk_along;
+    const int64_t line = row % job->across_units * job->chunk_across,
+                  first = unit % job->along_units * job->chunk_along;
     return (awq_float_chunk){row / job->across_units, line, first, awq_float_min(job->chunk_across, job->across - line),
                              awq_float_min(job->chunk_along, job->along - first)};
 }

@@ -2,11 +2,11 @@
 #include "job.h"
 
 enum {
-    RUN_CODES = 1 << 15,           /* codes of one unit of a row-major walk: long runs, yet enough units to share */
+    RUN_CODES = 1 << 15,  /* codes of one unit of a row-major walk: long runs, yet enough units to share */
     TASK_CODES = 1 << 19, /* fewer codes than this take less time than a thread that wakes late on a busy machine */
-    MIN_UNITS = 128,               /* panels shrink until there are this many, so that every thread gets some */
-    PANEL_ROWS = 512,              /* of one unit of a column-major walk: a thread's units make few large panels */
-    STAGE_ROWS = 64,               /* what passes through dense copies at once */
+    MIN_UNITS = 128,      /* panels shrink until there are this many, so that every thread gets some */
+    PANEL_ROWS = 512,     /* of one unit of a column-major walk: a thread's units make few large panels */
+    STAGE_ROWS = 64,      /* what passes through dense copies at once */
     STAGE_COLS = 128,
     /* Outputs from these sizes are streamed past the cache: measured, as they leave no room there for themselves. */
     STREAM_PACKED_ROWS = 8 << 20,
@@ -112,7 +112,8 @@ void awq_job_init(awq_job *job, awq_direction direction, awq_packing packing, co
 }
 
 /* The part of a panel that starts at `row`, `col` of it: whole lines and blocks. */
-static awq_panel part_of(const awq_job *job, const awq_panel *panel, int64_t row, int64_t col, int64_t rows, int64_t cols)
+static awq_panel part_of(const awq_job *job, const awq_panel *panel, int64_t row, int64_t col, int64_t rows,
+                         int64_t cols)
 {
     awq_panel part = *panel;
     part.codes += row * panel->row_stride + col * panel->col_stride;
@@ -137,7 +138,8 @@ static awq_panel unit_of(const awq_job *job, int64_t batch, int64_t row, int64_t
     matrix.codes += codes_offset;
     matrix.payload += payload_offset * awq_packings[g->packing].item_bytes;
     matrix.scratch = scratch;
-    return part_of(job, &matrix, row, col, min64(job->unit_rows, matrix.rows - row), min64(job->unit_cols, matrix.cols - col));
+    return part_of(job, &matrix, row, col, min64(job->unit_rows, matrix.rows - row),
+                   min64(job->unit_cols, matrix.cols - col));
 }
 
 static void copy_strided(uint8_t *to, int64_t to_row, int64_t to_col, const uint8_t *from, int64_t from_row,
@@ -159,19 +161,27 @@ static uint8_t run_staged(const awq_job *job, const awq_panel *s)
     uint8_t payload[STAGE_ROWS * STAGE_COLS / 2];
     const int64_t item = awq_packings[s->packing].item_bytes, line_rows = awq_line_rows(s);
     const int64_t lines = s->rows / line_rows, line_bytes = s->cols * line_rows / 2;
-    awq_panel line = {.packing = s->packing, .is_turned = s->is_turned, .codes = codes, .payload = payload,
-                      .rows = line_rows, .cols = s->cols, .row_stride = s->cols, .col_stride = 1};
+    awq_panel line = {.packing = s->packing,
+                      .is_turned = s->is_turned,
+                      .codes = codes,
+                      .payload = payload,
+                      .rows = line_rows,
+                      .cols = s->cols,
+                      .row_stride = s->cols,
+                      .col_stride = 1};
     uint8_t seen = 0;
     if (job->direction == AWQ_PACK) {
         copy_strided(codes, s->cols, 1, s->codes, s->row_stride, s->col_stride, s->rows, s->cols, 1);
     } else {
-        copy_strided(payload, line_bytes, item, s->payload, s->line_stride, job->item_stride, lines, line_bytes / item, item);
+        copy_strided(payload, line_bytes, item, s->payload, s->line_stride, job->item_stride, lines, line_bytes / item,
+                     item);
     }
     for (int64_t i = 0; i < lines; i++, line.codes += line_rows * s->cols, line.payload += line_bytes) {
         seen |= job->run_rows(&line);
     }
     if (job->direction == AWQ_PACK) {
-        copy_strided(s->payload, s->line_stride, job->item_stride, payload, line_bytes, item, lines, line_bytes / item, item);
+        copy_strided(s->payload, s->line_stride, job->item_stride, payload, line_bytes, item, lines, line_bytes / item,
+                     item);
     } else {
         copy_strided(s->codes, s->row_stride, s->col_stride, codes, s->cols, 1, s->rows, s->cols, 1);
     }
@@ -271,7 +281,8 @@ uint8_t awq_job_run(const awq_job *job, int64_t begin, int64_t end, void *scratc
     return 0;
 }
 
-uint8_t awq_job_run_part(const awq_job *job, uint8_t *codes, uint8_t *payload, int64_t rows, int64_t cols, void *scratch)
+uint8_t awq_job_run_part(const awq_job *job, uint8_t *codes, uint8_t *payload, int64_t rows, int64_t cols,
+                         void *scratch)
 {
     awq_panel all = job->matrix;
     all.codes = codes;

@@ -30,16 +30,18 @@ typedef struct awq_job {
 void awq_job_init(awq_job *job, awq_direction direction, awq_packing packing, const awq_kernels *kernels,
                   const awq_view *codes, const awq_view *payload);
 
-/* Does the units [begin, end); returns the OR of the codes packed (0 when unpacking). Safe from any thread that brings a
-   scratch of its own: scratch_bytes, aligned to AWQ_SCRATCH_ALIGNMENT. */
+/* Does the units [begin, end); returns the OR of the codes packed (0 when unpacking). Safe from any thread that brings
+   a scratch of its own: scratch_bytes, aligned to AWQ_SCRATCH_ALIGNMENT. */
 uint8_t awq_job_run(const awq_job *job, int64_t begin, int64_t end, void *scratch);
 
 /* A job whose codes lie elsewhere than in one tensor: of `geometry` it heeds packing and strides, not the batch. */
 void awq_job_init_part(awq_job *job, awq_direction direction, const awq_kernels *kernels, const awq_geometry *geometry);
 
-/* Does it for `rows` x `cols` codes beside the payload of their first block: whole blocks, with columns (or, where lines are
-   W's columns, rows) up to AWQ_PANEL_COLS. Returns the OR of the codes packed; scratch is as for awq_job_run. */
-uint8_t awq_job_run_part(const awq_job *job, uint8_t *codes, uint8_t *payload, int64_t rows, int64_t cols, void *scratch);
+/* Does it for `rows` x `cols` codes beside the payload of their first block: whole blocks, with columns (or, where
+   lines are W's columns, rows) up to AWQ_PANEL_COLS. Returns the OR of the codes packed; scratch is as for
+   awq_job_run. */
+uint8_t awq_job_run_part(const awq_job *job, uint8_t *codes, uint8_t *payload, int64_t rows, int64_t cols,
+                         void *scratch);
 
 #ifdef __cplusplus
 }

@@ -11,25 +11,26 @@ extern "C" {
 #endif
 
 enum {
-    AWQ_PANEL_STEP = 64,  /* a column-major panel has a multiple of this many rows and columns ... */
-    AWQ_PANEL_COLS = 512, /* ... and at most so many columns where it is unpacked: the page tables' caches hold their pages */
+    AWQ_PANEL_STEP = 64, /* a column-major panel has a multiple of this many rows and columns ... */
+    /* ... and at most so many columns where it is unpacked: the page tables' caches hold their pages */
+    AWQ_PANEL_COLS = 512,
     AWQ_SCRATCH_ALIGNMENT = 64,
 };
 
 /*
- * A rectangle of whole blocks, codes beside their payload. A line is a row of the payload, contiguous, with the blocks of
- * line_rows rows of codes side by side. Where blocks run down, the rows and columns here are therefore those of W.t().
- * Strides are in bytes and may be negative.
+ * A rectangle of whole blocks, codes beside their payload. A line is a row of the payload, contiguous, with the blocks
+ * of line_rows rows of codes side by side. Where blocks run down, the rows and columns here are therefore those of
+ * W.t(). Strides are in bytes and may be negative.
  */
 typedef struct awq_panel {
     awq_packing packing;
-    bool is_turned; /* the rows here are columns of W */
-    bool stream;    /* asks for stores that bypass the cache where the destination's alignment allows them */
+    bool is_turned;           /* the rows here are columns of W */
+    bool stream;              /* asks for stores that bypass the cache where the destination's alignment allows them */
     uint8_t *codes, *payload; /* one of them is only read */
     int64_t rows, cols;
     int64_t row_stride, col_stride; /* between codes */
     int64_t line_stride;            /* between lines */
-    uint8_t *scratch; /* scratch_bytes of the table, aligned to AWQ_SCRATCH_ALIGNMENT; of panels alone */
+    uint8_t *scratch;               /* scratch_bytes of the table, aligned to AWQ_SCRATCH_ALIGNMENT; of panels alone */
 } awq_panel;
 
 /* Rows of codes in a line, and columns of codes in a block. */
@@ -54,8 +55,8 @@ static inline int64_t awq_panel_offset(const awq_panel *panel, int64_t item_stri
  * Contract of every kernel:
  *  - packing keeps only the low nibble of each code and returns the bitwise OR of all codes it read, so that
  *    (result > AWQ_CODE_MAX) says that one was invalid; the payload is then unspecified. Unpacking returns 0;
- *  - any alignment; reads and writes nothing outside the panel; never allocates, prints or aborts, and takes no more than
- *    32 KiB of stack;
+ *  - any alignment; reads and writes nothing outside the panel; never allocates, prints or aborts, and takes no more
+ *    than 32 KiB of stack;
  *  - after stores that bypass the cache it ends with the fence that they need.
  */
 typedef uint8_t awq_kernel(const awq_panel *panel);
@@ -71,12 +72,13 @@ typedef struct awq_walks {
 
 typedef struct awq_kernels {
     const char *name;
-    size_t scratch_bytes; /* what a panel may ask for */
+    size_t scratch_bytes;                   /* what a panel may ask for */
     const awq_walks *of[AWQ_PACKING_COUNT]; /* NULL: all of them are missing */
     const struct awq_float_kernels *floats; /* see float_kernels.h; NULL: the scalar ones */
 } awq_kernels;
 
-/* Any packing and any strides, block by block: the meaning of the rows in packing.h, and what every kernel is compared with. */
+/* Any packing and any strides, block by block: the meaning of the rows in packing.h, and what every kernel is compared
+   with. */
 uint8_t awq_pack_blocks(const awq_panel *panel);
 uint8_t awq_unpack_blocks(const awq_panel *panel);
 

@@ -1,13 +1,13 @@
 /*
- * Marlin for both x86 instruction sets, in lines: rows here are columns k of W, and columns here rows n of it. Below these walks
- * are the primitives of avx2.h or avx512.h and these of avx2_marlin.c or avx512_marlin.c:
+ * Marlin for both x86 instruction sets, in lines: rows here are columns k of W, and columns here rows n of it. Below
+ * these walks are the primitives of avx2.h or avx512.h and these of avx2_marlin.c or avx512_marlin.c:
  *   put_lanes(v, to, stride, stream)      16 bytes l of each of four vectors, side by side, to line l
  *   get_lanes(v, from, stride)            the way back
  *   put_line(v, to, stream)               a line of 4 x 4 words that HALVES vectors hold transposed
  *   get_line(v, from)                     the way back
  *
- * A block is eight lines of cache, one for each n % 8. The bytes of such a line are [k / 2 % 4][n / 16 % 4][k % 2][n / 8 % 2];
- * their low nibbles have k % 16 < 8, and their high ones the rest.
+ * A block is eight lines of cache, one for each n % 8. The bytes of such a line are [k / 2 % 4][n / 16 % 4][k % 2][n /
+ * 8 % 2]; their low nibbles have k % 16 < 8, and their high ones the rest.
  */
 #ifndef AWQPACK_MARLIN_H
 #define AWQPACK_MARLIN_H
@@ -18,8 +18,9 @@ enum {
     BLOCK_BYTES = BLOCK_ROWS * BLOCK_COLS / 2,
     LANES = VECTOR / 16,
     HALVES = LINE / VECTOR,
-    TILE = LINE,       /* rows and columns of column-major codes that are packed together: four blocks */
-    STRIP_ROWS = 256,  /* of a panel that are packed together: reads of four lines of a column, writes that go on line by line */
+    TILE = LINE, /* rows and columns of column-major codes that are packed together: four blocks */
+    /* of a panel that are packed together: reads of four lines of a column, writes that go on line by line */
+    STRIP_ROWS = 256,
     READ_AHEAD = 1024, /* bytes of row-major codes */
 };
 
@@ -46,8 +47,8 @@ static inline void transpose_words(vector v[4])
 }
 
 /* A line of each of LANES blocks, from columns n, n + 8, .. n + 56. */
-static inline void pack_group(const uint8_t *restrict codes, int64_t col_stride, uint8_t *restrict to, int64_t line_stride,
-                              bool stream, vector *seen)
+static inline void pack_group(const uint8_t *restrict codes, int64_t col_stride, uint8_t *restrict to,
+                              int64_t line_stride, bool stream, vector *seen)
 {
     vector v[4];
 #pragma GCC unroll 4
@@ -96,8 +97,8 @@ ALWAYS_INLINE void pack_tile(const awq_panel *p, int64_t row, int64_t col, bool 
     ask_for_codes(codes + TILE * p->col_stride, p->col_stride);
     for (int n = 0; n < 8; n++) {
         for (int h = 0; h < HALVES; h++) {
-            pack_group(codes + VECTOR * h + n * p->col_stride, p->col_stride, payload + LANES * h * p->line_stride + LINE * n,
-                       p->line_stride, stream, seen);
+            pack_group(codes + VECTOR * h + n * p->col_stride, p->col_stride,
+                       payload + LANES * h * p->line_stride + LINE * n, p->line_stride, stream, seen);
         }
     }
 }
@@ -183,7 +184,8 @@ static inline vector part_words(vector v)
 }
 
 /* A block of row-major codes. */
-ALWAYS_INLINE void pack_block(const uint8_t *restrict codes, int64_t row_stride, uint8_t *restrict to, bool stream, vector *seen)
+ALWAYS_INLINE void pack_block(const uint8_t *restrict codes, int64_t row_stride, uint8_t *restrict to, bool stream,
+                              vector *seen)
 {
     vector words[2][HALVES][4]; /* of four lines each: [k / 2 % 4], then [n % 4] */
     for (int h = 0; h < HALVES; h++) {

@@ -229,11 +229,12 @@ static const awq_walks v2 = {pack_v2, unpack_v2, pack_panel, unpack_panel};
 
 const awq_kernels awq_kernels_neon = {
     .name = "neon",
-    .of = {
-        [AWQ_PACKING_V1] = &v1,
-        [AWQ_PACKING_V1_REORDER] = &v1,
-        [AWQ_PACKING_V2] = &v2,
-    },
+    .of =
+        {
+            [AWQ_PACKING_V1] = &v1,
+            [AWQ_PACKING_V1_REORDER] = &v1,
+            [AWQ_PACKING_V2] = &v2,
+        },
 };
 
 #endif

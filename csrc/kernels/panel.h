@@ -1,5 +1,5 @@
-/* Column-major V1 and V2 for both x86 instruction sets: slices, pieces, transposes, and the half of unpacking that writes codes.
-   Included below avx2.h or avx512.h, whose primitives it is made of. */
+/* Column-major V1 and V2 for both x86 instruction sets: slices, pieces, transposes, and the half of unpacking that
+   writes codes. Included below avx2.h or avx512.h, whose primitives it is made of. */
 #ifndef AWQPACK_PANEL_H
 #define AWQPACK_PANEL_H
 
@@ -9,9 +9,9 @@ enum {
     GROUP = 16,             /* payload bytes of a row that are transposed together ... */
     GROUP_COLS = 2 * GROUP, /* ... and the columns they hold */
     BLOCK_GROUPS = AWQ_BLOCK_BYTES / GROUP,
-    TILE = AWQ_PANEL_STEP, /* rows that are transposed together: a line of a column, ... */
+    TILE = AWQ_PANEL_STEP,  /* rows that are transposed together: a line of a column, ... */
     HALVES = TILE / VECTOR, /* ... in this many vectors */
-    SLICE_ROWS = 512, /* of a panel that is unpacked at once */
+    SLICE_ROWS = 512,       /* of a panel that is unpacked at once */
     MAX_TILES = SLICE_ROWS / TILE,
     STRIP = 8,              /* payload bytes of a row that are packed together ... */
     STRIP_COLS = 2 * STRIP, /* ... from columns that are read side by side */
@@ -19,15 +19,16 @@ enum {
 };
 
 /*
- * How a column-major panel is packed. It is cut into slices of half a MiB of payload, measured to be best where the second-level
- * cache holds that and where it holds a little less. A slice is read column by column, in long runs as DRAM and the prefetchers
- * want it, and written row by row. What was read waits in pieces: 64 rows of a strip of payload bytes, already half turned.
+ * How a column-major panel is packed. It is cut into slices of half a MiB of payload, measured to be best where the
+ * second-level cache holds that and where it holds a little less. A slice is read column by column, in long runs as
+ * DRAM and the prefetchers want it, and written row by row. What was read waits in pieces: 64 rows of a strip of
+ * payload bytes, already half turned.
  */
 
 /*
- * What is packed: `tiles` tiles of each column, in slices of slice_cols columns at most that end with a span of span_tiles
- * tiles, a page of a column or a part of one: the processor sees reads coming within a page. The first tile is the lead-th of
- * its span.
+ * What is packed: `tiles` tiles of each column, in slices of slice_cols columns at most that end with a span of
+ * span_tiles tiles, a page of a column or a part of one: the processor sees reads coming within a page. The first tile
+ * is the lead-th of its span.
  */
 typedef struct extent {
     int64_t cols, tiles, lead;
@@ -36,7 +37,8 @@ typedef struct extent {
 
 static inline extent extent_of(const uint8_t *codes, int64_t rows, int64_t cols, int64_t slice_cols, int64_t span_tiles)
 {
-    return (extent){cols, rows / TILE, (int64_t)((uintptr_t)codes / TILE % (uintptr_t)span_tiles), slice_cols, span_tiles};
+    return (extent){cols, rows / TILE, (int64_t)((uintptr_t)codes / TILE % (uintptr_t)span_tiles), slice_cols,
+                    span_tiles};
 }
 
 /* Tiles first..first + tiles - 1 of `strips` strips from column `col`; none when tiles is 0. */
@@ -54,7 +56,8 @@ static inline slice slice_at(const extent *all, int64_t col, int64_t first)
     }
     const int64_t span = all->span_tiles - (all->lead + first) % all->span_tiles;
     const int64_t whole = span == 1 ? most : span, tiles = left <= whole + 1 ? left : whole;
-    return (slice){col, (rest < all->slice_cols ? rest : all->slice_cols) / STRIP_COLS, first, tiles < most ? tiles : most};
+    return (slice){col, (rest < all->slice_cols ? rest : all->slice_cols) / STRIP_COLS, first,
+                   tiles < most ? tiles : most};
 }
 
 /* Down the tiles of some columns, then on to the next columns. */
@@ -64,7 +67,8 @@ static inline slice slice_after(const extent *all, const slice *s)
     return slice_at(all, is_below ? s->col : s->col + all->slice_cols, is_below ? s->first + s->tiles : 0);
 }
 
-/* Offsets of the columns that `bytes` payload bytes of a row hold from byte `first` on: low, high nibble of each in turn. */
+/* Offsets of the columns that `bytes` payload bytes of a row hold from byte `first` on: low, high nibble of each in
+   turn. */
 static inline void find_columns(awq_packing packing, int64_t first, int64_t bytes, int64_t col_stride, int64_t *columns)
 {
     for (int64_t i = 0; i < bytes; i++) {
@@ -128,11 +132,12 @@ static inline void transpose_lanes(vector v[16])
 }
 
 /*
- * A piece is lines 0..7: 16 bytes l of line j are those of rows 16l + 2j and 16l + 2j + 1. Three perfect shuffles of eight
- * vectors turn 8 columns by 16 rows of each 128-bit lane into that. Each line of codes is read at once: where columns are a
- * power of two apart, all sixteen fall on one set of the cache.
+ * A piece is lines 0..7: 16 bytes l of line j are those of rows 16l + 2j and 16l + 2j + 1. Three perfect shuffles of
+ * eight vectors turn 8 columns by 16 rows of each 128-bit lane into that. Each line of codes is read at once: where
+ * columns are a power of two apart, all sixteen fall on one set of the cache.
  */
-static inline void join_piece(const uint8_t *restrict codes, const int64_t *columns, uint8_t *restrict piece, vector *seen)
+static inline void join_piece(const uint8_t *restrict codes, const int64_t *columns, uint8_t *restrict piece,
+                              vector *seen)
 {
     vector halves[HALVES][STRIP], t[STRIP];
 #pragma GCC unroll 8

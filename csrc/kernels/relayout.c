@@ -1,9 +1,11 @@
-/* Unpacks a chunk of codes that stays in the second-level cache, packs it in the other packing, and goes on to the next. */
+/* Unpacks a chunk of codes that stays in the second-level cache, packs it in the other packing, and goes on to the
+   next. */
 #include "relayout.h"
 
 enum {
-    LINE_CODES = 1 << 17,   /* of a chunk between lines that run the same way: long runs of both payloads, ... */
-    LONG = 2048,            /* ... and its sides between lines that cross, one of which is read or written in panels: measured */
+    LINE_CODES = 1 << 17, /* of a chunk between lines that run the same way: long runs of both payloads, ... */
+    /* ... and its sides between lines that cross, one of which is read or written in panels: measured */
+    LONG = 2048,
     SHORT = 256,
     PAD = 64,               /* codes that keep neighbouring lines of a chunk off each other's cache sets */
     TASK_CODES = 1 << 19,   /* as in job.c */
@@ -140,7 +142,8 @@ void awq_relayout_job_init(awq_relayout_job *job, const awq_relayout *relayout, 
         .payload_row_stride = r->target_row_stride,
         .payload_col_stride = r->target_col_stride,
     };
-    *job = (awq_relayout_job){.relayout = *r, .source = source, .target = target, .unit_rows = c.rows, .unit_cols = c.cols};
+    *job = (awq_relayout_job){
+        .relayout = *r, .source = source, .target = target, .unit_rows = c.rows, .unit_cols = c.cols};
     awq_job_init_part(&job->unpack, AWQ_UNPACK, kernels, &from);
     awq_job_init_part(&job->pack, AWQ_PACK, kernels, &to);
     const int64_t batch = batch_of(r);
@@ -150,8 +153,8 @@ void awq_relayout_job_init(awq_relayout_job *job, const awq_relayout *relayout, 
     job->units = batch * job->row_units * job->col_units;
     job->units_per_task = ceil_div(TASK_CODES, c.rows * c.cols);
     job->codes_bytes = (size_t)((c.is_row_major ? c.rows : c.cols) * c.pitch);
-    const size_t kernels_bytes = job->unpack.scratch_bytes > job->pack.scratch_bytes ? job->unpack.scratch_bytes
-                                                                                     : job->pack.scratch_bytes;
+    const size_t kernels_bytes =
+        job->unpack.scratch_bytes > job->pack.scratch_bytes ? job->unpack.scratch_bytes : job->pack.scratch_bytes;
     job->codes_bytes = (job->codes_bytes + AWQ_SCRATCH_ALIGNMENT - 1) / AWQ_SCRATCH_ALIGNMENT * AWQ_SCRATCH_ALIGNMENT;
     job->scratch_bytes = job->codes_bytes + kernels_bytes;
 }
@@ -180,8 +183,8 @@ uint8_t awq_relayout_job_run(const awq_relayout_job *job, int64_t begin, int64_t
 {
     for (int64_t unit = begin; unit < end; unit++) {
         const int64_t line = unit / job->col_units;
-        run_unit(job, line / job->row_units, line % job->row_units * job->unit_rows, unit % job->col_units * job->unit_cols,
-                 scratch);
+        run_unit(job, line / job->row_units, line % job->row_units * job->unit_rows,
+                 unit % job->col_units * job->unit_cols, scratch);
     }
     return 0;
 }

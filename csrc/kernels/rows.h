@@ -9,7 +9,7 @@
 #define AWQPACK_ROWS_H
 
 enum {
-    LINE_CODES = 2 * LINE,  /* codes that make one line of payload */
+    LINE_CODES = 2 * LINE, /* codes that make one line of payload */
     LINE_WORDS = LINE / AWQ_WORD_BYTES,
     PREFETCH = 1024,        /* bytes of source ahead: a quarter of a page measured best */
     STREAMS = 4,            /* runs read side by side, as one run alone leaves DRAM banks and line buffers idle ... */
@@ -153,8 +153,7 @@ static uint8_t pack_v2(const awq_panel *line)
         pack_quads(line, STORE_STREAM_16, &seen);
         _mm_sfence();
         break;
-    default:
-        pack_quads(line, STORE_PLAIN, &seen);
+    default: pack_quads(line, STORE_PLAIN, &seen);
     }
     return or_bytes(seen);
 }
@@ -186,8 +185,7 @@ static uint8_t unpack_v2(const awq_panel *line)
         unpack_quads(line, STORE_STREAM_16);
         _mm_sfence();
         break;
-    default:
-        unpack_quads(line, STORE_PLAIN);
+    default: unpack_quads(line, STORE_PLAIN);
     }
     return 0;
 }

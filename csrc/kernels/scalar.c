@@ -1,4 +1,5 @@
-/* The walk over the blocks of any packing, in plain C, from the rows of packing.h: every other variant is compared with it. */
+/* The walk over the blocks of any packing, in plain C, from the rows of packing.h: every other variant is compared with
+   it. */
 #include "kernels.h"
 
 enum { MAX_NIBBLES = 1 << AWQ_PLACE_BITS };

@@ -2,8 +2,8 @@
 #include "float_bits.h"
 #include "float_kernels.h"
 
-static void dequantize(awq_dtype dtype, const uint8_t *restrict codes, void *restrict weight, const awq_float_line *line,
-                       bool stream)
+static void dequantize(awq_dtype dtype, const uint8_t *restrict codes, void *restrict weight,
+                       const awq_float_line *line, bool stream)
 {
     (void)stream;
     const int64_t item = awq_dtype_bytes(dtype);

@@ -4,7 +4,8 @@
 
 #include "kernels.h"
 
-/* Where the bytes of 64 columns of a row lie, in V1 and V2: those of columns 64 * b.. of row r at awq_panel_row(r) + b * block. */
+/* Where the bytes of 64 columns of a row lie, in V1 and V2: those of columns 64 * b.. of row r at awq_panel_row(r) + b
+   * block. */
 typedef struct awq_panel_walk {
     int64_t row, quad, block; /* bytes between the rows of a four, between fours of rows, between blocks of a row */
 } awq_panel_walk;

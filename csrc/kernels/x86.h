@@ -1,6 +1,6 @@
 /*
- * What every file for an x86 instruction set starts with: from here to TARGET_END at its end, functions are compiled for
- * AWQ_TARGET, whatever the compiler was asked for. Included once, by avx2.h or avx512.h.
+ * What every file for an x86 instruction set starts with: from here to TARGET_END at its end, functions are compiled
+ * for AWQ_TARGET, whatever the compiler was asked for. Included once, by avx2.h or avx512.h.
  */
 #ifndef AWQPACK_X86_H
 #define AWQPACK_X86_H

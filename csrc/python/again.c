@@ -16,8 +16,8 @@ int packed_refuse_gradient(int requires_grad)
     return requires_grad == 0 ? 0 : -1;
 }
 
-/* 0 when the keywords say nothing that is new here: requires_grad=False, or all of a parameter's __dict__, whose entries
-   become attributes. */
+/* 0 when the keywords say nothing that is new here: requires_grad=False, or all of a parameter's __dict__, whose
+   entries become attributes. */
 static int check_keywords(PyObject *kwargs)
 {
     PyObject *key, *value;
@@ -29,7 +29,8 @@ static int check_keywords(PyObject *kwargs)
             return -1;
         }
         if (!is_gradient && !is_dict) {
-            PyErr_Format(PyExc_TypeError, "AWQPackedTensor of a packed tensor expects no argument but requires_grad; got %R", key);
+            PyErr_Format(PyExc_TypeError,
+                         "AWQPackedTensor of a packed tensor expects no argument but requires_grad; got %R", key);
             return -1;
         }
     }

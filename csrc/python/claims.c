@@ -10,7 +10,8 @@ struct memory_claim {
     memory_claim *next;
     unsigned long thread;
     int is_granted;
-    int is_nested;           /* its thread had another when it came: it does not stand in line behind those who wait for that */
+    /* its thread had another when it came: it does not stand in line behind those who wait for that */
+    int is_nested;
     PyThread_type_lock wake; /* of a claim that waits; let go when it is granted */
     Py_ssize_t count;
     memory_span spans[];
@@ -114,9 +115,10 @@ static int waits_for(const memory_claim *claim, unsigned long thread, int depth)
 static int wait_in_line(memory_claim *claim)
 {
     if (claim->is_nested && waits_for(claim, claim->thread, 0)) {
-        PyErr_SetString(PyExc_RuntimeError,
-                        "a write into an AWQPackedTensor, made while another write ran, would wait for ever for a thread that "
-                        "waits for this one");
+        PyErr_SetString(
+            PyExc_RuntimeError,
+            "a write into an AWQPackedTensor, made while another write ran, would wait for ever for a thread that "
+            "waits for this one");
         return -1;
     }
     claim->wake = PyThread_allocate_lock();
@@ -126,10 +128,9 @@ static int wait_in_line(memory_claim *claim)
     }
     PyThread_acquire_lock(claim->wake, NOWAIT_LOCK);
     while (!claim->is_granted) {
-        Py_BEGIN_ALLOW_THREADS
-        PyThread_acquire_lock_timed(claim->wake, signal_check_us, 0);
-        Py_END_ALLOW_THREADS
-        if (!claim->is_granted && PyErr_CheckSignals() < 0) {
+        Py_BEGIN_ALLOW_THREADS PyThread_acquire_lock_timed(claim->wake, signal_check_us, 0);
+        Py_END_ALLOW_THREADS if (!claim->is_granted && PyErr_CheckSignals() < 0)
+        {
             return -1;
         }
     }

@@ -34,15 +34,16 @@ static PyObject *pack_alike(PyObject *self, PyObject *codes)
     if (packed_fields_get(self, &fields) < 0) {
         return NULL;
     }
-    PyObject *args = Py_BuildValue("(OOOOO)", (PyObject *)Py_TYPE(self), codes, fields.packing, fields.reorder, Py_True);
+    PyObject *args =
+        Py_BuildValue("(OOOOO)", (PyObject *)Py_TYPE(self), codes, fields.packing, fields.reorder, Py_True);
     PyObject *result = args == NULL ? NULL : packed_pack(NULL, args);
     Py_XDECREF(args);
     packed_fields_clear(&fields);
     return result;
 }
 
-/* The packed tensor that is assigned to the data of `self`: plain codes come from nn.Module.cpu(), which moves a parameter by
-   assigning the moved one, and are packed again where they are. */
+/* The packed tensor that is assigned to the data of `self`: plain codes come from nn.Module.cpu(), which moves a
+   parameter by assigning the moved one, and are packed again where they are. */
 static PyObject *packed_value(PyObject *self, PyObject *value)
 {
     if (value != NULL && awqpack_is_packed(value)) {
@@ -53,7 +54,8 @@ static PyObject *packed_value(PyObject *self, PyObject *value)
                                : Py_NewRef(value == NULL ? Py_None : (PyObject *)Py_TYPE(value));
     PyObject *packed = is_tensor && kind == awqpack.uint8 ? pack_alike(self, value) : NULL;
     if (kind != NULL && kind != awqpack.uint8) {
-        PyErr_Format(PyExc_TypeError, "the data of an AWQPackedTensor expects an AWQPackedTensor or uint8 codes; got %R", kind);
+        PyErr_Format(PyExc_TypeError,
+                     "the data of an AWQPackedTensor expects an AWQPackedTensor or uint8 codes; got %R", kind);
     }
     Py_XDECREF(kind);
     return packed;

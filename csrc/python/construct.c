@@ -39,8 +39,8 @@ int packed_check_size(PyObject *data, PyObject *packing, PyObject *size, int64_t
         char shape_text[160], payload_text[160];
         awq_format_shape(expected, payload_ndim, shape_text, sizeof shape_text);
         awq_format_shape(payload_sizes, payload_ndim, payload_text, sizeof payload_text);
-        PyErr_Format(PyExc_ValueError, "AWQPackedTensor expects size %s with an %S payload of shape %s; got %R", shape_text,
-                     packing, payload_text, size);
+        PyErr_Format(PyExc_ValueError, "AWQPackedTensor expects size %s with an %S payload of shape %s; got %R",
+                     shape_text, packing, payload_text, size);
     }
     return is_same ? 1 : -1;
 }
@@ -63,8 +63,8 @@ static int read_geometry(PyObject *data, PyObject *packing, PyObject *size, PyOb
     const int is_dense = stride_count == ndim ? awqpack_stride_order(sizes, strides, ndim, order) : 0;
     if (is_dense == 0) {
         PyErr_Format(PyExc_ValueError,
-                     "AWQPackedTensor expects the strides of a dense tensor of size %R, in any dimension order; got %R", size,
-                     stride);
+                     "AWQPackedTensor expects the strides of a dense tensor of size %R, in any dimension order; got %R",
+                     size, stride);
     }
     if (is_dense <= 0) {
         return -1;
@@ -79,12 +79,14 @@ static PyObject *construct(PyObject *cls, PyObject *data, PyObject *packing, PyO
                            PyObject *stride)
 {
     PyObject *shape = NULL, *order = NULL, *dense = NULL, *self = NULL;
-    if (!awqpack_check_packing(packing) || !awqpack_check_bool("reorder", reorder) || !awqpack_check_payload(data, packing)) {
+    if (!awqpack_check_packing(packing) || !awqpack_check_bool("reorder", reorder) ||
+        !awqpack_check_payload(data, packing)) {
         return NULL;
     }
     /* A parameter would be a second owner of its module's place; the tensor below it is what is wrapped. */
-    data = (PyObject *)Py_TYPE(data) == awqpack.parameter_type ? PyObject_CallMethodObjArgs(data, awqpack.names.detach, NULL)
-                                                               : Py_NewRef(data);
+    data = (PyObject *)Py_TYPE(data) == awqpack.parameter_type
+               ? PyObject_CallMethodObjArgs(data, awqpack.names.detach, NULL)
+               : Py_NewRef(data);
     if (data != NULL && awqpack_refuse_without_values(data) == 0 &&
         read_geometry(data, packing, size, stride, &shape, &order, &dense) == 0) {
         self = packed_new_with_meta(cls, data, packing, reorder, order, shape, dense);
@@ -103,7 +105,8 @@ PyObject *packed_construct(PyObject *Py_UNUSED(module), PyObject *args, PyObject
     int requires_grad = 0;
     PyObject *cls = PyTuple_Size(args) > 0 ? PyTuple_GetItem(args, 0) : Py_None;
     if (!PyType_Check(cls) || !PyType_IsSubtype((PyTypeObject *)cls, (PyTypeObject *)awqpack.packed_type)) {
-        return PyErr_Format(PyExc_TypeError, "AWQPackedTensor.__new__ expects a subclass of AWQPackedTensor; got %R", cls);
+        return PyErr_Format(PyExc_TypeError, "AWQPackedTensor.__new__ expects a subclass of AWQPackedTensor; got %R",
+                            cls);
     }
     if (packed_is_again(args, kwargs)) {
         return packed_again(args, kwargs);
@@ -153,13 +156,15 @@ PyObject *packed_pack(PyObject *Py_UNUSED(module), PyObject *args)
         return NULL;
     }
     if (!PyObject_TypeCheck(t, (PyTypeObject *)awqpack.tensor_type)) {
-        return PyErr_Format(PyExc_TypeError, "AWQPackedTensor.pack expects a torch.Tensor; got %R", (PyObject *)Py_TYPE(t));
+        return PyErr_Format(PyExc_TypeError, "AWQPackedTensor.pack expects a torch.Tensor; got %R",
+                            (PyObject *)Py_TYPE(t));
     }
     if (!awqpack_check_packing(packing) || !awqpack_check_bool("reorder", reorder) ||
         !awqpack_check_bool("validate", validate)) {
         return NULL;
     }
-    payload = PyObject_CallFunctionObjArgs(awqpack.op_pack, t, awqpack_packing_number(packing), reorder, validate, NULL);
+    payload =
+        PyObject_CallFunctionObjArgs(awqpack.op_pack, t, awqpack_packing_number(packing), reorder, validate, NULL);
     shape = payload == NULL ? NULL : PyObject_GetAttr(t, awqpack.names.shape);
     if (shape != NULL && record_strides(t, shape, &order, &dense) == 0) {
         PyObject *meta = packed_meta_new(packing, reorder, order, shape, dense);

@@ -65,9 +65,10 @@ static PyObject *payload_to_copy(PyObject *packed, const packed_fields *fields, 
         }
     }
     PyObject *codes = codes_to_copy(packed, fields->payload, source);
-    payload = codes == NULL ? NULL
-                            : PyObject_CallFunctionObjArgs(awqpack.op_pack, codes, awqpack_packing_number(fields->packing),
-                                                           fields->reorder, Py_True, NULL);
+    payload = codes == NULL
+                  ? NULL
+                  : PyObject_CallFunctionObjArgs(awqpack.op_pack, codes, awqpack_packing_number(fields->packing),
+                                                 fields->reorder, Py_True, NULL);
     Py_XDECREF(codes);
     return payload;
 }

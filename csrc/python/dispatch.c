@@ -30,25 +30,19 @@ static PyObject *refuse_dequantize(void)
 static PyObject *run_plan(const op_plan *plan, PyObject *func, PyObject *self, PyObject *args, PyObject *kwargs)
 {
     switch (plan->kind) {
-    case PLAN_WRITE:
-        return write_packed(func, plan, args, kwargs);
-    case PLAN_INCOMPATIBLE:
-        Py_RETURN_FALSE;
-    case PLAN_DECOMPOSE:
-        return self == NULL ? plain_run(func, args, kwargs) : decompose(func, args, kwargs);
+    case PLAN_WRITE: return write_packed(func, plan, args, kwargs);
+    case PLAN_INCOMPATIBLE: Py_RETURN_FALSE;
+    case PLAN_DECOMPOSE: return self == NULL ? plain_run(func, args, kwargs) : decompose(func, args, kwargs);
     case PLAN_ON_PAYLOAD:
         return self == NULL ? plain_run(func, args, kwargs) : packed_run_on_payload(func, args, kwargs);
     case PLAN_VIEW:
     case PLAN_PART:
-        return self == NULL ? plain_run(func, args, kwargs) : packed_run_view(func, args, kwargs, plan->kind == PLAN_VIEW);
-    case PLAN_PIN:
-        return self == NULL ? plain_run(func, args, kwargs) : packed_pin(func, self, args, kwargs);
-    case PLAN_EMPTY:
-        return self == NULL ? plain_run(func, args, kwargs) : packed_empty_like(func, self, args, kwargs);
-    case PLAN_DEQUANTIZE:
-        return refuse_dequantize();
-    case PLAN_READ:
-        break;
+        return self == NULL ? plain_run(func, args, kwargs)
+                            : packed_run_view(func, args, kwargs, plan->kind == PLAN_VIEW);
+    case PLAN_PIN: return self == NULL ? plain_run(func, args, kwargs) : packed_pin(func, self, args, kwargs);
+    case PLAN_EMPTY: return self == NULL ? plain_run(func, args, kwargs) : packed_empty_like(func, self, args, kwargs);
+    case PLAN_DEQUANTIZE: return refuse_dequantize();
+    case PLAN_READ: break;
     }
     return plain_run(func, args, kwargs);
 }

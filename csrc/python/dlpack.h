@@ -1,5 +1,6 @@
-/* What awqpack asks of DLPack 1.x: the C interface behind torch.Tensor.__dlpack_c_exchange_api__, by which a tensor tells where
-   its memory is and how it lies without a call of Python. torch's copy of dlpack.h may not be included beside its stable ABI. */
+/* What awqpack asks of DLPack 1.x: the C interface behind torch.Tensor.__dlpack_c_exchange_api__, by which a tensor
+   tells where its memory is and how it lies without a call of Python. torch's copy of dlpack.h may not be included
+   beside its stable ABI. */
 #ifndef AWQPACK_DLPACK_H
 #define AWQPACK_DLPACK_H
 

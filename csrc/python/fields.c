@@ -37,7 +37,8 @@ int packed_fields_get(PyObject *self, packed_fields *fields)
 
 int packed_fields_set(PyObject *self, PyObject *payload, PyObject *meta)
 {
-    return PyObject_SetAttr(self, awqpack.names._data, payload) < 0 ? -1 : PyObject_SetAttr(self, awqpack.names._meta, meta);
+    return PyObject_SetAttr(self, awqpack.names._data, payload) < 0 ? -1
+                                                                    : PyObject_SetAttr(self, awqpack.names._meta, meta);
 }
 
 PyObject *packed_meta_new(PyObject *packing, PyObject *reorder, PyObject *order, PyObject *size, PyObject *stride)

@@ -110,8 +110,8 @@ int memory_is_expanded(const memory_layout *layout)
     return 0;
 }
 
-/* The dimensions in which one of the two has more than an item, by falling stride, which must be the same in both. Returns how
-   many there are, -1 when the two do not lie in one grid. */
+/* The dimensions in which one of the two has more than an item, by falling stride, which must be the same in both.
+   Returns how many there are, -1 when the two do not lie in one grid. */
 static int grid_of(const memory_layout *a, const memory_layout *b, int *dims, int64_t *strides)
 {
     int count = 0;

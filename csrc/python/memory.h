@@ -14,7 +14,7 @@ typedef struct memory_span {
 typedef struct memory_layout {
     memory_span span;
     int64_t item_bytes;
-    int ndim; /* MEMORY_MAX_DIMS at most, -1 for more */
+    int ndim;                                                 /* MEMORY_MAX_DIMS at most, -1 for more */
     int64_t sizes[MEMORY_MAX_DIMS], strides[MEMORY_MAX_DIMS]; /* strides in items */
 } memory_layout;
 
@@ -24,8 +24,8 @@ typedef enum memory_relation {
     MEMORY_MIXED,  /* neither, as far as can be told */
 } memory_relation;
 
-/* 1 and where a torch.Tensor or nn.Parameter lies; 0 for what has no bytes at hand: tensors of other classes, on meta, sparse,
-   empty ones; -1 with an exception. Runs no Python code. */
+/* 1 and where a torch.Tensor or nn.Parameter lies; 0 for what has no bytes at hand: tensors of other classes, on meta,
+   sparse, empty ones; -1 with an exception. Runs no Python code. */
 int memory_of(PyObject *tensor, memory_layout *layout);
 int memory_spans_overlap(const memory_span *a, const memory_span *b);
 /* How `part` lies to `whole`; inside it, starts[d] is where it begins in dimension d. */

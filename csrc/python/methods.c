@@ -32,8 +32,10 @@ static PyObject *packed_unpack_method(PyObject *self, PyObject *const *args, Py_
     if (count == 0 && names == NULL) {
         return packed_unpack(self, NULL);
     }
-    if (count != 0 || PyTuple_Size(names) != 1 || PyUnicode_CompareWithASCIIString(PyTuple_GetItem(names, 0), "out") != 0) {
-        return PyErr_Format(PyExc_TypeError, "unpack expects no argument but out=; got %zd by position and the names %R", count,
+    if (count != 0 || PyTuple_Size(names) != 1 ||
+        PyUnicode_CompareWithASCIIString(PyTuple_GetItem(names, 0), "out") != 0) {
+        return PyErr_Format(PyExc_TypeError,
+                            "unpack expects no argument but out=; got %zd by position and the names %R", count,
                             names == NULL ? Py_None : names);
     }
     return args[0] == Py_None ? packed_unpack(self, NULL) : unpack_into(self, args[0]);
@@ -46,8 +48,8 @@ static int read_view(PyObject *payload, awq_packing packing, int64_t *sizes, int
     PyObject *shape = PyObject_GetAttr(payload, awqpack.names.shape);
     PyObject *stride = PyObject_CallMethodObjArgs(payload, awqpack.names.stride, NULL);
     PyObject *pointer = PyObject_CallMethodObjArgs(payload, awqpack.names.data_ptr, NULL);
-    if (shape != NULL && stride != NULL && pointer != NULL &&
-        awqpack_read_ints(shape, "numpy", sizes, &ndim) > 0 && awqpack_read_ints(stride, "numpy", strides, &count) > 0) {
+    if (shape != NULL && stride != NULL && pointer != NULL && awqpack_read_ints(shape, "numpy", sizes, &ndim) > 0 &&
+        awqpack_read_ints(stride, "numpy", strides, &count) > 0) {
         *view = (awq_view){PyLong_AsVoidPtr(pointer), sizes, strides, ndim, awq_payload_dtype(packing), ""};
         status = PyErr_Occurred() ? -1 : 0;
     }
@@ -78,7 +80,8 @@ static PyObject *packed_numpy(PyObject *self, PyObject *args, PyObject *kwargs)
     int force = 0;
     packed_fields fields;
     PyObject *array = NULL;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|$p:numpy", keywords, &force) || packed_fields_get(self, &fields) < 0) {
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|$p:numpy", keywords, &force) ||
+        packed_fields_get(self, &fields) < 0) {
         return NULL;
     }
     /* Half the bytes of the codes travel, and the kernel writes them straight into the array. */
@@ -156,15 +159,18 @@ static PyObject *packed_is_shared(PyObject *self, PyObject *Py_UNUSED(unused))
 PyMethodDef packed_methods[] = {
     {"unpack", (PyCFunction)(void (*)(void))packed_unpack_method, METH_FASTCALL | METH_KEYWORDS,
      "unpack($self, *, out=None)\n--\n\n"
-     "The codes as a plain uint8 tensor with the recorded size and stride, on the payload's device; or written into `out`,\n"
+     "The codes as a plain uint8 tensor with the recorded size and stride, on the payload's device; or written into "
+     "`out`,\n"
      "a uint8 tensor of that size and device, which is returned."},
     {"numpy", KEYWORDS(packed_numpy),
      "numpy($self, *, force=False)\n--\n\nThe codes as a new uint8 array, from any device."},
     {"offload", KEYWORDS(packed_offload),
      "offload($self, device='cpu', *, pin_memory=False, non_blocking=False)\n--\n\n"
      "Still packed, with the payload on `device`: how a packed weight rests in host memory."},
-    {"detach", packed_detach, METH_NOARGS, "detach($self)\n--\n\nAs torch.Tensor.detach: packed, with a payload in the same memory."},
-    {"to", KEYWORDS(packed_to), "to($self, *args, **kwargs)\n--\n\nAs torch.Tensor.to: packed on CUDA and XPU, plain codes elsewhere."},
+    {"detach", packed_detach, METH_NOARGS,
+     "detach($self)\n--\n\nAs torch.Tensor.detach: packed, with a payload in the same memory."},
+    {"to", KEYWORDS(packed_to),
+     "to($self, *args, **kwargs)\n--\n\nAs torch.Tensor.to: packed on CUDA and XPU, plain codes elsewhere."},
     {"data_ptr", packed_data_ptr, METH_NOARGS,
      "data_ptr($self)\n--\n\nThe payload's address: it tells ties from copies. What lies there are not the codes."},
     {"tolist", packed_tolist, METH_NOARGS, "tolist($self)\n--\n\nThe codes as nested lists of ints."},

@@ -69,13 +69,17 @@ static PyObject *module_probe_cuda(PyObject *Py_UNUSED(module), PyObject *index)
 
 static PyMethodDef module_functions[] = {
     {"pack_array", awqpack_pack_array, METH_VARARGS,
-     "pack_array(array, packing, reorder, validate, out, variant, /)\n--\n\nPacks a NumPy array; variant None is the active one."},
+     "pack_array(array, packing, reorder, validate, out, variant, /)\n--\n\nPacks a NumPy array; variant None is the "
+     "active one."},
     {"unpack_array", awqpack_unpack_array, METH_VARARGS,
-     "unpack_array(array, packing, reorder, out, variant, /)\n--\n\nUnpacks a NumPy array; variant None is the active one."},
+     "unpack_array(array, packing, reorder, out, variant, /)\n--\n\nUnpacks a NumPy array; variant None is the active "
+     "one."},
     {"pack_tensor", packed_pack, METH_VARARGS,
      "pack_tensor(cls, t, packing, reorder, validate, /)\n--\n\nWhat AWQPackedTensor.pack calls."},
-    {"variants", module_variants, METH_NOARGS, "variants()\n--\n\nNames of the kernels this CPU can run, slowest first."},
-    {"build_info", module_build_info, METH_NOARGS, "build_info()\n--\n\nWhat the module was built with and what it uses."},
+    {"variants", module_variants, METH_NOARGS,
+     "variants()\n--\n\nNames of the kernels this CPU can run, slowest first."},
+    {"build_info", module_build_info, METH_NOARGS,
+     "build_info()\n--\n\nWhat the module was built with and what it uses."},
     {"register_cuda", module_register_cuda, METH_NOARGS,
      "register_cuda()\n--\n\nSends CUDA tensors to the CUDA kernels; false when this build has none."},
     {"unregister_cuda", module_unregister_cuda, METH_NOARGS,

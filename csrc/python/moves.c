@@ -1,4 +1,5 @@
-/* detach and the ops that move or copy a packed tensor, inside dispatch: they work on its payload where it can stay packed. */
+/* detach and the ops that move or copy a packed tensor, inside dispatch: they work on its payload where it can stay
+   packed. */
 #include "moves.h"
 
 #include "modes.h"
@@ -51,7 +52,8 @@ done:
 }
 
 /* The payload on a device on which it stays packed. */
-static PyObject *payload_on_device(PyObject *func, PyObject *payload, PyObject *kwargs, PyObject *source, PyObject *device)
+static PyObject *payload_on_device(PyObject *func, PyObject *payload, PyObject *kwargs, PyObject *source,
+                                   PyObject *device)
 {
     const int is_pinned = given(kwargs, awqpack.names.pin_memory) == Py_True;
     const int is_same = is_pinned ? 0 : PyObject_RichCompareBool(source, device, Py_EQ);
@@ -61,7 +63,8 @@ static PyObject *payload_on_device(PyObject *func, PyObject *payload, PyObject *
     return is_copied != 0 ? copy : payload_from_op(func, payload, kwargs);
 }
 
-/* A packed tensor around a payload that was moved, with contiguous strides when the caller asked for them. Steals it. */
+/* A packed tensor around a payload that was moved, with contiguous strides when the caller asked for them. Steals
+   it. */
 static PyObject *packed_around(PyObject *self, const packed_fields *fields, PyObject *kwargs, PyObject *payload)
 {
     PyObject *result = NULL;
@@ -82,8 +85,8 @@ static PyObject *packed_around(PyObject *self, const packed_fields *fields, PyOb
     return result;
 }
 
-/* Plain codes on another device: half the bytes travel when the payload is copied first, but a copy that does not block must
-   be the last step. */
+/* Plain codes on another device: half the bytes travel when the payload is copied first, but a copy that does not block
+   must be the last step. */
 static PyObject *codes_on_device(PyObject *func, const packed_fields *fields, PyObject *kwargs, int from_compute)
 {
     PyObject *result = NULL;

@@ -5,7 +5,8 @@
 #include "fields.h"
 
 /* payload_copy.c */
-/* 1 and payload.to(its device, copy=True) without torch's dispatcher, for a caller who is unwatched; 0 when only torch can do it;
+/* 1 and payload.to(its device, copy=True) without torch's dispatcher, for a caller who is unwatched; 0 when only torch
+   can do it;
    -1 with an exception. */
 int awqpack_payload_copy(PyObject *payload, PyObject **copy);
 

@@ -17,12 +17,9 @@ int awqpack_import_numpy(void)
 static awq_dtype dtype_of(PyArrayObject *array)
 {
     switch (PyArray_TYPE(array)) {
-    case NPY_UINT8:
-        return AWQ_DTYPE_UINT8;
-    case NPY_INT16:
-        return AWQ_DTYPE_INT16;
-    case NPY_INT32:
-        return AWQ_DTYPE_INT32;
+    case NPY_UINT8: return AWQ_DTYPE_UINT8;
+    case NPY_INT16: return AWQ_DTYPE_INT16;
+    case NPY_INT32: return AWQ_DTYPE_INT32;
     default: /* int and long can be the same width and yet two types */
         return PyArray_TYPE(array) == NPY_LONG && PyArray_ITEMSIZE(array) == 4 ? AWQ_DTYPE_INT32 : AWQ_DTYPE_OTHER;
     }
@@ -63,14 +60,15 @@ static int read_array(PyObject *object, const char *what, array_view *out)
         Py_XDECREF(name);
         return -1;
     }
-    PyOS_snprintf(out->name, sizeof out->name, "%s%s", text, PyArray_ISNOTSWAPPED(array) ? "" : " (not native byte order)");
+    PyOS_snprintf(out->name, sizeof out->name, "%s%s", text,
+                  PyArray_ISNOTSWAPPED(array) ? "" : " (not native byte order)");
     Py_DECREF(name);
     for (int d = 0; d < PyArray_NDIM(array); d++) {
         out->sizes[d] = PyArray_DIM(array, d);
         if (out->view.dtype != AWQ_DTYPE_OTHER && PyArray_STRIDE(array, d) % item != 0) {
             PyErr_Format(PyExc_ValueError,
-                         "%s expects strides that are multiples of the item size; got stride %zd bytes of dtype %s", what,
-                         (Py_ssize_t)PyArray_STRIDE(array, d), out->name);
+                         "%s expects strides that are multiples of the item size; got stride %zd bytes of dtype %s",
+                         what, (Py_ssize_t)PyArray_STRIDE(array, d), out->name);
             return -1;
         }
         out->strides[d] = item == 0 ? 0 : PyArray_STRIDE(array, d) / item;
@@ -101,10 +99,9 @@ static int run_job(awq_direction direction, awq_packing packing, const awq_kerne
     awq_job job;
     bool ok;
     awq_job_init(&job, direction, packing, kernels, codes, payload);
-    Py_BEGIN_ALLOW_THREADS
-    ok = awq_parallel_run(&job, seen, &error);
-    Py_END_ALLOW_THREADS
-    if (!ok) {
+    Py_BEGIN_ALLOW_THREADS ok = awq_parallel_run(&job, seen, &error);
+    Py_END_ALLOW_THREADS if (!ok)
+    {
         awqpack_raise(&error);
         return -1;
     }
@@ -173,9 +170,8 @@ PyObject *awqpack_pack_array(PyObject *Py_UNUSED(module), PyObject *args)
     if (validate && seen > AWQ_CODE_MAX) {
         Py_DECREF(result);
         Py_BEGIN_ALLOW_THREADS /* it looks at every code */
-        awq_fail_invalid_code(&codes.view, &error);
-        Py_END_ALLOW_THREADS
-        return awqpack_raise(&error);
+            awq_fail_invalid_code(&codes.view, &error);
+        Py_END_ALLOW_THREADS return awqpack_raise(&error);
     }
     return result;
 }

@@ -16,8 +16,8 @@ int awqpack_set_packings(PyObject *packing_type)
     return 0;
 }
 
-/* The first row of a member. What is none, in metadata that somebody replaced, is taken for the first of all: payloads are checked
-   where they are read. */
+/* The first row of a member. What is none, in metadata that somebody replaced, is taken for the first of all: payloads
+   are checked where they are read. */
 static int first_row(PyObject *member)
 {
     int i = AWQ_PACKING_COUNT - 1;
@@ -58,7 +58,8 @@ PyObject *awqpack_packing_member(int64_t number)
 {
     awq_packing packing;
     awq_error error;
-    return awq_packing_from_number(number, false, &packing, &error) ? awqpack.packings[packing].member : awqpack_raise(&error);
+    return awq_packing_from_number(number, false, &packing, &error) ? awqpack.packings[packing].member
+                                                                    : awqpack_raise(&error);
 }
 
 PyObject *awqpack_payload_dtype(PyObject *packing)

@@ -24,7 +24,8 @@ static int read_device_kind(PyObject *device)
 
 int awqpack_device_kind_of(PyObject *device)
 {
-    /* Asked of torch once for each device: it builds device.type through a C++ stream, which takes as long as a wrapper. */
+    /* Asked of torch once for each device: it builds device.type through a C++ stream, which takes as long as a
+       wrapper. */
     PyObject *known = PyDict_GetItemWithError(awqpack.device_kinds, device);
     if (known != NULL) {
         return (int)PyLong_AsLong(known);
@@ -38,7 +39,8 @@ int awqpack_device_kind_of(PyObject *device)
 
 int awqpack_stays_packed(int from, int to)
 {
-    return to == AWQPACK_CUDA || to == AWQPACK_XPU || to == AWQPACK_META || (from == AWQPACK_HOST && to == AWQPACK_HOST);
+    return to == AWQPACK_CUDA || to == AWQPACK_XPU || to == AWQPACK_META ||
+           (from == AWQPACK_HOST && to == AWQPACK_HOST);
 }
 
 int awqpack_check_payload(PyObject *data, PyObject *packing)
@@ -81,8 +83,9 @@ int awqpack_refuse_without_values(PyObject *payload)
     }
     const int negated = awqpack_is_negated(payload);
     if (negated > 0) {
-        PyErr_SetString(PyExc_ValueError,
-                        "AWQPackedTensor expects a payload with values of its own; got a negated view: clone() it first");
+        PyErr_SetString(
+            PyExc_ValueError,
+            "AWQPackedTensor expects a payload with values of its own; got a negated view: clone() it first");
     }
     if (negated != 0 || awqpack.dlpack == NULL) {
         return negated == 0 ? 0 : -1;
@@ -96,9 +99,10 @@ int awqpack_refuse_without_values(PyObject *payload)
         is_empty |= memory.shape[d] == 0;
     }
     if (!is_empty) {
-        PyErr_SetString(PyExc_ValueError,
-                        "AWQPackedTensor expects a payload with values of its own; got one without memory (a zero tensor, or a "
-                        "storage that was freed)");
+        PyErr_SetString(
+            PyExc_ValueError,
+            "AWQPackedTensor expects a payload with values of its own; got one without memory (a zero tensor, or a "
+            "storage that was freed)");
     }
     return is_empty ? 0 : -1;
 }

@@ -33,8 +33,8 @@ static size_t contiguous_bytes(const awqpack_dlpack_tensor *memory)
     return (size_t)count * memory->type_bits / 8;
 }
 
-/* 1 and the tensor object of a handle, which it takes over; 0 where torch cannot make it; -1 with an exception. torch's function
-   for one handle, unlike that for a list, leaks it. */
+/* 1 and the tensor object of a handle, which it takes over; 0 where torch cannot make it; -1 with an exception. torch's
+   function for one handle, unlike that for a list, leaks it. */
 static int tensor_of_handle(void *handle, PyObject **tensor)
 {
     PyObject *capsule = PyCapsule_New(handle, NULL, NULL);
@@ -47,7 +47,8 @@ static int tensor_of_handle(void *handle, PyObject **tensor)
     }
     (void)PyList_SetItem(handles, 0, capsule);
     PyObject *tensors = PyObject_CallFunctionObjArgs(awqpack.adopt_tensors, handles, NULL);
-    const int is_refused = tensors == NULL && PyErr_ExceptionMatches(PyExc_TypeError); /* other arguments; nothing was taken */
+    /* other arguments; nothing was taken */
+    const int is_refused = tensors == NULL && PyErr_ExceptionMatches(PyExc_TypeError);
     if (is_refused) {
         PyErr_Clear();
         awq_tensor_delete(handle);
@@ -69,7 +70,8 @@ static int can_copy(const awqpack_dlpack_tensor *source, size_t bytes)
     return is_payload && is_here && bytes > 0;
 }
 
-/* Both 1 and the copy; 0 where torch makes no tensor: it will say why when it is asked for the copy; -1 with an exception. */
+/* Both 1 and the copy; 0 where torch makes no tensor: it will say why when it is asked for the copy; -1 with an
+   exception. */
 static int host_copy(const awqpack_dlpack_tensor *source, size_t bytes, PyObject **copy)
 {
     void *handle, *target;
@@ -86,12 +88,12 @@ static int cuda_copy(const awqpack_dlpack_tensor *source, size_t bytes, PyObject
     awq_error error;
     bool is_made, is_copied = false;
     Py_BEGIN_ALLOW_THREADS /* a full queue blocks, and what empties it may need the interpreter */
-    is_made = awq_tensor_new(source->ndim, source->shape, source->type_bits, source->device_id, &handle, &target);
+        is_made = awq_tensor_new(source->ndim, source->shape, source->type_bits, source->device_id, &handle, &target);
     if (is_made) {
         is_copied = awq_cuda_copy_on(source->device_id, target, source->data, bytes, &error);
     }
-    Py_END_ALLOW_THREADS
-    if (is_made && !is_copied) {
+    Py_END_ALLOW_THREADS if (is_made && !is_copied)
+    {
         awq_tensor_delete(handle);
         awqpack_raise(&error);
         return -1;
@@ -103,7 +105,8 @@ int awqpack_payload_copy(PyObject *payload, PyObject **copy)
 {
     awqpack_dlpack_tensor source;
     *copy = NULL;
-    if (awqpack.dlpack == NULL || Py_TYPE(payload) != (PyTypeObject *)awqpack.tensor_type || !describe(payload, &source)) {
+    if (awqpack.dlpack == NULL || Py_TYPE(payload) != (PyTypeObject *)awqpack.tensor_type ||
+        !describe(payload, &source)) {
         return 0;
     }
     const size_t bytes = contiguous_bytes(&source);

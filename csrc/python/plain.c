@@ -9,7 +9,8 @@ PyObject *packed_unpack_fields(const packed_fields *fields)
     if (fields->order == Py_None) {
         return PyObject_CallFunctionObjArgs(awqpack.op_unpack, fields->payload, number, fields->reorder, NULL);
     }
-    return PyObject_CallFunctionObjArgs(awqpack.op_unpack, fields->payload, number, fields->reorder, fields->order, NULL);
+    return PyObject_CallFunctionObjArgs(awqpack.op_unpack, fields->payload, number, fields->reorder, fields->order,
+                                        NULL);
 }
 
 PyObject *packed_unpack(PyObject *self, PyObject *Py_UNUSED(unused))
@@ -85,7 +86,9 @@ static PyObject *replace_in_sequence(PyObject *value, plain_replacer replace, vo
         }
     }
     if (items != NULL) {
-        result = changed == NULL ? Py_NewRef(value) : PyTuple_CheckExact(value) ? PyList_AsTuple(changed) : Py_NewRef(changed);
+        result = changed == NULL             ? Py_NewRef(value)
+                 : PyTuple_CheckExact(value) ? PyList_AsTuple(changed)
+                                             : Py_NewRef(changed);
     }
 done:
     Py_XDECREF(items);
@@ -105,8 +108,9 @@ static PyObject *replace_in_dict(PyObject *value, plain_replacer replace, void *
         if (plain != NULL && plain != item && changed == NULL) {
             changed = PyDict_Copy(value);
         }
-        const int failed = plain == NULL || (plain != item && (changed == NULL ||
-                                             PyDict_SetItem(changed, PyTuple_GetItem(pair, 0), plain) < 0));
+        const int failed =
+            plain == NULL ||
+            (plain != item && (changed == NULL || PyDict_SetItem(changed, PyTuple_GetItem(pair, 0), plain) < 0));
         Py_XDECREF(plain);
         if (failed) {
             goto done;
@@ -130,7 +134,8 @@ PyObject *plain_replace(PyObject *value, plain_replacer replace, void *state)
     if (enter() != 0) {
         return NULL;
     }
-    PyObject *result = in_sequence ? replace_in_sequence(value, replace, state) : replace_in_dict(value, replace, state);
+    PyObject *result =
+        in_sequence ? replace_in_sequence(value, replace, state) : replace_in_dict(value, replace, state);
     Py_LeaveRecursiveCall();
     return result;
 }
@@ -138,7 +143,8 @@ PyObject *plain_replace(PyObject *value, plain_replacer replace, void *state)
 /* The codes made for a call so far, so that a tensor given twice is unpacked once. */
 typedef struct codes_memo {
     PyObject *packed, *codes; /* the first */
-    PyObject *others;         /* dict: address -> (packed tensor, codes); the tensor is held so that the address stays its */
+    /* dict: address -> (packed tensor, codes); the tensor is held so that the address stays its */
+    PyObject *others;
 } codes_memo;
 
 /* 1 and the codes, 0 when there are none yet, -1 with an exception. */
@@ -193,7 +199,8 @@ PyObject *plain_run(PyObject *func, PyObject *args, PyObject *kwargs)
     codes_memo memo = {NULL, NULL, NULL};
     PyObject *result = NULL;
     PyObject *plain_args = plain_replace(args, codes_in_place_of, &memo);
-    PyObject *plain_kwargs = plain_args == NULL || kwargs == NULL ? NULL : plain_replace(kwargs, codes_in_place_of, &memo);
+    PyObject *plain_kwargs =
+        plain_args == NULL || kwargs == NULL ? NULL : plain_replace(kwargs, codes_in_place_of, &memo);
     Py_XDECREF(memo.packed); /* the arguments alone hold the codes while the op runs */
     Py_XDECREF(memo.codes);
     Py_XDECREF(memo.others);

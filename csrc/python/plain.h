@@ -11,8 +11,8 @@ PyObject *packed_unpack_fields(const packed_fields *fields);
 /* What stands in the place of a tensor: a new reference, which may be to the tensor itself. */
 typedef PyObject *(*plain_replacer)(void *state, PyObject *tensor);
 
-/* A list, tuple or dict with every tensor in it, however deep, replaced: a new one where any was. Lists may change while the
-   replacer runs: those that were in them when they were reached are replaced. */
+/* A list, tuple or dict with every tensor in it, however deep, replaced: a new one where any was. Lists may change
+   while the replacer runs: those that were in them when they were reached are replaced. */
 PyObject *plain_replace(PyObject *value, plain_replacer replace, void *state);
 /* 1 when a value is or holds a packed tensor, -1 with an exception. Runs no Python code. */
 int plain_holds_packed(PyObject *value);

@@ -3,7 +3,8 @@
 
 #include <string.h>
 
-/* Views that drop a dimension, ops about the memory a tensor rests in, and what torch asks before it moves a parameter. */
+/* Views that drop a dimension, ops about the memory a tensor rests in, and what torch asks before it moves a
+   parameter. */
 static plan_kind special_kind(const char *name)
 {
     static const struct {
@@ -30,7 +31,8 @@ static plan_kind special_kind(const char *name)
     return PLAN_READ;
 }
 
-/* The alias set an argument or return writes into, as a new set; None when it is not written; NULL with an exception. */
+/* The alias set an argument or return writes into, as a new set; None when it is not written; NULL with an
+   exception. */
 static PyObject *written_set(PyObject *value)
 {
     PyObject *result = NULL;
@@ -163,9 +165,9 @@ static int read_schema(op_plan *plan, PyObject *func, const char *name, PyObject
     }
     const int is_metadata = note_sources(plan, returns) < 0 ? -1 : changes_metadata(func);
     plan->kind = PLAN_WRITE;
-    plan->refusal = is_metadata > 0                       ? REFUSE_METADATA
+    plan->refusal = is_metadata > 0                    ? REFUSE_METADATA
                     : begins_with(name, "c10d::recv_") ? REFUSE_RECEIVE
-                                                          : REFUSE_NOTHING;
+                                                       : REFUSE_NOTHING;
     plan->async_op = plan->collective == RETURNS_WORK ? argument_position(arguments, "async_op") : -1;
     return is_metadata < 0 || plan->async_op < -1 ? -1 : 0;
 }

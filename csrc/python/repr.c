@@ -81,11 +81,12 @@ PyObject *packed_repr(PyObject *self, PyObject *Py_UNUSED(args), PyObject *Py_UN
     codes = has_readable_values(fields.payload) ? first_codes(&fields) : NULL;
     PyErr_Clear();
     if (codes == NULL) {
-        result = PyUnicode_FromFormat("%sAWQPackedTensor(shape=%R, packing=%S, reorder=%R, device='%S')", prefix, fields.size,
-                                      name, fields.reorder, device);
+        result = PyUnicode_FromFormat("%sAWQPackedTensor(shape=%R, packing=%S, reorder=%R, device='%S')", prefix,
+                                      fields.size, name, fields.reorder, device);
     } else {
-        result = PyUnicode_FromFormat("%sAWQPackedTensor(shape=%R, packing=%S, reorder=%R, device='%S', codes=[%U, ...])",
-                                      prefix, fields.size, name, fields.reorder, device, codes);
+        result =
+            PyUnicode_FromFormat("%sAWQPackedTensor(shape=%R, packing=%S, reorder=%R, device='%S', codes=[%U, ...])",
+                                 prefix, fields.size, name, fields.reorder, device, codes);
     }
 done:
     packed_fields_clear(&fields);

@@ -1,13 +1,14 @@
-/* detach and to without torch's dispatcher, which costs more than they do. Both give what __torch_dispatch__ would give, and
-   are left to it wherever somebody could see the difference: a mode, a transform, a trace, a subclass, a fake payload. */
+/* detach and to without torch's dispatcher, which costs more than they do. Both give what __torch_dispatch__ would
+   give, and are left to it wherever somebody could see the difference: a mode, a transform, a trace, a subclass, a fake
+   payload. */
 #include "moves.h"
 
 #include "modes.h"
 #include "payload.h"
 #include "tensors.h"
 
-/* 1 and the fields when nobody watches and `self` may be worked on directly, 0 when torch's own method must be called, -1 with
-   an exception. */
+/* 1 and the fields when nobody watches and `self` may be worked on directly, 0 when torch's own method must be called,
+   -1 with an exception. */
 static int open_directly(PyObject *self, int (*nobody_watches)(void), packed_fields *fields)
 {
     if ((PyObject *)Py_TYPE(self) != awqpack.packed_type) {
@@ -32,7 +33,8 @@ PyObject *packed_detach(PyObject *self, PyObject *Py_UNUSED(unused))
     if (is_direct <= 0) {
         return is_direct < 0 ? NULL : PyObject_CallFunctionObjArgs(awqpack.tensor_detach, self, NULL);
     }
-    /* The payload holds ints, which have no gradient to be detached from: a tensor of its own would say nothing more. */
+    /* The payload holds ints, which have no gradient to be detached from: a tensor of its own would say nothing
+       more. */
     PyObject *result = packed_twin(self, fields.payload, fields.meta);
     packed_fields_clear(&fields);
     return result;
@@ -50,7 +52,8 @@ static int read_device(PyObject *given, PyObject **device)
     return *device == NULL ? -1 : 1;
 }
 
-/* A packed tensor around payload.to(device, copy=copy), `self` where that is its payload. `source` is where that is now. */
+/* A packed tensor around payload.to(device, copy=copy), `self` where that is its payload. `source` is where that is
+   now. */
 static PyObject *packed_around_moved(PyObject *self, const packed_fields *fields, PyObject *source, PyObject *device,
                                      PyObject *non_blocking, PyObject *copy)
 {
@@ -58,19 +61,20 @@ static PyObject *packed_around_moved(PyObject *self, const packed_fields *fields
     const int is_same = device == source;
     const int is_copied = is_same ? awqpack_payload_copy(fields->payload, &payload) : 0;
     if (is_copied == 0) {
-        payload = PyObject_CallFunctionObjArgs(awqpack.tensor_to, fields->payload, device, Py_None, non_blocking, copy, NULL);
+        payload =
+            PyObject_CallFunctionObjArgs(awqpack.tensor_to, fields->payload, device, Py_None, non_blocking, copy, NULL);
     }
     if (payload != NULL) {
         result = payload == fields->payload ? Py_NewRef(self)
-                 : is_same ? packed_new_on((PyObject *)Py_TYPE(self), payload, fields->meta, source)
-                           : packed_new((PyObject *)Py_TYPE(self), payload, fields->meta);
+                 : is_same                  ? packed_new_on((PyObject *)Py_TYPE(self), payload, fields->meta, source)
+                                            : packed_new((PyObject *)Py_TYPE(self), payload, fields->meta);
     }
     Py_XDECREF(payload);
     return result;
 }
 
-/* 1 and `self` with its payload on `device`, itself when that is there and no copy is wanted; 0 where the codes leave the packed
-   form; -1 with an exception. */
+/* 1 and `self` with its payload on `device`, itself when that is there and no copy is wanted; 0 where the codes leave
+   the packed form; -1 with an exception. */
 static int packed_on_device(PyObject *self, const packed_fields *fields, PyObject *device, PyObject *non_blocking,
                             PyObject *copy, PyObject **result)
 {
@@ -89,10 +93,13 @@ static int packed_on_device(PyObject *self, const packed_fields *fields, PyObjec
     return status;
 }
 
-/* 1 and the result of to(device, dtype, non_blocking, copy) in any of its usual forms, 0 for all others, -1 with an exception. */
-static int packed_by_shortcut(PyObject *self, const packed_fields *fields, PyObject *args, PyObject *kwargs, PyObject **result)
+/* 1 and the result of to(device, dtype, non_blocking, copy) in any of its usual forms, 0 for all others, -1 with an
+   exception. */
+static int packed_by_shortcut(PyObject *self, const packed_fields *fields, PyObject *args, PyObject *kwargs,
+                              PyObject **result)
 {
-    PyObject *const names[] = {awqpack.names.device, awqpack.names.dtype, awqpack.names.non_blocking, awqpack.names.copy};
+    PyObject *const names[] = {awqpack.names.device, awqpack.names.dtype, awqpack.names.non_blocking,
+                               awqpack.names.copy};
     PyObject *values[] = {NULL, Py_None, Py_False, Py_False};
     const Py_ssize_t count = PyTuple_Size(args);
     Py_ssize_t named = 0;
@@ -194,7 +201,8 @@ PyObject *packed_offload(PyObject *self, PyObject *args, PyObject *kwargs)
                         : pin_memory   ? pinned_copy(fields.payload, target, non_blocking)
                                        : payload_moved(fields.payload, target, non_blocking);
     if (payload != NULL) {
-        result = payload == fields.payload ? Py_NewRef(self) : packed_new((PyObject *)Py_TYPE(self), payload, fields.meta);
+        result =
+            payload == fields.payload ? Py_NewRef(self) : packed_new((PyObject *)Py_TYPE(self), payload, fields.meta);
     }
     Py_XDECREF(target);
     Py_XDECREF(payload);

@@ -92,7 +92,8 @@ static int note_all(stand_ins *state, const op_plan *plan, PyObject *args, PyObj
             return -1;
         }
     }
-    /* Those that are written are noted already: the packed ones stay what they are, the plain ones say the same again. */
+    /* Those that are written are noted already: the packed ones stay what they are, the plain ones say the same
+       again. */
     PyObject *seen = plain_replace(args, note_read, state);
     PyObject *named = seen == NULL || kwargs == NULL ? NULL : plain_replace(kwargs, note_read, state);
     const int failed = seen == NULL || (kwargs != NULL && named == NULL);
@@ -161,8 +162,8 @@ static Py_ssize_t last_root(const stand_ins *state, Py_ssize_t index)
     return index;
 }
 
-/* 1 when two arguments, one of them written, lie in the same bytes and only torch's order of steps could say what comes of it.
-   What a single write reads it reads before. */
+/* 1 when two arguments, one of them written, lie in the same bytes and only torch's order of steps could say what comes
+   of it. What a single write reads it reads before. */
 static int are_entangled(const stand_ins *state, const memory_layout *a, int is_a_written, const memory_layout *b,
                          int is_b_written)
 {
@@ -189,7 +190,8 @@ static int refuse_entangled(const stand_ins *state, PyObject *func)
     }
     if (found) {
         PyErr_Format(PyExc_RuntimeError,
-                     "%S got tensors to write that share memory with the payload of an AWQPackedTensor in part, in another packing "
+                     "%S got tensors to write that share memory with the payload of an AWQPackedTensor in part, in "
+                     "another packing "
                      "or as its payload; write them in one call each",
                      func);
     }
@@ -218,8 +220,7 @@ int stand_ins_collect(stand_ins *state, PyObject *func, const op_plan *plan, PyO
 static PyObject *narrow(PyObject *tensor, int dim, int64_t start, int64_t length)
 {
     PyObject *result =
-        tensor == NULL ? NULL
-                       : PyObject_CallMethod(tensor, "narrow", "iLL", dim, (long long)start, (long long)length);
+        tensor == NULL ? NULL : PyObject_CallMethod(tensor, "narrow", "iLL", dim, (long long)start, (long long)length);
     Py_XDECREF(tensor);
     return result;
 }
@@ -254,7 +255,9 @@ static PyObject *codes_of(stand_ins *state, Py_ssize_t index)
         codes = packed_unpack(state->packed[index].packed, NULL);
     } else {
         PyObject *whole = codes_of(state, root);
-        codes = whole == NULL ? NULL : state->packed[index].has_memory ? narrow_codes(&state->packed[index], whole) : Py_NewRef(whole);
+        codes = whole == NULL                     ? NULL
+                : state->packed[index].has_memory ? narrow_codes(&state->packed[index], whole)
+                                                  : Py_NewRef(whole);
     }
     state->packed[index].codes = codes;
     return codes;
@@ -308,9 +311,8 @@ static int restore(PyObject *target, PyObject *before)
     PyObject *now = shape == NULL ? NULL : PyObject_GetAttr(target, awqpack.names.shape);
     const int is_same = now == NULL ? -1 : PyObject_RichCompareBool(shape, now, Py_EQ);
     PyObject *resized = is_same == 0 ? PyObject_CallMethodObjArgs(target, awqpack.names.resize_, shape, NULL) : NULL;
-    PyObject *copied = is_same > 0 || resized != NULL
-                           ? PyObject_CallMethodObjArgs(target, awqpack.names.copy_, before, NULL)
-                           : NULL;
+    PyObject *copied =
+        is_same > 0 || resized != NULL ? PyObject_CallMethodObjArgs(target, awqpack.names.copy_, before, NULL) : NULL;
     Py_XDECREF(shape);
     Py_XDECREF(now);
     Py_XDECREF(resized);

@@ -38,7 +38,8 @@ typedef struct stand_ins {
 int stand_ins_collect(stand_ins *state, PyObject *func, const op_plan *plan, PyObject *args, PyObject *kwargs);
 /* func(*args, **kwargs) with codes in the place of packed tensors. */
 PyObject *stand_ins_run(stand_ins *state, PyObject *func, PyObject *args, PyObject *kwargs);
-/* Copies the plain tensors that the op will write; puts them back. What fails while they are put back is reported, not raised. */
+/* Copies the plain tensors that the op will write; puts them back. What fails while they are put back is reported, not
+   raised. */
 int stand_ins_back_up(stand_ins *state);
 void stand_ins_roll_back(const stand_ins *state);
 void stand_ins_clear(stand_ins *state);

@@ -7,10 +7,10 @@ awqpack_state awqpack;
 
 static int intern_names(void)
 {
-#define AWQPACK_INTERN(name)                                      \
-    awqpack.names.name = PyUnicode_InternFromString(#name);       \
-    if (awqpack.names.name == NULL) {                             \
-        return -1;                                                \
+#define AWQPACK_INTERN(name)                                                                                           \
+    awqpack.names.name = PyUnicode_InternFromString(#name);                                                            \
+    if (awqpack.names.name == NULL) {                                                                                  \
+        return -1;                                                                                                     \
     }
     AWQPACK_NAMES(AWQPACK_INTERN)
 #undef AWQPACK_INTERN
@@ -74,7 +74,8 @@ static int import_copying(void)
 {
     PyObject *capsule = PyObject_GetAttrString(awqpack.tensor_type, "__dlpack_c_exchange_api__");
     PyObject *torch = capsule == NULL ? NULL : PyImport_ImportModule("torch");
-    awqpack.adopt_tensors = torch == NULL ? NULL : attribute_at(torch, "_C._aoti.alloc_tensors_by_stealing_from_void_ptrs");
+    awqpack.adopt_tensors =
+        torch == NULL ? NULL : attribute_at(torch, "_C._aoti.alloc_tensors_by_stealing_from_void_ptrs");
     const int status = awqpack.adopt_tensors == NULL ? forgive_absence() : 0;
     if (awqpack.adopt_tensors != NULL && PyCapsule_IsValid(capsule, AWQPACK_DLPACK_CAPSULE)) {
         const awqpack_dlpack_exchange *exchange = PyCapsule_GetPointer(capsule, AWQPACK_DLPACK_CAPSULE);

@@ -9,86 +9,86 @@
 #include "awqpack/view.h"
 
 /* Names looked up on every call, interned once. */
-#define AWQPACK_NAMES(X) \
-    X(_data)             \
-    X(_meta)             \
-    X(_is_param)         \
-    X(_schema)           \
-    X(alias_info)        \
-    X(arguments)         \
-    X(before_set)        \
-    X(clone)             \
-    X(copy)              \
-    X(copy_)             \
-    X(cpu)               \
-    X(data_ptr)          \
-    X(detach)            \
-    X(device)            \
-    X(dtype)             \
-    X(f_back)            \
-    X(is_inference)      \
-    X(is_write)          \
-    X(layout)            \
-    X(memory_format)     \
-    X(name)              \
-    X(non_blocking)      \
-    X(packing)           \
-    X(pin_memory)        \
-    X(requires_grad)     \
-    X(resize_)           \
-    X(returns)           \
-    X(shape)             \
-    X(stride)            \
-    X(strides)           \
-    X(to)                \
-    X(type)              \
+#define AWQPACK_NAMES(X)                                                                                               \
+    X(_data)                                                                                                           \
+    X(_meta)                                                                                                           \
+    X(_is_param)                                                                                                       \
+    X(_schema)                                                                                                         \
+    X(alias_info)                                                                                                      \
+    X(arguments)                                                                                                       \
+    X(before_set)                                                                                                      \
+    X(clone)                                                                                                           \
+    X(copy)                                                                                                            \
+    X(copy_)                                                                                                           \
+    X(cpu)                                                                                                             \
+    X(data_ptr)                                                                                                        \
+    X(detach)                                                                                                          \
+    X(device)                                                                                                          \
+    X(dtype)                                                                                                           \
+    X(f_back)                                                                                                          \
+    X(is_inference)                                                                                                    \
+    X(is_write)                                                                                                        \
+    X(layout)                                                                                                          \
+    X(memory_format)                                                                                                   \
+    X(name)                                                                                                            \
+    X(non_blocking)                                                                                                    \
+    X(packing)                                                                                                         \
+    X(pin_memory)                                                                                                      \
+    X(requires_grad)                                                                                                   \
+    X(resize_)                                                                                                         \
+    X(returns)                                                                                                         \
+    X(shape)                                                                                                           \
+    X(stride)                                                                                                          \
+    X(strides)                                                                                                         \
+    X(to)                                                                                                              \
+    X(type)                                                                                                            \
     X(value)
 
 /* Objects of torch that the class works with, and where they are in it; each is a strong reference. */
-#define AWQPACK_TORCH_OBJECTS(X)                                                                       \
-    X(tensor_type, "Tensor")                                                                           \
-    X(make_wrapper, "Tensor._make_wrapper_subclass")                                                   \
-    X(make_subclass, "Tensor._make_subclass")                                                          \
-    X(tensor_detach, "Tensor.detach") /* taken before the class hides it, as tensor_to and data are */ \
-    X(tensor_to, "Tensor.to")                                                                          \
-    X(tensor_is_neg, "Tensor.is_neg")                                                                  \
-    X(dispatch_off, "_C._DisableTorchDispatch") /* a guard */                                          \
-    X(dispatch_off_init, "_C._DisableTorchDispatch.__init__.__func__") /* as a plain function */       \
-    X(uint8, "uint8")                                                                                  \
-    X(int16, "int16")                                                                                  \
-    X(int32, "int32")                                                                                  \
-    X(strided, "strided")                                                                              \
-    X(contiguous_format, "contiguous_format")                                                          \
-    X(preserve_format, "preserve_format")                                                              \
-    X(inplace_view, "Tag.inplace_view")                                                                \
-    X(dispatch_depth, "_C._len_torch_dispatch_stack")                                                  \
-    X(function_depth, "_C._len_torch_function_stack")                                                  \
-    X(functorch_level, "_C._functorch.maybe_current_level")                                            \
-    X(is_tracing, "_C._is_tracing")                                                                    \
-    X(is_inference_on, "is_inference_mode_enabled")                                                    \
-    X(inference_mode, "inference_mode")                                                                \
-    X(increment_version, "_C._increment_version")                                                      \
-    X(forbid_data_ptr, "_C._set_throw_on_mutable_data_ptr")                                            \
-    X(device_type, "device")                                                                           \
-    X(parameter_type, "nn.Parameter")                                                                  \
-    X(symint_type, "SymInt")                                                                           \
-    X(empty_strided, "empty_strided")                                                                  \
-    X(data_descriptor, "Tensor.data")                                                                  \
-    X(op_pack, "ops.awqpack.pack.default._op") /* ._op is one Python call less */                      \
-    X(op_unpack, "ops.awqpack.unpack.default._op")                                                     \
-    X(aten_detach, "ops.aten.detach.default")                                                          \
-    X(aten_to_copy, "ops.aten._to_copy.default")                                                       \
+#define AWQPACK_TORCH_OBJECTS(X)                                                                                       \
+    X(tensor_type, "Tensor")                                                                                           \
+    X(make_wrapper, "Tensor._make_wrapper_subclass")                                                                   \
+    X(make_subclass, "Tensor._make_subclass")                                                                          \
+    X(tensor_detach, "Tensor.detach") /* taken before the class hides it, as tensor_to and data are */                 \
+    X(tensor_to, "Tensor.to")                                                                                          \
+    X(tensor_is_neg, "Tensor.is_neg")                                                                                  \
+    X(dispatch_off, "_C._DisableTorchDispatch")                        /* a guard */                                   \
+    X(dispatch_off_init, "_C._DisableTorchDispatch.__init__.__func__") /* as a plain function */                       \
+    X(uint8, "uint8")                                                                                                  \
+    X(int16, "int16")                                                                                                  \
+    X(int32, "int32")                                                                                                  \
+    X(strided, "strided")                                                                                              \
+    X(contiguous_format, "contiguous_format")                                                                          \
+    X(preserve_format, "preserve_format")                                                                              \
+    X(inplace_view, "Tag.inplace_view")                                                                                \
+    X(dispatch_depth, "_C._len_torch_dispatch_stack")                                                                  \
+    X(function_depth, "_C._len_torch_function_stack")                                                                  \
+    X(functorch_level, "_C._functorch.maybe_current_level")                                                            \
+    X(is_tracing, "_C._is_tracing")                                                                                    \
+    X(is_inference_on, "is_inference_mode_enabled")                                                                    \
+    X(inference_mode, "inference_mode")                                                                                \
+    X(increment_version, "_C._increment_version")                                                                      \
+    X(forbid_data_ptr, "_C._set_throw_on_mutable_data_ptr")                                                            \
+    X(device_type, "device")                                                                                           \
+    X(parameter_type, "nn.Parameter")                                                                                  \
+    X(symint_type, "SymInt")                                                                                           \
+    X(empty_strided, "empty_strided")                                                                                  \
+    X(data_descriptor, "Tensor.data")                                                                                  \
+    X(op_pack, "ops.awqpack.pack.default._op") /* ._op is one Python call less */                                      \
+    X(op_unpack, "ops.awqpack.unpack.default._op")                                                                     \
+    X(aten_detach, "ops.aten.detach.default")                                                                          \
+    X(aten_to_copy, "ops.aten._to_copy.default")                                                                       \
     X(aten_copy_, "ops.aten.copy_.default")
 
 /* What awqpack makes or is given itself; strong references, too. */
-#define AWQPACK_OWN_OBJECTS(X)                                                                                \
-    X(packed_type) /* AWQPackedTensor */                                                                      \
-    X(transforms) /* tuple: code of the functions that run torch.func's transforms; NULL until a view asks */ \
-    X(view_codes) /* awqpack.codes_view.view; likewise */                                                     \
-    X(meta_codes) /* dict: what empty_strided is told of codes without memory */                              \
-    X(adopt_tensors) /* makes tensors of handles; may be NULL */                                              \
-    X(plans) /* dict: OpOverload -> capsule of an op_plan */                                                  \
-    X(device_kinds) /* dict: torch.device -> awqpack_device_kind */
+#define AWQPACK_OWN_OBJECTS(X)                                                                                         \
+    X(packed_type)   /* AWQPackedTensor */                                                                             \
+    X(transforms)    /* tuple: code of the functions that run torch.func's transforms; NULL until a view asks */       \
+    X(view_codes)    /* awqpack.codes_view.view; likewise */                                                           \
+    X(meta_codes)    /* dict: what empty_strided is told of codes without memory */                                    \
+    X(adopt_tensors) /* makes tensors of handles; may be NULL */                                                       \
+    X(plans)         /* dict: OpOverload -> capsule of an op_plan */                                                   \
+    X(device_kinds)  /* dict: torch.device -> awqpack_device_kind */
 
 typedef struct awqpack_state {
 #define AWQPACK_FIELD(name) PyObject *name;
@@ -114,7 +114,8 @@ int awqpack_fill_state(void);
 
 /* errors.c: the one place that turns an awq_error into a Python exception; returns NULL. */
 PyObject *awqpack_raise(const awq_error *error);
-/* A callable that calls `op` and raises ValueError where torch made RuntimeError of an op's own; in place of `op` here, too. */
+/* A callable that calls `op` and raises ValueError where torch made RuntimeError of an op's own; in place of `op` here,
+   too. */
 PyObject *awqpack_keep_value_errors(PyObject *module, PyObject *op);
 
 /* packings.c: the packings as Python names them. */

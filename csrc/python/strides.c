@@ -102,8 +102,8 @@ int awqpack_read_order(PyObject *order, Py_ssize_t ndim, int64_t *values)
         seen |= is_permutation ? (uint64_t)1 << values[i] : 0;
     }
     if (!is_permutation) {
-        PyErr_Format(PyExc_ValueError, "stride_order expects a permutation of the %zd dimensions, outermost first; got %R", ndim,
-                     order);
+        PyErr_Format(PyExc_ValueError,
+                     "stride_order expects a permutation of the %zd dimensions, outermost first; got %R", ndim, order);
     }
     return is_permutation ? 0 : -1;
 }

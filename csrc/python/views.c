@@ -1,4 +1,5 @@
-/* detach and view ops inside dispatch: what is all of a packed tensor stays packed, any other view is one of its codes. */
+/* detach and view ops inside dispatch: what is all of a packed tensor stays packed, any other view is one of its
+   codes. */
 #include "views.h"
 
 #include "modes.h"
@@ -46,12 +47,14 @@ static int is_whole(PyObject *view, PyObject *self)
         return 0;
     }
     PyObject *dtype = PyObject_GetAttr(view, awqpack.names.dtype);
-    PyObject *is_negated = dtype == awqpack.uint8 ? PyObject_CallFunctionObjArgs(awqpack.tensor_is_neg, view, NULL) : NULL;
+    PyObject *is_negated =
+        dtype == awqpack.uint8 ? PyObject_CallFunctionObjArgs(awqpack.tensor_is_neg, view, NULL) : NULL;
     int result = dtype == NULL || (dtype == awqpack.uint8 && is_negated == NULL) ? -1 : is_negated == Py_False;
     Py_XDECREF(dtype);
     Py_XDECREF(is_negated);
     if (result == 1) {
-        result = are_equal_sizes(PyObject_GetAttr(view, awqpack.names.shape), PyObject_GetAttr(self, awqpack.names.shape));
+        result =
+            are_equal_sizes(PyObject_GetAttr(view, awqpack.names.shape), PyObject_GetAttr(self, awqpack.names.shape));
     }
     if (result == 1) {
         result = are_equal_sizes(PyObject_CallMethodObjArgs(view, awqpack.names.stride, NULL),
@@ -76,8 +79,8 @@ static PyObject *keep_whole_view(PyObject *view, PyObject *self)
     return whole < 0 ? NULL : packed_alias(self);
 }
 
-/* What a view op gave, a view or a list of views, with `self` for each that is all of it. Takes the result over, which may be
-   NULL with an exception. */
+/* What a view op gave, a view or a list of views, with `self` for each that is all of it. Takes the result over, which
+   may be NULL with an exception. */
 static PyObject *keep_whole(PyObject *result, PyObject *self)
 {
     if (result == NULL || !PyList_CheckExact(result)) {
@@ -109,8 +112,8 @@ static PyObject *foresee(PyObject *func, const packed_fields *fields, PyObject *
     return views;
 }
 
-/* 1 and the result of func when that is all of `self`, as a view or as a list of one; 0 when codes are needed; -1 with an
-   exception. */
+/* 1 and the result of func when that is all of `self`, as a view or as a list of one; 0 when codes are needed; -1 with
+   an exception. */
 static int view_whole(PyObject *func, PyObject *self, PyObject *args, PyObject *kwargs, PyObject **result)
 {
     packed_fields fields;
@@ -122,7 +125,8 @@ static int view_whole(PyObject *func, PyObject *self, PyObject *args, PyObject *
     *result = foresee(func, &fields, args, kwargs);
     const int is_list = *result != NULL && PyList_CheckExact(*result);
     if (*result != NULL) {
-        status = is_list && PyList_Size(*result) != 1 ? 0 : is_whole(is_list ? PyList_GetItem(*result, 0) : *result, self);
+        status =
+            is_list && PyList_Size(*result) != 1 ? 0 : is_whole(is_list ? PyList_GetItem(*result, 0) : *result, self);
     }
     Py_DECREF(guard);
     if (status == 1) {
@@ -140,9 +144,9 @@ static PyObject *view_codes(PyObject *func, PyObject *self, PyObject *args, PyOb
 {
     const int is_transformed = is_plain ? awqpack_is_transformed() : 0;
     PyObject *guard = is_transformed < 0 ? NULL : awqpack_enter_view_mode(self);
-    PyObject *result = guard == NULL     ? NULL
+    PyObject *result = guard == NULL    ? NULL
                        : is_transformed ? awqpack_view_codes(func, self, args, kwargs)
-                                         : plain_run(func, args, kwargs);
+                                        : plain_run(func, args, kwargs);
     awqpack_leave_view_mode(guard);
     return result;
 }
@@ -153,7 +157,9 @@ PyObject *packed_run_view(PyObject *func, PyObject *args, PyObject *kwargs, int 
     PyObject *payload = PyObject_GetAttr(self, awqpack.names._data);
     const int is_plain = payload != NULL && Py_TYPE(payload) == (PyTypeObject *)awqpack.tensor_type;
     /* In a trace the unpacking is no more than a node, which goes when nothing uses it. */
-    const int whole = payload == NULL ? -1 : is_plain && may_be_whole ? view_whole(func, self, args, kwargs, &result) : 0;
+    const int whole = payload == NULL            ? -1
+                      : is_plain && may_be_whole ? view_whole(func, self, args, kwargs, &result)
+                                                 : 0;
     Py_XDECREF(payload);
     if (whole != 0) {
         return result;

@@ -4,8 +4,8 @@
 #include "modes.h"
 #include "payload.h"
 
-/* The class of a new tensor like one of `cls`: a class of meta's (awqpack/rebuilt.py) does not leave it. NULL with an exception;
-   borrowed. */
+/* The class of a new tensor like one of `cls`: a class of meta's (awqpack/rebuilt.py) does not leave it. NULL with an
+   exception; borrowed. */
 static PyObject *class_on(PyObject *cls, PyObject *device)
 {
     if (cls == awqpack.packed_type || !PyObject_HasAttrString(cls, "_is_of_meta")) {
@@ -23,11 +23,11 @@ PyObject *packed_new_on(PyObject *cls, PyObject *payload, PyObject *meta, PyObje
     if (order == NULL || size == NULL || stride == NULL || cls == NULL) {
         return NULL;
     }
-    /* By position, which torch parses faster: the Nones are the storage offset and the memory format. Contiguous strides it
-       computes faster than it reads them. */
+    /* By position, which torch parses faster: the Nones are the storage offset and the memory format. Contiguous
+       strides it computes faster than it reads them. */
     stride = is_plain && order == Py_None ? Py_None : stride;
-    PyObject *self = PyObject_CallFunctionObjArgs(awqpack.make_wrapper, cls, size, stride, Py_None, Py_None, awqpack.uint8,
-                                                  awqpack.strided, device, NULL);
+    PyObject *self = PyObject_CallFunctionObjArgs(awqpack.make_wrapper, cls, size, stride, Py_None, Py_None,
+                                                  awqpack.uint8, awqpack.strided, device, NULL);
     if (self != NULL && packed_fields_set(self, payload, meta) < 0) {
         Py_CLEAR(self);
     }

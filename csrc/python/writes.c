@@ -19,8 +19,8 @@ static PyObject *repack(PyObject *func, const stand_in *item)
     PyObject *expected = shape == NULL ? NULL : PyObject_GetAttr(item->packed, awqpack.names.shape);
     const int is_same = expected == NULL ? -1 : PyObject_RichCompareBool(shape, expected, Py_EQ);
     if (is_same == 0) {
-        PyErr_Format(PyExc_ValueError, "%S writes a result of shape %R into an AWQPackedTensor of shape %R", func, shape,
-                     expected);
+        PyErr_Format(PyExc_ValueError, "%S writes a result of shape %R into an AWQPackedTensor of shape %R", func,
+                     shape, expected);
     } else if (is_same > 0) {
         payload = PyObject_CallFunctionObjArgs(awqpack.op_pack, item->codes, awqpack_packing_number(fields.packing),
                                                fields.reorder, Py_True, NULL);
@@ -40,10 +40,11 @@ static int check_writable(const stand_in *item)
     PyObject *shape = PyObject_GetAttr(item->payload, awqpack.names.shape);
     PyObject *stride = shape == NULL ? NULL : PyObject_CallMethodObjArgs(item->payload, awqpack.names.stride, NULL);
     if (stride != NULL) {
-        PyErr_Format(PyExc_RuntimeError,
-                     "a write into an AWQPackedTensor expects a payload with memory for each element; got an expanded one of "
-                     "shape %R and stride %R",
-                     shape, stride);
+        PyErr_Format(
+            PyExc_RuntimeError,
+            "a write into an AWQPackedTensor expects a payload with memory for each element; got an expanded one of "
+            "shape %R and stride %R",
+            shape, stride);
     }
     Py_XDECREF(shape);
     Py_XDECREF(stride);
@@ -131,7 +132,8 @@ static int wait_for_tensors(const stand_ins *state)
     PyObject *functional = ops == NULL ? NULL : PyObject_GetAttrString(ops, "_c10d_functional");
     for (Py_ssize_t i = 0; functional != NULL && i < state->packed_count; i++) {
         PyObject *codes = state->packed[i].is_written ? state->packed[i].codes : NULL;
-        PyObject *done = codes == NULL ? Py_NewRef(Py_None) : PyObject_CallMethod(functional, "wait_tensor", "O", codes);
+        PyObject *done =
+            codes == NULL ? Py_NewRef(Py_None) : PyObject_CallMethod(functional, "wait_tensor", "O", codes);
         if (done == NULL) {
             goto done;
         }
@@ -148,12 +150,9 @@ done:
 static int wait_for(plan_collective collective, PyObject *result, const stand_ins *state)
 {
     switch (collective) {
-    case RETURNS_WORK:
-        return wait_for_work(result);
-    case WAIT_TENSOR:
-        return wait_for_tensors(state);
-    default:
-        return 0;
+    case RETURNS_WORK: return wait_for_work(result);
+    case WAIT_TENSOR: return wait_for_tensors(state);
+    default: return 0;
     }
 }
 
@@ -173,8 +172,8 @@ static PyObject *with_work(const op_plan *plan, PyObject *args)
     return result;
 }
 
-/* A claim to the payloads that the op writes. *claim is NULL for a collective, which may wait for another thread of this process
-   to write what it was given itself. */
+/* A claim to the payloads that the op writes. *claim is NULL for a collective, which may wait for another thread of
+   this process to write what it was given itself. */
 static int claim_written(const stand_ins *state, const op_plan *plan, memory_claim **claim)
 {
     Py_ssize_t count = 0;
@@ -229,18 +228,19 @@ static int refuse(PyObject *func, plan_refusal refusal)
 {
     switch (refusal) {
     case REFUSE_METADATA:
-        PyErr_Format(PyExc_RuntimeError,
-                     "%S would change the size, strides or storage of an AWQPackedTensor in place, which its payload cannot "
-                     "follow; work on its codes (p.unpack(), or p + 0 where a transform such as vmap hides unpack) and pack the "
-                     "result",
-                     func);
+        PyErr_Format(
+            PyExc_RuntimeError,
+            "%S would change the size, strides or storage of an AWQPackedTensor in place, which its payload cannot "
+            "follow; work on its codes (p.unpack(), or p + 0 where a transform such as vmap hides unpack) and pack the "
+            "result",
+            func);
         return -1;
     case REFUSE_RECEIVE:
-        PyErr_Format(PyExc_RuntimeError,
-                     "%S cannot receive into an AWQPackedTensor; receive its p.payload, or plain codes and p.copy_ them", func);
+        PyErr_Format(
+            PyExc_RuntimeError,
+            "%S cannot receive into an AWQPackedTensor; receive its p.payload, or plain codes and p.copy_ them", func);
         return -1;
-    case REFUSE_NOTHING:
-        break;
+    case REFUSE_NOTHING: break;
     }
     return 0;
 }
@@ -280,7 +280,8 @@ PyObject *write_packed(PyObject *func, const op_plan *plan, PyObject *args, PyOb
     }
     stand_ins state = {0};
     if (stand_ins_collect(&state, func, plan, args, kwargs) == 0) {
-        result = writes_packed ? run_and_commit(func, plan, args, kwargs, &state) : stand_ins_run(&state, func, args, kwargs);
+        result = writes_packed ? run_and_commit(func, plan, args, kwargs, &state)
+                               : stand_ins_run(&state, func, args, kwargs);
     }
     stand_ins_clear(&state);
     return result;

@@ -4,11 +4,12 @@
 
 #include "plan.h"
 
-/* writes.c: func, whose plan says that it writes, with the writes kept: in every payload, or in none with an exception. */
+/* writes.c: func, whose plan says that it writes, with the writes kept: in every payload, or in none with an
+   exception. */
 PyObject *write_packed(PyObject *func, const op_plan *plan, PyObject *args, PyObject *kwargs);
 
-/* copy.c: packed.copy_(source), which is payload.copy_(...): AOTAutograd forbids a copy_ into the unpacked intermediate.
-   Returns packed. */
+/* copy.c: packed.copy_(source), which is payload.copy_(...): AOTAutograd forbids a copy_ into the unpacked
+   intermediate. Returns packed. */
 PyObject *copy_into_packed(PyObject *packed, PyObject *source, PyObject *non_blocking);
 /* Changes the codes of a packed tensor: `change` is given them unpacked. No other write comes between. */
 int edit_codes(PyObject *packed, int (*change)(void *state, PyObject *codes), void *state);

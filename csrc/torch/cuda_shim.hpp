@@ -47,10 +47,7 @@ inline void *current_stream(int32_t device)
 /* Makes a tensor's device current for as long as it lives. */
 class DeviceGuard {
   public:
-    explicit DeviceGuard(int device) : device_(device)
-    {
-        check(awq_cuda_enter_device(device, &previous_));
-    }
+    explicit DeviceGuard(int device) : device_(device) { check(awq_cuda_enter_device(device, &previous_)); }
     ~DeviceGuard()
     {
         if (previous_ != device_) {

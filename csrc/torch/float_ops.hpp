@@ -25,15 +25,9 @@ class Scaling {
         }
     }
 
-    const awq_view *scales() const
-    {
-        return &scales_;
-    }
+    const awq_view *scales() const { return &scales_; }
 
-    const awq_view *zeros() const
-    {
-        return has_zeros_ ? &zeros_ : nullptr;
-    }
+    const awq_view *zeros() const { return has_zeros_ ? &zeros_ : nullptr; }
 
     /* True when `out` shares no memory with them. */
     bool is_apart_from(const awq_view &out, const int64_t *sizes, awq_error *error) const
@@ -53,21 +47,23 @@ inline awq_dtype float_dtype(const char *op, ScalarType type)
     const Dtype dtype = dtype_of(type);
     awq_error error;
     require(awq_dtype_is_float(dtype.dtype) ||
-                awq_fail(&error, AWQ_ERROR_VALUE, "%s expects dtype torch.float16, torch.bfloat16 or torch.float32; got %s",
-                         op, dtype.name),
+                awq_fail(&error, AWQ_ERROR_VALUE,
+                         "%s expects dtype torch.float16, torch.bfloat16 or torch.float32; got %s", op, dtype.name),
             error);
     return dtype.dtype;
 }
 
-/* The ops, for a Backend that offers the following, each for views that are checked. Values are the backend's to look at:
- * scales finite and not negative, zeros 0..15 (awq_fail_scale_at, awq_fail_zero_at), weights finite (awq_fail_weight_at);
- * without `validate` none of them.
+/* The ops, for a Backend that offers the following, each for views that are checked. Values are the backend's to look
+   at:
+ * scales finite and not negative, zeros 0..15 (awq_fail_scale_at, awq_fail_zero_at), weights finite
+ * (awq_fail_weight_at); without `validate` none of them.
  *     static void dequantize(const Tensor &payload, const awq_float_views &views, awq_packing packing);
  *     static void quantize(const Tensor &weight, const awq_float_views &views, awq_packing packing, bool validate);
  *     static void min_max(const Tensor &weight, const awq_float_views &views, awq_scale_mode mode);
  */
 template <class Backend>
-Tensor quantize(const Tensor weight, const Tensor scales, const MaybeTensor zeros, int64_t number, bool reorder, bool validate)
+Tensor quantize(const Tensor weight, const Tensor scales, const MaybeTensor zeros, int64_t number, bool reorder,
+                bool validate)
 {
     awq_error error;
     const awq_packing packing = packing_of(number, reorder);
@@ -106,7 +102,8 @@ Tensor dequantize(const Tensor payload, const Tensor scales, const MaybeTensor z
     const awq_view input = input_view(payload);
     const Scaling scaling(payload, scales, zeros);
     int64_t sizes[AWQ_MAX_DIMS];
-    require(awq_check_dequantize(&input, scaling.scales(), scaling.zeros(), packing, AWQ_DTYPE_FLOAT32, sizes, &error), error);
+    require(awq_check_dequantize(&input, scaling.scales(), scaling.zeros(), packing, AWQ_DTYPE_FLOAT32, sizes, &error),
+            error);
     const awq_dtype dtype = float_dtype("dequantize", type);
     Tensor weight = empty_beside(payload, sizes, order_of(input, stride_order), dtype);
     const awq_view output = output_view(weight);
@@ -115,14 +112,16 @@ Tensor dequantize(const Tensor payload, const Tensor scales, const MaybeTensor z
 }
 
 template <class Backend>
-void dequantize_out(const Tensor payload, const Tensor scales, const MaybeTensor zeros, int64_t number, bool reorder, Tensor out)
+void dequantize_out(const Tensor payload, const Tensor scales, const MaybeTensor zeros, int64_t number, bool reorder,
+                    Tensor out)
 {
     awq_error error;
     const awq_packing packing = packing_of(number, reorder);
     const awq_view input = input_view(payload), output = output_view(out);
     const Scaling scaling(payload, scales, zeros);
     int64_t sizes[AWQ_MAX_DIMS];
-    require(awq_check_dequantize(&input, scaling.scales(), scaling.zeros(), packing, AWQ_DTYPE_FLOAT32, sizes, &error), error);
+    require(awq_check_dequantize(&input, scaling.scales(), scaling.zeros(), packing, AWQ_DTYPE_FLOAT32, sizes, &error),
+            error);
     const awq_dtype dtype = float_dtype("dequantize", out.scalar_type());
     require_same_device(payload, out);
     require(awq_check_out(&output, dtype, sizes, &input, &error), error);
@@ -144,8 +143,8 @@ inline awq_scale_mode mode_of(StringHandle name)
 }
 
 template <class Backend>
-std::tuple<Tensor, Tensor> min_max_scales(const Tensor weight, int64_t group_rows, int64_t group_cols, StringHandle name,
-                                          ScalarType type)
+std::tuple<Tensor, Tensor> min_max_scales(const Tensor weight, int64_t group_rows, int64_t group_cols,
+                                          StringHandle name, ScalarType type)
 {
     awq_error error;
     const awq_scale_mode mode = mode_of(name);
@@ -153,7 +152,8 @@ std::tuple<Tensor, Tensor> min_max_scales(const Tensor weight, int64_t group_row
     int64_t sizes[AWQ_MAX_DIMS];
     require(awq_check_min_max(&input, group_rows, group_cols, AWQ_DTYPE_FLOAT32, sizes, &error), error);
     const awq_dtype dtype = float_dtype("min_max_scales", type);
-    Tensor scales = empty_beside(weight, sizes, nullptr, dtype), zeros = empty_beside(weight, sizes, nullptr, AWQ_DTYPE_UINT8);
+    Tensor scales = empty_beside(weight, sizes, nullptr, dtype),
+           zeros = empty_beside(weight, sizes, nullptr, AWQ_DTYPE_UINT8);
     const awq_view scales_view = output_view(scales), zeros_view = output_view(zeros);
     Backend::min_max(weight, {&input, nullptr, &scales_view, &zeros_view}, mode);
     return {scales, zeros};

@@ -61,14 +61,16 @@ struct Cpu {
 
 STABLE_TORCH_LIBRARY_FRAGMENT(awqpack, m)
 {
-    m.def("quantize(Tensor weight, Tensor scales, Tensor? zeros, int packing, bool reorder, bool validate=True) -> Tensor");
+    m.def("quantize(Tensor weight, Tensor scales, Tensor? zeros, int packing, bool reorder, bool validate=True) -> "
+          "Tensor");
     m.def("quantize_out(Tensor weight, Tensor scales, Tensor? zeros, int packing, bool reorder, bool validate=True, "
           "*, Tensor(a!) out) -> ()");
     m.def("dequantize(Tensor payload, Tensor scales, Tensor? zeros, int packing, bool reorder, ScalarType dtype, "
           "int[]? stride_order=None) -> Tensor");
     m.def("dequantize_out(Tensor payload, Tensor scales, Tensor? zeros, int packing, bool reorder, "
           "*, Tensor(a!) out) -> ()");
-    m.def("min_max_scales(Tensor weight, int group_rows, int group_cols, str formula, ScalarType dtype) -> (Tensor, Tensor)");
+    m.def("min_max_scales(Tensor weight, int group_rows, int group_cols, str formula, ScalarType dtype) -> (Tensor, "
+          "Tensor)");
     m.def("min_max_scales_out(Tensor weight, int group_rows, int group_cols, str formula, "
           "*, Tensor(a!) scales, Tensor(b!) zeros) -> ()");
 }

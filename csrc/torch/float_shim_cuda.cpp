@@ -49,9 +49,7 @@ void raise_fault(const char *op, uint64_t fault, const awq_float_views &views, v
     case AWQ_CUDA_FAULT_WEIGHT:
         awq_fail_weight_at(op, views.weight, linear, fetch_float(*views.weight, linear, stream), &error);
         break;
-    case AWQ_CUDA_FAULT_RANGE:
-        awq_fail_range_at(views.scales, linear, &error);
-        break;
+    case AWQ_CUDA_FAULT_RANGE: awq_fail_range_at(views.scales, linear, &error); break;
     }
     raise(error);
 }

@@ -24,30 +24,21 @@ inline thread_local awq_error last_error;
 /* A std::bad_alloc that says what there was no memory for. */
 class MemoryError : public std::bad_alloc {
   public:
-    explicit MemoryError(const char *text) : text_(text)
-    {
-    }
-    const char *what() const noexcept override
-    {
-        return text_.what();
-    }
+    explicit MemoryError(const char *text) : text_(text) {}
+    const char *what() const noexcept override { return text_.what(); }
 
   private:
     std::runtime_error text_;
 };
 
-/* pybind turns these into Python's ValueError, MemoryError and RuntimeError; torch 2.15 and newer make RuntimeError of all. */
+/* pybind turns these into Python's ValueError, MemoryError and RuntimeError; torch 2.15 and newer make RuntimeError of
+   all. */
 [[noreturn]] inline void raise(const awq_error &error)
 {
     switch (error.kind) {
-    case AWQ_ERROR_VALUE:
-        last_error = error;
-        throw std::invalid_argument(error.text);
-    case AWQ_ERROR_MEMORY:
-        last_error = error;
-        throw MemoryError(error.text);
-    default:
-        throw std::runtime_error(error.text);
+    case AWQ_ERROR_VALUE: last_error = error; throw std::invalid_argument(error.text);
+    case AWQ_ERROR_MEMORY: last_error = error; throw MemoryError(error.text);
+    default: throw std::runtime_error(error.text);
     }
 }
 
@@ -137,8 +128,9 @@ inline Tensor empty_beside(const Tensor &input, const int64_t *sizes, const int6
         TORCH_SUCCESS) {
         char shape[128];
         awq_format_shape(sizes, input.dim(), shape, sizeof shape);
-        awq_fail(&error, AWQ_ERROR_MEMORY, "awqpack could not allocate a result of shape %s and dtype torch.%s: out of memory?",
-                 shape, awq_dtype_name(dtype));
+        awq_fail(&error, AWQ_ERROR_MEMORY,
+                 "awqpack could not allocate a result of shape %s and dtype torch.%s: out of memory?", shape,
+                 awq_dtype_name(dtype));
         raise(error);
     }
     return Tensor(handle);
@@ -172,7 +164,8 @@ inline const int64_t *order_of(const awq_view &input, const Order &stride_order)
 }
 
 /* The ops, for a Backend that offers
- *     static void pack(const Tensor &input, const awq_view &codes, const awq_view &payload, awq_packing packing, bool validate);
+ *     static void pack(const Tensor &input, const awq_view &codes, const awq_view &payload, awq_packing packing,
+ *                      bool validate);
  *     static void unpack(const Tensor &input, const awq_view &payload, const awq_view &codes, awq_packing packing);
  */
 template <class Backend>
@@ -240,7 +233,8 @@ void relayout_into(const Tensor &payload, const Tensor &out, awq_packing source,
 }
 
 template <class Backend>
-Tensor relayout(const Tensor payload, int64_t source, bool source_reorder, int64_t target, bool target_reorder, bool transpose)
+Tensor relayout(const Tensor payload, int64_t source, bool source_reorder, int64_t target, bool target_reorder,
+                bool transpose)
 {
     awq_error error;
     const awq_packing from = packing_of(source, source_reorder), to = packing_of(target, target_reorder);

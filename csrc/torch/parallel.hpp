@@ -14,13 +14,11 @@
 namespace awqpack {
 
 struct Free {
-    void operator()(void *memory) const
-    {
-        std::free(memory);
-    }
+    void operator()(void *memory) const { std::free(memory); }
 };
 
-/* Calls run(job, begin, end, scratch) until all of the job's units are done; *seen becomes the OR of what it returns. */
+/* Calls run(job, begin, end, scratch) until all of the job's units are done; *seen becomes the OR of what it
+   returns. */
 template <class Job, class Seen>
 bool parallel_run(const Job &job, Seen (*run)(const Job *, int64_t, int64_t, void *), unsigned *seen, awq_error *error)
 {
@@ -33,7 +31,8 @@ bool parallel_run(const Job &job, Seen (*run)(const Job *, int64_t, int64_t, voi
     const auto run_units = [](int64_t begin, int64_t end, void *argument) {
         Context *context = static_cast<Context *>(argument);
         const size_t bytes = context->job->scratch_bytes;
-        const std::unique_ptr<void, Free> scratch(bytes == 0 ? nullptr : std::aligned_alloc(AWQ_SCRATCH_ALIGNMENT, bytes));
+        const std::unique_ptr<void, Free> scratch(bytes == 0 ? nullptr
+                                                             : std::aligned_alloc(AWQ_SCRATCH_ALIGNMENT, bytes));
         if (bytes != 0 && scratch == nullptr) {
             context->lacks_memory = true;
             return;
@@ -44,7 +43,8 @@ bool parallel_run(const Job &job, Seen (*run)(const Job *, int64_t, int64_t, voi
         return awq_fail(error, AWQ_ERROR_RUNTIME, "torch_parallel_for failed");
     }
     if (context.lacks_memory) {
-        return awq_fail(error, AWQ_ERROR_MEMORY, "awqpack could not allocate %zu bytes of scratch for a thread: out of memory?",
+        return awq_fail(error, AWQ_ERROR_MEMORY,
+                        "awqpack could not allocate %zu bytes of scratch for a thread: out of memory?",
                         job.scratch_bytes);
     }
     *seen = context.seen;

@@ -1,4 +1,5 @@
-/* Registers awqpack's ops over libtorch's stable ABI, lends torch's thread pool and its memory to the C code; nothing else. */
+/* Registers awqpack's ops over libtorch's stable ABI, lends torch's thread pool and its memory to the C code; nothing
+   else. */
 #include <cstdlib>
 
 #include "kernels/cpu.h"
@@ -112,7 +113,8 @@ STABLE_TORCH_LIBRARY(awqpack, m)
     m.def("unpack_out(Tensor payload, int packing, bool reorder, *, Tensor(a!) out) -> ()");
     m.def("relayout(Tensor payload, int source, bool source_reorder, int target, bool target_reorder, bool transpose) "
           "-> Tensor");
-    m.def("relayout_out(Tensor payload, int source, bool source_reorder, int target, bool target_reorder, bool transpose, "
+    m.def("relayout_out(Tensor payload, int source, bool source_reorder, int target, bool target_reorder, bool "
+          "transpose, "
           "*, Tensor(a!) out) -> ()");
 }
 
@@ -128,9 +130,7 @@ bool awq_cuda_register(void)
     return false;
 }
 
-void awq_cuda_unregister(void)
-{
-}
+void awq_cuda_unregister(void) {}
 
 bool awq_cuda_is_registered(void)
 {

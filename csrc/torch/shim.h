@@ -1,4 +1,5 @@
-/* What the C layers may ask of libtorch. Implemented in shim.cpp and shim_cuda.cpp, with ops.hpp the only C++ of awqpack. */
+/* What the C layers may ask of libtorch. Implemented in shim.cpp and shim_cuda.cpp, with ops.hpp the only C++ of
+   awqpack. */
 #ifndef AWQPACK_SHIM_H
 #define AWQPACK_SHIM_H
 
@@ -11,20 +12,20 @@
 extern "C" {
 #endif
 
-/* Runs every unit of the job on torch's own thread pool (torch.set_num_threads rules); *seen becomes the OR of the codes
-   packed. False when there is no memory for a thread's scratch, or libtorch fails. */
+/* Runs every unit of the job on torch's own thread pool (torch.set_num_threads rules); *seen becomes the OR of the
+   codes packed. False when there is no memory for a thread's scratch, or libtorch fails. */
 bool awq_parallel_run(const awq_job *job, uint8_t *seen, awq_error *error);
 
-/* The kernels in use: the fastest of this CPU, or those named by AWQPACK_CPU when awqpack was loaded. NULL, with an error,
-   when that names none that this CPU can run. */
+/* The kernels in use: the fastest of this CPU, or those named by AWQPACK_CPU when awqpack was loaded. NULL, with an
+   error, when that names none that this CPU can run. */
 const awq_kernels *awq_active_kernels(awq_error *error);
 
-/* The last error of this thread that an op raised and that is no RuntimeError, AWQ_OK before the first: what tells such an
-   error from others where torch makes RuntimeError of all of them. */
+/* The last error of this thread that an op raised and that is no RuntimeError, AWQ_OK before the first: what tells such
+   an error from others where torch makes RuntimeError of all of them. */
 const awq_error *awq_last_error(void);
 
-/* A new contiguous tensor of int16 or int32 in torch's memory, on a CUDA device or, where that is -1, on the host: a handle
-   that the caller owns, and its data. False when torch makes none. */
+/* A new contiguous tensor of int16 or int32 in torch's memory, on a CUDA device or, where that is -1, on the host: a
+   handle that the caller owns, and its data. False when torch makes none. */
 bool awq_tensor_new(int32_t ndim, const int64_t *sizes, int bits, int32_t cuda_device, void **tensor, void **data);
 void awq_tensor_delete(void *tensor);
 

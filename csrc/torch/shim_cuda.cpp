@@ -1,4 +1,5 @@
-/* The ops on CUDA tensors: torch's current stream and allocator around the kernels of cuda/. Compiled only with nvcc at hand. */
+/* The ops on CUDA tensors: torch's current stream and allocator around the kernels of cuda/. Compiled only with nvcc at
+   hand. */
 #include <memory>
 
 #include "torch/cuda_shim.hpp"
@@ -16,7 +17,8 @@ using torch::stable::Tensor;
 using torch::stable::detail::StableLibrary;
 
 struct Cuda {
-    static void pack(const Tensor &input, const awq_view &codes, const awq_view &payload, awq_packing packing, bool validate)
+    static void pack(const Tensor &input, const awq_view &codes, const awq_view &payload, awq_packing packing,
+                     bool validate)
     {
         const int device = input.get_device_index();
         const DeviceGuard guard(device);
@@ -31,7 +33,8 @@ struct Cuda {
         check(awq_cuda_pack_checked(&geometry, codes.data, payload.data, stream, &found));
         if (found != AWQ_CUDA_NO_FAULT) {
             awq_error error;
-            awq_fail_code_at(codes.sizes, codes.ndim, static_cast<int64_t>(found >> 8), static_cast<int>(found & 255), &error);
+            awq_fail_code_at(codes.sizes, codes.ndim, static_cast<int64_t>(found >> 8), static_cast<int>(found & 255),
+                             &error);
             raise(error);
         }
     }
@@ -65,7 +68,8 @@ std::unique_ptr<StableLibrary> &registration()
 bool awq_cuda_register(void)
 {
     if (registration() == nullptr) {
-        registration() = std::make_unique<StableLibrary>(StableLibrary::Kind::IMPL, "awqpack", "CUDA", __FILE__, __LINE__);
+        registration() =
+            std::make_unique<StableLibrary>(StableLibrary::Kind::IMPL, "awqpack", "CUDA", __FILE__, __LINE__);
         awqpack::implement<Cuda>(*registration());
         awqpack::implement_relayout<Cuda>(*registration());
         awqpack::implement_cuda_floats(*registration());

@@ -108,8 +108,9 @@ static void bench_relayout(Bench &b, awq_packing source, PayloadKind kind, awq_p
 {
     const int64_t rows = transpose ? b.cols : b.rows, cols = transpose ? b.rows : b.cols;
     const PayloadStrides from = payload_strides(kind, payload_size(source, b.rows, b.cols));
-    const awq_relayout r = {source, target, transpose, 0, rows, cols, from.row, from.col,
-                            payload_size(target, rows, cols).items, 1, {}, {}, {}};
+    const awq_relayout r = {
+        source, target, transpose, 0, rows, cols, from.row, from.col, payload_size(target, rows, cols).items,
+        1,      {},     {},        {}};
     char what[80];
     snprintf(what, sizeof what, "%s %s to %s%s", packing_names[source], payload_names[kind], packing_names[target],
              transpose ? ", transposed" : "");

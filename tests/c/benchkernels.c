@@ -50,7 +50,8 @@ static void run_panels(const work *w, int64_t begin, int64_t end)
     for (int64_t col = begin; col < end; col += w->panel_cols) {
         const int64_t cols = end - col < w->panel_cols ? end - col : w->panel_cols;
         for (int64_t r = 0; r < w->rows; r += w->panel_rows) {
-            const awq_panel panel = panel_at(w, r, col, w->rows - r < w->panel_rows ? w->rows - r : w->panel_rows, cols);
+            const awq_panel panel =
+                panel_at(w, r, col, w->rows - r < w->panel_rows ? w->rows - r : w->panel_rows, cols);
             kernel(&panel);
         }
     }
@@ -158,9 +159,8 @@ int bench(const bench_options *o)
         w.cols /= 2;
     }
     w.rows = (o->mebibytes << 20) / w.cols / AWQ_PANEL_STEP * AWQ_PANEL_STEP;
-    if (w.rows == 0 || o->repeats < 1 || o->repeats > MAX_REPEATS || o->threads < 1 ||
-        o->threads > MAX_THREADS || o->panel_rows < 64 || o->panel_cols < 64 ||
-        o->panel_rows % 64 || o->panel_cols % 64 ||
+    if (w.rows == 0 || o->repeats < 1 || o->repeats > MAX_REPEATS || o->threads < 1 || o->threads > MAX_THREADS ||
+        o->panel_rows < 64 || o->panel_cols < 64 || o->panel_rows % 64 || o->panel_cols % 64 ||
         o->panel_cols > AWQ_PANEL_COLS || o->offset < 0 || o->offset > SLACK) {
         fprintf(stderr, "--mib, --repeats, --threads, --rows, --cols or --offset is out of range\n");
         return 2;

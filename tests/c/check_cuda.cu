@@ -103,8 +103,8 @@ static void check_case(awq_packing packing, int64_t rows, int64_t cols, const st
              packing_names[packing], static_cast<long long>(rows), static_cast<long long>(cols),
              static_cast<int>(batch.size()), codes_names[codes], static_cast<long long>(codes_offset),
              payload_names[payload], static_cast<long long>(payload_offset));
-    const awq_geometry g = make_geometry(packing, rows, cols, batch, static_cast<CodesKind>(codes),
-                                         static_cast<PayloadKind>(payload));
+    const awq_geometry g =
+        make_geometry(packing, rows, cols, batch, static_cast<CodesKind>(codes), static_cast<PayloadKind>(payload));
     check_geometry(g, codes_offset, payload_offset, what);
 }
 
@@ -124,7 +124,15 @@ static Sizes sizes_of(awq_packing packing)
     case AWQ_PACKING_MARLIN:
         return {{{64, 16}, {192, 48}, {128, 256}, {64, 4112}, {320, 528}, {4480, 80}, {1216, 656}}, 144};
     default:
-        return {{{1, 8}, {3, 24}, {17, 264}, {128, 256}, {37, 1032}, {261, 520}, {1, 40008}, {600, 2056}, {4500, 264},
+        return {{{1, 8},
+                 {3, 24},
+                 {17, 264},
+                 {128, 256},
+                 {37, 1032},
+                 {261, 520},
+                 {1, 40008},
+                 {600, 2056},
+                 {4500, 264},
                  {24, 8712}},
                 184};
     }
@@ -366,8 +374,8 @@ static void check_huge()
                     CUDA(cudaMemcpy(rows_now.data(), payload + static_cast<size_t>(first) * line, rows_now.size(),
                                     cudaMemcpyDeviceToHost));
                     for (size_t at = 0; at < rows_now.size(); at += part) {
-                        same = same && memcmp(&rows_now[at],
-                                              &packed[(static_cast<size_t>(first) + at / line) * part], part) == 0;
+                        same = same && memcmp(&rows_now[at], &packed[(static_cast<size_t>(first) + at / line) * part],
+                                              part) == 0;
                     }
                 }
             } else if (awq_packings[l].block_rows == 1) {

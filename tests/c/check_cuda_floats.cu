@@ -284,8 +284,9 @@ static uint64_t reference_min_max(const awq_float_geometry &g, awq_scale_mode mo
             const float scale = round_to(g.scale_dtype, exact);
             const volatile float zero = -low / scale;
             store_float(g.scale_dtype, t.scales.at(m.scales + plane_index(g.scales, r, c)), scale);
-            *t.zeros.at(m.zeros + plane_index(g.zeros, r, c)) =
-                static_cast<uint8_t>(symmetric ? 8 : scale == 0 ? (low < 0 ? 15 : 0) : round_code(zero));
+            *t.zeros.at(m.zeros + plane_index(g.zeros, r, c)) = static_cast<uint8_t>(symmetric    ? 8
+                                                                                     : scale == 0 ? (low < 0 ? 15 : 0)
+                                                                                                  : round_code(zero));
             if (!std::isfinite(scale)) {
                 fault = std::min(fault, fault_of(AWQ_CUDA_FAULT_RANGE, m.number * down * across + group));
             }
@@ -672,8 +673,10 @@ static void bench_floats(int64_t rows, int64_t cols, int64_t group)
         bool by_row; /* groups run along rows of codes, as W's do beside its own payload, or down, beside that of W.t()
                       */
     };
-    const Case cases[] = {{"rows, groups along them", ROWS, true}, {"rows, groups down", ROWS, false},
-                          {"columns, groups down", COLUMNS, false}, {"columns, groups along rows", COLUMNS, true}};
+    const Case cases[] = {{"rows, groups along them", ROWS, true},
+                          {"rows, groups down", ROWS, false},
+                          {"columns, groups down", COLUMNS, false},
+                          {"columns, groups along rows", COLUMNS, true}};
     for (const awq_dtype dtype : float_dtypes) {
         const int64_t item = format_of(dtype).bytes;
         bytes.resize(static_cast<size_t>(count / group * item));
@@ -705,9 +708,8 @@ static void bench_floats(int64_t rows, int64_t cols, int64_t group)
                 if (packing == AWQ_PACKING_V1) {
                     awq_float_geometry s = g;
                     s.scales.data = to, s.zeros.data = from; /* as the scales stay for the next ones */
-                    report("min_max", moved - count / 2, [&] {
-                        CUDA(awq_cuda_min_max(&s, AWQ_SCALES_ASYMMETRIC, nullptr));
-                    });
+                    report("min_max", moved - count / 2,
+                           [&] { CUDA(awq_cuda_min_max(&s, AWQ_SCALES_ASYMMETRIC, nullptr)); });
                 }
             }
         }

@@ -103,8 +103,16 @@ static void check_relayouts(bool quick)
                     const int64_t rows = shapes[i].first, cols = shapes[i].second;
                     check_relayout({s, t, transpose, rows, cols, {}, DENSE, DENSE, 0, 0});
                     check_relayout({s, t, transpose, rows, cols, {2}, DENSE, DENSE, random_below(8), random_below(8)});
-                    check_relayout({s, t, transpose, rows, cols, {2, 3}, kinds[random_below(4)], kinds[random_below(4)],
-                                    random_below(8), random_below(8)});
+                    check_relayout({s,
+                                    t,
+                                    transpose,
+                                    rows,
+                                    cols,
+                                    {2, 3},
+                                    kinds[random_below(4)],
+                                    kinds[random_below(4)],
+                                    random_below(8),
+                                    random_below(8)});
                     check_relayout({s, t, transpose, rows, cols, {}, PITCH, PITCH, 0, 0});
                 }
             }

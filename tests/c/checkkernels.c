@@ -94,7 +94,7 @@ static uint8_t *arena_new(void)
 
 typedef struct checker {
     const awq_kernels *kernels;
-    bool is_scalar; /* compared with the formulas, and not with scalar */
+    bool is_scalar;               /* compared with the formulas, and not with scalar */
     uint8_t *source, *got, *want; /* arenas */
     uint8_t *scratch;
     uint64_t random;
@@ -121,12 +121,9 @@ enum { AT_START = -1, AT_END = -2 };
 static int64_t offset_of(const footprint *f, int place)
 {
     switch (place) {
-    case AT_START:
-        return -lowest(f);
-    case AT_END:
-        return ARENA_BYTES - highest(f);
-    default:
-        return (MARGIN - lowest(f)) / 64 * 64 + 64 + place;
+    case AT_START: return -lowest(f);
+    case AT_END: return ARENA_BYTES - highest(f);
+    default: return (MARGIN - lowest(f)) / 64 * 64 + 64 + place;
     }
 }
 
@@ -236,9 +233,9 @@ static void forbid_all_but(const footprint *f, uint8_t *arena, uint8_t *origin)
 static void report(const awq_kernels *kernels, const call *k, const char *what, int64_t where)
 {
     printf("FAIL %s %s packing %d rows %lld cols %lld strides %lld %lld places %d %d stream %d: %s (%lld)\n",
-           kernels->name, operation_names[k->op], (int)k->packing, (long long)k->rows,
-           (long long)k->cols, (long long)k->codes_stride, (long long)k->payload_stride, k->source_place,
-           k->target_place, k->stream, what, (long long)where);
+           kernels->name, operation_names[k->op], (int)k->packing, (long long)k->rows, (long long)k->cols,
+           (long long)k->codes_stride, (long long)k->payload_stride, k->source_place, k->target_place, k->stream, what,
+           (long long)where);
 }
 
 static void check_call(checker *c, const call *k)
@@ -334,7 +331,8 @@ static void random_shape(checker *c, call *k, int64_t scale)
 static void check_operation(checker *c, operation op, awq_packing packing)
 {
     call k = {.op = op, .packing = packing};
-    /* Plain C does not care how bytes are aligned, and the formulas are slow: a third of the pairs has every alignment. */
+    /* Plain C does not care how bytes are aligned, and the formulas are slow: a third of the pairs has every
+       alignment. */
     const int step = c->quick ? 5 : c->is_scalar ? 3 : 1;
     for (int pair = 0; pair < ALIGNMENTS * ALIGNMENTS; pair += step) {
         k.source_place = pair % ALIGNMENTS;
@@ -435,7 +433,8 @@ int main(int argc, char **argv)
     size_t count = 0;
     for (size_t i = 0; variant_at(i) != NULL; i++) {
         if (only == NULL || strcmp(only, variant_at(i)->name) == 0) {
-            checkers[count] = (checker){.kernels = variant_at(i), .is_scalar = i == 0,
+            checkers[count] = (checker){.kernels = variant_at(i),
+                                        .is_scalar = i == 0,
                                         .quick = flag(argc, argv, "--quick"),
                                         .random = seed * UINT64_C(0x9e3779b97f4a7c15) | 1};
             if (pthread_create(&threads[count], NULL, check_variant, &checkers[count]) != 0) {

@@ -10,8 +10,8 @@
 /* The variant number `index` that this CPU can run, scalar first; NULL past the last one. */
 const awq_kernels *variant_at(size_t index);
 
-/* What the checks know of a packing by themselves: rows of codes in a line of the payload, columns of a block beside them,
-   and whether those rows are columns of W. */
+/* What the checks know of a packing by themselves: rows of codes in a line of the payload, columns of a block beside
+   them, and whether those rows are columns of W. */
 typedef struct packing_shape {
     int item_bytes, line_rows, step_cols;
     bool is_turned;
@@ -30,7 +30,7 @@ awq_kernel *kernel_of(const awq_kernels *kernels, awq_packing packing, operation
 
 typedef struct bench_options {
     const char *variant, *kernel, *packing; /* NULL: all of them */
-    int64_t mebibytes;            /* of codes */
+    int64_t mebibytes;                      /* of codes */
     int repeats, threads;
     int64_t panel_rows, panel_cols, offset; /* offset: bytes from a line at which every buffer starts */
 } bench_options;

@@ -30,13 +30,26 @@ static void must(int code, const char *what)
 
 /* ---- geometries ---- */
 
-enum CodesKind { ROWS, ROWS_MERGED, ROWS_PITCH16, ROWS_PITCH5, ROWS_UP, COLUMNS, COLUMNS_PITCH16, COLUMNS_PITCH5,
-                 COLUMNS_BACK, EVERY_THIRD, ROWS_BACK, CODES_KINDS };
+enum CodesKind {
+    ROWS,
+    ROWS_MERGED,
+    ROWS_PITCH16,
+    ROWS_PITCH5,
+    ROWS_UP,
+    COLUMNS,
+    COLUMNS_PITCH16,
+    COLUMNS_PITCH5,
+    COLUMNS_BACK,
+    EVERY_THIRD,
+    ROWS_BACK,
+    CODES_KINDS
+};
 enum PayloadKind { DENSE, PITCH, EVERY_SECOND, UPWARDS, TURNED, TURNED_PITCH, PAYLOAD_KINDS };
 
-static const char *const codes_names[] = {"rows", "rows merged", "rows pitch 16", "rows pitch 5", "rows upwards",
-                                          "columns", "columns pitch 16", "columns pitch 5", "columns backwards",
-                                          "every third", "rows backwards"};
+static const char *const codes_names[] = {
+    "rows",          "rows merged",      "rows pitch 16",   "rows pitch 5",      "rows upwards",
+    "columns",       "columns pitch 16", "columns pitch 5", "columns backwards", "every third",
+    "rows backwards"};
 static const char *const payload_names[] = {"dense", "pitch", "every second", "upwards", "turned", "turned pitch"};
 
 /* The size of a payload, in its items. */
@@ -58,7 +71,7 @@ struct PayloadStrides {
 
 static PayloadStrides payload_strides(PayloadKind kind, const PayloadSize &size)
 {
-    const PayloadStrides all[PAYLOAD_KINDS] = {{size.items, 1},        {size.items + 16 / size.item_bytes, 1},
+    const PayloadStrides all[PAYLOAD_KINDS] = {{size.items, 1},         {size.items + 16 / size.item_bytes, 1},
                                                {2 * size.items + 1, 2}, {-(size.items + 1), 1},
                                                {1, size.lines},         {1, size.lines + 3}};
     return all[kind];
@@ -92,8 +105,8 @@ static awq_geometry make_geometry(awq_packing packing, int64_t rows, int64_t col
     }
     const PayloadSize size = payload_size(packing, rows, cols);
     const int64_t codes_strides[CODES_KINDS][2] = {
-        {cols, 1},       {cols, 1},        {cols + 16, 1},      {cols + 5, 1}, {-(cols + 16), 1}, {1, rows},
-        {1, rows + 16},  {1, rows + 5},    {1, -(rows + 16)},   {3, 3 * rows + 1}, {cols + 1, -1},
+        {cols, 1},      {cols, 1},     {cols + 16, 1},    {cols + 5, 1},     {-(cols + 16), 1}, {1, rows},
+        {1, rows + 16}, {1, rows + 5}, {1, -(rows + 16)}, {3, 3 * rows + 1}, {cols + 1, -1},
     };
     const PayloadStrides strides = payload_strides(payload, size);
     g.rows = rows;

@@ -142,10 +142,7 @@ struct Buffer {
 
 struct Span {
     int64_t lowest = 0, highest = 0;
-    void step(int64_t size, int64_t stride)
-    {
-        (stride < 0 ? lowest : highest) += size > 0 ? (size - 1) * stride : 0;
-    }
+    void step(int64_t size, int64_t stride) { (stride < 0 ? lowest : highest) += size > 0 ? (size - 1) * stride : 0; }
 };
 
 #endif

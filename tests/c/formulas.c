@@ -1,5 +1,5 @@
-/* The packings as their formulas say, one nibble at a time: what plain C is compared with. Nothing here comes from the rows of
-   packing.h. */
+/* The packings as their formulas say, one nibble at a time: what plain C is compared with. Nothing here comes from the
+   rows of packing.h. */
 #include "checkkernels.h"
 
 const packing_shape packing_shapes[AWQ_PACKING_COUNT] = {
@@ -32,8 +32,7 @@ static void formula_place(awq_packing packing, int64_t line, int64_t item, int n
         *k = 16 * line + 2 * (lane % 4) + 8 * (nibble & 1) + (nibble >> 2);
         break;
     }
-    default:
-        abort();
+    default: abort();
     }
 }
 
@@ -48,8 +47,8 @@ static uint8_t formula_walk(const awq_panel *p, void (*at)(uint8_t *code, uint8_
             int64_t n, k;
             formula_place(p->packing, line, i / 2 / s->item_bytes, (int)(i % (2 * s->item_bytes)), &n, &k);
             const int64_t row = p->is_turned ? k : n, col = p->is_turned ? n : k;
-            at(p->codes + row * p->row_stride + col * p->col_stride, p->payload + line * p->line_stride + i / 2, i % 2 != 0,
-               &seen);
+            at(p->codes + row * p->row_stride + col * p->col_stride, p->payload + line * p->line_stride + i / 2,
+               i % 2 != 0, &seen);
         }
     }
     return seen;

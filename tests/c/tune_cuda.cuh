@@ -158,8 +158,8 @@ static __global__ void __launch_bounds__(Threads) move_pattern(const awq_cuda::J
 #pragma unroll
     for (int i = 0; i < passes; i++) {
         const int n = i * Threads + static_cast<int>(threadIdx.x);
-        const uint8_t *p = job.payload + (row / quads + n / row_vectors) * job.payload_row + col / 2 * quads +
-                           n % row_vectors * 16;
+        const uint8_t *p =
+            job.payload + (row / quads + n / row_vectors) * job.payload_row + col / 2 * quads + n % row_vectors * 16;
         v[i] = __ldg(reinterpret_cast<const uint4 *>(p));
     }
     __syncthreads();
@@ -176,8 +176,8 @@ static void time_pattern(Tuner &t)
 {
     printf("  pattern %d x %d, %d threads: unpack V1, V2", Rows, Cols, Threads);
     for (const bool quads : {false, true}) {
-        const awq_cuda::Kernel kernel = quads ? move_pattern<Rows, Cols, Threads, true>
-                                              : move_pattern<Rows, Cols, Threads, false>;
+        const awq_cuda::Kernel kernel =
+            quads ? move_pattern<Rows, Cols, Threads, true> : move_pattern<Rows, Cols, Threads, false>;
         awq_cuda::Job j = t.job(quads ? AWQ_PACKING_V2 : AWQ_PACKING_V1, false);
         uint32_t down = static_cast<uint32_t>(j.rows / Rows);
         const unsigned blocks = down * static_cast<unsigned>(j.cols / Cols);
@@ -189,23 +189,23 @@ static void time_pattern(Tuner &t)
 }
 
 /* The configuration is printed as it stands in launch.cu; then the ratios of pack V1, pack V2, unpack V1, unpack V2. */
-#define ROW(...)                                     \
-    do {                                             \
-        printf("  rows  %-44s", #__VA_ARGS__);       \
-        t.row<awq_cuda::RowConfig<__VA_ARGS__>>();   \
-        printf("\n");                                \
-        fflush(stdout);                              \
+#define ROW(...)                                                                                                       \
+    do {                                                                                                               \
+        printf("  rows  %-44s", #__VA_ARGS__);                                                                         \
+        t.row<awq_cuda::RowConfig<__VA_ARGS__>>();                                                                     \
+        printf("\n");                                                                                                  \
+        fflush(stdout);                                                                                                \
     } while (0)
-#define TILE(...)                                    \
-    do {                                             \
-        printf("  tile  %-44s", #__VA_ARGS__);       \
-        using Config = TileConfig<__VA_ARGS__>;      \
-        t.tile<AWQ_PACKING_V1, Config>(true);         \
-        t.tile<AWQ_PACKING_V2, Config>(true);         \
-        t.tile<AWQ_PACKING_V1, Config>(false);        \
-        t.tile<AWQ_PACKING_V2, Config>(false);        \
-        printf("\n");                                \
-        fflush(stdout);                              \
+#define TILE(...)                                                                                                      \
+    do {                                                                                                               \
+        printf("  tile  %-44s", #__VA_ARGS__);                                                                         \
+        using Config = TileConfig<__VA_ARGS__>;                                                                        \
+        t.tile<AWQ_PACKING_V1, Config>(true);                                                                          \
+        t.tile<AWQ_PACKING_V2, Config>(true);                                                                          \
+        t.tile<AWQ_PACKING_V1, Config>(false);                                                                         \
+        t.tile<AWQ_PACKING_V2, Config>(false);                                                                         \
+        printf("\n");                                                                                                  \
+        fflush(stdout);                                                                                                \
     } while (0)
 
 static void tune_rows(Bench &b)

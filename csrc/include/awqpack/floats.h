@@ -1,4 +1,5 @@
-/* Floats beside codes: what scales and zeros are, a weight beside its payload, and the checks that precede both ways. */
+/* Floats beside codes: what scales and zeros are, a weight beside its payload, and the checks that precede both
+   ways. */
 #ifndef AWQPACK_FLOATS_H
 #define AWQPACK_FLOATS_H
 
@@ -19,7 +20,8 @@ extern "C" {
  * A scale and a zero serve a rectangle of group_rows x group_cols codes: scales (..., R', C') beside codes (..., R, C).
  */
 typedef enum awq_scale_mode {
-    AWQ_SCALES_ASYMMETRIC, /* (max - min) / 15, zero = clamp(rint(-min / scale), 0, 15); of a scale of 0: min < 0 ? 15 : 0 */
+    /* (max - min) / 15, zero = clamp(rint(-min / scale), 0, 15); of a scale of 0: min < 0 ? 15 : 0 */
+    AWQ_SCALES_ASYMMETRIC,
     AWQ_SCALES_WITH_ZERO,  /* the same with 0 among the weights: no group of one sign is cut off */
     AWQ_SCALES_ABSMAX_7,   /* max|w| / 7, zero 8 */
     AWQ_SCALES_ABSMAX_7_5, /* max|w| / 7.5, zero 8 */
@@ -63,7 +65,8 @@ bool awq_dtype_is_float(awq_dtype dtype);
 /* The mode of that name, such as "absmax/7". */
 bool awq_scale_mode_from_name(const char *name, awq_scale_mode *mode, awq_error *error);
 
-/* True when `weight` can be quantized with these; then payload_sizes[0..ndim) are the payload's. Values are not looked at. */
+/* True when `weight` can be quantized with these; then payload_sizes[0..ndim) are the payload's. Values are not looked
+   at. */
 bool awq_check_quantize(const awq_view *weight, const awq_view *scales, const awq_view *zeros, awq_packing packing,
                         int64_t *payload_sizes, awq_error *error);
 
@@ -78,7 +81,8 @@ bool awq_check_min_max(const awq_view *weight, int64_t group_rows, int64_t group
 /* Describes views whose shapes are checked. For min_max, the scales' sizes say the groups. */
 void awq_float_geometry_init(awq_float_geometry *geometry, awq_packing packing, const awq_float_views *views);
 
-/* Looks at the values, which lie on the host: scales finite and not negative, zeros 0..15. The first that is not is named. */
+/* Looks at the values, which lie on the host: scales finite and not negative, zeros 0..15. The first that is not is
+   named. */
 bool awq_check_scale_values(const awq_view *scales, const awq_view *zeros, awq_error *error);
 
 /* Fills `error` with a value that was found, by its row-major linear index in `view`; each returns false. */

@@ -1,4 +1,5 @@
-/* What the payload bytes of each packing mean: rows of data from which csrc/kernels, cuda, checks and error texts follow. */
+/* What the payload bytes of each packing mean: rows of data from which csrc/kernels, cuda, checks and error texts
+   follow. */
 #ifndef AWQPACK_PACKING_H
 #define AWQPACK_PACKING_H
 
@@ -42,15 +43,15 @@ typedef enum awq_packing {
 } awq_packing;
 
 enum {
-    AWQ_CODE_MAX = 15,      /* largest 4-bit code */
-    AWQ_WORD_CODES = 8,     /* codes in a V1 int32 word */
+    AWQ_CODE_MAX = 15,  /* largest 4-bit code */
+    AWQ_WORD_CODES = 8, /* codes in a V1 int32 word */
     AWQ_WORD_BYTES = 4,
-    AWQ_BLOCK_CODES = 64,   /* codes of one row that V1 and V2 keep together ... */
-    AWQ_BLOCK_BYTES = 32,   /* ... and the payload bytes they take */
-    AWQ_QUAD_ROWS = 4,      /* rows that V2 interleaves in one payload row */
+    AWQ_BLOCK_CODES = 64, /* codes of one row that V1 and V2 keep together ... */
+    AWQ_BLOCK_BYTES = 32, /* ... and the payload bytes they take */
+    AWQ_QUAD_ROWS = 4,    /* rows that V2 interleaves in one payload row */
     AWQ_QUAD_BLOCK_BYTES = AWQ_QUAD_ROWS * AWQ_BLOCK_BYTES,
-    AWQ_PLACE_BITS = 10,    /* of the number of a nibble in the largest block */
-    AWQ_MAX_DIMS = 64       /* dimensions a tensor may have, batch included */
+    AWQ_PLACE_BITS = 10, /* of the number of a nibble in the largest block */
+    AWQ_MAX_DIMS = 64    /* dimensions a tensor may have, batch included */
 };
 
 /* A row and a column of codes, counted from the first of a block. */
@@ -59,8 +60,9 @@ typedef struct awq_place {
 } awq_place;
 
 /*
- * A packing: a block of codes and a permutation. A block is block_rows x block_cols codes in contiguous items of one row of the
- * payload; nibble i of it, bits 4 * (i % 2).. of byte i / 2, holds the code at the sum of step[b] over the bits b that i has.
+ * A packing: a block of codes and a permutation. A block is block_rows x block_cols codes in contiguous items of one
+ * row of the payload; nibble i of it, bits 4 * (i % 2).. of byte i / 2, holds the code at the sum of step[b] over the
+ * bits b that i has.
  *
  *   blocks side by side     the payload is (N / block_rows, K / block_cols * the items of a block)
  *   blocks run down         the payload is (K / block_cols, N / block_rows * the items of a block)
@@ -77,14 +79,32 @@ typedef struct awq_packing_traits {
     awq_place step[AWQ_PLACE_BITS]; /* powers of two, each bit of a row or column once */
 } awq_packing_traits;
 
+/* clang-format off: a line or two a row */
 AWQ_CONSTANT awq_packing_traits awq_packings[AWQ_PACKING_COUNT] = {
     {"V1", 1, true, false, AWQ_DTYPE_INT32, 4, 1, 8, false, {{0, 1}, {0, 2}, {0, 4}}},
     {"V1", 1, true, true, AWQ_DTYPE_INT32, 4, 1, 8, false, {{0, 2}, {0, 4}, {0, 1}}}, /* 0, 2, 4, 6, 1, 3, 5, 7 */
-    {"V2", 2, false, false, AWQ_DTYPE_INT16, 2, 4, 64, false,
+    {"V2",
+     2,
+     false,
+     false,
+     AWQ_DTYPE_INT16,
+     2,
+     4,
+     64,
+     false,
      {{0, 8}, {0, 16}, {0, 1}, {0, 2}, {0, 4}, {0, 32}, {1, 0}, {2, 0}}},
-    {"MARLIN", 3, false, false, AWQ_DTYPE_INT32, 4, 64, 16, true,
+    {"MARLIN",
+     3,
+     false,
+     false,
+     AWQ_DTYPE_INT32,
+     4,
+     64,
+     16,
+     true,
      {{0, 8}, {8, 0}, {0, 1}, {16, 0}, {32, 0}, {0, 2}, {0, 4}, {1, 0}, {2, 0}, {4, 0}}},
 };
+/* clang-format on */
 
 /* Of a block, in a payload. */
 AWQ_FUNCTION int awq_block_bytes(const awq_packing_traits *traits)
@@ -123,16 +143,17 @@ AWQ_FUNCTION int awq_high_column(awq_packing packing, int byte)
 
 /*
  * A batch of matrices of codes beside a batch of payloads, as strides in elements (codes: bytes, payload: its items).
- * Made by awq_geometry_init, which merges every dimension that can be merged, so that a contiguous tensor is one long row.
+ * Made by awq_geometry_init, which merges every dimension that can be merged, so that a contiguous tensor is one long
+ * row.
  */
 typedef struct awq_geometry {
     awq_packing packing;
-    int32_t batch_dims;                /* leading dimensions that could not be merged */
-    int64_t rows, cols;                /* N and K; multiples of a block's */
+    int32_t batch_dims; /* leading dimensions that could not be merged */
+    int64_t rows, cols; /* N and K; multiples of a block's */
     int64_t codes_row_stride;
     int64_t codes_col_stride;
-    int64_t payload_row_stride;        /* between rows of the payload: see awq_packing_traits */
-    int64_t payload_col_stride;        /* between its items */
+    int64_t payload_row_stride; /* between rows of the payload: see awq_packing_traits */
+    int64_t payload_col_stride; /* between its items */
     int64_t batch_sizes[AWQ_MAX_DIMS];
     int64_t codes_batch_strides[AWQ_MAX_DIMS];
     int64_t payload_batch_strides[AWQ_MAX_DIMS];

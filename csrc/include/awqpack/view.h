@@ -1,4 +1,5 @@
-/* A borrowed description of somebody's strided memory (a torch tensor or a NumPy array), and the checks that precede every job. */
+/* A borrowed description of somebody's strided memory (a torch tensor or a NumPy array), and the checks that precede
+   every job. */
 #ifndef AWQPACK_VIEW_H
 #define AWQPACK_VIEW_H
 
@@ -36,11 +37,10 @@ bool awq_check_codes(const awq_view *codes, awq_packing packing, int64_t *payloa
 bool awq_check_payload(const awq_view *payload, awq_packing packing, int64_t *codes_sizes, awq_error *error);
 
 /* True when `out` has the dtype and sizes asked for, no two of its elements share memory, and `input` shares none. */
-bool awq_check_out(const awq_view *out, awq_dtype dtype, const int64_t *sizes, const awq_view *input,
-                   awq_error *error);
+bool awq_check_out(const awq_view *out, awq_dtype dtype, const int64_t *sizes, const awq_view *input, awq_error *error);
 
-/* Strides of a dense tensor of these sizes whose dimensions lie in memory in `order`, outermost first; false when `order`
-   is no permutation. A NULL order is 0, 1, 2, ...: contiguous. */
+/* Strides of a dense tensor of these sizes whose dimensions lie in memory in `order`, outermost first; false when
+   `order` is no permutation. A NULL order is 0, 1, 2, ...: contiguous. */
 bool awq_dense_strides(int64_t ndim, const int64_t *sizes, const int64_t *order, int64_t *strides, awq_error *error);
 
 /* Fills `error` with the first code above 15 in row-major order and its index; returns false. */
