@@ -6,19 +6,7 @@ tensors = LAYOUTS["gemv_fast"].encode(layer)
 tensors = quantize_layer(weight, LAYOUTS["gemm"])  # of a float weight (N, K)
 """
 
-from .base import (
-    HEAD,
-    SCALE_DTYPES,
-    SYMMETRIC_ZERO,
-    AmbiguousGroupError,
-    Geometry,
-    Layer,
-    Layout,
-    LayoutError,
-    QuantizationConfig,
-    TensorSpec,
-    quantize_layer,
-)
+from .base import Layout, quantize_layer
 from .compressed_tensors import CompressedTensors
 from .detect import detect, layout_of_config
 from .float_runs import dequantize_runs, quantize_runs
@@ -29,6 +17,17 @@ from .gptq import Gptq, GptqV2
 from .llm_awq import LlmAwq
 from .mlx import Mlx
 from .modelopt import ModelOpt
+from .parts import (
+    HEAD,
+    SCALE_DTYPES,
+    SYMMETRIC_ZERO,
+    AmbiguousGroupError,
+    Geometry,
+    Layer,
+    LayoutError,
+    QuantizationConfig,
+    TensorSpec,
+)
 from .quark import Quark, QuarkInt4
 from .registry import LAYOUTS
 from .weight import PackedWeight, WeightFormat, relayout, relayout_runs

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from .base import LayoutError
+from .parts import LayoutError
 
 QUANT_METHODS = ("auto-round", "intel/auto-round")
 _FLOAT_BITS = (16, 32)  # of a layer that is not quantized

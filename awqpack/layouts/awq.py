@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 import torch
 
 from .auto_round import in_words_of
-from .base import Geometry, Layout, LayoutError, QuantizationConfig
+from .base import Layout
+from .parts import Geometry, LayoutError, QuantizationConfig
 
 QUANT_METHOD = "awq"
 

@@ -10,8 +10,10 @@ import torch
 
 from .. import functional
 from ..packing import AWQPacking
-from .base import HEAD, Geometry, Layout, LayoutError, QuantizationConfig, Role, TensorSpec
+from .base import Layout
 from .names import part_or_pattern, pattern_of
+from .parts import HEAD, Geometry, LayoutError, QuantizationConfig, TensorSpec
+from .reading import Role
 from .weight import PackedWeight
 
 QUANT_METHOD = "compressed-tensors"

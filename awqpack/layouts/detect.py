@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .base import AmbiguousGroupError, Layout, LayoutError, TensorSpec
+from .base import Layout
+from .parts import AmbiguousGroupError, LayoutError, TensorSpec
 from .registry import LAYOUTS
 
 # quant_method -> what to call it, for those that are met most and are taken for AWQ

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 
 from .. import floats
-from .base import LayoutError
+from .parts import LayoutError
 from .weight import Rows, Take, WeightFormat
 
 # Elements at a time: their floats stay in the last-level cache until they are written.

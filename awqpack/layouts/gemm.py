@@ -10,7 +10,8 @@ import torch
 from .. import functional
 from ..packing import AWQPacking
 from .awq import AwqLayout
-from .base import Geometry, Role, TensorSpec
+from .parts import Geometry, TensorSpec
+from .reading import Role
 from .weight import PackedWeight
 
 

@@ -10,7 +10,9 @@ import torch
 from ..packing import AWQPacking
 from . import scaled_zeros
 from .awq import PaddedLayout
-from .base import Geometry, Role, TensorSpec, padded
+from .base import padded
+from .parts import Geometry, TensorSpec
+from .reading import Role
 from .weight import PackedWeight
 
 

@@ -11,8 +11,10 @@ import torch
 from .. import functional
 from ..packing import AWQPacking
 from .auto_round import in_words_of
-from .base import Geometry, Layout, LayoutError, QuantizationConfig, Role, TensorSpec
+from .base import Layout
 from .names import PATTERN, part_or_pattern, pattern_of
+from .parts import Geometry, LayoutError, QuantizationConfig, TensorSpec
+from .reading import Role
 from .weight import PackedWeight
 
 QUANT_METHOD = "gptq"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-from .base import Role
 from .gemv_fast import GemvFast
+from .reading import Role
 
 
 class LlmAwq(GemvFast):

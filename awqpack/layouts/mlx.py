@@ -9,7 +9,9 @@ import torch
 
 from ..packing import AWQPacking
 from . import scaled_zeros
-from .base import Geometry, Layout, LayoutError, QuantizationConfig, Role, TensorSpec
+from .base import Layout
+from .parts import Geometry, LayoutError, QuantizationConfig, TensorSpec
+from .reading import Role
 from .weight import PackedWeight
 
 _GROUP_SIZES = (32, 64, 128)  # that MLX has kernels for

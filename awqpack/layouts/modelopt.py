@@ -8,8 +8,10 @@ from typing import Any, ClassVar
 
 import torch
 
-from .base import HEAD, SYMMETRIC_ZERO, Geometry, Layout, LayoutError, QuantizationConfig, Role, TensorSpec
+from .base import Layout
 from .names import of_shell, shell_names
+from .parts import HEAD, SYMMETRIC_ZERO, Geometry, LayoutError, QuantizationConfig, TensorSpec
+from .reading import Role
 from .weight import PairedRows
 
 QUANT_METHOD = "modelopt"
@@ -66,11 +68,6 @@ class ModelOpt(Layout):
         if not torch.equal(folded.double(), exact):
             raise LayoutError(f"pre_quant_scale times weight_scale is no {str(scales.dtype).removeprefix('torch.')}")
         return folded
-
-    def decode_zeros(
-        self, geometry: Geometry, tensors: Mapping[str, torch.Tensor], scales: torch.Tensor
-    ) -> torch.Tensor:
-        raise LayoutError("modelopt stores no zeros")
 
     def holds_every_zero(self, scales: torch.Tensor) -> bool:
         return False

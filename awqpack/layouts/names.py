@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import re
 
-from .base import HEAD, QuantizationConfig
+from .parts import HEAD, QuantizationConfig
 
 PATTERN = "re:"
 _PART = re.compile(r"re:\.\*(.*)\.\*")

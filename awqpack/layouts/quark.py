@@ -9,8 +9,10 @@ from typing import Any, ClassVar
 import torch
 
 from ..packing import AWQPacking
-from .base import HEAD, Geometry, Layout, LayoutError, QuantizationConfig, Role, TensorSpec
+from .base import Layout
 from .names import of_shell, shell_names
+from .parts import HEAD, Geometry, LayoutError, QuantizationConfig, TensorSpec
+from .reading import Role
 from .weight import PackedWeight
 
 QUANT_METHOD = "quark"

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import torch
 
-from .base import LayoutError
+from .parts import LayoutError
 
 # Scaled zeros at a time: few enough to stay in the cache, and enough to be worth a call of each op.
 _CHUNK = 1 << 17
