@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from models import SHAPE, PackedLinear, emptied_at_registration
-from shared import LAYOUTS, torch_codes
+from shared import PACKINGS, torch_codes
 
 import awqpack
 from awqpack import AWQPackedTensor, AWQPacking
@@ -296,8 +296,8 @@ def device_of(module):
 
 def fresh(module, device=None):
     how = module.weight.packing, module.weight.reorder
-    layout = next(layout for layout in LAYOUTS.values() if layout == how)
-    return PackedLinear(layout, device or device_of(module), seed=5)
+    packing = next(packing for packing in PACKINGS.values() if packing == how)
+    return PackedLinear(packing, device or device_of(module), seed=5)
 
 
 def loaded(module, state, **how):

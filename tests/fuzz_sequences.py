@@ -15,7 +15,7 @@ import threading
 import time
 
 import torch
-from shared import LAYOUTS
+from shared import PACKINGS
 
 from awqpack import AWQPackedTensor, pack
 
@@ -35,11 +35,11 @@ class Member:
             raise AssertionError(f"{what}: {self.packed!r} holds other codes than its twin")
 
 
-def part_of(payload, layout, part):
+def part_of(payload, packing, part):
     """The part of the payload of ROWS x COLS codes that holds a part of them."""
     rows, cols = part
     sizes = (ROWS, COLS)
-    if layout.payload_shape(sizes)[0] == COLS // 16:  # Marlin's blocks run down
+    if packing.payload_shape(sizes)[0] == COLS // 16:  # Marlin's blocks run down
         rows, cols, sizes = cols, rows, (COLS, ROWS)
     factor = [have / size for have, size in zip(payload.shape, sizes, strict=True)]
     return payload[
@@ -51,17 +51,17 @@ def part_of(payload, layout, part):
 class Family:
     """Members around one payload: the first holds all of it."""
 
-    def __init__(self, rng, layout=None, members=None):
+    def __init__(self, rng, packing=None, members=None):
         self.rng = rng
-        self.layout = layout or rng.choice(list(LAYOUTS.values()))
+        self.packing = packing or rng.choice(list(PACKINGS.values()))
         if members is None:
             codes = torch.randint(0, 16, (ROWS, COLS), dtype=torch.uint8)
-            payload = pack(codes, self.layout.packing, self.layout.reorder)
+            payload = pack(codes, *self.packing)
             members = [Member(self.around(payload, codes.shape), codes)]
         self.members = members
 
     def around(self, payload, shape):
-        return AWQPackedTensor(payload, self.layout.packing, self.layout.reorder, tuple(shape), (shape[1], 1))
+        return AWQPackedTensor(payload, *self.packing, tuple(shape), (shape[1], 1))
 
     def backup(self):
         return self.members[0].plain.clone()
@@ -71,7 +71,7 @@ class Family:
         whole = self.members[0]
         plain = whole.plain[rows, cols]
         self.members.append(
-            Member(self.around(part_of(whole.packed.payload, self.layout, (rows, cols)), plain.shape), plain)
+            Member(self.around(part_of(whole.packed.payload, self.packing, (rows, cols)), plain.shape), plain)
         )
 
     def span(self, size):
@@ -284,7 +284,7 @@ class Fuzz:
             twins = [family.members[0]]
         packed, plain = how([m.packed for m in twins]), how([m.plain for m in twins])
         members = [Member(*pair) for pair in zip(packed, plain, strict=True)]
-        self.families[index] = Family(self.rng, family.layout, members)
+        self.families[index] = Family(self.rng, family.packing, members)
         self.seen[name] += 1
 
     def change_members(self):

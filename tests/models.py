@@ -10,10 +10,10 @@ SHAPE = (64, 128)
 class PackedLinear(torch.nn.Module):
     """A layer as users write it: a packed parameter, a packed buffer, and a scale that learns."""
 
-    def __init__(self, layout, device="cpu", seed=0):
+    def __init__(self, packing, device="cpu", seed=0):
         super().__init__()
-        self.weight = torch.nn.Parameter(packed_tensor(layout, SHAPE, device, seed), requires_grad=False)
-        self.register_buffer("zeros", packed_tensor(layout, SHAPE, device, seed + 100))
+        self.weight = torch.nn.Parameter(packed_tensor(packing, SHAPE, device, seed), requires_grad=False)
+        self.register_buffer("zeros", packed_tensor(packing, SHAPE, device, seed + 100))
         self.scale = torch.nn.Parameter(torch.full((SHAPE[0], 1), 0.5, device=device))
 
     def forward(self, x):
@@ -82,12 +82,12 @@ def emptied_at_registration(make):
 class Codes(torch.utils.data.Dataset):
     """A data set whose items are packed where they are asked for, in a worker."""
 
-    def __init__(self, layout):
-        self.layout = layout
-        self.kept = packed_tensor(layout, SHAPE, seed=99)
+    def __init__(self, packing):
+        self.packing = packing
+        self.kept = packed_tensor(packing, SHAPE, seed=99)
 
     def __len__(self):
         return 4
 
     def __getitem__(self, index):
-        return packed_tensor(self.layout, SHAPE, seed=index), self.kept
+        return packed_tensor(self.packing, SHAPE, seed=index), self.kept

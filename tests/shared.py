@@ -1,4 +1,4 @@
-"""What the tests share: layouts, devices, random codes, memory layouts, and the hypothesis profiles."""
+"""What the tests share: packings, devices, random codes, memory strides, and the hypothesis profiles."""
 
 import os
 from enum import Enum
@@ -19,7 +19,7 @@ hypothesis.settings.register_profile("deep", max_examples=5000, deadline=None)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 
-class Layout(NamedTuple):
+class Packing(NamedTuple):
     """One way to pack; `number` is what the ops call the packing."""
 
     packing: AWQPacking
@@ -53,11 +53,11 @@ class Layout(NamedTuple):
         return (*batch, *shapes[self.packing])
 
 
-LAYOUTS = {
-    "v1": Layout(AWQPacking.V1, False),
-    "v1_reorder": Layout(AWQPacking.V1, True),
-    "v2": Layout(AWQPacking.V2, False),
-    "marlin": Layout(AWQPacking.MARLIN, False),
+PACKINGS = {
+    "v1": Packing(AWQPacking.V1, False),
+    "v1_reorder": Packing(AWQPacking.V1, True),
+    "v2": Packing(AWQPacking.V2, False),
+    "marlin": Packing(AWQPacking.MARLIN, False),
 }
 VARIANTS = _C.variants()
 HAS_CUDA = torch.cuda.is_available() and bool(awqpack.build_info()["cuda_archs"])
@@ -74,8 +74,8 @@ PACKET_ERROR = ValueError if torch.__version__ < "2.15" else RuntimeError
 REFERENCE = np.load(Path(__file__).parent / "data" / "reference_vectors.npz")
 
 
-@pytest.fixture(params=LAYOUTS.values(), ids=LAYOUTS.keys())
-def layout(request):
+@pytest.fixture(params=PACKINGS.values(), ids=PACKINGS.keys())
+def packing(request):
     return request.param
 
 
@@ -114,12 +114,12 @@ def random_codes(shape, seed=0):
     return np.random.default_rng(seed).integers(0, 16, shape, dtype=np.uint8)
 
 
-def random_payload(shape, layout, seed=0):
+def random_payload(shape, packing, seed=0):
     """A contiguous payload array for codes of this shape: every bit pattern is valid."""
-    dtype = np.int16 if layout.packing is AWQPacking.V2 else np.int32
+    dtype = np.int16 if packing.packing is AWQPacking.V2 else np.int32
     info = np.iinfo(dtype)
     return np.random.default_rng(seed).integers(
-        info.min, info.max, layout.payload_shape(shape), dtype=dtype, endpoint=True
+        info.min, info.max, packing.payload_shape(shape), dtype=dtype, endpoint=True
     )
 
 
@@ -127,16 +127,16 @@ def torch_codes(shape=(64, 128), device="cpu", seed=0):
     return torch.from_numpy(random_codes(shape, seed)).to(device)
 
 
-def packed_tensor(layout, shape=(64, 128), device="cpu", seed=0):
-    return AWQPackedTensor.pack(torch_codes(shape, device, seed), layout.packing, layout.reorder)
+def packed_tensor(packing, shape=(64, 128), device="cpu", seed=0):
+    return AWQPackedTensor.pack(torch_codes(shape, device, seed), *packing)
 
 
-def pack_array(codes, layout, *, validate=True, out=None, variant=None):
-    return _C.pack_array(codes, layout.number, layout.reorder, validate, out, variant)
+def pack_array(codes, packing, *, validate=True, out=None, variant=None):
+    return _C.pack_array(codes, packing.number, packing.reorder, validate, out, variant)
 
 
-def unpack_array(payload, layout, *, out=None, variant=None):
-    return _C.unpack_array(payload, layout.number, layout.reorder, out, variant)
+def unpack_array(payload, packing, *, out=None, variant=None):
+    return _C.unpack_array(payload, packing.number, packing.reorder, out, variant)
 
 
 def assert_same(actual, expected):
@@ -240,8 +240,8 @@ SHAPE = (64, 128)
 
 
 @pytest.fixture
-def packed(layout, device):
-    return packed_tensor(layout, SHAPE, device)
+def packed(packing, device):
+    return packed_tensor(packing, SHAPE, device)
 
 
 def is_plain(result, expected):

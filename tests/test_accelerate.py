@@ -32,13 +32,13 @@ class Watched(PackedLinear):
 class Net(torch.nn.Module):
     """Packed parameters and buffers around a plain layer; tied, two of the three weights are one parameter."""
 
-    def __init__(self, layout, is_tied):
+    def __init__(self, packing, is_tied):
         super().__init__()
         torch.manual_seed(0)
-        self.how = layout, is_tied
-        self.first = Watched(layout, seed=1)
-        self.second = Watched(layout, seed=2)
-        self.third = Watched(layout, seed=3)
+        self.how = packing, is_tied
+        self.first = Watched(packing, seed=1)
+        self.second = Watched(packing, seed=2)
+        self.third = Watched(packing, seed=3)
         self.between = torch.nn.Linear(64, 128)
         if is_tied:
             self.second.weight = self.first.weight
@@ -85,8 +85,8 @@ WAYS = {
 
 
 @pytest.fixture(params=[False, True], ids=["untied", "tied"])
-def net(request, layout):
-    return Net(layout, request.param)
+def net(request, packing):
+    return Net(packing, request.param)
 
 
 def assert_gives_the_same(placed, net, device):

@@ -305,15 +305,15 @@ def test_a_code_over_15_is_named(shape, values, named, order, device):
 
 
 @pytest.mark.parametrize("position", range(64))
-def test_a_code_over_15_is_seen_wherever_it_is(position, layout, variant):
-    codes = np.zeros(layout.fit((4, 64)), np.uint8)
+def test_a_code_over_15_is_seen_wherever_it_is(position, packing, variant):
+    codes = np.zeros(packing.fit((4, 64)), np.uint8)
     codes[3, position] = 16
     words = [f"codes[3, {position}] is 16"]
-    refused(awqpack._C.pack_array, codes, layout.number, layout.reorder, True, None, variant, words=words)
+    refused(awqpack._C.pack_array, codes, packing.number, packing.reorder, True, None, variant, words=words)
 
 
-def test_codes_over_15_never_reach_a_packed_tensor(layout, device):
-    packed = packed_tensor(layout, device=device)
+def test_codes_over_15_never_reach_a_packed_tensor(packing, device):
+    packed = packed_tensor(packing, device=device)
     before = packed.payload.clone()
     bad = packed.unpack()
     bad[5, 6] = 16
@@ -321,30 +321,30 @@ def test_codes_over_15_never_reach_a_packed_tensor(layout, device):
     assert_same(packed.payload, before)
 
 
-def test_zero_sizes_are_valid(layout, device):
-    for shape in map(layout.fit, [(0, 64), (4, 0), (0, 0), (0, 4, 64), (2, 0, 64), (2, 4, 0)]):
+def test_zero_sizes_are_valid(packing, device):
+    for shape in map(packing.fit, [(0, 64), (4, 0), (0, 0), (0, 4, 64), (2, 0, 64), (2, 4, 0)]):
         codes = np.zeros(shape, np.uint8)
-        payload_shape = layout.payload_shape(shape)
-        array = awqpack.pack(codes, *layout)
+        payload_shape = packing.payload_shape(shape)
+        array = awqpack.pack(codes, *packing)
         assert array.shape == payload_shape
-        assert_same(awqpack.unpack(array, *layout), codes)
-        tensor = awqpack.pack(torch.from_numpy(codes).to(device), *layout)
+        assert_same(awqpack.unpack(array, *packing), codes)
+        tensor = awqpack.pack(torch.from_numpy(codes).to(device), *packing)
         assert tensor.shape == payload_shape
-        assert tensor.dtype == layout.payload_dtype
-        assert_same(awqpack.unpack(tensor, *layout), torch.from_numpy(codes).to(device))
-        packed = packed_tensor(layout, shape, device)
+        assert tensor.dtype == packing.payload_dtype
+        assert_same(awqpack.unpack(tensor, *packing), torch.from_numpy(codes).to(device))
+        packed = packed_tensor(packing, shape, device)
         assert packed.shape == shape
         assert_same(packed.unpack(), torch.from_numpy(codes).to(device))
         assert str(shape) in repr(packed)
 
 
-def test_read_only_arrays_are_valid_input(layout):
-    shape = layout.fit((8, 64))
+def test_read_only_arrays_are_valid_input(packing):
+    shape = packing.fit((8, 64))
     codes = random_codes(shape)
     codes.flags.writeable = False
-    payload = awqpack.pack(codes, *layout)
+    payload = awqpack.pack(codes, *packing)
     payload.flags.writeable = False
-    unpacked = awqpack.unpack(payload, *layout)
+    unpacked = awqpack.unpack(payload, *packing)
     assert_same(unpacked, random_codes(shape))
     assert unpacked.flags.writeable
 
@@ -514,10 +514,10 @@ def test_an_error_of_another_thread_becomes_none():
     refused(keep(raises(RuntimeError(texts[0]))), error=RuntimeError, words=["int16"])
 
 
-def test_no_memory_is_a_memory_error(layout):
-    payload = torch.zeros(1, 128, dtype=layout.payload_dtype).expand(2**50, 128)
+def test_no_memory_is_a_memory_error(packing):
+    payload = torch.zeros(1, 128, dtype=packing.payload_dtype).expand(2**50, 128)
     for call in (awqpack.unpack, lambda p, *how: AWQPackedTensor.pack(awqpack.unpack(p, *how))):
-        refused(call, payload, *layout, error=MemoryError, words=["could not allocate", "torch.uint8"])
+        refused(call, payload, *packing, error=MemoryError, words=["could not allocate", "torch.uint8"])
 
 
 def test_results_and_keywords_pass_through():

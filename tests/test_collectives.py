@@ -8,7 +8,7 @@ import forked
 import pytest
 import torch
 import torch.distributed as dist
-from shared import LAYOUTS, torch_codes
+from shared import PACKINGS, torch_codes
 
 from awqpack import AWQPackedTensor
 
@@ -20,40 +20,40 @@ def codes_of(rank):
     return torch_codes(seed=rank) // 2
 
 
-def pack(codes, layout):
-    return AWQPackedTensor.pack(codes, layout.packing, layout.reorder)
+def pack(codes, packing):
+    return AWQPackedTensor.pack(codes, *packing)
 
 
-def zeros(layout):
-    return pack(torch.zeros_like(codes_of(0)), layout)
+def zeros(packing):
+    return pack(torch.zeros_like(codes_of(0)), packing)
 
 
-def broadcast(rank, layout):
-    packed = pack(codes_of(rank), layout)
+def broadcast(rank, packing):
+    packed = pack(codes_of(rank), packing)
     dist.broadcast(packed, 0)
     return [(packed, codes_of(0))]
 
 
-def broadcast_async(rank, layout):
-    packed = pack(codes_of(rank), layout)
+def broadcast_async(rank, packing):
+    packed = pack(codes_of(rank), packing)
     dist.broadcast(packed, 0, async_op=True).wait()
     return [(packed, codes_of(0))]
 
 
-def all_reduce(rank, layout):
-    packed = pack(codes_of(rank), layout)
+def all_reduce(rank, packing):
+    packed = pack(codes_of(rank), packing)
     dist.all_reduce(packed)
     return [(packed, codes_of(0) + codes_of(1))]
 
 
-def all_gather(rank, layout):
-    outputs = [zeros(layout) for _ in range(RANKS)]
-    dist.all_gather(outputs, pack(codes_of(rank), layout))
+def all_gather(rank, packing):
+    outputs = [zeros(packing) for _ in range(RANKS)]
+    dist.all_gather(outputs, pack(codes_of(rank), packing))
     return [(output, codes_of(i)) for i, output in enumerate(outputs)]
 
 
-def send_recv(rank, layout):
-    packed = pack(codes_of(rank), layout)
+def send_recv(rank, packing):
+    packed = pack(codes_of(rank), packing)
     if rank == 0:
         dist.send(packed, 1)  # as codes ...
         dist.send(packed.payload, 1)  # ... and as they are stored
@@ -64,17 +64,17 @@ def send_recv(rank, layout):
     codes = torch.empty_like(codes_of(0))
     dist.recv(codes, 0)
     dist.recv(packed.payload, 0)
-    return [(packed, codes_of(0)), (pack(codes, layout), codes_of(0))]
+    return [(packed, codes_of(0)), (pack(codes, packing), codes_of(0))]
 
 
-def scatter(rank, layout):
-    packed = zeros(layout)
-    dist.scatter(packed, [pack(codes_of(i), layout) for i in range(RANKS)] if rank == 0 else None, 0)
+def scatter(rank, packing):
+    packed = zeros(packing)
+    dist.scatter(packed, [pack(codes_of(i), packing) for i in range(RANKS)] if rank == 0 else None, 0)
     return [(packed, codes_of(rank))]
 
 
-def functional_all_reduce(rank, layout):
-    packed = pack(codes_of(rank), layout)
+def functional_all_reduce(rank, packing):
+    packed = pack(codes_of(rank), packing)
     group = dist.group.WORLD.group_name
     torch.ops._c10d_functional.all_reduce_(packed, "sum", group)
     return [(packed, codes_of(0) + codes_of(1))]
@@ -84,15 +84,15 @@ COLLECTIVES = [functional_all_reduce, broadcast, broadcast_async, all_reduce, al
 
 
 def work(rank, folder):
-    """One rank: every collective with every layout."""
+    """One rank: every collective with every packing."""
     store = dist.FileStore(f"{folder}/store", RANKS)
     dist.init_process_group("gloo", rank=rank, world_size=RANKS, store=store, timeout=datetime.timedelta(seconds=60))
     for collective in COLLECTIVES:
-        for name, layout in LAYOUTS.items():
-            for packed, expected in collective(rank, layout):
+        for name, packing in PACKINGS.items():
+            for packed, expected in collective(rank, packing):
                 assert type(packed) is AWQPackedTensor, (collective.__name__, name)
                 assert torch.equal(packed.unpack(), expected), (collective.__name__, name)
-    too_large = pack(torch.full_like(codes_of(0), 15), LAYOUTS["v1"])
+    too_large = pack(torch.full_like(codes_of(0), 15), PACKINGS["v1"])
     with pytest.raises(ValueError, match="is 30"):
         dist.all_reduce(too_large)
     assert torch.equal(too_large.unpack(), torch.full_like(codes_of(0), 15)), "a refused sum was stored"

@@ -7,7 +7,7 @@ import pytest
 import torch
 from contract import READS
 from models import SHAPE, PackedLinear
-from shared import LAYOUTS, assert_same, packed_tensor, torch_codes
+from shared import PACKINGS, assert_same, packed_tensor, torch_codes
 from test_contract import assert_all_same, compiled, once
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -21,25 +21,25 @@ pytestmark = [
 
 @pytest.mark.parametrize("name", ["+1", "unpack", "detach", "to, copied", "packed and plain"])
 def test_reads_of_column_major_codes(name):
-    layout = LAYOUTS["v1"]
-    packed = AWQPackedTensor.pack(torch_codes((128, 64)).t(), layout.packing, layout.reorder)
+    packing = PACKINGS["v1"]
+    packed = AWQPackedTensor.pack(torch_codes((128, 64)).t(), *packing)
     result, expected = compiled(READS[name])(packed), READS[name](packed)
     assert_all_same(result, expected)
     for ours, theirs in zip(*(r if isinstance(r, tuple) else (r,) for r in (result, expected)), strict=True):
         assert ours.stride() == theirs.stride() == (1, 64)
 
 
-def test_copy_between_packed_tensors(layout):
-    target, source = packed_tensor(layout, seed=1), packed_tensor(layout, seed=2)
+def test_copy_between_packed_tensors(packing):
+    target, source = packed_tensor(packing, seed=1), packed_tensor(packing, seed=2)
     result = compiled(lambda a, b: a.copy_(b))(target, source)
     assert_same(target, source)
     assert_same(result, source)
 
 
 @once
-def test_pack_inside(layout, dynamic):
+def test_pack_inside(packing, dynamic):
     def pack(codes):
-        return AWQPackedTensor.pack(codes, layout.packing, layout.reorder)
+        return AWQPackedTensor.pack(codes, *packing)
 
     function = compiled(pack, dynamic=dynamic)
     for shape in (SHAPE, (32, 192)):
@@ -51,10 +51,10 @@ def test_pack_inside(layout, dynamic):
 
 
 def test_pack_and_use_inside():
-    layout = LAYOUTS["v2"]
+    packing = PACKINGS["v2"]
 
     def round_trip(codes):
-        packed = AWQPackedTensor.pack(codes, layout.packing, layout.reorder)
+        packed = AWQPackedTensor.pack(codes, *packing)
         return packed.unpack() + 1, packed + 1
 
     codes = torch_codes()
@@ -62,8 +62,8 @@ def test_pack_and_use_inside():
 
 
 def test_gradients_flow_to_the_rest():
-    layout = LAYOUTS["v2"]
-    module = PackedLinear(layout)
+    packing = PACKINGS["v2"]
+    module = PackedLinear(packing)
     eager, x = copy.deepcopy(module), torch.ones(3, 128)
     eager(x).sum().backward()
     compiled(module)(x).sum().backward()
@@ -86,40 +86,40 @@ def count_compiles(function, inputs, **kwargs):
 
 
 def test_another_layout_recompiles():
-    inputs = [packed_tensor(layout) for layout in LAYOUTS.values()]
-    assert count_compiles(READS["+1"], inputs, dynamic=False) == len(LAYOUTS)
+    inputs = [packed_tensor(packing) for packing in PACKINGS.values()]
+    assert count_compiles(READS["+1"], inputs, dynamic=False) == len(PACKINGS)
 
 
 def test_other_strides_recompile():
-    layout = LAYOUTS["v2"]
+    packing = PACKINGS["v2"]
     codes = torch_codes((64, 64))
-    inputs = [AWQPackedTensor.pack(c, layout.packing, layout.reorder) for c in (codes, codes.t())]
+    inputs = [AWQPackedTensor.pack(c, *packing) for c in (codes, codes.t())]
     assert count_compiles(READS["+1"], inputs, dynamic=False) == 2
 
 
 @pytest.mark.parametrize("name", ["+1", "unpack", "detach"])
 def test_one_graph_for_many_sizes(name):
-    layout = LAYOUTS["v1"]
+    packing = PACKINGS["v1"]
     shapes = [(64, 128), (32, 256), (128, 192), (8, 320)]
-    inputs = [packed_tensor(layout, shape) for shape in shapes]
+    inputs = [packed_tensor(packing, shape) for shape in shapes]
     assert count_compiles(READS[name], inputs, dynamic=True) == 1
 
 
 @pytest.mark.filterwarnings("error")
 def test_dynamic_shapes_compile_without_warnings():
-    layout = LAYOUTS["v2"]
-    compiled(READS["+1"], dynamic=True)(packed_tensor(layout))
+    packing = PACKINGS["v2"]
+    compiled(READS["+1"], dynamic=True)(packed_tensor(packing))
 
 
 # --- fake tensors ---
 
 
-def test_fake_mode_packs(layout):
+def test_fake_mode_packs(packing):
     with FakeTensorMode():
-        packed = AWQPackedTensor.pack(torch.empty(SHAPE, dtype=torch.uint8), layout.packing, layout.reorder)
-        assert packed.payload.shape == layout.payload_shape(SHAPE)
+        packed = AWQPackedTensor.pack(torch.empty(SHAPE, dtype=torch.uint8), *packing)
+        assert packed.payload.shape == packing.payload_shape(SHAPE)
         column_major = torch.empty(128, 64, dtype=torch.uint8).t()
-        assert AWQPackedTensor.pack(column_major, layout.packing, layout.reorder).stride() == (1, 64)
+        assert AWQPackedTensor.pack(column_major, *packing).stride() == (1, 64)
 
 
 COMPILED_IN_CI = """

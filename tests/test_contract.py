@@ -1,7 +1,7 @@
 """The contract of AWQPackedTensor, line by line: every row of design.md section 5 and what is promised beside it.
 
 The tables in contract.py say what is done to a packed tensor, the tests here what must come of it. All run over every
-layout, on the CPU and, with `pytest -m cuda`, on a GPU. What is deep or odd about a row is in test_packed_*.py.
+packing, on the CPU and, with `pytest -m cuda`, on a GPU. What is deep or odd about a row is in test_packed_*.py.
 """
 
 import copy
@@ -34,7 +34,7 @@ from contract import (
 )
 from forked import write_and_report
 from models import SHAPE, Codes, Dequantize, PackedLinear, Scaled
-from shared import HAS_CUDA, LAYOUTS, assert_same, is_plain, packed_tensor, require_fake_tensors, torch_codes
+from shared import HAS_CUDA, PACKINGS, assert_same, is_plain, packed_tensor, require_fake_tensors, torch_codes
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from awqpack import AWQPackedTensor
@@ -48,8 +48,8 @@ def table(rows, name="row"):
 
 
 @pytest.fixture
-def packed(layout, device):
-    return packed_tensor(layout, SHAPE, device)
+def packed(packing, device):
+    return packed_tensor(packing, SHAPE, device)
 
 
 def assert_packed_like(result, packed, device=None):
@@ -73,10 +73,10 @@ def test_stays_packed_and_shares_the_payload(row, packed, tmp_path):
 
 
 @table(ALIASES)
-def test_an_alias_shares_storage_and_strides(row, layout, device, tmp_path):
+def test_an_alias_shares_storage_and_strides(row, packing, device, tmp_path):
     """By the storage torch tells what aliases what, compiled code for one."""
     for codes in (torch_codes(SHAPE, device), torch_codes((128, 64), device).t()):
-        packed = AWQPackedTensor.pack(codes, *layout)
+        packed = AWQPackedTensor.pack(codes, *packing)
         result = row(packed, tmp_path)
         assert result.untyped_storage()._cdata == packed.untyped_storage()._cdata
         assert result.stride() == packed.stride()
@@ -93,11 +93,11 @@ def test_stays_packed_with_a_payload_of_its_own(row, packed, tmp_path):
 
 
 @table(UNINITIALIZED)
-def test_stays_packed_of_any_codes(row, layout, device):
+def test_stays_packed_of_any_codes(row, packing, device):
     for codes in (torch_codes(SHAPE, device), torch_codes((128, 64), device).t()):
-        packed = AWQPackedTensor.pack(codes, *layout)
+        packed = AWQPackedTensor.pack(codes, *packing)
         result = row(packed)
-        assert (type(result), result.packing, result.reorder) == (AWQPackedTensor, *layout)
+        assert (type(result), result.packing, result.reorder) == (AWQPackedTensor, *packing)
         assert (result.shape, result.stride()) == (packed.shape, packed.stride())
         assert result.device == result.payload.device
         result.copy_(codes.to(result.device))
@@ -126,17 +126,17 @@ def test_map_location_moves_the_payload(packed, device, source):
     assert_packed_like(saved(given, map_location=target, weights_only=True), packed, target)
 
 
-def fake_packed(layout, device, stride=(128, 1)):
-    payload = torch.empty(layout.payload_shape(SHAPE), dtype=layout.payload_dtype, device=device)
-    return AWQPackedTensor(payload, layout.packing, layout.reorder, SHAPE, stride)
+def fake_packed(packing, device, stride=(128, 1)):
+    payload = torch.empty(packing.payload_shape(SHAPE), dtype=packing.payload_dtype, device=device)
+    return AWQPackedTensor(payload, *packing, SHAPE, stride)
 
 
 @pytest.mark.parametrize(("source", "target", "stays_packed"), MOVES)
 @pytest.mark.parametrize("non_blocking", [False, True])
-def test_where_moves_stay_packed(source, target, stays_packed, non_blocking, layout):
+def test_where_moves_stay_packed(source, target, stays_packed, non_blocking, packing):
     require_fake_tensors(source, target)
     with FakeTensorMode():
-        packed = fake_packed(layout, source, (1, 64))
+        packed = fake_packed(packing, source, (1, 64))
         # What `to` becomes; `to` itself asks for a CUDA build of torch, even under the fake mode.
         to_copy = torch.ops.aten._to_copy.default
         moved = to_copy(packed, device=torch.device(target), non_blocking=non_blocking)
@@ -145,7 +145,7 @@ def test_where_moves_stay_packed(source, target, stays_packed, non_blocking, lay
         assert (moved.shape, moved.stride()) == (SHAPE, (1, 64))
         if stays_packed:
             assert moved.payload.device.type == target
-            assert (moved.packing, moved.reorder) == (layout.packing, layout.reorder)
+            assert (moved.packing, moved.reorder) == (packing.packing, packing.reorder)
 
 
 @pytest.mark.parametrize("non_blocking", [False, True])
@@ -192,7 +192,7 @@ def test_refused_and_nothing_changed(row, packed):
 
 @pytest.mark.filterwarnings("ignore")
 @table(KINDS, "kind")
-def test_no_write_is_lost(kind, layout, device, monkeypatch):
+def test_no_write_is_lost(kind, packing, device, monkeypatch):
     monkeypatch.setattr(torch.Tensor, "__repr__", object.__repr__)  # what refuses a call prints all its arguments
     is_one, call, at_least = kind
     written, lost = 0, []
@@ -201,7 +201,7 @@ def test_no_write_is_lost(kind, layout, device, monkeypatch):
             continue
         for rest in arguments_on(device):
             codes = torch.full(SHAPE, 2, dtype=torch.uint8, device=device)
-            packed = AWQPackedTensor.pack(codes, layout.packing, layout.reorder)
+            packed = AWQPackedTensor.pack(codes, *packing)
             try:
                 call(op, codes, rest)
             except (TypeError, RuntimeError, ValueError, IndexError):
@@ -317,14 +317,14 @@ def assert_packed_as(module, expected, device):
 
 
 @table(MODULES)
-def test_modules(row, layout, device):
-    module = PackedLinear(layout, device)
+def test_modules(row, packing, device):
+    module = PackedLinear(packing, device)
     expected = copy.deepcopy(module)
     assert_packed_as(row(module), expected, device)
 
 
-def test_a_module_goes_to_the_cpu_and_back(layout, device):
-    module = PackedLinear(layout, device)
+def test_a_module_goes_to_the_cpu_and_back(packing, device):
+    module = PackedLinear(packing, device)
     expected = copy.deepcopy(module)
     assert_same(module.cpu().weight.unpack(), expected.weight.unpack().cpu())
     assert isinstance(module.weight, AWQPackedTensor)
@@ -332,14 +332,14 @@ def test_a_module_goes_to_the_cpu_and_back(layout, device):
     assert_packed_as(module.to(device), expected, device)
 
 
-def test_parametrize(layout, device):
-    module = PackedLinear(layout, device)
+def test_parametrize(packing, device):
+    module = PackedLinear(packing, device)
     expected = module.weight.unpack().float() * 2
     torch.nn.utils.parametrize.register_parametrization(module, "weight", Dequantize(), unsafe=True)
     assert_same(module.weight, expected)
     assert isinstance(module.parametrizations.weight.original, AWQPackedTensor)
     torch.nn.utils.parametrize.remove_parametrizations(module, "weight", leave_parametrized=False)
-    assert_packed_like(module.weight, PackedLinear(layout, device).weight)
+    assert_packed_like(module.weight, PackedLinear(packing, device).weight)
 
 
 # --- other processes ---
@@ -354,11 +354,11 @@ def test_processes_share_it(method, device):
     child = context.Process(target=write_and_report, args=(packed_in, report_out))
     child.start()
     try:
-        for layout in LAYOUTS.values():
-            packed = packed_tensor(layout, SHAPE, device)
+        for packing in PACKINGS.values():
+            packed = packed_tensor(packing, SHAPE, device)
             total = packed.sum().item()
             packed_in.put(packed)
-            assert report_out.get(timeout=120) == ("AWQPackedTensor", layout.packing.name, layout.reorder, total)
+            assert report_out.get(timeout=120) == ("AWQPackedTensor", packing.packing.name, packing.reorder, total)
             assert bool((packed == 9).all())
         packed_in.put(None)
         child.join(60)
@@ -368,26 +368,26 @@ def test_processes_share_it(method, device):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_data_loader_workers(workers, layout, device):
+def test_data_loader_workers(workers, packing, device):
     loader = torch.utils.data.DataLoader(
-        Codes(layout),
+        Codes(packing),
         batch_size=None,
         num_workers=workers,
         pin_memory=device == "cuda",
         multiprocessing_context="fork" if workers else None,
     )
     for index, (packed, kept) in enumerate(loader):
-        assert_packed_like(packed.to(device, non_blocking=True), packed_tensor(layout, SHAPE, device, index))
-        assert_packed_like(kept.to(device), packed_tensor(layout, SHAPE, device, 99))
-    batches = torch.utils.data.DataLoader(Codes(layout), batch_size=2)
+        assert_packed_like(packed.to(device, non_blocking=True), packed_tensor(packing, SHAPE, device, index))
+        assert_packed_like(kept.to(device), packed_tensor(packing, SHAPE, device, 99))
+    batches = torch.utils.data.DataLoader(Codes(packing), batch_size=2)
     assert is_plain(next(iter(batches))[0], torch.stack([torch_codes(seed=0), torch_codes(seed=1)]))
 
 
 # --- torch.compile(fullgraph=True): reads give what they give in eager, writes leave the same codes ---
 
-# Compiling takes a tenth of a second: each layout once, static and dynamic shapes both, not every combination.
+# Compiling takes a tenth of a second: each packing once, static and dynamic shapes both, not every combination.
 once = pytest.mark.parametrize(
-    ("layout", "dynamic"), [(LAYOUTS["v1_reorder"], False), (LAYOUTS["v2"], True)], ids=["v1_reorder", "v2-dynamic"]
+    ("packing", "dynamic"), [(PACKINGS["v1_reorder"], False), (PACKINGS["v2"], True)], ids=["v1_reorder", "v2-dynamic"]
 )
 INDUCTOR = ["+1", "pack", "packed and plain", "two writes"]
 HOW = [("aot_eager", name) for name in [*READS, *COMPILED_WRITES]] + [("inductor", name) for name in INDUCTOR]
@@ -405,9 +405,9 @@ def assert_all_same(actual, expected):
 @pytest.mark.usefixtures("fresh_dynamo")
 @pytest.mark.parametrize(("backend", "name"), HOW)
 @once
-def test_compiled(backend, name, layout, dynamic, device):
+def test_compiled(backend, name, packing, dynamic, device):
     function = {**READS, **COMPILED_WRITES}[name]
-    packed, expected = (packed_tensor(layout, SHAPE, device) for _ in range(2))
+    packed, expected = (packed_tensor(packing, SHAPE, device) for _ in range(2))
     payload = packed.payload
     result = compiled(function, backend=backend, dynamic=dynamic)(packed)
     assert_all_same(result, function(expected))
@@ -424,7 +424,7 @@ def test_a_compiled_write_is_seen_through_an_alias_or_refused(row, device, tmp_p
         one.fill_(3)
         return other + 1
 
-    packed = packed_tensor(LAYOUTS["v1"], SHAPE, device)
+    packed = packed_tensor(PACKINGS["v1"], SHAPE, device)
     before, alias = packed.unpack(), row(packed, tmp_path)
     try:
         result = compiled(write_one_and_read_the_other)(packed, alias)
@@ -436,8 +436,8 @@ def test_a_compiled_write_is_seen_through_an_alias_or_refused(row, device, tmp_p
 
 @pytest.mark.usefixtures("fresh_dynamo")
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
-def test_compiled_module(layout, backend, device):
-    module, other = PackedLinear(layout, device), PackedLinear(layout, device, seed=4)
+def test_compiled_module(packing, backend, device):
+    module, other = PackedLinear(packing, device), PackedLinear(packing, device, seed=4)
     x = torch.ones(3, 128, device=device)
     torch.testing.assert_close(compiled(module, backend=backend)(x), module(x))
     tensors = {**dict(other.named_parameters()), **dict(other.named_buffers())}
@@ -449,8 +449,8 @@ def test_compiled_module(layout, backend, device):
     torch.testing.assert_close(compiled(call, backend=backend)(tensors, x), other(x))
 
 
-def test_export(layout, device):
-    module, x = PackedLinear(layout, device), torch.ones(3, 128, device=device)
+def test_export(packing, device):
+    module, x = PackedLinear(packing, device), torch.ones(3, 128, device=device)
     torch.testing.assert_close(torch.export.export(module, (x,)).module()(x), module(x))
 
 
@@ -463,13 +463,13 @@ def test_new_values_do_not_recompile(row, dynamic, device):
     counter = CompileCounterWithBackend("aot_eager")
     run = compiled(row, backend=counter, dynamic=dynamic)
     for seed in range(3):
-        packed = packed_tensor(LAYOUTS["v2"], SHAPE, device, seed)
+        packed = packed_tensor(PACKINGS["v2"], SHAPE, device, seed)
         expected = row(copy.deepcopy(packed))
         assert_same(run(packed), expected)
     assert counter.frame_count == 1
 
 
-def test_fake_tensors(packed, layout, device):
+def test_fake_tensors(packed, packing, device):
     mode = FakeTensorMode()
     fake = mode.from_tensor(packed)
     assert isinstance(fake, AWQPackedTensor)
@@ -478,21 +478,21 @@ def test_fake_tensors(packed, layout, device):
         assert (fake + 1).shape == fake.unpack().shape == SHAPE
         assert isinstance(fake.detach(), AWQPackedTensor)
         fake.zero_()
-        made = AWQPackedTensor.pack(torch.empty(SHAPE, dtype=torch.uint8, device=device), *layout)
-        assert made.payload.shape == layout.payload_shape(SHAPE)
+        made = AWQPackedTensor.pack(torch.empty(SHAPE, dtype=torch.uint8, device=device), *packing)
+        assert made.payload.shape == packing.payload_shape(SHAPE)
 
 
-def test_opcheck(packed, layout):
-    how = (layout.number, layout.reorder)
+def test_opcheck(packed, packing):
+    how = (packing.number, packing.reorder)
     torch.library.opcheck(torch.ops.awqpack.pack.default, (packed.unpack(), *how))
     torch.library.opcheck(torch.ops.awqpack.unpack.default, (packed.payload, *how))
 
 
 def test_stable_hash_for_caching(device):
     hashes = [
-        packed_tensor(x, SHAPE, device, seed)._stable_hash_for_caching() for x in LAYOUTS.values() for seed in (0, 1)
+        packed_tensor(x, SHAPE, device, seed)._stable_hash_for_caching() for x in PACKINGS.values() for seed in (0, 1)
     ]
-    assert len(set(hashes)) == len(LAYOUTS)
+    assert len(set(hashes)) == len(PACKINGS)
     assert hashes[::2] == hashes[1::2]
 
 

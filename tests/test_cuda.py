@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from shared import HAS_CUDA, LAYOUTS, assert_same, pack_array, packed_tensor, torch_codes
+from shared import HAS_CUDA, PACKINGS, assert_same, pack_array, packed_tensor, torch_codes
 
 import awqpack
 from awqpack import _C, AWQPackedTensor, AWQPacking
@@ -20,8 +20,8 @@ pytestmark = [
 SHAPE = (256, 512)
 
 
-def expected_payload(codes, layout):
-    return torch.from_numpy(pack_array(codes.cpu().numpy(), layout))
+def expected_payload(codes, packing):
+    return torch.from_numpy(pack_array(codes.cpu().numpy(), packing))
 
 
 def kernels_of(call):
@@ -43,13 +43,13 @@ def _portable():
     assert _C.register_cuda()
 
 
-def test_our_kernels_run(layout):
+def test_our_kernels_run(packing):
     codes = torch_codes(SHAPE, "cuda")
-    payload = awqpack.pack(codes, layout.packing, layout.reorder)
+    payload = awqpack.pack(codes, *packing)
     for call in (
-        lambda: awqpack.pack(codes, layout.packing, layout.reorder),  # a check adds no memset and no copy
-        lambda: awqpack.pack(codes, layout.packing, layout.reorder, validate=False),
-        lambda: awqpack.unpack(payload, layout.packing, layout.reorder),
+        lambda: awqpack.pack(codes, *packing),  # a check adds no memset and no copy
+        lambda: awqpack.pack(codes, *packing, validate=False),
+        lambda: awqpack.unpack(payload, *packing),
     ):
         names = kernels_of(call)
         assert len(names) == 1, names
@@ -60,14 +60,14 @@ def test_our_kernels_run(layout):
 @pytest.mark.parametrize("order", ["row", "column"])
 @pytest.mark.parametrize("name", ["v1", "v1_reorder"])
 def test_a_payload_viewed_transposed_has_kernels_of_its_own(name, order):
-    layout = LAYOUTS[name]
+    packing = PACKINGS[name]
     codes = torch_codes(SHAPE, "cuda")
     given = codes if order == "row" else codes.t().contiguous().t()
-    expected = awqpack.pack(codes, layout.packing, layout.reorder)
+    expected = awqpack.pack(codes, *packing)
     payload = torch.zeros_like(expected.t().contiguous()).t()
     unpacked = torch.zeros_like(given)
-    (pack_name,) = kernels_of(lambda: awqpack.pack(given, layout.packing, layout.reorder, out=payload))
-    (unpack_name,) = kernels_of(lambda: awqpack.unpack(payload, layout.packing, layout.reorder, out=unpacked))
+    (pack_name,) = kernels_of(lambda: awqpack.pack(given, *packing, out=payload))
+    (unpack_name,) = kernels_of(lambda: awqpack.unpack(payload, *packing, out=unpacked))
     assert "turned" in pack_name
     assert "turned" in unpack_name
     assert_same(payload.contiguous(), expected)
@@ -75,16 +75,16 @@ def test_a_payload_viewed_transposed_has_kernels_of_its_own(name, order):
 
 
 @pytest.mark.parametrize("transpose", [False, True])
-@pytest.mark.parametrize("target", LAYOUTS)
-def test_relayout_is_one_kernel(layout, target, transpose):
-    to = LAYOUTS[target]
+@pytest.mark.parametrize("target", PACKINGS)
+def test_relayout_is_one_kernel(packing, target, transpose):
+    to = PACKINGS[target]
     codes = torch_codes(SHAPE, "cuda")
-    payload = awqpack.pack(codes, layout.packing, layout.reorder)
-    pairs = (layout.packing, layout.reorder), (to.packing, to.reorder)
+    payload = awqpack.pack(codes, *packing)
+    pairs = (packing.packing, packing.reorder), (to.packing, to.reorder)
     (name,) = kernels_of(lambda: awqpack.relayout(payload, *pairs, transpose=transpose))
     assert "awq_cuda" in name
     is_marlin = to.packing is AWQPacking.MARLIN
-    has_kernels = is_marlin != (layout.packing is AWQPacking.MARLIN) and AWQPacking.V1 in (layout.packing, to.packing)
+    has_kernels = is_marlin != (packing.packing is AWQPacking.MARLIN) and AWQPacking.V1 in (packing.packing, to.packing)
     assert ("marlin" in name) == has_kernels
     expected = awqpack.pack(codes.t() if transpose else codes, to.packing, to.reorder)
     assert_same(awqpack.relayout(payload, *pairs, transpose=transpose), expected)
@@ -100,29 +100,29 @@ def test_gptq_to_marlin_has_a_kernel_of_its_own():
 
 
 @pytest.mark.usefixtures("_portable")
-def test_portable_kernels_agree(layout):
+def test_portable_kernels_agree(packing):
     codes = torch_codes(SHAPE, "cuda")
-    payload = awqpack.pack(codes, layout.packing, layout.reorder)
-    assert_same(payload.cpu(), expected_payload(codes, layout))
-    assert_same(awqpack.unpack(payload, layout.packing, layout.reorder), codes)
-    assert not any("awq_cuda" in name for name in kernels_of(lambda: awqpack.pack(codes, layout.packing)))
+    payload = awqpack.pack(codes, *packing)
+    assert_same(payload.cpu(), expected_payload(codes, packing))
+    assert_same(awqpack.unpack(payload, *packing), codes)
+    assert not any("awq_cuda" in name for name in kernels_of(lambda: awqpack.pack(codes, packing.packing)))
 
 
 @pytest.mark.parametrize("index", range(2))
-def test_the_device_of_the_tensor_is_used(layout, index):
+def test_the_device_of_the_tensor_is_used(packing, index):
     if index >= torch.cuda.device_count():
         pytest.skip(f"needs {index + 1} GPUs; this machine has {torch.cuda.device_count()}")
     before = torch.cuda.current_device()
     codes = torch_codes(SHAPE, f"cuda:{index}")
-    payload = awqpack.pack(codes, layout.packing, layout.reorder)
+    payload = awqpack.pack(codes, *packing)
     assert payload.device == codes.device
-    assert_same(payload.cpu(), expected_payload(codes, layout))
-    assert_same(awqpack.unpack(payload, layout.packing, layout.reorder), codes)
+    assert_same(payload.cpu(), expected_payload(codes, packing))
+    assert_same(awqpack.unpack(payload, *packing), codes)
     assert torch.cuda.current_device() == before
     assert torch.ones(1, device="cuda").device.index == before
 
 
-def test_the_current_stream_is_used(layout):
+def test_the_current_stream_is_used(packing):
     # The side stream is busy when the codes are made there: another stream would pack what is not there yet.
     codes = torch_codes(SHAPE, "cuda")
     stream = torch.cuda.Stream()
@@ -131,13 +131,13 @@ def test_the_current_stream_is_used(layout):
         made = torch.zeros_like(codes)
         torch.cuda._sleep(50_000_000)
         made.copy_(codes)
-        payload = awqpack.pack(made, layout.packing, layout.reorder, validate=False)
+        payload = awqpack.pack(made, *packing, validate=False)
     stream.synchronize()
-    assert_same(payload.cpu(), expected_payload(codes, layout))
+    assert_same(payload.cpu(), expected_payload(codes, packing))
 
 
 def test_record_stream_reaches_the_payload():
-    packed = packed_tensor(LAYOUTS["v1"], device="cuda")
+    packed = packed_tensor(PACKINGS["v1"], device="cuda")
     stream = torch.cuda.Stream()
     torch.cuda.synchronize()
     expected = packed.unpack().cpu()
@@ -158,11 +158,11 @@ def copy_of(packed):
 
 
 @pytest.mark.parametrize("index", range(2))
-def test_a_copy_stays_on_its_device(layout, index):
+def test_a_copy_stays_on_its_device(packing, index):
     if index >= torch.cuda.device_count():
         pytest.skip(f"needs {index + 1} GPUs; this machine has {torch.cuda.device_count()}")
     before = torch.cuda.current_device()
-    packed = packed_tensor(layout, SHAPE, f"cuda:{index}")
+    packed = packed_tensor(packing, SHAPE, f"cuda:{index}")
     copied = copy_of(packed)
     assert copied.device == copied.payload.device == packed.device
     assert copied.payload.data_ptr() != packed.payload.data_ptr()
@@ -170,8 +170,8 @@ def test_a_copy_stays_on_its_device(layout, index):
     assert torch.cuda.current_device() == before
 
 
-def test_a_copy_is_made_on_the_current_stream(layout):
-    packed = packed_tensor(layout, SHAPE, "cuda")
+def test_a_copy_is_made_on_the_current_stream(packing):
+    packed = packed_tensor(packing, SHAPE, "cuda")
     expected = packed.unpack()
     late = packed.to("cuda", copy=True)
     late.fill_(0)
@@ -185,9 +185,9 @@ def test_a_copy_is_made_on_the_current_stream(layout):
     assert_same(copied.unpack(), expected)
 
 
-def test_a_captured_copy_is_made_again(layout):
-    packed = packed_tensor(layout, SHAPE, "cuda")
-    other = packed_tensor(layout, SHAPE, "cuda", seed=1)
+def test_a_captured_copy_is_made_again(packing):
+    packed = packed_tensor(packing, SHAPE, "cuda")
+    other = packed_tensor(packing, SHAPE, "cuda", seed=1)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         copied = copy_of(packed)
@@ -198,13 +198,13 @@ def test_a_captured_copy_is_made_again(layout):
 
 
 @pytest.mark.usefixtures("_portable")
-def test_a_copy_without_our_kernels(layout):
-    packed = packed_tensor(layout, SHAPE, "cuda")
+def test_a_copy_without_our_kernels(packing):
+    packed = packed_tensor(packing, SHAPE, "cuda")
     assert_same(copy_of(packed), packed)
 
 
 def test_a_copy_waits_for_nothing():
-    packed = packed_tensor(LAYOUTS["v1"], SHAPE, "cuda")
+    packed = packed_tensor(PACKINGS["v1"], SHAPE, "cuda")
     copy_of(packed)  # memory for the next one
     torch.cuda.synchronize()
     torch.cuda._sleep(50_000_000)
@@ -215,33 +215,33 @@ def test_a_copy_waits_for_nothing():
 
 @pytest.mark.parametrize(("shape", "kernel"), [(SHAPE, "copy_small"), ((2048, 2048), "Memcpy DtoD")], ids=str)
 def test_a_copy_is_one_copy(shape, kernel):
-    packed = packed_tensor(LAYOUTS["v1"], shape, "cuda")
+    packed = packed_tensor(PACKINGS["v1"], shape, "cuda")
     (name,) = kernels_of(lambda: copy_of(packed))
     assert kernel in name
 
 
-def test_graph_capture(layout):
+def test_graph_capture(packing):
     codes = torch_codes(SHAPE, "cuda")
-    out = torch.zeros_like(awqpack.pack(codes, layout.packing, layout.reorder))
+    out = torch.zeros_like(awqpack.pack(codes, *packing))
     unpacked = torch.zeros_like(codes)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):  # validate=True must not synchronise here
-        awqpack.pack(codes, layout.packing, layout.reorder, out=out)
-        awqpack.unpack(out, layout.packing, layout.reorder, out=unpacked)
+        awqpack.pack(codes, *packing, out=out)
+        awqpack.unpack(out, *packing, out=unpacked)
     codes.copy_(15 - codes)
     graph.replay()
     torch.cuda.synchronize()
-    assert_same(out.cpu(), expected_payload(codes, layout))
+    assert_same(out.cpu(), expected_payload(codes, packing))
     assert_same(unpacked, codes)
 
 
-def test_capture_masks_what_it_cannot_check(layout):
+def test_capture_masks_what_it_cannot_check(packing):
     codes = torch_codes(SHAPE, "cuda")
-    out = torch.zeros_like(awqpack.pack(codes, layout.packing, layout.reorder))
+    out = torch.zeros_like(awqpack.pack(codes, *packing))
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        awqpack.pack(codes, layout.packing, layout.reorder, out=out)
-    expected = expected_payload(codes, layout)
+        awqpack.pack(codes, *packing, out=out)
+    expected = expected_payload(codes, packing)
     codes |= 0xF0
     graph.replay()
     torch.cuda.synchronize()
@@ -249,7 +249,7 @@ def test_capture_masks_what_it_cannot_check(layout):
 
 
 @pytest.mark.parametrize("order", ["row", "column", "strided"])
-def test_the_first_invalid_code_is_named(layout, order):
+def test_the_first_invalid_code_is_named(packing, order):
     codes = torch_codes(SHAPE, "cuda")
     codes[200, 5], codes[17, 300], codes[17, 301] = 255, 16, 200
     given = {
@@ -258,29 +258,29 @@ def test_the_first_invalid_code_is_named(layout, order):
         "strided": torch.stack([codes, codes], -1)[..., 0],
     }[order]
     with pytest.raises(ValueError, match=r"codes\[17, 300\] is 16"):
-        awqpack.pack(given, layout.packing, layout.reorder)
-    masked = awqpack.pack(given, layout.packing, layout.reorder, validate=False)
-    assert_same(masked.cpu(), expected_payload(codes & 15, layout))
+        awqpack.pack(given, *packing)
+    masked = awqpack.pack(given, *packing, validate=False)
+    assert_same(masked.cpu(), expected_payload(codes & 15, packing))
 
 
-def pack_with_a_fault(layout, at):
+def pack_with_a_fault(packing, at):
     """What the error says of the one invalid code, packed on a stream of this thread."""
     codes = torch_codes(SHAPE, "cuda")
     codes[at] = 16
     torch.cuda.synchronize()
     with torch.cuda.stream(torch.cuda.Stream()), pytest.raises(ValueError, match=r"codes\[") as caught:
-        awqpack.pack(codes, layout.packing, layout.reorder)
+        awqpack.pack(codes, *packing)
     return str(caught.value)
 
 
-def test_threads_are_told_of_their_own_faults(layout):
+def test_threads_are_told_of_their_own_faults(packing):
     places = [(7 * i % SHAPE[0], 11 * i % SHAPE[1]) for i in range(200)]
     with ThreadPoolExecutor(16) as pool:
-        texts = list(pool.map(lambda at: pack_with_a_fault(layout, at), places))
+        texts = list(pool.map(lambda at: pack_with_a_fault(packing, at), places))
     assert [f"codes[{row}, {col}] is 16" for row, col in places] == [text.split("; ")[1] for text in texts]
 
 
-def test_a_check_waits_for_what_comes_before_it(layout):
+def test_a_check_waits_for_what_comes_before_it(packing):
     codes = torch_codes(SHAPE, "cuda")
     stream = torch.cuda.Stream()
     torch.cuda.synchronize()
@@ -288,7 +288,7 @@ def test_a_check_waits_for_what_comes_before_it(layout):
         torch.cuda._sleep(50_000_000)
         codes[3, 5] = 77  # long after the host began to wait
         with pytest.raises(ValueError, match=r"codes\[3, 5\] is 77"):
-            awqpack.pack(codes, layout.packing, layout.reorder)
+            awqpack.pack(codes, *packing)
 
 
 FORKED = """
@@ -313,8 +313,8 @@ def test_a_forked_process_is_refused():
     subprocess.run([sys.executable, "-c", FORKED], check=True, timeout=120)
 
 
-def test_a_copy_out_of_memory_raises_as_torch_does(layout):
-    packed = packed_tensor(layout, (8192, 8192), "cuda")
+def test_a_copy_out_of_memory_raises_as_torch_does(packing):
+    packed = packed_tensor(packing, (8192, 8192), "cuda")
     torch.cuda.empty_cache()
     total = torch.cuda.get_device_properties(0).total_memory
     torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + (1 << 20)) / total)
@@ -352,6 +352,6 @@ def test_more_than_two_to_the_31_codes():
 
 
 def test_pin_memory_stays_packed():
-    pinned = packed_tensor(LAYOUTS["v1"]).pin_memory()
+    pinned = packed_tensor(PACKINGS["v1"]).pin_memory()
     assert type(pinned) is AWQPackedTensor
     assert pinned.payload.is_pinned()

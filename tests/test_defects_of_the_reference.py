@@ -14,8 +14,8 @@ from awqpack import AWQPackedTensor, AWQPacking
 SHAPE = (64, 128)
 
 
-def test_flatten_unflatten_raises(layout, device):
-    packed = packed_tensor(layout, device=device)
+def test_flatten_unflatten_raises(packing, device):
+    packed = packed_tensor(packing, device=device)
     names, metadata = packed.__tensor_flatten__()
     inner = {name: getattr(packed, name) for name in names}
     again = AWQPackedTensor.__tensor_unflatten__(inner, metadata, packed.size(), packed.stride())
@@ -23,27 +23,27 @@ def test_flatten_unflatten_raises(layout, device):
 
 
 @pytest.mark.usefixtures("fresh_dynamo")
-def test_torch_compile_raises(layout, device):
-    packed = packed_tensor(layout, device=device)
+def test_torch_compile_raises(packing, device):
+    packed = packed_tensor(packing, device=device)
     result = torch.compile(lambda p: p + 1, fullgraph=True, backend="aot_eager")(packed)
     assert_same(result, packed.unpack() + 1)
 
 
-def test_deepcopy_raises(layout, device):
-    packed = packed_tensor(layout, device=device)
+def test_deepcopy_raises(packing, device):
+    packed = packed_tensor(packing, device=device)
     copied = copy.deepcopy(packed)
     assert_same(copied, packed)
     assert copied.payload.data_ptr() != packed.payload.data_ptr()
 
 
-def test_copy_is_lost(layout, device):
-    packed = packed_tensor(layout, device=device)
+def test_copy_is_lost(packing, device):
+    packed = packed_tensor(packing, device=device)
     packed.copy_(torch_codes(device=device, seed=8))
     assert_same(packed.unpack(), torch_codes(device=device, seed=8))
 
 
-def test_zero_is_lost(layout, device):
-    packed = packed_tensor(layout, device=device)
+def test_zero_is_lost(packing, device):
+    packed = packed_tensor(packing, device=device)
     packed.zero_()
     assert not packed.payload.any()
     assert not packed.unpack().any()
@@ -58,28 +58,28 @@ def test_v2_dtype_is_never_checked(dtype, device):
         AWQPackedTensor(codes, AWQPacking.V2, False, (256, 128), (128, 1))
 
 
-def test_xpu_moves_unpack(layout):
+def test_xpu_moves_unpack(packing):
     require_fake_tensors("xpu")
     with FakeTensorMode():
-        payload = torch.empty(layout.payload_shape(SHAPE), dtype=layout.payload_dtype)
-        packed = AWQPackedTensor(payload, layout.packing, layout.reorder, SHAPE, (128, 1))
+        payload = torch.empty(packing.payload_shape(SHAPE), dtype=packing.payload_dtype)
+        packed = AWQPackedTensor(payload, *packing, SHAPE, (128, 1))
         moved = torch.ops.aten._to_copy.default(packed, device=torch.device("xpu"))
         assert isinstance(moved, AWQPackedTensor)
         assert moved.payload.device.type == "xpu"
 
 
-def test_kwargs_none_crashes(layout, device):
-    packed = packed_tensor(layout, device=device)
+def test_kwargs_none_crashes(packing, device):
+    packed = packed_tensor(packing, device=device)
     result = AWQPackedTensor.__torch_dispatch__(torch.ops.aten.add.Tensor, (), (packed, 1), None)
     assert_same(result, packed.unpack() + 1)
 
 
-def test_codes_over_15_corrupt_neighbours(layout, device):
+def test_codes_over_15_corrupt_neighbours(packing, device):
     codes = torch_codes(device=device)
     codes[7, 9] = 0xF3
     with pytest.raises(ValueError, match=r"codes\[7, 9\] is 243"):
-        AWQPackedTensor.pack(codes, layout.packing, layout.reorder)
-    unchecked = AWQPackedTensor.pack(codes, layout.packing, layout.reorder, validate=False)
+        AWQPackedTensor.pack(codes, *packing)
+    unchecked = AWQPackedTensor.pack(codes, *packing, validate=False)
     codes[7, 9] = 3
     assert_same(unchecked.unpack(), codes)
 
@@ -94,7 +94,7 @@ def test_k_that_is_no_multiple_of_8_is_silently_truncated(cols, device):
             awqpack.pack(np.zeros((4, cols), np.uint8), packing)
 
 
-def test_stride_metadata_disagrees_with_the_unpacked_tensor(layout, device):
+def test_stride_metadata_disagrees_with_the_unpacked_tensor(packing, device):
     codes = torch_codes((128, 64), device)
     inputs = [
         codes,
@@ -103,7 +103,7 @@ def test_stride_metadata_disagrees_with_the_unpacked_tensor(layout, device):
         torch_codes((256, 64), device)[::2],
     ]
     for tensor in inputs:
-        packed = AWQPackedTensor.pack(tensor, layout.packing, layout.reorder)
+        packed = AWQPackedTensor.pack(tensor, *packing)
         assert packed.stride() == packed.unpack().stride() == (packed + 0).stride()
         assert packed.is_contiguous() == packed.unpack().is_contiguous()
         assert_same(packed.unpack(), tensor)

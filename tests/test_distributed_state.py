@@ -40,32 +40,32 @@ def assert_holds(dtensor, codes, payload=None):
 
 @pytest.mark.parametrize("is_saved_packed", [False, True])
 @pytest.mark.filterwarnings("ignore")
-def test_dcp_loads_into_a_replicated_packed_tensor(is_saved_packed, mesh, layout, tmp_path):
+def test_dcp_loads_into_a_replicated_packed_tensor(is_saved_packed, mesh, packing, tmp_path):
     import torch.distributed.checkpoint as dcp
 
     codes = torch_codes(SHAPE, seed=3)
-    saved = AWQPackedTensor.pack(codes, layout.packing, layout.reorder) if is_saved_packed else codes
+    saved = AWQPackedTensor.pack(codes, *packing) if is_saved_packed else codes
     dcp.save({"w": replicated(saved, mesh)}, checkpoint_id=tmp_path / "saved")
-    target = replicated(packed_tensor(layout, SHAPE, seed=4), mesh)
+    target = replicated(packed_tensor(packing, SHAPE, seed=4), mesh)
     payload = target._local_tensor.payload
     dcp.load({"w": target}, checkpoint_id=tmp_path / "saved")
     assert_holds(target, codes, payload)
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_distribute_module_and_model_state_dicts(mesh, layout, tmp_path):
+def test_distribute_module_and_model_state_dicts(mesh, packing, tmp_path):
     from torch.distributed.checkpoint.state_dict import get_model_state_dict, set_model_state_dict
     from torch.distributed.tensor import distribute_module
 
     codes = torch_codes(SHAPE, seed=3)
-    source = distribute_module(Weight(AWQPackedTensor.pack(codes, layout.packing, layout.reorder)), mesh)
-    target = distribute_module(Weight(packed_tensor(layout, SHAPE, seed=4)), mesh)
+    source = distribute_module(Weight(AWQPackedTensor.pack(codes, *packing)), mesh)
+    target = distribute_module(Weight(packed_tensor(packing, SHAPE, seed=4)), mesh)
     set_model_state_dict(target, get_model_state_dict(source))
     assert_holds(target.weight, codes)
 
 
-def test_writes_through_what_a_dtensor_lends(mesh, layout):
-    target = replicated(packed_tensor(layout, SHAPE), mesh)
+def test_writes_through_what_a_dtensor_lends(mesh, packing):
+    target = replicated(packed_tensor(packing, SHAPE), mesh)
     target.to_local().copy_(torch_codes(SHAPE, seed=9))
     assert_holds(target, torch_codes(SHAPE, seed=9))
     target.to_local().detach().narrow(0, 0, SHAPE[0]).view_as(target.to_local()).fill_(3)

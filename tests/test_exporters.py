@@ -5,7 +5,7 @@ import logging
 import pytest
 import torch
 from models import PackedLinear
-from shared import LAYOUTS, assert_same, packed_tensor, torch_codes
+from shared import PACKINGS, assert_same, packed_tensor, torch_codes
 
 import awqpack
 
@@ -32,42 +32,42 @@ class Function(torch.nn.Module):
         return self.op(*tensors, *self.arguments)
 
 
-# (layout) -> op, its tensors, its other arguments
+# (packing) -> op, its tensors, its other arguments
 OPS = {
-    "unpack": lambda layout: (torch.ops.awqpack.unpack.default, [packed_tensor(layout).payload], [*number(layout)]),
-    "unpack into columns": lambda layout: (
+    "unpack": lambda packing: (torch.ops.awqpack.unpack.default, [packed_tensor(packing).payload], [*number(packing)]),
+    "unpack into columns": lambda packing: (
         torch.ops.awqpack.unpack.default,
-        [packed_tensor(layout).payload],
-        [*number(layout), [1, 0]],
+        [packed_tensor(packing).payload],
+        [*number(packing), [1, 0]],
     ),
-    "unpack a batch": lambda layout: (
+    "unpack a batch": lambda packing: (
         torch.ops.awqpack.unpack.default,
-        [packed_tensor(layout, (3, 2, *SHAPE)).payload],
-        [*number(layout), [3, 0, 2, 1]],
+        [packed_tensor(packing, (3, 2, *SHAPE)).payload],
+        [*number(packing), [3, 0, 2, 1]],
     ),
-    "pack": lambda layout: (torch.ops.awqpack.pack.default, [torch_codes(SHAPE)], [*number(layout)]),
-    "pack columns": lambda layout: (torch.ops.awqpack.pack.default, [torch_codes((128, 64)).t()], [*number(layout)]),
-    "pack a batch": lambda layout: (torch.ops.awqpack.pack.default, [torch_codes((3, *SHAPE))], [*number(layout)]),
-    "dequantize": lambda layout: (
+    "pack": lambda packing: (torch.ops.awqpack.pack.default, [torch_codes(SHAPE)], [*number(packing)]),
+    "pack columns": lambda packing: (torch.ops.awqpack.pack.default, [torch_codes((128, 64)).t()], [*number(packing)]),
+    "pack a batch": lambda packing: (torch.ops.awqpack.pack.default, [torch_codes((3, *SHAPE))], [*number(packing)]),
+    "dequantize": lambda packing: (
         torch.ops.awqpack.dequantize.default,
-        [packed_tensor(layout).payload, torch.rand(64, 2), torch_codes((64, 2), seed=1)],
-        [*number(layout), torch.float16],
+        [packed_tensor(packing).payload, torch.rand(64, 2), torch_codes((64, 2), seed=1)],
+        [*number(packing), torch.float16],
     ),
-    "dequantize into columns": lambda layout: (
+    "dequantize into columns": lambda packing: (
         torch.ops.awqpack.dequantize.default,
-        [packed_tensor(layout).payload, torch.rand(1, 128)],
-        [None, *number(layout), torch.float32, [1, 0]],
+        [packed_tensor(packing).payload, torch.rand(1, 128)],
+        [None, *number(packing), torch.float32, [1, 0]],
     ),
 }
 
 
-def number(layout):
-    return layout.number, layout.reorder
+def number(packing):
+    return packing.number, packing.reorder
 
 
 @pytest.mark.parametrize("make", OPS.values(), ids=OPS.keys())
-def test_a_decomposition_gives_what_the_op_gives(make, layout):
-    op, tensors, arguments = make(layout)
+def test_a_decomposition_gives_what_the_op_gives(make, packing):
+    op, tensors, arguments = make(packing)
     actual, expected = awqpack.decompositions()[op](*tensors, *arguments), op(*tensors, *arguments)
     assert_same(actual, expected)
     assert actual.stride() == expected.stride()
@@ -75,29 +75,29 @@ def test_a_decomposition_gives_what_the_op_gives(make, layout):
 
 @pytest.mark.parametrize("name", ["unpack", "unpack into columns", "pack", "dequantize"])
 def test_ops_become_core_aten(name):
-    op, tensors, arguments = OPS[name](LAYOUTS["v2"])
+    op, tensors, arguments = OPS[name](PACKINGS["v2"])
     program, ops = core_aten(Function(op, *arguments), tuple(tensors))
     assert all(torch.Tag.core in target.tags for target in ops)
     assert_same(program.module()(*tensors), op(*tensors, *arguments))
 
 
-def test_every_nibble_value_in_every_place(layout):
+def test_every_nibble_value_in_every_place(packing):
     """The highest nibble holds the sign."""
     codes = torch.arange(16, dtype=torch.uint8).repeat_interleave(64 * 128).reshape(16, *SHAPE)
-    payload = awqpack.pack(codes, *layout)
+    payload = awqpack.pack(codes, *packing)
     functions = awqpack.decompositions()
-    assert_same(functions[torch.ops.awqpack.pack.default](codes, *number(layout)), payload)
-    assert_same(functions[torch.ops.awqpack.unpack.default](payload, *number(layout)), codes)
+    assert_same(functions[torch.ops.awqpack.pack.default](codes, *number(packing)), payload)
+    assert_same(functions[torch.ops.awqpack.unpack.default](payload, *number(packing)), codes)
 
 
-def test_a_graph_packs_low_nibbles(layout):
+def test_a_graph_packs_low_nibbles(packing):
     codes = torch_codes(SHAPE)
-    packed = awqpack.decompositions()[torch.ops.awqpack.pack.default](codes | 0xA0, *number(layout))
-    assert_same(packed, awqpack.pack(codes, *layout))
+    packed = awqpack.decompositions()[torch.ops.awqpack.pack.default](codes | 0xA0, *number(packing))
+    assert_same(packed, awqpack.pack(codes, *packing))
 
 
 def test_a_model_with_packed_weights():
-    model, x = PackedLinear(LAYOUTS["v2"]), torch.randn(3, 128)
+    model, x = PackedLinear(PACKINGS["v2"]), torch.randn(3, 128)
     program, ops = core_aten(model, (x,))
     assert not any(target.namespace == "awqpack" for target in ops)
     torch.testing.assert_close(program.module()(x), model(x))
@@ -117,7 +117,7 @@ def run_onnx(model, arguments):
 
 
 def test_onnx_unpacks():
-    op, tensors, arguments = OPS["unpack"](LAYOUTS["v1"])
+    op, tensors, arguments = OPS["unpack"](PACKINGS["v1"])
     assert_same(run_onnx(Function(op, *arguments), tuple(tensors)), op(*tensors, *arguments))
 
 
@@ -125,12 +125,12 @@ def test_onnx_unpacks():
 @pytest.mark.parametrize(
     "name", ["unpack", "unpack into columns", "unpack a batch", "pack", "pack a batch", "dequantize"]
 )
-def test_onnx_gives_the_same_bits(name, layout):
-    op, tensors, arguments = OPS[name](layout)
+def test_onnx_gives_the_same_bits(name, packing):
+    op, tensors, arguments = OPS[name](packing)
     assert_same(run_onnx(Function(op, *arguments), tuple(tensors)), op(*tensors, *arguments).contiguous())
 
 
 @pytest.mark.clients
-def test_onnx_runs_a_model_with_packed_weights(layout):
-    model, x = PackedLinear(layout), torch.randn(3, 128)
+def test_onnx_runs_a_model_with_packed_weights(packing):
+    model, x = PackedLinear(packing), torch.randn(3, 128)
     torch.testing.assert_close(run_onnx(model, (x,)), model(x).detach(), rtol=1e-4, atol=1e-3)

@@ -11,7 +11,7 @@ import pytest
 import torch
 import twin
 from hypothesis import strategies
-from shared import LAYOUTS, VARIANTS, Memory, assert_same, random_codes
+from shared import PACKINGS, VARIANTS, Memory, assert_same, random_codes
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import awqpack
@@ -85,21 +85,21 @@ def test_schema(name):
 
 @pytest.mark.parametrize("group", GROUPS, ids=str)
 @pytest.mark.parametrize("scale_dtype", DTYPES.values(), ids=DTYPES.keys())
-def test_twin(layout, dtype, scale_dtype, group, device):
+def test_twin(packing, dtype, scale_dtype, group, device):
     scales, zeros = random_scaling(SHAPE, group, scale_dtype)
     weight = random_weight(SHAPE, scales, zeros, dtype)
     codes = float_twin.quantize(weight, scales, zeros)
-    payload = torch.from_numpy(twin.pack(codes, *layout))
+    payload = torch.from_numpy(twin.pack(codes, *packing))
     expected = float_twin.dequantize(codes, scales, zeros, dtype)
     there = [tensor.to(device) for tensor in (weight, scales, zeros, payload)]
-    actual = awqpack.quantize(*there[:3], *layout)
+    actual = awqpack.quantize(*there[:3], *packing)
     assert_same(actual, there[3])
-    back = awqpack.dequantize(there[3], *there[1:3], *layout, dtype=dtype)
+    back = awqpack.dequantize(there[3], *there[1:3], *packing, dtype=dtype)
     assert is_same_bits(back.cpu(), expected)
-    assert awqpack.dequantize(there[3], *there[1:3], *layout).dtype == scale_dtype
-    assert_same(portable.quantize(*there[:3], layout.number, layout.reorder), there[3])
+    assert awqpack.dequantize(there[3], *there[1:3], *packing).dtype == scale_dtype
+    assert_same(portable.quantize(*there[:3], packing.number, packing.reorder), there[3])
     assert is_same_bits(
-        portable.dequantize(there[3], *there[1:3], layout.number, layout.reorder, dtype).cpu(), expected
+        portable.dequantize(there[3], *there[1:3], packing.number, packing.reorder, dtype).cpu(), expected
     )
 
 
@@ -117,14 +117,14 @@ def test_min_max_twin(dtype, group, mode, device):
             assert_same(zeros.cpu(), expected[1])
 
 
-def test_no_zeros_are_eights(layout, device):
+def test_no_zeros_are_eights(packing, device):
     codes = torch.from_numpy(random_codes(SHAPE)).to(device)
-    payload, scales = awqpack.pack(codes, *layout), torch.ones(64, 3, device=device) / 4
+    payload, scales = awqpack.pack(codes, *packing), torch.ones(64, 3, device=device) / 4
     eights = torch.full((64, 3), 8, dtype=torch.uint8, device=device)
-    weight = awqpack.dequantize(payload, scales, None, *layout)
-    assert_same(weight, awqpack.dequantize(payload, scales, eights, *layout))
+    weight = awqpack.dequantize(payload, scales, None, *packing)
+    assert_same(weight, awqpack.dequantize(payload, scales, eights, *packing))
     assert_same(weight, (codes.float() - 8) / 4)
-    assert_same(awqpack.quantize(weight, scales, None, *layout), payload)
+    assert_same(awqpack.quantize(weight, scales, None, *packing), payload)
 
 
 # --- strides ---
@@ -135,19 +135,19 @@ TORCH_MEMORY = [memory for memory in Memory if memory.is_for_torch and memory is
 @pytest.mark.parametrize("memory", TORCH_MEMORY)
 @pytest.mark.parametrize("shape", [(64, 128), (2, 3, 64, 64)])
 @pytest.mark.parametrize("group", [(1, 64), (32, 1), (2, 16)], ids=str)
-def test_any_strides(memory, shape, group, layout):
+def test_any_strides(memory, shape, group, packing):
     scales, zeros = random_scaling(shape, group, torch.float16)
     weight = random_weight(shape, scales, zeros, torch.float16)
-    payload = torch.from_numpy(twin.pack(float_twin.quantize(weight, scales, zeros), *layout))
-    back = awqpack.dequantize(payload, scales, zeros, *layout)
+    payload = torch.from_numpy(twin.pack(float_twin.quantize(weight, scales, zeros), *packing))
+    back = awqpack.dequantize(payload, scales, zeros, *packing)
     strided = [in_memory(tensor, memory) for tensor in (weight, scales, zeros, payload)]
-    assert_same(awqpack.quantize(*strided[:3], *layout), payload)
-    assert is_same_bits(awqpack.dequantize(strided[3], *strided[1:3], *layout), back)
+    assert_same(awqpack.quantize(*strided[:3], *packing), payload)
+    assert is_same_bits(awqpack.dequantize(strided[3], *strided[1:3], *packing), back)
     out = in_memory(torch.zeros_like(payload), memory)
-    assert awqpack.quantize(*strided[:3], *layout, out=out) is out
+    assert awqpack.quantize(*strided[:3], *packing, out=out) is out
     assert_same(out.contiguous(), payload)
     out = in_memory(torch.zeros_like(weight), memory)
-    assert awqpack.dequantize(strided[3], *strided[1:3], *layout, out=out) is out
+    assert awqpack.dequantize(strided[3], *strided[1:3], *packing, out=out) is out
     assert is_same_bits(out.contiguous(), back)
     found = float_twin.min_max_scales(weight, *group, "asymmetric", torch.float32)
     outs = in_memory(torch.zeros_like(found[0]), memory), in_memory(torch.zeros_like(found[1]), memory)
@@ -158,18 +158,18 @@ def test_any_strides(memory, shape, group, layout):
 
 @pytest.mark.parametrize("shape", [(640, 1088), (3, 192, 4160), (64, 65600)])
 @pytest.mark.parametrize("turned", [False, True])
-def test_more_than_a_chunk(shape, turned, layout):
+def test_more_than_a_chunk(shape, turned, packing):
     """Units that start inside groups, at their ends, and across lines; lines that are columns."""
     group = (64, 1) if turned else (1, shape[-1] // 5 if shape[-1] % 5 == 0 else 32)
     scales, zeros = random_scaling(shape, group, torch.bfloat16)
     weight = random_weight(shape, scales, zeros, torch.float16)
-    payload = awqpack.pack(torch.from_numpy(float_twin.quantize(weight, scales, zeros)), *layout)
-    back = float_twin.dequantize(awqpack.unpack(payload, *layout).numpy(), scales, zeros, torch.float16)
+    payload = awqpack.pack(torch.from_numpy(float_twin.quantize(weight, scales, zeros)), *packing)
+    back = float_twin.dequantize(awqpack.unpack(payload, *packing).numpy(), scales, zeros, torch.float16)
     out = torch.zeros_like(weight)
     if turned:
         weight, out = (tensor.transpose(-1, -2).contiguous().transpose(-1, -2) for tensor in (weight, out))
-    assert_same(awqpack.quantize(weight, scales, zeros, *layout), payload)
-    assert is_same_bits(awqpack.dequantize(payload, scales, zeros, *layout, out=out).contiguous(), back)
+    assert_same(awqpack.quantize(weight, scales, zeros, *packing), payload)
+    assert is_same_bits(awqpack.dequantize(payload, scales, zeros, *packing, out=out).contiguous(), back)
     expected = float_twin.min_max_scales(weight, *group, "asymmetric", torch.float16)
     scales, zeros = awqpack.min_max_scales(weight, group)
     assert is_same_bits(scales, expected[0])
@@ -177,21 +177,21 @@ def test_more_than_a_chunk(shape, turned, layout):
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
-def test_stride_order(order, layout, device):
-    payload = awqpack.pack(torch.from_numpy(random_codes(SHAPE)).to(device), *layout)
+def test_stride_order(order, packing, device):
+    payload = awqpack.pack(torch.from_numpy(random_codes(SHAPE)).to(device), *packing)
     scales = torch.rand(64, 3, device=device)
-    weight = torch.ops.awqpack.dequantize(payload, scales, None, layout.number, layout.reorder, torch.float16, order)
+    weight = torch.ops.awqpack.dequantize(payload, scales, None, packing.number, packing.reorder, torch.float16, order)
     assert weight.stride() == ((192, 1) if order == (0, 1) else (1, 64))
-    assert_same(weight.contiguous(), awqpack.dequantize(payload, scales, None, *layout, dtype=torch.float16))
+    assert_same(weight.contiguous(), awqpack.dequantize(payload, scales, None, *packing, dtype=torch.float16))
 
 
 @pytest.mark.parametrize("shape", [(0, 64), (64, 0), (2, 0, 64), (0, 64, 64)])
-def test_nothing(shape, layout, device):
+def test_nothing(shape, packing, device):
     weight = torch.zeros(shape, dtype=torch.float16, device=device)
     scales, zeros = awqpack.min_max_scales(weight, 1)
-    payload = awqpack.quantize(weight, scales, zeros, *layout)
-    assert tuple(awqpack.dequantize(payload, scales, zeros, *layout).shape) == tuple(
-        awqpack.unpack(payload, *layout).shape
+    payload = awqpack.quantize(weight, scales, zeros, *packing)
+    assert tuple(awqpack.dequantize(payload, scales, zeros, *packing).shape) == tuple(
+        awqpack.unpack(payload, *packing).shape
     )
 
 
@@ -267,7 +267,7 @@ def test_the_quotient_is_that_of_a_division():
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.0, 6e-8])
-def test_not_validated(scale, dtype, layout):
+def test_not_validated(scale, dtype, packing):
     """Infinity gives an end of the codes and NaN the zero; a scale of 0 gives the zero of anything."""
     weight = torch.zeros(64, 64, dtype=dtype)
     weight[0, :5] = torch.tensor([float("inf"), float("-inf"), float("nan"), 1000, -1000])
@@ -277,10 +277,10 @@ def test_not_validated(scale, dtype, layout):
     assert expected[0, :5].tolist() == ([5, 5, 5, 5, 5] if scale == 0 else [15, 0, 5, 15, 0])
     for quantize in (
         awqpack.quantize,
-        lambda *args, validate: portable.quantize(*args[:3], layout.number, layout.reorder, validate),
+        lambda *args, validate: portable.quantize(*args[:3], packing.number, packing.reorder, validate),
     ):
-        payload = quantize(weight, scales, zeros, *layout, validate=False)
-        assert_same(awqpack.unpack(payload, *layout), torch.from_numpy(expected))
+        payload = quantize(weight, scales, zeros, *packing, validate=False)
+        assert_same(awqpack.unpack(payload, *packing), torch.from_numpy(expected))
 
 
 def test_the_floating_point_mode_of_the_program_does_not_matter():
@@ -299,11 +299,11 @@ def test_the_floating_point_mode_of_the_program_does_not_matter():
     assert is_same_bits(actual, back)
 
 
-def test_data_free_quantizer(layout, dtype, device):
+def test_data_free_quantizer(packing, dtype, device):
     """Half a step at most, but for what rounding of the scale and to the dtype adds."""
     weight = torch.randn(64, 256, generator=torch.Generator().manual_seed(0)).to(dtype).to(device)
     scales, zeros = awqpack.min_max_scales(weight, 64)
-    back = awqpack.dequantize(awqpack.quantize(weight, scales, zeros, *layout), scales, zeros, *layout)
+    back = awqpack.dequantize(awqpack.quantize(weight, scales, zeros, *packing), scales, zeros, *packing)
     steps = (back.float() - weight.float()).abs() / scales.float().repeat_interleave(64, 1)
     assert float(steps.max()) < 0.5 + 16 * torch.finfo(dtype).eps + 1e-6
 
@@ -335,9 +335,9 @@ def digest():
     """A hash of many results."""
     sums = hashlib.sha256()
     shape = (64, 448)
-    for seed, (layout, dtype, group) in enumerate(
-        (layout, dtype, group)
-        for layout in LAYOUTS.values()
+    for seed, (packing, dtype, group) in enumerate(
+        (packing, dtype, group)
+        for packing in PACKINGS.values()
         for dtype in DTYPES.values()
         for group in [(1, 64), (1, 28), (64, 1), (1, 1), (2, 7)]
     ):
@@ -349,9 +349,9 @@ def digest():
             )
             weight = torch.where(weight.isfinite(), weight, torch.zeros_like(weight))
             for given in (weight, weight.t().contiguous().t()):
-                payload = awqpack.quantize(given, scale, zeros, *layout)
+                payload = awqpack.quantize(given, scale, zeros, *packing)
                 back = torch.empty_like(given)
-                awqpack.dequantize(payload, scale, zeros, *layout, out=back)
+                awqpack.dequantize(payload, scale, zeros, *packing, out=back)
                 found = awqpack.min_max_scales((given.float() * 1e-3).to(dtype), group, dtype=torch.float32)
                 for tensor in (payload, back.contiguous(), *found):
                     sums.update(tensor.view(torch.uint8).numpy().tobytes())
@@ -367,27 +367,29 @@ def test_every_variant_gives_the_same(variant):
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
-def test_thread_counts_give_the_same_result(threads, layout):
+def test_thread_counts_give_the_same_result(threads, packing):
     weight = torch.randn(512, 1088, generator=torch.Generator().manual_seed(2)).to(torch.float16)
     scales, zeros = awqpack.min_max_scales(weight, 64)
-    payload = awqpack.quantize(weight, scales, zeros, *layout)
+    payload = awqpack.quantize(weight, scales, zeros, *packing)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
         assert_same(awqpack.min_max_scales(weight, 64)[0], scales)
-        assert_same(awqpack.quantize(weight, scales, zeros, *layout), payload)
-        back = awqpack.dequantize(payload, scales, zeros, *layout)
+        assert_same(awqpack.quantize(weight, scales, zeros, *packing), payload)
+        back = awqpack.dequantize(payload, scales, zeros, *packing)
     finally:
         torch.set_num_threads(before)
-    assert is_same_bits(back, portable.dequantize(payload, scales, zeros, layout.number, layout.reorder, torch.float16))
+    assert is_same_bits(
+        back, portable.dequantize(payload, scales, zeros, packing.number, packing.reorder, torch.float16)
+    )
 
 
 # --- fake kernels, compile ---
 
 
 @pytest.mark.parametrize("zeros", [True, False])
-def test_opcheck(layout, zeros):
-    ops, number = torch.ops.awqpack, (layout.number, layout.reorder)
+def test_opcheck(packing, zeros):
+    ops, number = torch.ops.awqpack, (packing.number, packing.reorder)
     weight = torch.randn(64, 128)
     scales, found = ops.min_max_scales(weight, 1, 64, "asymmetric", torch.float16)
     given = (scales, found if zeros else None, *number)
@@ -408,28 +410,28 @@ def test_opcheck(layout, zeros):
 
 @pytest.mark.parametrize("fake", ["meta", "fake"])
 @pytest.mark.parametrize("shape", [(64, 128), (3, 64, 64)])
-def test_fake_kernels_know_shapes(fake, shape, layout):
+def test_fake_kernels_know_shapes(fake, shape, packing):
     mode, device = (FakeTensorMode(), "cpu") if fake == "fake" else (torch.no_grad(), "meta")
     with mode:
         weight = torch.empty(shape, dtype=torch.bfloat16, device=device)
         scales, zeros = awqpack.min_max_scales(weight, 64)
         assert (scales.dtype, zeros.dtype) == (torch.bfloat16, torch.uint8)
-        payload = awqpack.quantize(weight, scales, zeros, *layout)
-        assert (tuple(payload.shape), payload.dtype) == (layout.payload_shape(shape), layout.payload_dtype)
-        back = awqpack.dequantize(payload, scales, zeros, *layout, dtype=torch.float16)
+        payload = awqpack.quantize(weight, scales, zeros, *packing)
+        assert (tuple(payload.shape), payload.dtype) == (packing.payload_shape(shape), packing.payload_dtype)
+        back = awqpack.dequantize(payload, scales, zeros, *packing, dtype=torch.float16)
         assert (back.shape, back.dtype, back.device) == (weight.shape, torch.float16, weight.device)
         with pytest.raises(ValueError, match="whose last two sizes divide"):
-            awqpack.dequantize(payload, scales[..., :0], zeros, *layout)
+            awqpack.dequantize(payload, scales[..., :0], zeros, *packing)
 
 
 @pytest.mark.usefixtures("fresh_dynamo")
 @pytest.mark.parametrize("dynamic", [False, True])
-def test_compile(layout, dynamic, device):
+def test_compile(packing, dynamic, device):
     def there_and_back(weight, out):
         scales, zeros = awqpack.min_max_scales(weight, 64)
-        payload = awqpack.quantize(weight, scales, zeros, *layout)
-        awqpack.dequantize(payload, scales, zeros, *layout, out=out)
-        return payload, awqpack.dequantize(payload, scales, zeros, *layout) * 2
+        payload = awqpack.quantize(weight, scales, zeros, *packing)
+        awqpack.dequantize(payload, scales, zeros, *packing, out=out)
+        return payload, awqpack.dequantize(payload, scales, zeros, *packing) * 2
 
     compiled = torch.compile(there_and_back, fullgraph=True, dynamic=dynamic, backend="aot_eager")
     for shape in ((64, 128), (128, 256)):
@@ -440,13 +442,13 @@ def test_compile(layout, dynamic, device):
         assert_same(*outs)
 
 
-def test_out_moves_the_version(layout):
+def test_out_moves_the_version(packing):
     weight = torch.randn(64, 64)
     scales, zeros = awqpack.min_max_scales(weight, 64)
-    payload = awqpack.quantize(weight, scales, zeros, *layout)
+    payload = awqpack.quantize(weight, scales, zeros, *packing)
     for call, out in (
-        (lambda out: awqpack.quantize(weight, scales, zeros, *layout, out=out), torch.zeros_like(payload)),
-        (lambda out: awqpack.dequantize(payload, scales, zeros, *layout, out=out), torch.zeros_like(weight)),
+        (lambda out: awqpack.quantize(weight, scales, zeros, *packing, out=out), torch.zeros_like(payload)),
+        (lambda out: awqpack.dequantize(payload, scales, zeros, *packing, out=out), torch.zeros_like(weight)),
         (lambda out: awqpack.min_max_scales(weight, 64, out=(out, torch.zeros_like(zeros))), torch.zeros_like(scales)),
     ):
         version = out._version

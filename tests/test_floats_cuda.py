@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from shared import HAS_CUDA, LAYOUTS, assert_same
+from shared import HAS_CUDA, PACKINGS, assert_same
 from test_cuda import kernels_of
 from test_floats import DTYPES, is_same_bits, random_scaling, random_weight
 
@@ -34,25 +34,25 @@ MEMORY = {
 }
 
 
-def case(layout, group, dtype, scale_dtype=torch.float16, shape=SHAPE):
+def case(packing, group, dtype, scale_dtype=torch.float16, shape=SHAPE):
     """Weight, scales and zeros on the CPU, and the payload its kernels make of them."""
     scales, zeros = random_scaling(shape, group, scale_dtype)
     weight = random_weight(shape, scales, zeros, dtype)
     weight = torch.where(weight.isfinite(), weight, torch.zeros_like(weight))
-    return weight, scales, zeros, awqpack.quantize(weight, scales, zeros, *layout)
+    return weight, scales, zeros, awqpack.quantize(weight, scales, zeros, *packing)
 
 
 @pytest.mark.parametrize("group", GROUPS.values(), ids=GROUPS.keys())
 @pytest.mark.parametrize("memory", MEMORY.values(), ids=MEMORY.keys())
-def test_the_same_bits_as_on_the_cpu(layout, group, memory):
+def test_the_same_bits_as_on_the_cpu(packing, group, memory):
     for shape, dtype, scale_dtype in itertools.product((SHAPE, (3, 256, 512)), DTYPES.values(), DTYPES.values()):
-        weight, scales, zeros, payload = case(layout, group, dtype, scale_dtype, shape)
+        weight, scales, zeros, payload = case(packing, group, dtype, scale_dtype, shape)
         there = [tensor.cuda() for tensor in (scales, zeros)]
-        assert_same(awqpack.quantize(memory(weight.cuda()), *there, *layout).cpu(), payload)
+        assert_same(awqpack.quantize(memory(weight.cuda()), *there, *packing).cpu(), payload)
         for kept in (zeros, None):
-            expected = awqpack.dequantize(payload, scales, kept, *layout, dtype=dtype)
+            expected = awqpack.dequantize(payload, scales, kept, *packing, dtype=dtype)
             out = memory(torch.zeros_like(expected).cuda())
-            awqpack.dequantize(payload.cuda(), there[0], None if kept is None else there[1], *layout, out=out)
+            awqpack.dequantize(payload.cuda(), there[0], None if kept is None else there[1], *packing, out=out)
             assert is_same_bits(out.contiguous().cpu(), expected)
         for formula in ("asymmetric", "absmax/7.5"):
             expected = torch.ops.awqpack.min_max_scales(weight, *group, formula, torch.float32)
@@ -63,27 +63,27 @@ def test_the_same_bits_as_on_the_cpu(layout, group, memory):
 
 @pytest.mark.parametrize("group", [(1, 128), (1, 32), (128, 1)], ids=str)
 def test_a_payload_viewed_transposed(group):
-    layout = LAYOUTS["v1"]
-    weight, scales, zeros, payload = case(layout, group, torch.float16)
+    packing = PACKINGS["v1"]
+    weight, scales, zeros, payload = case(packing, group, torch.float16)
     turned = payload.cuda().t().contiguous().t()
-    expected = awqpack.dequantize(payload, scales, zeros, *layout)
-    assert is_same_bits(awqpack.dequantize(turned, scales.cuda(), zeros.cuda(), *layout).cpu(), expected)
+    expected = awqpack.dequantize(payload, scales, zeros, *packing)
+    assert is_same_bits(awqpack.dequantize(turned, scales.cuda(), zeros.cuda(), *packing).cpu(), expected)
     turned.zero_()
-    awqpack.quantize(weight.cuda(), scales.cuda(), zeros.cuda(), *layout, out=turned)
+    awqpack.quantize(weight.cuda(), scales.cuda(), zeros.cuda(), *packing, out=turned)
     assert_same(turned.contiguous().cpu(), payload)
 
 
 @pytest.mark.parametrize("column_major", [False, True])
-def test_one_fast_kernel_runs(layout, column_major, dtype):
-    if column_major and layout.packing is awqpack.AWQPacking.MARLIN:
+def test_one_fast_kernel_runs(packing, column_major, dtype):
+    if column_major and packing.packing is awqpack.AWQPacking.MARLIN:
         pytest.skip("Marlin has kernels of its own for rows alone")
     group = (128, 1) if column_major else (1, 128)
-    weight, scales, zeros, payload = (tensor.cuda() for tensor in case(layout, group, dtype))
+    weight, scales, zeros, payload = (tensor.cuda() for tensor in case(packing, group, dtype))
     weight = weight.t().contiguous().t() if column_major else weight
     for call in (
-        lambda: awqpack.quantize(weight, scales, zeros, *layout),
-        lambda: awqpack.quantize(weight, scales, zeros, *layout, validate=False),
-        lambda: awqpack.dequantize(payload, scales, zeros, *layout, out=weight),
+        lambda: awqpack.quantize(weight, scales, zeros, *packing),
+        lambda: awqpack.quantize(weight, scales, zeros, *packing, validate=False),
+        lambda: awqpack.dequantize(payload, scales, zeros, *packing, out=weight),
         lambda: awqpack.min_max_scales(weight, group),
     ):
         names = kernels_of(call)
@@ -100,19 +100,19 @@ def dtype(request):
 @pytest.mark.parametrize("column_major", [False, True])
 @pytest.mark.parametrize("shape", [SHAPE, (3, 256, 512)])
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-def test_the_first_weight_that_is_not_finite_is_named(layout, shape, value, column_major):
-    weight, scales, zeros, _ = case(layout, (1, 128), torch.float16, shape=shape)
+def test_the_first_weight_that_is_not_finite_is_named(packing, shape, value, column_major):
+    weight, scales, zeros, _ = case(packing, (1, 128), torch.float16, shape=shape)
     weight[(*([1] * (len(shape) - 2)), 200, 77)] = value
     weight[(*([2] * (len(shape) - 2)), 7, 13)] = float("nan")
     first = weight.isfinite().logical_not().nonzero()[0].tolist()
     given = weight.cuda().mT.contiguous().mT if column_major else weight.cuda()
     message = rf"expects a finite weight; weight\[{', '.join(map(str, first))}\] is "
     with pytest.raises(ValueError, match=message):
-        awqpack.quantize(given, scales.cuda(), zeros.cuda(), *layout)
+        awqpack.quantize(given, scales.cuda(), zeros.cuda(), *packing)
     with pytest.raises(ValueError, match=message):
         awqpack.min_max_scales(given, 128)
-    expected = awqpack.quantize(weight, scales, zeros, *layout, validate=False)
-    assert_same(awqpack.quantize(given, scales.cuda(), zeros.cuda(), *layout, validate=False).cpu(), expected)
+    expected = awqpack.quantize(weight, scales, zeros, *packing, validate=False)
+    assert_same(awqpack.quantize(given, scales.cuda(), zeros.cuda(), *packing, validate=False).cpu(), expected)
 
 
 @pytest.mark.parametrize(
@@ -124,12 +124,12 @@ def test_the_first_weight_that_is_not_finite_is_named(layout, shape, value, colu
         (lambda scales, zeros: zeros[9:, 2].fill_(200), r"zeros\[9, 2\] is 200"),
     ],
 )
-def test_the_first_bad_scale_or_zero_is_named(layout, spoil, message):
-    weight, scales, zeros, _ = (tensor.cuda() for tensor in case(layout, (1, 128), torch.float16))
+def test_the_first_bad_scale_or_zero_is_named(packing, spoil, message):
+    weight, scales, zeros, _ = (tensor.cuda() for tensor in case(packing, (1, 128), torch.float16))
     weight[0, 0] = float("nan")
     spoil(scales, zeros)
     with pytest.raises(ValueError, match=message):
-        awqpack.quantize(weight, scales, zeros, *layout)
+        awqpack.quantize(weight, scales, zeros, *packing)
 
 
 def test_a_range_that_the_dtype_does_not_hold_is_named():
@@ -139,14 +139,14 @@ def test_a_range_that_the_dtype_does_not_hold_is_named():
         awqpack.min_max_scales(weight, 128, dtype=torch.float16)
 
 
-def test_graphs_check_nothing_and_run_again(layout):
-    weight, scales, zeros, payload = (tensor.cuda() for tensor in case(layout, (1, 128), torch.float16))
-    expected = awqpack.dequantize(payload, scales, zeros, *layout), *awqpack.min_max_scales(weight)
+def test_graphs_check_nothing_and_run_again(packing):
+    weight, scales, zeros, payload = (tensor.cuda() for tensor in case(packing, (1, 128), torch.float16))
+    expected = awqpack.dequantize(payload, scales, zeros, *packing), *awqpack.min_max_scales(weight)
     outs = [torch.zeros_like(tensor) for tensor in (payload, *expected)]
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        awqpack.quantize(weight, scales, zeros, *layout, out=outs[0])
-        awqpack.dequantize(payload, scales, zeros, *layout, out=outs[1])
+        awqpack.quantize(weight, scales, zeros, *packing, out=outs[0])
+        awqpack.dequantize(payload, scales, zeros, *packing, out=outs[1])
         awqpack.min_max_scales(weight, out=(outs[2], outs[3]))
     graph.replay()
     for actual, wanted in zip(outs, (payload, *expected), strict=True):
@@ -156,29 +156,29 @@ def test_graphs_check_nothing_and_run_again(layout):
     torch.cuda.synchronize()
 
 
-def test_the_current_stream_is_used(layout):
-    weight, scales, zeros, payload = (tensor.cuda() for tensor in case(layout, (1, 128), torch.float16))
-    back = awqpack.dequantize(payload, scales, zeros, *layout)
+def test_the_current_stream_is_used(packing):
+    weight, scales, zeros, payload = (tensor.cuda() for tensor in case(packing, (1, 128), torch.float16))
+    back = awqpack.dequantize(payload, scales, zeros, *packing)
     stream = torch.cuda.Stream()
     torch.cuda.synchronize()
     with torch.cuda.stream(stream):
         made = torch.zeros_like(weight)
         torch.cuda._sleep(50_000_000)
         made.copy_(weight)
-        actual = awqpack.quantize(made, scales, zeros, *layout, validate=False)
-        there = awqpack.dequantize(actual, scales, zeros, *layout)
+        actual = awqpack.quantize(made, scales, zeros, *packing, validate=False)
+        there = awqpack.dequantize(actual, scales, zeros, *packing)
     stream.synchronize()
     assert_same(actual, payload)
     assert_same(there, back)
 
 
 @pytest.mark.parametrize("index", range(2))
-def test_the_device_of_the_tensor_is_used(layout, index):
+def test_the_device_of_the_tensor_is_used(packing, index):
     if index >= torch.cuda.device_count():
         pytest.skip(f"needs {index + 1} GPUs; this machine has {torch.cuda.device_count()}")
     before = torch.cuda.current_device()
-    weight, scales, zeros, payload = (tensor.to(f"cuda:{index}") for tensor in case(layout, (1, 128), torch.float16))
-    assert_same(awqpack.quantize(weight, scales, zeros, *layout), payload)
-    assert awqpack.dequantize(payload, scales, zeros, *layout).device == weight.device
+    weight, scales, zeros, payload = (tensor.to(f"cuda:{index}") for tensor in case(packing, (1, 128), torch.float16))
+    assert_same(awqpack.quantize(weight, scales, zeros, *packing), payload)
+    assert awqpack.dequantize(payload, scales, zeros, *packing).device == weight.device
     assert awqpack.min_max_scales(weight)[0].device == weight.device
     assert torch.cuda.current_device() == before

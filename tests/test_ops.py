@@ -7,7 +7,7 @@ import tracemalloc
 import numpy as np
 import pytest
 import torch
-from shared import LAYOUTS, VARIANTS, Memory, assert_same, random_codes, random_payload, torch_codes
+from shared import PACKINGS, VARIANTS, Memory, assert_same, random_codes, random_payload, torch_codes
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import awqpack
@@ -23,8 +23,8 @@ SCHEMAS = {
 }
 
 
-def torch_payload(layout, shape=SHAPE, device="cpu"):
-    return torch.from_numpy(random_payload(shape, layout)).to(device)
+def torch_payload(packing, shape=SHAPE, device="cpu"):
+    return torch.from_numpy(random_payload(shape, packing)).to(device)
 
 
 @pytest.mark.parametrize("name", SCHEMAS)
@@ -57,8 +57,8 @@ CODES_OF = {
     [("plain", "v1"), ("plain", "v2"), ("column-major", "v1_reorder"), ("strided", "v1"), ("batch", "v2")],
 )
 def test_opcheck(kind, name):
-    layout = LAYOUTS[name]
-    ops, arguments = torch.ops.awqpack, (layout.number, layout.reorder)
+    packing = PACKINGS[name]
+    ops, arguments = torch.ops.awqpack, (packing.number, packing.reorder)
     codes = CODES_OF[kind](SHAPE)
     payload = ops.pack(codes, *arguments)
     torch.library.opcheck(ops.pack.default, (codes, *arguments), {"validate": False})
@@ -81,13 +81,13 @@ STRIDE_ORDERS = [
 
 
 @pytest.mark.parametrize(("shape", "order", "strides"), STRIDE_ORDERS)
-def test_stride_order(shape, order, strides, layout, device):
-    if layout.fit(shape) != shape:
-        shape = layout.fit(shape)
+def test_stride_order(shape, order, strides, packing, device):
+    if packing.fit(shape) != shape:
+        shape = packing.fit(shape)
         outer_first = order or range(len(shape))
         strides = torch.empty([shape[d] for d in outer_first]).permute(np.argsort(outer_first).tolist()).stride()
-    payload = torch_payload(layout, shape, device)
-    arguments = (layout.number, layout.reorder)
+    payload = torch_payload(packing, shape, device)
+    arguments = (packing.number, packing.reorder)
     expected = torch.ops.awqpack.unpack(payload, *arguments)
     assert expected.is_contiguous()
     codes = torch.ops.awqpack.unpack(payload, *arguments, order)
@@ -110,13 +110,13 @@ def test_stride_order_that_is_none(order, where):
 
 @pytest.mark.parametrize("shape", [(8, 128), (0, 64), (3, 2, 4, 64)])
 @pytest.mark.parametrize("fake", ["meta", "fake"])
-def test_fake_kernels_know_shapes(shape, fake, layout):
-    ops, arguments, shape = torch.ops.awqpack, (layout.number, layout.reorder), layout.fit(shape)
+def test_fake_kernels_know_shapes(shape, fake, packing):
+    ops, arguments, shape = torch.ops.awqpack, (packing.number, packing.reorder), packing.fit(shape)
     mode, device = (FakeTensorMode(), "cpu") if fake == "fake" else (torch.no_grad(), "meta")
     with mode:
         codes = torch.empty(shape, dtype=torch.uint8, device=device)
         payload = ops.pack(codes, *arguments)
-        assert (payload.shape, payload.dtype) == (layout.payload_shape(shape), layout.payload_dtype)
+        assert (payload.shape, payload.dtype) == (packing.payload_shape(shape), packing.payload_dtype)
         assert payload.is_contiguous()
         assert payload.device.type == device
         assert ops.unpack(payload, *arguments).shape == shape
@@ -129,20 +129,20 @@ def test_fake_kernels_know_shapes(shape, fake, layout):
 
 @pytest.mark.usefixtures("fresh_dynamo")
 @pytest.mark.parametrize("dynamic", [False, True])
-def test_compile_the_ops(layout, dynamic, device):
+def test_compile_the_ops(packing, dynamic, device):
     def round_trip(codes, payload, out):
-        packed = torch.ops.awqpack.pack(codes, layout.number, layout.reorder)
-        torch.ops.awqpack.unpack_out(payload, layout.number, layout.reorder, out=out)
-        return packed, torch.ops.awqpack.unpack(packed, layout.number, layout.reorder) + 1
+        packed = torch.ops.awqpack.pack(codes, packing.number, packing.reorder)
+        torch.ops.awqpack.unpack_out(payload, packing.number, packing.reorder, out=out)
+        return packed, torch.ops.awqpack.unpack(packed, packing.number, packing.reorder) + 1
 
     compiled = torch.compile(round_trip, fullgraph=True, dynamic=dynamic, backend="aot_eager")
-    for shape in map(layout.fit, (SHAPE, (12, 192))):
-        codes, payload = torch_codes(shape, device), torch_payload(layout, shape, device)
+    for shape in map(packing.fit, (SHAPE, (12, 192))):
+        codes, payload = torch_codes(shape, device), torch_payload(packing, shape, device)
         out = torch.zeros_like(codes)
         packed, unpacked = compiled(codes, payload, out)
-        assert_same(packed, awqpack.pack(codes, *layout))
+        assert_same(packed, awqpack.pack(codes, *packing))
         assert_same(unpacked, codes + 1)
-        assert_same(out, awqpack.unpack(payload, *layout))
+        assert_same(out, awqpack.unpack(payload, *packing))
 
 
 @pytest.mark.usefixtures("fresh_dynamo")
@@ -160,27 +160,27 @@ def test_compile_the_functions(with_out):
 
 
 @pytest.mark.usefixtures("fresh_dynamo")
-def test_a_compiled_pack_still_checks(layout):
+def test_a_compiled_pack_still_checks(packing):
     compiled = torch.compile(
-        lambda t: torch.ops.awqpack.pack(t, layout.number, layout.reorder),
+        lambda t: torch.ops.awqpack.pack(t, packing.number, packing.reorder),
         fullgraph=True,
         backend="aot_eager",
     )
-    codes = torch_codes(layout.fit(SHAPE))
-    assert_same(compiled(codes), awqpack.pack(codes, *layout))
+    codes = torch_codes(packing.fit(SHAPE))
+    assert_same(compiled(codes), awqpack.pack(codes, *packing))
     codes[3, 4] = 99
     with pytest.raises(ValueError, match=r"codes\[3, 4\] is 99"):
         compiled(codes)
 
 
 @pytest.mark.parametrize("symbolic", [False, True])
-def test_make_fx_traces_the_ops(layout, symbolic):
+def test_make_fx_traces_the_ops(packing, symbolic):
     from torch.fx.experimental.proxy_tensor import make_fx
 
     def pack(codes):
-        return torch.ops.awqpack.pack(codes, layout.number, layout.reorder)
+        return torch.ops.awqpack.pack(codes, packing.number, packing.reorder)
 
-    codes = torch_codes(layout.fit(SHAPE))
+    codes = torch_codes(packing.fit(SHAPE))
     graph = make_fx(pack, tracing_mode="symbolic" if symbolic else "real")(codes)
     assert "awqpack.pack.default" in graph.code
     assert_same(graph(codes), pack(codes))
@@ -191,28 +191,28 @@ def test_make_fx_traces_the_ops(layout, symbolic):
 
 @pytest.mark.parametrize("memory", [m for m in Memory if m.is_for_torch and m is not Memory.UNALIGNED])
 @pytest.mark.parametrize("shape", [(12, 192), (2, 3, 8, 64)])
-def test_out_of_any_strides(memory, shape, layout):
-    shape = layout.fit(shape)
+def test_out_of_any_strides(memory, shape, packing):
+    shape = packing.fit(shape)
     codes = torch_codes(shape)
-    payload = awqpack.pack(codes, *layout)
+    payload = awqpack.pack(codes, *packing)
     _, out = memory.empty(tuple(payload.shape), payload.numpy().dtype)
     out = torch.from_numpy(out)
-    assert awqpack.pack(codes, *layout, out=out) is out
+    assert awqpack.pack(codes, *packing, out=out) is out
     assert_same(out, payload)
     _, back = memory.empty(shape, np.uint8)
     back = torch.from_numpy(back)
-    assert awqpack.unpack(out, *layout, out=back) is back
+    assert awqpack.unpack(out, *packing, out=back) is back
     assert_same(back, codes)
 
 
-def test_out_moves_the_version(layout):
-    codes = torch_codes(layout.fit(SHAPE))
-    out = torch.zeros(layout.payload_shape(codes.shape), dtype=layout.payload_dtype)
+def test_out_moves_the_version(packing):
+    codes = torch_codes(packing.fit(SHAPE))
+    out = torch.zeros(packing.payload_shape(codes.shape), dtype=packing.payload_dtype)
     version = out._version
-    awqpack.pack(codes, *layout, out=out)
+    awqpack.pack(codes, *packing, out=out)
     assert out._version > version
     version = codes._version
-    awqpack.unpack(out, *layout, out=codes)
+    awqpack.unpack(out, *packing, out=codes)
     assert codes._version > version
 
 
@@ -226,18 +226,18 @@ def torch_allocations(call):
 
 
 @pytest.mark.parametrize("order", ["C", "F"])
-def test_out_allocates_nothing(layout, order):
+def test_out_allocates_nothing(packing, order):
     codes = torch.from_numpy(np.asarray(random_codes((256, 512)), order=order))
-    payload = awqpack.pack(codes, *layout)
+    payload = awqpack.pack(codes, *packing)
     back = torch.empty_like(codes)
-    assert torch_allocations(lambda: awqpack.pack(codes, *layout)) == [256 * 512 // 2]
-    assert torch_allocations(lambda: awqpack.pack(codes, *layout, out=payload)) == []
-    assert torch_allocations(lambda: awqpack.unpack(payload, *layout, out=back)) == []
+    assert torch_allocations(lambda: awqpack.pack(codes, *packing)) == [256 * 512 // 2]
+    assert torch_allocations(lambda: awqpack.pack(codes, *packing, out=payload)) == []
+    assert torch_allocations(lambda: awqpack.unpack(payload, *packing, out=back)) == []
 
 
-def test_array_out_allocates_nothing(layout):
+def test_array_out_allocates_nothing(packing):
     codes = random_codes((256, 512))
-    payload, back = awqpack.pack(codes, *layout), np.empty_like(codes)
+    payload, back = awqpack.pack(codes, *packing), np.empty_like(codes)
 
     def peak(call):
         tracemalloc.start()
@@ -246,9 +246,9 @@ def test_array_out_allocates_nothing(layout):
         tracemalloc.stop()
         return result
 
-    assert peak(lambda: awqpack.pack(codes, *layout)) >= 256 * 512 // 2
-    assert peak(lambda: awqpack.pack(codes, *layout, out=payload)) < 4096
-    assert peak(lambda: awqpack.unpack(payload, *layout, out=back)) < 4096
+    assert peak(lambda: awqpack.pack(codes, *packing)) >= 256 * 512 // 2
+    assert peak(lambda: awqpack.pack(codes, *packing, out=payload)) < 4096
+    assert peak(lambda: awqpack.unpack(payload, *packing, out=back)) < 4096
 
 
 # --- threads ---
@@ -263,29 +263,29 @@ def restore_threads():
 
 @pytest.mark.parametrize("memory", [Memory.CONTIGUOUS, Memory.COLUMN_MAJOR, Memory.COLUMN_STEP])
 @pytest.mark.usefixtures("restore_threads")
-def test_thread_counts_give_the_same_result(layout, memory):
-    codes = torch.from_numpy(memory.copy(random_codes(layout.fit((2, 516, 832)))))
+def test_thread_counts_give_the_same_result(packing, memory):
+    codes = torch.from_numpy(memory.copy(random_codes(packing.fit((2, 516, 832)))))
     results = []
     for threads in (1, 2, 3, 7):
         torch.set_num_threads(threads)
-        payload = awqpack.pack(codes, *layout)
+        payload = awqpack.pack(codes, *packing)
         results.append(payload)
-        assert_same(awqpack.unpack(payload, *layout), codes.contiguous())
+        assert_same(awqpack.unpack(payload, *packing), codes.contiguous())
     for result in results[1:]:
         assert_same(result, results[0])
 
 
 @pytest.mark.usefixtures("restore_threads")
-def test_many_threads_at_once(layout):
+def test_many_threads_at_once(packing):
     codes = [random_codes((64, 512), seed) for seed in range(8)]
-    expected = [awqpack.pack(c, *layout) for c in codes]
+    expected = [awqpack.pack(c, *packing) for c in codes]
     wrong = []
 
     def work(index):
         for _ in range(20):
-            payload = awqpack.pack(torch.from_numpy(codes[index]), *layout).numpy()
+            payload = awqpack.pack(torch.from_numpy(codes[index]), *packing).numpy()
             if not np.array_equal(payload, expected[index]) or not np.array_equal(
-                awqpack.unpack(payload, *layout), codes[index]
+                awqpack.unpack(payload, *packing), codes[index]
             ):
                 wrong.append(index)
 
@@ -323,14 +323,14 @@ def test_the_gil_is_released(kind):
 MANY = 2**31 + 4096
 
 
-def check_spots(payload, codes, layout, spots):
+def check_spots(payload, codes, packing, spots):
     """Words around each (row, column) hold what packing their neighbourhood alone gives."""
     for row, col in spots:
         row, col = row - row % 4, col - col % 64
         height, width = min(4, codes.shape[0] - row), min(64, codes.shape[1] - col)
-        expected = awqpack.pack(codes[row : row + height, col : col + width].contiguous(), *layout)
+        expected = awqpack.pack(codes[row : row + height, col : col + width].contiguous(), *packing)
         rows, cols = expected.shape
-        if layout.packing is AWQPacking.V1:
+        if packing.packing is AWQPacking.V1:
             actual = payload[row : row + rows, col // 8 : col // 8 + cols]
         else:
             actual = payload[row // 4 : row // 4 + rows, col : col + cols]
@@ -340,21 +340,21 @@ def check_spots(payload, codes, layout, spots):
 @pytest.mark.large
 @pytest.mark.parametrize(("name", "shape"), [("v1", (1, MANY)), ("v1_reorder", (MANY // 8, 8)), ("v2", (4, MANY // 4))])
 def test_more_than_2_31_codes(name, shape):
-    layout = LAYOUTS[name]
+    packing = PACKINGS[name]
     codes = torch.zeros(shape, dtype=torch.uint8)
     spots = [(0, 0), (shape[0] // 2, shape[1] // 2), (shape[0] - 1, shape[1] - 1)]
     for row, col in spots:
         codes[row, max(0, col - 20) : col + 20] = 11
         codes[row, col] = 5
-    payload = awqpack.pack(codes, *layout)
-    check_spots(payload, codes, layout, spots)
+    payload = awqpack.pack(codes, *packing)
+    check_spots(payload, codes, packing, spots)
     total = np.count_nonzero(codes.numpy())
-    awqpack.unpack(payload, *layout, out=codes)
+    awqpack.unpack(payload, *packing, out=codes)
     assert np.count_nonzero(codes.numpy()) == total
-    check_spots(payload, codes, layout, spots)
+    check_spots(payload, codes, packing, spots)
     codes[-1, -1] = 200
     with pytest.raises(ValueError, match=rf"codes\[{shape[0] - 1}, {shape[1] - 1}\] is 200"):
-        awqpack.pack(codes, *layout, out=payload)
+        awqpack.pack(codes, *packing, out=payload)
 
 
 @pytest.mark.large
@@ -362,23 +362,23 @@ def test_more_than_2_31_codes(name, shape):
     ("name", "shape"), [("v1", (2**28 + 64, 8)), ("v1_reorder", (2**28 + 64, 8)), ("v2", (2**25 + 64, 64))]
 )
 def test_more_than_2_28_rows_that_share_memory(name, shape):
-    layout = LAYOUTS[name]
+    packing = PACKINGS[name]
     row = torch_codes((1, shape[1]))
-    payload = awqpack.pack(row.expand(shape), *layout)
-    one = awqpack.pack(row.expand(4, shape[1]), *layout)
+    payload = awqpack.pack(row.expand(shape), *packing)
+    one = awqpack.pack(row.expand(4, shape[1]), *packing)
     assert_same(payload[-one.shape[0] :], one)
     assert bool((payload == one[:1]).all())
 
 
 @pytest.mark.large
 def test_column_major_codes_beyond_2_31():
-    layout = LAYOUTS["v1"]
+    packing = PACKINGS["v1"]
     codes = torch.zeros(64, MANY // 64, dtype=torch.uint8).t()
     spots = [(0, 0), (codes.shape[0] // 2, 32), (codes.shape[0] - 1, 63)]
     for row, col in spots:
         codes[row, col] = 13
-    payload = awqpack.pack(codes, *layout)
-    check_spots(payload, codes, layout, spots)
-    assert awqpack.unpack(payload, *layout, out=codes) is codes
+    payload = awqpack.pack(codes, *packing)
+    check_spots(payload, codes, packing, spots)
+    assert awqpack.unpack(payload, *packing, out=codes) is codes
     assert [int(codes[spot]) for spot in spots] == [13, 13, 13]
     assert np.count_nonzero(codes.numpy()) == 3

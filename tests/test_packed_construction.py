@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from shared import LAYOUTS, assert_same, packed_tensor, torch_codes
+from shared import PACKINGS, assert_same, packed_tensor, torch_codes
 
 from awqpack import AWQPackedTensor, AWQPacking, pack
 
@@ -22,13 +22,13 @@ WITHOUT_VALUES = {
 
 
 @pytest.mark.parametrize("name", WITHOUT_VALUES)
-def test_a_payload_without_values_of_its_own_is_refused(layout, name):
+def test_a_payload_without_values_of_its_own_is_refused(packing, name):
     make, words = WITHOUT_VALUES[name]
-    packed = packed_tensor(layout)
+    packed = packed_tensor(packing)
     metadata = packed.__tensor_flatten__()[1]
     payload = make(packed.payload.clone())
     with pytest.raises(ValueError, match=words):
-        AWQPackedTensor(payload, *layout, packed.shape, packed.stride())
+        AWQPackedTensor(payload, *packing, packed.shape, packed.stride())
     with pytest.raises(ValueError, match=words):
         AWQPackedTensor.__tensor_unflatten__({"_data": payload}, metadata, packed.shape, packed.stride())
 
@@ -76,7 +76,7 @@ SIZES = {
     "order", ["", "0, 1", "0, 0", "-1, -2", "1, 0, 2", ", ".join(map(str, range(2000)))], ids=lambda order: order[:8]
 )
 def test_unflatten_believes_nothing(name, order):
-    payload = packed_tensor(LAYOUTS["v1"]).payload
+    payload = packed_tensor(PACKINGS["v1"]).payload
     metadata = {"packing": 1, "reorder": False, "stride_order": order}
     fits = name == "a liar of ints" and order in ("", "0, 1")
     try:
@@ -101,7 +101,7 @@ class Emptying(int):
 def test_metadata_that_empties_itself():
     metadata = {"packing": Emptying(1), "reorder": False, "stride_order": " ".join(["0,", "1"])}
     metadata["packing"].metadata = metadata
-    payload = packed_tensor(LAYOUTS["v1"]).payload
+    payload = packed_tensor(PACKINGS["v1"]).payload
     packed = AWQPackedTensor.__tensor_unflatten__({"_data": payload}, metadata, (64, 128), None)
     assert_same(packed.unpack(), torch_codes())
 
@@ -119,7 +119,7 @@ REPLACED = {
 
 @pytest.mark.parametrize("name", REPLACED)
 def test_metadata_that_was_replaced_is_named(name):
-    packed = packed_tensor(LAYOUTS["v1"])
+    packed = packed_tensor(PACKINGS["v1"])
     packed._meta = REPLACED[name](packed._meta)
     calls = [packed.unpack, packed.detach, packed.numpy, lambda: repr(packed), lambda: packed.packing]
     for call in [*calls, lambda: packed + 1, lambda: packed.fill_(1), lambda: packed[...]]:
@@ -129,7 +129,7 @@ def test_metadata_that_was_replaced_is_named(name):
 
 @pytest.mark.parametrize("cls", [3, int, torch.Tensor, None], ids=str)
 def test_construction_of_another_class_is_refused(cls):
-    packed = packed_tensor(LAYOUTS["v1"])
+    packed = packed_tensor(PACKINGS["v1"])
     with pytest.raises(TypeError, match="subclass of AWQPackedTensor"):
         AWQPackedTensor.__new__(cls, packed.payload, V1, False, packed.shape, packed.stride())
 

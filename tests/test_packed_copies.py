@@ -8,7 +8,7 @@ from multiprocessing.reduction import ForkingPickler
 import pytest
 import torch
 from contract import as_parameter
-from shared import LAYOUTS, assert_same, packed_tensor, torch_codes
+from shared import PACKINGS, assert_same, packed_tensor, torch_codes
 
 import awqpack
 from awqpack import AWQPackedTensor, AWQPacking
@@ -17,8 +17,8 @@ SHAPE = (64, 128)
 
 
 @pytest.fixture
-def packed(layout, device):
-    return packed_tensor(layout, SHAPE, device)
+def packed(packing, device):
+    return packed_tensor(packing, SHAPE, device)
 
 
 # --- copies, pickles, files ---
@@ -46,8 +46,8 @@ COPIES = {
 
 
 @pytest.mark.parametrize("way", COPIES)
-def test_copies_keep_column_major_strides(layout, way):
-    packed = AWQPackedTensor.pack(torch_codes((128, 64)).t(), layout.packing, layout.reorder)
+def test_copies_keep_column_major_strides(packing, way):
+    packed = AWQPackedTensor.pack(torch_codes((128, 64)).t(), *packing)
     copied = COPIES[way](packed)
     assert copied.stride() == copied.unpack().stride() == (1, 64)
     assert_same(copied, packed)
@@ -55,14 +55,14 @@ def test_copies_keep_column_major_strides(layout, way):
 
 def test_v2_keeps_its_reorder_metadata():
     packed = AWQPackedTensor.pack(torch_codes(), AWQPacking.V2, True)
-    assert_same(packed.payload, packed_tensor(LAYOUTS["v2"]).payload)
+    assert_same(packed.payload, packed_tensor(PACKINGS["v2"]).payload)
     for way in (*COPIES.values(), torch.Tensor.detach):
         assert way(packed).reorder is True
 
 
 @pytest.mark.parametrize("way", ["deepcopy", "copy", "torch.save", "pickle"])
-def test_copies_of_a_parameter(layout, way):
-    parameter = torch.nn.Parameter(packed_tensor(layout), requires_grad=False)
+def test_copies_of_a_parameter(packing, way):
+    parameter = torch.nn.Parameter(packed_tensor(packing), requires_grad=False)
     copied = COPIES[way](parameter)
     assert isinstance(copied, torch.nn.Parameter)
     assert isinstance(copied, AWQPackedTensor)
@@ -109,21 +109,21 @@ def test_a_subclass_is_loaded_with_weights_only_where_it_is_allowed():
 
 @pytest.mark.parametrize("state", [{"_data": None}, {"_meta": (), "note": 1}, ("note", 1), None], ids=repr)
 def test_a_state_that_is_no_attributes_is_refused(state):
-    packed = packed_tensor(LAYOUTS["v1"])
+    packed = packed_tensor(PACKINGS["v1"])
     with pytest.raises(ValueError, match="attributes"):
         packed.__setstate__(state)
-    assert_same(packed, packed_tensor(LAYOUTS["v1"]))
+    assert_same(packed, packed_tensor(PACKINGS["v1"]))
 
 
-def test_a_pickle_without_attributes_is_as_it_was_before_there_were_any(layout):
-    packed = packed_tensor(layout)
+def test_a_pickle_without_attributes_is_as_it_was_before_there_were_any(packing):
+    packed = packed_tensor(packing)
     function, arguments = packed.__reduce_ex__(2)
     assert function is awqpack.rebuild_packed_tensor
-    assert arguments[1:] == (layout.number, layout.reorder, SHAPE, (128, 1), False)
+    assert arguments[1:] == (packing.number, packing.reorder, SHAPE, (128, 1), False)
 
 
-def test_deepcopy_keeps_sharing(layout):
-    packed = packed_tensor(layout)
+def test_deepcopy_keeps_sharing(packing):
+    packed = packed_tensor(packing)
     first, second = copy.deepcopy([packed, packed])
     assert first is second
 
@@ -140,15 +140,15 @@ def test_deepcopy_keeps_twins_together(packed, twin):
 
 
 def test_deepcopy_of_twins_that_are_packed_otherwise():
-    plain = packed_tensor(LAYOUTS["v1"])
+    plain = packed_tensor(PACKINGS["v1"])
     reordered = AWQPackedTensor.from_payload(plain.payload, AWQPacking.V1, True)
     first, second = copy.deepcopy([plain, reordered])
     assert first.payload is second.payload
     assert (first.reorder, second.reorder) == (False, True)
 
 
-def test_loading_on_another_device(layout):
-    loaded = through_torch_save(packed_tensor(layout), map_location="meta")
+def test_loading_on_another_device(packing):
+    loaded = through_torch_save(packed_tensor(packing), map_location="meta")
     assert isinstance(loaded, AWQPackedTensor)
     assert loaded.device.type == loaded.payload.device.type == "meta"
 
@@ -172,9 +172,9 @@ def test_a_damaged_pickle_is_refused(arguments):
 
 
 @pytest.mark.parametrize("transposed", [False, True])
-def test_flatten_round_trip(layout, device, transposed):
+def test_flatten_round_trip(packing, device, transposed):
     codes = torch_codes((128, 128), device)
-    packed = AWQPackedTensor.pack(codes.t() if transposed else codes, layout.packing, layout.reorder)
+    packed = AWQPackedTensor.pack(codes.t() if transposed else codes, *packing)
     names, metadata = packed.__tensor_flatten__()
     inner = {name: getattr(packed, name) for name in names}
     again = AWQPackedTensor.__tensor_unflatten__(inner, metadata, packed.size(), packed.stride())
@@ -193,8 +193,8 @@ def test_flatten_metadata_is_plain_and_comparable(packed):
 
 
 def test_flatten_metadata_tells_layouts_and_strides_apart():
-    packed = [packed_tensor(layout, (64, 64)) for layout in LAYOUTS.values()]
-    packed += [AWQPackedTensor.pack(torch_codes((64, 64)).t(), *layout) for layout in LAYOUTS.values()]
+    packed = [packed_tensor(packing, (64, 64)) for packing in PACKINGS.values()]
+    packed += [AWQPackedTensor.pack(torch_codes((64, 64)).t(), *packing) for packing in PACKINGS.values()]
     seen = [p.__tensor_flatten__()[1] for p in packed]
     assert all(a != b for i, a in enumerate(seen) for b in seen[:i])
 
@@ -204,7 +204,7 @@ BAD_METADATA = [{}, {"packing": 1}, {"packing": 1, "reorder": False, "stride_ord
 
 @pytest.mark.parametrize("metadata", BAD_METADATA, ids=repr)
 def test_unflatten_refuses_other_metadata(metadata):
-    packed = packed_tensor(LAYOUTS["v1"])
+    packed = packed_tensor(PACKINGS["v1"])
     with pytest.raises(ValueError, match="expects"):
         AWQPackedTensor.__tensor_unflatten__({"_data": packed.payload}, metadata, packed.size(), packed.stride())
 
@@ -224,7 +224,7 @@ def test_unflatten_refuses_other_metadata(metadata):
     ids=str,
 )
 def test_unflatten_evaluates_nothing(changes, error):
-    packed = packed_tensor(LAYOUTS["v1"])
+    packed = packed_tensor(PACKINGS["v1"])
     metadata = {**packed.__tensor_flatten__()[1], **changes}
     with pytest.raises(error):
         AWQPackedTensor.__tensor_unflatten__(

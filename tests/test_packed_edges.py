@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from shared import LAYOUTS, assert_same, packed_tensor, torch_codes
+from shared import PACKINGS, assert_same, packed_tensor, torch_codes
 
 from awqpack import AWQPackedTensor, AWQPacking
 
@@ -21,8 +21,8 @@ def small(value=1):
     return AWQPackedTensor.pack(torch.full((8, 16), value, dtype=torch.uint8))
 
 
-def test_dlpack_exports_codes(layout):
-    packed = packed_tensor(layout)
+def test_dlpack_exports_codes(packing):
+    packed = packed_tensor(packing)
     assert_same(torch.from_dlpack(packed), torch_codes())
     assert (np.from_dlpack(packed) == torch_codes().numpy()).all()
 
@@ -36,8 +36,8 @@ def test_dlpack_exports_no_copy_as_if_it_were_the_tensor():
     assert int(packed.unique()) == 3
 
 
-def test_the_data_pointer_tells_ties_from_copies(layout):
-    packed = packed_tensor(layout)
+def test_the_data_pointer_tells_ties_from_copies(packing):
+    packed = packed_tensor(packing)
     assert packed.data_ptr() == packed.detach().data_ptr() == packed.payload.data_ptr() != 0
     assert packed.data_ptr() != copy.deepcopy(packed).data_ptr()
     with pytest.raises(RuntimeError, match="data pointer"):
@@ -59,21 +59,21 @@ READERS = {
 
 
 @pytest.mark.parametrize("read", READERS.values(), ids=READERS.keys())
-def test_no_memory_is_taken_for_codes(read, layout):
+def test_no_memory_is_taken_for_codes(read, packing):
     with pytest.raises(RuntimeError, match=r"awqpack\.store_as_payloads|invalid python storage"):
-        read(packed_tensor(layout))
+        read(packed_tensor(packing))
 
 
-def test_the_storage_can_be_compared(layout):
-    packed = packed_tensor(layout)
+def test_the_storage_can_be_compared(packing):
+    packed = packed_tensor(packing)
     storage = packed.untyped_storage()
     assert storage._cdata == packed.detach().untyped_storage()._cdata != copy.deepcopy(packed).untyped_storage()._cdata
     assert storage.nbytes() == packed.numel()
     assert "holds none" in repr(storage)
 
 
-def test_the_storage_keeps_nothing_alive(layout):
-    packed = packed_tensor(layout)
+def test_the_storage_keeps_nothing_alive(packing):
+    packed = packed_tensor(packing)
     gone = weakref.ref(packed), weakref.ref(packed.payload)
     packed.untyped_storage()
     del packed
@@ -108,7 +108,7 @@ def test_apply_():
 
 HOSTILE = {
     "payload of codes": {"payload": torch.zeros(64, 128, dtype=torch.uint8)},
-    "payload of another layout": {"payload": torch.zeros(16, 128, dtype=torch.int16)},
+    "payload of another packing": {"payload": torch.zeros(16, 128, dtype=torch.int16)},
     "payload that is no tensor": {"payload": 3},
     "order of 5000": {"stride_order": ", ".join(map(str, range(5000)))},
     "order of one": {"stride_order": "0"},
@@ -123,7 +123,7 @@ HOSTILE = {
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_metadata(name):
     inner, metadata = (
-        {"_data": packed_tensor(LAYOUTS["v1"]).payload},
+        {"_data": packed_tensor(PACKINGS["v1"]).payload},
         {"packing": 1, "reorder": False, "stride_order": ""},
     )
     change = dict(HOSTILE[name])
@@ -144,7 +144,7 @@ def test_hostile_metadata(name):
     ids=repr,
 )
 def test_attributes_that_were_replaced(attribute, value):
-    packed = packed_tensor(LAYOUTS["v1"])
+    packed = packed_tensor(PACKINGS["v1"])
     setattr(packed, attribute, value)
     for call in (packed.numpy, packed.unpack, lambda: packed + 1):
         with pytest.raises((TypeError, ValueError, AttributeError, RuntimeError, IndexError)):
@@ -200,7 +200,7 @@ def test_deepcopy_of_a_circle():
 
 
 def test_a_parameter_as_payload():
-    payload = torch.nn.Parameter(packed_tensor(LAYOUTS["v1"]).payload, requires_grad=False)
+    payload = torch.nn.Parameter(packed_tensor(PACKINGS["v1"]).payload, requires_grad=False)
     packed = AWQPackedTensor(payload, V1, False, (64, 128), (128, 1))
     assert (packed.numpy() == torch_codes().numpy()).all()
     assert "codes=" in repr(packed)
@@ -213,7 +213,7 @@ def test_a_parameter_as_payload():
 )
 def test_sizes_of_any_sequence(size):
     stride = np.array([128, 1])
-    packed = AWQPackedTensor(packed_tensor(LAYOUTS["v1"]).payload, V1, False, size, stride)
+    packed = AWQPackedTensor(packed_tensor(PACKINGS["v1"]).payload, V1, False, size, stride)
     file = io.BytesIO()
     torch.save(packed, file)
     file.seek(0)

@@ -5,14 +5,14 @@ import multiprocessing
 import pytest
 import torch
 from models import SHAPE, PackedLinear
-from shared import LAYOUTS, assert_same, packed_tensor, torch_codes
+from shared import PACKINGS, assert_same, packed_tensor, torch_codes
 
 from awqpack import AWQPackedTensor
 
 
 @pytest.fixture
-def module(layout):
-    return PackedLinear(layout)
+def module(packing):
+    return PackedLinear(packing)
 
 
 def assert_packed_as(module, expected):
@@ -31,15 +31,15 @@ def test_it_is_a_parameter(module):
     assert module.weight.shape == SHAPE
 
 
-def test_a_parameter_that_requires_grad_is_refused(layout):
+def test_a_parameter_that_requires_grad_is_refused(packing):
     with pytest.raises(RuntimeError, match="floating point"):
-        torch.nn.Parameter(packed_tensor(layout))
+        torch.nn.Parameter(packed_tensor(packing))
 
 
 @pytest.mark.parametrize("assign", [False, True])
 @pytest.mark.parametrize("strict", [False, True])
-def test_load_state_dict(layout, module, assign, strict):
-    other = PackedLinear(layout, seed=5)
+def test_load_state_dict(packing, module, assign, strict):
+    other = PackedLinear(packing, seed=5)
     weight = module.weight
     payload = weight.payload
     result = module.load_state_dict(other.state_dict(), strict=strict, assign=assign)
@@ -53,7 +53,7 @@ def test_load_state_dict(layout, module, assign, strict):
 
 
 def test_load_state_dict_of_another_layout(module):
-    for source in LAYOUTS.values():
+    for source in PACKINGS.values():
         other = PackedLinear(source, seed=6)
         packing = module.weight.packing
         module.load_state_dict(other.state_dict())
@@ -91,7 +91,7 @@ def test_state_dict_and_forward_under(module, mode):
 def test_share_memory():
     # In a child: a segmentation fault there is a failed test here, and not the end of the test run.
     def run(send):
-        packed = packed_tensor(LAYOUTS["v1"])
+        packed = packed_tensor(PACKINGS["v1"])
         assert packed.share_memory_() is packed
         assert packed.is_shared()
         assert packed.payload.is_shared()

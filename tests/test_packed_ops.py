@@ -7,7 +7,7 @@ import weakref
 
 import pytest
 import torch
-from shared import LAYOUTS, SHAPE, assert_same, is_plain, packed_tensor, torch_codes
+from shared import PACKINGS, SHAPE, assert_same, is_plain, packed_tensor, torch_codes
 
 from awqpack import AWQPackedTensor
 
@@ -70,17 +70,17 @@ def test_other_ops_run_on_the_codes(packed, name):
     assert_same(packed.payload, before)
 
 
-def test_other_ops_on_column_major_codes(layout):
+def test_other_ops_on_column_major_codes(packing):
     codes = torch_codes((128, 64)).t()
-    packed = AWQPackedTensor.pack(codes, layout.packing, layout.reorder)
+    packed = AWQPackedTensor.pack(codes, *packing)
     for op in (lambda t: t + 1, lambda t: t.t(), lambda t: torch.cat([t, t]), torch.zeros_like):
         assert op(packed).stride() == op(codes).stride()
         assert is_plain(op(packed), op(codes))
 
 
 def test_mixed_with_another_packing():
-    packed = [packed_tensor(layout) for layout in LAYOUTS.values()]
-    assert is_plain(torch.cat(packed), torch.cat([torch_codes()] * len(LAYOUTS)))
+    packed = [packed_tensor(packing) for packing in PACKINGS.values()]
+    assert is_plain(torch.cat(packed), torch.cat([torch_codes()] * len(PACKINGS)))
 
 
 @pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad])
@@ -109,9 +109,9 @@ def test_dispatch_with_kwargs_none(packed):
 
 def test_errors_of_the_op_come_through():
     with pytest.raises(IndexError):
-        packed_tensor(LAYOUTS["v1"])[64]
+        packed_tensor(PACKINGS["v1"])[64]
     with pytest.raises(RuntimeError, match="size"):
-        packed_tensor(LAYOUTS["v1"]) + torch.zeros(3)
+        packed_tensor(PACKINGS["v1"]) + torch.zeros(3)
 
 
 def test_grad_is_refused(packed):
@@ -123,8 +123,8 @@ def test_grad_is_refused(packed):
 # --- lifetime ---
 
 
-def test_it_dies_at_once(layout):
-    packed = packed_tensor(layout)
+def test_it_dies_at_once(packing):
+    packed = packed_tensor(packing)
     watched, watched_payload = weakref.ref(packed), weakref.ref(packed.payload)
     packed.detach(), packed + 1, copy.deepcopy(packed), repr(packed), packed.numpy()
     gc.disable()
@@ -136,8 +136,8 @@ def test_it_dies_at_once(layout):
         gc.enable()
 
 
-def test_ops_keep_no_reference(layout):
-    packed = packed_tensor(layout)
+def test_ops_keep_no_reference(packing):
+    packed = packed_tensor(packing)
     counts = sys.getrefcount(packed), sys.getrefcount(packed.payload)
     for _ in range(100):
         packed + 1, packed.detach(), packed.unpack(), packed.numpy(), packed.to("cpu", copy=True)

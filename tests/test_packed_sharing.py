@@ -7,14 +7,14 @@ import threading
 
 import pytest
 import torch
-from shared import LAYOUTS, SHAPE, assert_same, packed_tensor, torch_codes
+from shared import PACKINGS, SHAPE, assert_same, packed_tensor, torch_codes
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from awqpack import AWQPackedTensor, pack
 
 
-def around(payload, layout, shape):
-    return AWQPackedTensor(payload, layout.packing, layout.reorder, shape, torch.empty(shape, device="meta").stride())
+def around(payload, packing, shape):
+    return AWQPackedTensor(payload, *packing, shape, torch.empty(shape, device="meta").stride())
 
 
 # --- one payload in several arguments: beside uint8 tensors that share memory as the payloads do ---
@@ -45,15 +45,15 @@ def part_of(payload, part):
 class Family:
     """A packed tensor and ones around parts of its payload, and plain codes of the same kin."""
 
-    def __init__(self, layout, device, names):
+    def __init__(self, packing, device, names):
         self.codes = torch_codes(WHOLE, device).clamp_(2, 12)
-        payload = pack(self.codes, layout.packing, layout.reorder)
-        self.packed = around(payload, layout, WHOLE)
+        payload = pack(self.codes, *packing)
+        self.packed = around(payload, packing, WHOLE)
         self.plain_parts, self.packed_parts = [], []
         for name in names:
             part = self.codes[PARTS[name]]
             self.plain_parts.append(part)
-            self.packed_parts.append(around(part_of(payload, PARTS[name]), layout, part.shape))
+            self.packed_parts.append(around(part_of(payload, PARTS[name]), packing, part.shape))
 
     def assert_same(self):
         assert_same(self.packed.unpack(), self.codes)
@@ -73,33 +73,33 @@ LIST_WRITES = {
 @pytest.mark.parametrize("write", LIST_WRITES.values(), ids=LIST_WRITES.keys())
 @pytest.mark.parametrize("name", PARTS)
 @pytest.mark.parametrize("is_part_first", [False, True])
-def test_a_part_and_the_whole_in_one_list(write, name, is_part_first, layout):
-    family = Family(layout, "cpu", [name])
+def test_a_part_and_the_whole_in_one_list(write, name, is_part_first, packing):
+    family = Family(packing, "cpu", [name])
     for whole, part in [(family.codes, family.plain_parts[0]), (family.packed, family.packed_parts[0])]:
         write([part, whole] if is_part_first else [whole, part])
     family.assert_same()
 
 
-def test_parts_apart_and_the_whole_that_they_are_of(layout):
+def test_parts_apart_and_the_whole_that_they_are_of(packing):
     names = ["columns", "a corner", "rows in the middle"]
-    family = Family(layout, "cpu", names)
+    family = Family(packing, "cpu", names)
     torch._foreach_add_([*family.plain_parts, family.codes], 1)
     torch._foreach_add_([*family.packed_parts, family.packed], 1)
     family.assert_same()
 
 
-def test_parts_side_by_side_are_apart(layout):
+def test_parts_side_by_side_are_apart(packing):
     # Their bytes interleave, but none is in both.
-    family = Family(layout, "cpu", ["columns", "a corner"])
+    family = Family(packing, "cpu", ["columns", "a corner"])
     torch._foreach_add_(family.plain_parts, 1)
     torch._foreach_add_(family.packed_parts, 1)
     family.assert_same()
 
 
-def test_a_list_reads_what_it_wrote(layout):
-    family = Family(layout, "cpu", ["the first rows"])
+def test_a_list_reads_what_it_wrote(packing):
+    family = Family(packing, "cpu", ["the first rows"])
     rows = torch.zeros(64, 192, dtype=torch.uint8)
-    plain, packed = rows.clone(), around(pack(rows, layout.packing, layout.reorder), layout, rows.shape)
+    plain, packed = rows.clone(), around(pack(rows, *packing), packing, rows.shape)
     torch._foreach_copy_([family.codes, plain], [family.codes // 2, family.plain_parts[0]])
     torch._foreach_copy_([family.packed, packed], [family.packed // 2, family.packed_parts[0]])
     family.assert_same()
@@ -122,8 +122,8 @@ def rows(packed, start, stop):
 
 
 @pytest.mark.parametrize("name", ENTANGLED)
-def test_lists_that_only_their_order_could_tell_apart_are_refused(name, layout):
-    packed = Family(layout, "cpu", []).packed
+def test_lists_that_only_their_order_could_tell_apart_are_refused(name, packing):
+    packed = Family(packing, "cpu", []).packed
     before, (tensors, other) = packed.payload.clone(), ENTANGLED[name](packed)
     with pytest.raises(RuntimeError, match="share memory with the payload"):
         (torch._foreach_copy_ if isinstance(other, list) else torch._foreach_add_)(tensors, other)
@@ -131,17 +131,17 @@ def test_lists_that_only_their_order_could_tell_apart_are_refused(name, layout):
 
 
 @pytest.mark.parametrize(
-    "pair", [(a, b) for a, b in itertools.permutations(LAYOUTS, 2) if LAYOUTS[a].packing is LAYOUTS[b].packing]
+    "pair", [(a, b) for a, b in itertools.permutations(PACKINGS, 2) if PACKINGS[a].packing is PACKINGS[b].packing]
 )
 class TestOnePayloadReadInTwoWays:
     @pytest.fixture
     def twins(self, pair, device):
-        payload = packed_tensor(LAYOUTS[pair[0]], SHAPE, device).payload
-        return [around(payload, LAYOUTS[name], SHAPE) for name in pair]
+        payload = packed_tensor(PACKINGS[pair[0]], SHAPE, device).payload
+        return [around(payload, PACKINGS[name], SHAPE) for name in pair]
 
     def test_each_is_read_in_its_own(self, twins, pair):
         a, b = twins
-        expected, out = a.unpack() ^ b.unpack(), packed_tensor(LAYOUTS[pair[0]], SHAPE, a.device, seed=8)
+        expected, out = a.unpack() ^ b.unpack(), packed_tensor(PACKINGS[pair[0]], SHAPE, a.device, seed=8)
         assert_same(a ^ b, expected)
         torch.bitwise_xor(a, b, out=out)
         assert_same(out.unpack(), expected)
@@ -199,8 +199,8 @@ def only_row(t, r, code):
 
 
 @pytest.mark.parametrize("name", ROW_WRITES)
-def test_threads_that_write_rows_of_their_own_lose_none(name, layout):
-    packed = around(pack(torch.zeros(64, 1024, dtype=torch.uint8), layout.packing, layout.reorder), layout, (64, 1024))
+def test_threads_that_write_rows_of_their_own_lose_none(name, packing):
+    packed = around(pack(torch.zeros(64, 1024, dtype=torch.uint8), *packing), packing, (64, 1024))
 
     def work(index):
         for step in range(3):
@@ -212,8 +212,8 @@ def test_threads_that_write_rows_of_their_own_lose_none(name, layout):
     assert_same(packed.unpack(), expected.contiguous())
 
 
-def test_threads_that_write_two_in_both_orders_end(layout):
-    pair = [packed_tensor(layout, SHAPE, seed=seed).zero_() for seed in range(2)]
+def test_threads_that_write_two_in_both_orders_end(packing):
+    pair = [packed_tensor(packing, SHAPE, seed=seed).zero_() for seed in range(2)]
 
     def work(index):
         for _ in range(25):
@@ -237,8 +237,8 @@ class WritingAnother(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_writes_within_writes_that_would_wait_for_each_other_are_refused(layout):
-    pair = [packed_tensor(layout, SHAPE, seed=seed) for seed in range(2)]
+def test_writes_within_writes_that_would_wait_for_each_other_are_refused(packing):
+    pair = [packed_tensor(packing, SHAPE, seed=seed) for seed in range(2)]
     barrier, ends = threading.Barrier(2), []
 
     def work(index):
@@ -257,8 +257,8 @@ def test_writes_within_writes_that_would_wait_for_each_other_are_refused(layout)
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_fork_does_not_wait_for_threads_that_it_does_not_have(layout):
-    packed, busy, go_on = packed_tensor(layout), threading.Event(), threading.Event()
+def test_a_fork_does_not_wait_for_threads_that_it_does_not_have(packing):
+    packed, busy, go_on = packed_tensor(packing), threading.Event(), threading.Event()
 
     class Holding(TorchDispatchMode):
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
@@ -295,7 +295,7 @@ class Interrupted(Exception):
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="interrupts with setitimer")
 def test_a_signal_leaves_a_list_written_whole_or_not_at_all():
-    tensors = [packed_tensor(LAYOUTS["v1"], SHAPE, seed=seed) for seed in range(6)]
+    tensors = [packed_tensor(PACKINGS["v1"], SHAPE, seed=seed) for seed in range(6)]
     armed, interrupted, torn = [], 0, 0
 
     def interrupt(*_):
@@ -340,8 +340,8 @@ class Failing(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
-def test_what_a_mode_breaks_off_is_undone(count, layout):
-    tensors = [packed_tensor(layout, SHAPE, seed=seed) for seed in range(3)]
+def test_what_a_mode_breaks_off_is_undone(count, packing):
+    tensors = [packed_tensor(packing, SHAPE, seed=seed) for seed in range(3)]
     before = [packed.payload.clone() for packed in tensors]
     with Failing(count), pytest.raises(Interrupted):
         AWQPackedTensor.__torch_dispatch__(torch.ops.aten._foreach_zero_.default, (), (tensors,))
@@ -349,10 +349,10 @@ def test_what_a_mode_breaks_off_is_undone(count, layout):
         assert_same(packed.payload, payload)
 
 
-def test_a_payload_that_cannot_be_written_leaves_the_list_as_it_was(layout):
-    packed = packed_tensor(layout)
-    expanded = around(packed.payload[:1].expand(packed.payload.shape), layout, SHAPE)
-    tensors = [packed_tensor(layout, seed=1), expanded]
+def test_a_payload_that_cannot_be_written_leaves_the_list_as_it_was(packing):
+    packed = packed_tensor(packing)
+    expanded = around(packed.payload[:1].expand(packed.payload.shape), packing, SHAPE)
+    tensors = [packed_tensor(packing, seed=1), expanded]
     before = [t.payload.clone() for t in tensors]
     with pytest.raises(RuntimeError, match="memory for each element"):
         torch._foreach_zero_(tensors)

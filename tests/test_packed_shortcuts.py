@@ -5,7 +5,7 @@ import warnings
 import forked
 import pytest
 import torch
-from shared import LAYOUTS, assert_same, packed_tensor, torch_codes
+from shared import PACKINGS, assert_same, packed_tensor, torch_codes
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -72,9 +72,9 @@ def test_a_subclass_sees_the_op(packed, call, op):
 
 
 @calls
-def test_fake_tensors_stay_fake(layout, call, op):
+def test_fake_tensors_stay_fake(packing, call, op):
     with FakeTensorMode() as mode:
-        fake = mode.from_tensor(packed_tensor(layout))
+        fake = mode.from_tensor(packed_tensor(packing))
         result = call(fake)
     assert isinstance(result, AWQPackedTensor)
     assert type(result.payload) is type(fake.payload) is not torch.Tensor
@@ -82,7 +82,7 @@ def test_fake_tensors_stay_fake(layout, call, op):
 
 @calls
 def test_a_trace_keeps_the_argument(call, op):
-    packed, other = packed_tensor(LAYOUTS["v1"]), packed_tensor(LAYOUTS["v1"], seed=1)
+    packed, other = packed_tensor(PACKINGS["v1"]), packed_tensor(PACKINGS["v1"], seed=1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         traced = torch.jit.trace(lambda p: call(p) + 1, (packed,))
@@ -202,10 +202,10 @@ def test_a_payload_that_became_another_dtype_is_copied_as_it_is(packed):
 
 
 @pytest.mark.parametrize("shape", [(0, 64), (64, 0), (4, 64), (4, 3, 64, 128), (2048, 1024)], ids=str)
-def test_copies_of_every_size(layout, device, shape):
+def test_copies_of_every_size(packing, device, shape):
     """The largest is one that torch copies with all its threads."""
-    shape = layout.fit(shape)
-    packed = packed_tensor(layout, shape, device)
+    shape = packing.fit(shape)
+    packed = packed_tensor(packing, shape, device)
     copied = packed.to(device=packed.device, copy=True)
     assert_same(copied, packed)
     assert copied.stride() == copied.unpack().stride() == packed.unpack().stride()
@@ -213,9 +213,9 @@ def test_copies_of_every_size(layout, device, shape):
     assert_same(packed.unpack(), torch_codes(shape, device))
 
 
-def test_torch_runs_no_op_for_a_copy(layout):
+def test_torch_runs_no_op_for_a_copy(packing):
     """A torch that no longer lent what this needs would copy as rightly, but slower."""
-    packed = packed_tensor(layout, (256, 1024))
+    packed = packed_tensor(packing, (256, 1024))
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         packed.to("cpu", copy=True)
         torch.empty(0)
@@ -262,8 +262,8 @@ def test_torch_copies_where_it_lends_nothing_usable():
     assert done.returncode == 0, done.stderr
 
 
-def test_a_copy_keeps_column_major_strides(layout, device):
-    packed = AWQPackedTensor.pack(torch_codes((128, 64), device).t(), layout.packing, layout.reorder)
+def test_a_copy_keeps_column_major_strides(packing, device):
+    packed = AWQPackedTensor.pack(torch_codes((128, 64), device).t(), *packing)
     copied = packed.to(packed.device, copy=True)
     assert copied.stride() == copied.unpack().stride() == (1, 64)
     assert_same(copied, packed)
@@ -298,7 +298,7 @@ def test_uninitialized_memory_that_torch_fills_is_overwritten(packed):
     ids=repr,
 )
 def test_bad_arguments_of_to_are_refused_as_by_a_plain_tensor(arguments):
-    packed = packed_tensor(LAYOUTS["v1"])
+    packed = packed_tensor(PACKINGS["v1"])
     args, kwargs = arguments["args"], arguments.get("kwargs", {})
     with pytest.raises((TypeError, RuntimeError)) as expected:
         packed.unpack().to(*args, **kwargs)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from shared import (
-    LAYOUTS,
+    PACKINGS,
     SHAPE,
     Memory,
     assert_same,
@@ -25,7 +25,7 @@ from awqpack import AWQPackedTensor, AWQPacking
 # --- what it looks like ---
 
 
-def test_it_looks_like_its_codes(packed, layout, device):
+def test_it_looks_like_its_codes(packed, packing, device):
     assert isinstance(packed, torch.Tensor)
     assert packed.dtype is torch.uint8
     assert packed.shape == SHAPE
@@ -36,16 +36,16 @@ def test_it_looks_like_its_codes(packed, layout, device):
     assert packed.numel() == 64 * 128
     assert packed.is_contiguous()
     assert not packed.requires_grad
-    assert (packed.packing, packed.reorder) == (layout.packing, layout.reorder)
-    assert (packed._packing, packed._reorder) == (layout.packing, layout.reorder)
+    assert (packed.packing, packed.reorder) == (packing.packing, packing.reorder)
+    assert (packed._packing, packed._reorder) == (packing.packing, packing.reorder)
     assert packed.payload is packed._data
-    assert packed.payload.dtype is layout.payload_dtype
-    assert packed.payload.shape == layout.payload_shape(SHAPE)
+    assert packed.payload.dtype is packing.payload_dtype
+    assert packed.payload.shape == packing.payload_shape(SHAPE)
 
 
 @pytest.mark.parametrize("name", ["payload", "packing", "reorder"])
 def test_public_attributes_are_read_only(name):
-    packed = packed_tensor(LAYOUTS["v1"])
+    packed = packed_tensor(PACKINGS["v1"])
     with pytest.raises(AttributeError):
         setattr(packed, name, None)
 
@@ -60,11 +60,11 @@ def test_public_attributes_are_read_only(name):
         ((1, 3, 0, 2), (2, 3, 4, 64)),
     ],
 )
-def test_dense_codes_keep_their_strides(order, shape, layout, device):
-    shape = layout.fit(shape)
+def test_dense_codes_keep_their_strides(order, shape, packing, device):
+    shape = packing.fit(shape)
     dense = torch_codes(tuple(shape[d] for d in order), device).permute(tuple(np.argsort(order).tolist()))
     assert dense.shape == shape
-    packed = AWQPackedTensor.pack(dense, layout.packing, layout.reorder)
+    packed = AWQPackedTensor.pack(dense, *packing)
     assert packed.stride() == dense.stride() == packed.unpack().stride() == packed.detach().stride()
     assert_same(packed.unpack(), dense)
     assert_same(packed.numpy(), dense.cpu().numpy())
@@ -72,28 +72,28 @@ def test_dense_codes_keep_their_strides(order, shape, layout, device):
 
 
 @pytest.mark.parametrize("memory", [m for m in Memory if m.is_for_torch and m.value.endswith(("strided", "step"))])
-def test_other_codes_record_contiguous_strides(memory, layout):
+def test_other_codes_record_contiguous_strides(memory, packing):
     codes = torch.from_numpy(memory.copy(random_codes(SHAPE)))
-    packed = AWQPackedTensor.pack(codes, layout.packing, layout.reorder)
+    packed = AWQPackedTensor.pack(codes, *packing)
     assert packed.stride() == packed.unpack().stride() == (128, 1)
     assert_same(packed.unpack(), codes)
 
 
-def test_expanded_codes(layout):
-    codes = torch_codes((1, 64)).expand(layout.fit((8, 64)))
-    packed = AWQPackedTensor.pack(codes, layout.packing, layout.reorder)
+def test_expanded_codes(packing):
+    codes = torch_codes((1, 64)).expand(packing.fit((8, 64)))
+    packed = AWQPackedTensor.pack(codes, *packing)
     assert packed.stride() == packed.unpack().stride() == (64, 1)
     assert_same(packed.unpack(), codes)
 
 
-def test_construction_from_a_payload(packed, layout):
-    again = AWQPackedTensor(packed.payload, layout.packing, layout.reorder, packed.size(), packed.stride())
+def test_construction_from_a_payload(packed, packing):
+    again = AWQPackedTensor(packed.payload, *packing, packed.size(), packed.stride())
     assert again.payload is packed.payload
     assert_same(again, packed)
     by_name = AWQPackedTensor(
         data=packed.payload,
-        packing=layout.packing,
-        reorder=layout.reorder,
+        packing=packing.packing,
+        reorder=packing.reorder,
         size=list(SHAPE),
         stride=[1, 64],
         requires_grad=False,
@@ -102,9 +102,9 @@ def test_construction_from_a_payload(packed, layout):
     assert_same(by_name.unpack(), packed.unpack())
 
 
-def test_from_payload_finds_size_and_strides(layout, device):
+def test_from_payload_finds_size_and_strides(packing, device):
     codes = torch_codes((3, 64, 64), device)
-    packed = AWQPackedTensor.from_payload(awqpack.pack(codes, *layout), *layout)
+    packed = AWQPackedTensor.from_payload(awqpack.pack(codes, *packing), *packing)
     assert (packed.shape, packed.stride()) == (codes.shape, codes.stride())
     assert_same(packed.unpack(), codes)
 
@@ -124,10 +124,10 @@ class Mine(AWQPackedTensor):
     pass
 
 
-def test_class_methods_make_the_class_they_are_called_on(packed, layout):
-    assert type(Mine.from_payload(packed.payload, *layout)) is Mine
-    assert type(Mine.pack(packed.unpack(), *layout)) is Mine
-    assert type(Mine.pack(packed.numpy(), *layout)) is Mine
+def test_class_methods_make_the_class_they_are_called_on(packed, packing):
+    assert type(Mine.from_payload(packed.payload, *packing)) is Mine
+    assert type(Mine.pack(packed.unpack(), *packing)) is Mine
+    assert type(Mine.pack(packed.numpy(), *packing)) is Mine
 
 
 @pytest.mark.parametrize(
@@ -148,15 +148,15 @@ def test_from_payload_refuses(arguments, error, words):
 
 
 @pytest.mark.parametrize("memory", Memory)
-def test_pack_of_an_array(memory, layout):
+def test_pack_of_an_array(memory, packing):
     codes = memory.copy(random_codes((3, 64, 64)))
     codes.flags.writeable = False
-    packed = AWQPackedTensor.pack(codes, *layout)
+    packed = AWQPackedTensor.pack(codes, *packing)
     assert_same(packed.unpack(), torch.from_numpy(codes.copy()))
     is_dense = memory in (Memory.CONTIGUOUS, Memory.COLUMN_MAJOR, Memory.UNALIGNED, Memory.BATCH_INNERMOST)
     assert packed.stride() == (codes.strides if is_dense else (4096, 64, 1))
     with pytest.raises(ValueError, match=r"codes\[0, 0, 0\] is"):
-        AWQPackedTensor.pack(codes | 16, *layout)
+        AWQPackedTensor.pack(codes | 16, *packing)
 
 
 @pytest.mark.parametrize("transposed", [False, True])
@@ -198,19 +198,19 @@ def test_unpack_into_a_buffer_compiled(packed):
 )
 def test_unpack_into_something_else_is_refused(args, kwargs, error, words):
     with pytest.raises(error, match=words):
-        packed_tensor(LAYOUTS["v1"]).unpack(*args, **kwargs)
+        packed_tensor(PACKINGS["v1"]).unpack(*args, **kwargs)
 
 
-def test_pack_skips_the_check_when_asked(layout):
-    packed = AWQPackedTensor.pack(torch_codes() | 0xF0, layout.packing, layout.reorder, validate=False)
-    assert_same(packed, packed_tensor(layout))
+def test_pack_skips_the_check_when_asked(packing):
+    packed = AWQPackedTensor.pack(torch_codes() | 0xF0, *packing, validate=False)
+    assert_same(packed, packed_tensor(packing))
 
 
 # --- detach, to, offload ---
 
 
-def test_a_copy_with_contiguous_format_has_contiguous_strides(layout, device):
-    packed = AWQPackedTensor.pack(torch_codes((128, 64), device).t(), layout.packing, layout.reorder)
+def test_a_copy_with_contiguous_format_has_contiguous_strides(packing, device):
+    packed = AWQPackedTensor.pack(torch_codes((128, 64), device).t(), *packing)
     moved = packed.to(device, copy=True, memory_format=torch.contiguous_format)
     assert isinstance(moved, AWQPackedTensor)
     assert moved.stride() == moved.unpack().stride() == (128, 1)
@@ -240,25 +240,25 @@ def test_another_dtype_is_refused(packed, dtype, convert):
 @pytest.mark.parametrize("name", ["half", "float", "double", "bfloat16", "int", "long", "bool"])
 def test_dtype_methods_are_refused(name):
     with pytest.raises(ValueError, match=r"torch\.uint8 .*cannot become torch\."):
-        getattr(packed_tensor(LAYOUTS["v1"]), name)()
+        getattr(packed_tensor(PACKINGS["v1"]), name)()
 
 
-def test_offload_on_the_cpu_is_the_same_tensor(layout):
-    packed = packed_tensor(layout)
+def test_offload_on_the_cpu_is_the_same_tensor(packing):
+    packed = packed_tensor(packing)
     assert packed.offload() is packed
     assert packed.offload("cpu") is packed
     assert packed.offload(device=torch.device("cpu"), non_blocking=True) is packed
 
 
 @pytest.mark.parametrize("device", [1.5, torch.float16, torch.zeros(1), "nope"], ids=repr)
-def test_offload_takes_devices_only(layout, device):
-    packed = packed_tensor(layout)
+def test_offload_takes_devices_only(packing, device):
+    packed = packed_tensor(packing)
     with pytest.raises((TypeError, ValueError, RuntimeError)):
         packed.offload(device)
 
 
-def test_offload_to_meta_keeps_metadata_and_drops_values(layout):
-    packed = packed_tensor(layout)
+def test_offload_to_meta_keeps_metadata_and_drops_values(packing):
+    packed = packed_tensor(packing)
     meta = packed.offload("meta")
     assert isinstance(meta, AWQPackedTensor)
     assert meta.payload.is_meta
@@ -266,9 +266,9 @@ def test_offload_to_meta_keeps_metadata_and_drops_values(layout):
     assert meta.unpack().is_meta
 
 
-def test_a_move_to_meta_keeps_metadata_and_drops_values(layout, device):
+def test_a_move_to_meta_keeps_metadata_and_drops_values(packing, device):
     """There are no values that could be unpacked, and what is loaded later must know the packing."""
-    packed = packed_tensor(layout, device=device)
+    packed = packed_tensor(packing, device=device)
     for meta in (
         packed.to("meta"),
         packed.to(device="meta", copy=True),
@@ -277,7 +277,7 @@ def test_a_move_to_meta_keeps_metadata_and_drops_values(layout, device):
         assert isinstance(meta, AWQPackedTensor)
         assert meta.is_meta
         assert meta.payload.is_meta
-        assert (meta.shape, meta.packing, meta.reorder) == (packed.shape, layout.packing, layout.reorder)
+        assert (meta.shape, meta.packing, meta.reorder) == (packed.shape, *packing)
         with pytest.raises(NotImplementedError, match="no data"):
             meta.to(device)
 
@@ -337,9 +337,9 @@ def test_a_subclass_wraps_again(packed):
         AWQPackedTensor.__new__(3, packed)
 
 
-def test_a_parameter_rebuilt_on_meta_packs_codes_as_it_was(layout, device):
+def test_a_parameter_rebuilt_on_meta_packs_codes_as_it_was(packing, device):
     """accelerate keeps codes on a disk; when they come back it asks the parameter for nothing but its class."""
-    packed = packed_tensor(layout, device=device)
+    packed = packed_tensor(packing, device=device)
     parameter = AWQPackedTensor(packed.to("meta"), requires_grad=False)
     assert isinstance(parameter, AWQPackedTensor)
     back = type(parameter)(packed.unpack(), requires_grad=False)
@@ -350,8 +350,8 @@ def test_a_parameter_rebuilt_on_meta_packs_codes_as_it_was(layout, device):
         type(parameter)(packed.unpack().float())
 
 
-def test_what_leaves_meta_is_of_the_usual_class(layout, device):
-    parameter = AWQPackedTensor(packed_tensor(layout).to("meta"), requires_grad=False)
+def test_what_leaves_meta_is_of_the_usual_class(packing, device):
+    parameter = AWQPackedTensor(packed_tensor(packing).to("meta"), requires_grad=False)
     module = torch.nn.Module()
     module.weight = copy.deepcopy(parameter)
     assert type(module.weight) is type(parameter)
@@ -359,17 +359,17 @@ def test_what_leaves_meta_is_of_the_usual_class(layout, device):
     assert type(pickle.loads(pickle.dumps(parameter))) is AWQPackedTensor
 
 
-def fake_packed(layout, device, order=None):
-    payload = torch.empty(layout.payload_shape(SHAPE), dtype=layout.payload_dtype, device=device)
+def fake_packed(packing, device, order=None):
+    payload = torch.empty(packing.payload_shape(SHAPE), dtype=packing.payload_dtype, device=device)
     stride = (128, 1) if order is None else order
-    return AWQPackedTensor(payload, layout.packing, layout.reorder, SHAPE, stride)
+    return AWQPackedTensor(payload, *packing, SHAPE, stride)
 
 
 @pytest.mark.parametrize("source", ["cuda", "xpu"])
-def test_cpu_method_unpacks_and_offload_does_not(source, layout):
+def test_cpu_method_unpacks_and_offload_does_not(source, packing):
     require_fake_tensors(source)
     with FakeTensorMode():
-        packed = fake_packed(layout, source)
+        packed = fake_packed(packing, source)
         assert not isinstance(packed.cpu(), AWQPackedTensor)
         offloaded = packed.offload()
         assert isinstance(offloaded, AWQPackedTensor)
@@ -379,9 +379,9 @@ def test_cpu_method_unpacks_and_offload_does_not(source, layout):
 # --- repr, numpy, tolist ---
 
 
-def test_repr_shows_what_it_is(packed, layout, device):
+def test_repr_shows_what_it_is(packed, packing, device):
     text = repr(packed)
-    for word in ("AWQPackedTensor", str(SHAPE), layout.packing.name, f"reorder={layout.reorder}", device):
+    for word in ("AWQPackedTensor", str(SHAPE), packing.packing.name, f"reorder={packing.reorder}", device):
         assert word in text
     first = ", ".join(str(code) for code in packed.unpack()[0, :8].tolist())
     assert first in text
@@ -389,18 +389,18 @@ def test_repr_shows_what_it_is(packed, layout, device):
 
 
 def test_repr_of_a_parameter():
-    parameter = torch.nn.Parameter(packed_tensor(LAYOUTS["v1"]), requires_grad=False)
+    parameter = torch.nn.Parameter(packed_tensor(PACKINGS["v1"]), requires_grad=False)
     assert repr(parameter).startswith("Parameter containing:\nAWQPackedTensor(shape=(64, 128), packing=V1")
     assert repr(parameter.detach()).startswith("AWQPackedTensor(shape=(64, 128), packing=V1")
 
 
-def test_repr_reads_no_values_that_are_not_there(layout):
-    meta = packed_tensor(layout).offload("meta")
+def test_repr_reads_no_values_that_are_not_there(packing):
+    meta = packed_tensor(packing).offload("meta")
     assert "device='meta'" in repr(meta)
     assert "codes" not in repr(meta)
-    real = packed_tensor(layout)
+    real = packed_tensor(packing)
     with FakeTensorMode():
-        fake = fake_packed(layout, "cpu")
+        fake = fake_packed(packing, "cpu")
         assert str(SHAPE) in repr(fake)
         assert "codes" not in repr(fake)
         assert str(SHAPE) in repr(real)
@@ -408,9 +408,9 @@ def test_repr_reads_no_values_that_are_not_there(layout):
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 8, 64), (3, 5, 4, 64, 64)], ids=str)
-def test_repr_of_a_batch(shape, layout):
-    packed = packed_tensor(layout, layout.fit(shape))
-    assert str(layout.fit(shape)) in repr(packed)
+def test_repr_of_a_batch(shape, packing):
+    packed = packed_tensor(packing, packing.fit(shape))
+    assert str(packing.fit(shape)) in repr(packed)
     assert ", ".join(str(code) for code in packed.unpack().flatten()[:8].tolist()) in repr(packed)
 
 
@@ -426,11 +426,11 @@ def test_numpy_is_a_new_writable_array(packed):
     assert_same(packed.numpy(force=True), packed.unpack().cpu().numpy())
 
 
-def test_numpy_of_a_payload_with_strides(layout):
+def test_numpy_of_a_payload_with_strides(packing):
     codes = random_codes(SHAPE)
-    payload = awqpack.pack(codes, *layout)
+    payload = awqpack.pack(codes, *packing)
     strided = torch.from_numpy(Memory.COLUMN_MAJOR_STRIDED.copy(payload))
-    packed = AWQPackedTensor(strided, layout.packing, layout.reorder, SHAPE, (1, 64))
+    packed = AWQPackedTensor(strided, *packing, SHAPE, (1, 64))
     assert_same(packed.numpy(), codes)
     assert packed.numpy().strides == (1, 64)
     assert_same(packed.unpack(), torch.from_numpy(codes))

@@ -91,8 +91,8 @@ def outcome(call, *arguments):
 
 @pytest.mark.parametrize("write", WRITES.values(), ids=WRITES.keys())
 @pytest.mark.parametrize("transform", TRANSFORMS.values(), ids=TRANSFORMS.keys())
-def test_a_write_under_a_transform(write, transform, layout):
-    packed = packed_tensor(layout, CUBE)
+def test_a_write_under_a_transform(write, transform, packing):
+    packed = packed_tensor(packing, CUBE)
     codes = packed.unpack()
     expected, error = outcome(transform, write, codes)
     result, our_error = outcome(transform, write, packed)
@@ -105,8 +105,8 @@ def test_a_write_under_a_transform(write, transform, layout):
 
 
 @pytest.mark.parametrize("write", [assign(0), assign(slice(3, 9)), lambda r: r.t()[2].fill_(3)])
-def test_vmap_of_vmap(write, layout):
-    packed = packed_tensor(layout, CUBE)
+def test_vmap_of_vmap(write, packing):
+    packed = packed_tensor(packing, CUBE)
     codes = packed.unpack()
     for in_dims in [(0, 0), (1, 0), (0, 1), (2, 0)]:
         nested = torch.vmap(torch.vmap(lambda r: r[0:4].add_(0).fill_(3).sum(), in_dims=in_dims[1]), in_dims=in_dims[0])
@@ -118,8 +118,8 @@ def test_vmap_of_vmap(write, layout):
 
 
 @pytest.mark.parametrize("write", [assign(0, 16), assign(slice(2, 5), 200), lambda r: r.t().add_(15)])
-def test_a_code_too_large_is_refused_there_too(write, layout):
-    packed = packed_tensor(layout, CUBE).clamp_(1, 15)
+def test_a_code_too_large_is_refused_there_too(write, packing):
+    packed = packed_tensor(packing, CUBE).clamp_(1, 15)
     before = packed.payload.clone()
     with pytest.raises(ValueError, match=r"0\.\.15"):
         torch.vmap(write)(packed)
@@ -127,8 +127,8 @@ def test_a_code_too_large_is_refused_there_too(write, layout):
 
 
 @pytest.mark.parametrize("how", [lambda r: r[0:4].t_(), lambda r: r[0].unsqueeze_(0)])
-def test_a_view_keeps_its_shape(how, layout):
-    packed = packed_tensor(layout, CUBE)
+def test_a_view_keeps_its_shape(how, packing):
+    packed = packed_tensor(packing, CUBE)
     before = packed.payload.clone()
     outcome(torch.vmap(how), packed)
     assert_same(packed.payload, before)
@@ -144,8 +144,8 @@ READS = {
 
 
 @pytest.mark.parametrize("read", READS.values(), ids=READS.keys())
-def test_a_read_under_vmap(read, layout):
-    packed = packed_tensor(layout, CUBE)
+def test_a_read_under_vmap(read, packing):
+    packed = packed_tensor(packing, CUBE)
     codes = packed.unpack()
     result, expected = torch.vmap(read)(packed), torch.vmap(read)(codes)
     assert_same(result + 0, expected)
@@ -154,8 +154,8 @@ def test_a_read_under_vmap(read, layout):
     assert_same(result.clone(), expected)
 
 
-def test_what_comes_out_as_a_view_is_saved_as_codes(layout, tmp_path):
-    packed = packed_tensor(layout, CUBE)
+def test_what_comes_out_as_a_view_is_saved_as_codes(packing, tmp_path):
+    packed = packed_tensor(packing, CUBE)
     torch.save(torch.vmap(lambda r: r[0:4])(packed), tmp_path / "view.pt")
     assert_same(torch.load(tmp_path / "view.pt", weights_only=True), packed.unpack()[:, 0:4])
 
@@ -167,9 +167,9 @@ ADVICE = {
 
 
 @pytest.mark.parametrize("name", ADVICE)
-def test_advice_can_be_followed_there(name, layout):
+def test_advice_can_be_followed_there(name, packing):
     refused, advised = ADVICE[name]
-    packed = packed_tensor(layout, CUBE)
+    packed = packed_tensor(packing, CUBE)
     with pytest.raises((ValueError, RuntimeError), match=r"p \+ 0"):
         torch.vmap(refused)(packed)
     assert_same(torch.vmap(advised)(packed), torch.vmap(advised)(packed.unpack()))

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from shared import LAYOUTS, assert_same, packed_tensor, torch_codes
+from shared import PACKINGS, assert_same, packed_tensor, torch_codes
 
 from awqpack import AWQPackedTensor, AWQPacking
 
@@ -10,8 +10,8 @@ SHAPE = (64, 128)
 
 
 @pytest.fixture
-def packed(layout, device):
-    return packed_tensor(layout, SHAPE, device)
+def packed(packing, device):
+    return packed_tensor(packing, SHAPE, device)
 
 
 def mask(t):
@@ -122,9 +122,9 @@ def test_out_returns_the_packed_tensor(packed):
 
 
 @pytest.mark.parametrize("name", ["copy_ uint8", "fill_", "masked_fill_", "set slice", "out=", "foreach copy_"])
-def test_writes_into_column_major_codes(layout, device, name):
+def test_writes_into_column_major_codes(packing, device, name):
     codes = torch_codes((128, 64), device).t()
-    packed = AWQPackedTensor.pack(codes, layout.packing, layout.reorder)
+    packed = AWQPackedTensor.pack(codes, *packing)
     expected = codes.clone()
     write = WRITES[name]
     for t in (packed, expected):
@@ -134,7 +134,7 @@ def test_writes_into_column_major_codes(layout, device, name):
     assert packed.unpack().stride() == (1, 64)
 
 
-@pytest.mark.parametrize("source", LAYOUTS.values(), ids=LAYOUTS.keys())
+@pytest.mark.parametrize("source", PACKINGS.values(), ids=PACKINGS.keys())
 @pytest.mark.parametrize("transposed", [False, True])
 def test_copy_from_a_packed_tensor(packed, source, transposed):
     codes = codes_on(packed, (128, 64)).t() if transposed else codes_on(packed)
@@ -145,10 +145,10 @@ def test_copy_from_a_packed_tensor(packed, source, transposed):
     assert_same(packed.unpack(), codes.contiguous())
 
 
-def test_copy_broadcasts_a_packed_row(packed, layout):
-    codes = torch_codes(layout.fit((1, 4, 128)), packed.device)
-    target = packed_tensor(layout, layout.fit((3, 4, 128)), packed.device, seed=3)
-    target.copy_(AWQPackedTensor.pack(codes, layout.packing, layout.reorder))
+def test_copy_broadcasts_a_packed_row(packed, packing):
+    codes = torch_codes(packing.fit((1, 4, 128)), packed.device)
+    target = packed_tensor(packing, packing.fit((3, 4, 128)), packed.device, seed=3)
+    target.copy_(AWQPackedTensor.pack(codes, *packing))
     assert_same(target.unpack(), codes.expand(target.shape))
 
 
@@ -162,9 +162,9 @@ def test_writes_into_a_plain_tensor_read_the_codes(packed):
     assert_same(plain, packed.unpack() * 2)
 
 
-def test_writes_into_a_batch(layout, device):
-    shape = layout.fit((8, 64))
-    packed = packed_tensor(layout, (3, *shape), device)
+def test_writes_into_a_batch(packing, device):
+    shape = packing.fit((8, 64))
+    packed = packed_tensor(packing, (3, *shape), device)
     expected = packed.unpack()
     for t in (packed, expected):
         t[1] = torch_codes(shape, device, seed=9)
@@ -180,8 +180,8 @@ def test_a_slice_is_a_copy(packed):
     assert_same(packed.payload, before)
 
 
-def test_a_parameter_is_written(layout):
-    parameter = torch.nn.Parameter(packed_tensor(layout), requires_grad=False)
+def test_a_parameter_is_written(packing):
+    parameter = torch.nn.Parameter(packed_tensor(packing), requires_grad=False)
     parameter.copy_(torch_codes(seed=6))
     assert_same(parameter.unpack(), torch_codes(seed=6))
 
@@ -194,7 +194,7 @@ def test_detached_tensors_share_the_write(packed):
 
 def test_backward_notices_a_write():
     # Saved for backward and then written: autograd must refuse, as it does for plain tensors.
-    packed = packed_tensor(LAYOUTS["v1"])
+    packed = packed_tensor(PACKINGS["v1"])
     x = torch.ones(64, 16, requires_grad=True)
     product = x * packed.payload
     packed.zero_()
@@ -230,8 +230,8 @@ def set_last(codes):
 
 
 @pytest.mark.parametrize("name", TOO_LARGE)
-def test_a_result_over_15_is_refused(layout, name):
-    packed = packed_tensor(layout)
+def test_a_result_over_15_is_refused(packing, name):
+    packed = packed_tensor(packing)
     before, version = packed.payload.clone(), packed.payload._version
     with pytest.raises(ValueError, match=r"0\.\.15; codes\[\d+, \d+\] is \d+"):
         TOO_LARGE[name](packed)
@@ -239,9 +239,9 @@ def test_a_result_over_15_is_refused(layout, name):
     assert packed.payload._version == version
 
 
-def test_a_list_is_written_whole_or_not_at_all(layout):
-    small, plain = packed_tensor(layout).zero_(), torch.zeros(SHAPE, dtype=torch.uint8)
-    large = packed_tensor(layout)
+def test_a_list_is_written_whole_or_not_at_all(packing):
+    small, plain = packed_tensor(packing).zero_(), torch.zeros(SHAPE, dtype=torch.uint8)
+    large = packed_tensor(packing)
     before = large.payload.clone()
     with pytest.raises(ValueError, match=r"0\.\.15"):
         torch._foreach_add_([plain, small, large], 1)
@@ -250,8 +250,8 @@ def test_a_list_is_written_whole_or_not_at_all(layout):
     assert_same(large.payload, before)
 
 
-def test_two_outputs_are_written_both_or_not_at_all(layout):
-    packed = packed_tensor(layout)
+def test_two_outputs_are_written_both_or_not_at_all(packing):
+    packed = packed_tensor(packing)
     before = packed.payload.clone()
     indices = torch.full(SHAPE, -1)
     with pytest.raises(ValueError, match=r"0\.\.15"):
@@ -275,8 +275,8 @@ METADATA_OPS = {
 
 
 @pytest.mark.parametrize("name", METADATA_OPS)
-def test_metadata_cannot_change_in_place(layout, name):
-    packed = packed_tensor(layout)
+def test_metadata_cannot_change_in_place(packing, name):
+    packed = packed_tensor(packing)
     before = packed.payload.clone()
     with pytest.raises(RuntimeError, match="size, strides or storage of an AWQPackedTensor"):
         METADATA_OPS[name](packed)
@@ -299,8 +299,8 @@ WRONG_KIND = {
 
 @pytest.mark.filterwarnings("ignore:An output with one or more elements was resized")
 @pytest.mark.parametrize("name", WRONG_KIND)
-def test_a_result_of_another_kind_is_refused(layout, name):
-    packed = packed_tensor(layout)
+def test_a_result_of_another_kind_is_refused(packing, name):
+    packed = packed_tensor(packing)
     before = packed.payload.clone()
     with pytest.raises((RuntimeError, ValueError, TypeError)):
         WRONG_KIND[name](packed)
@@ -308,12 +308,12 @@ def test_a_result_of_another_kind_is_refused(layout, name):
     assert_same(packed.payload, before)
 
 
-def test_a_write_into_a_read_only_copy_is_not_lost_under_inference_mode(layout):
-    packed = packed_tensor(layout)
+def test_a_write_into_a_read_only_copy_is_not_lost_under_inference_mode(packing):
+    packed = packed_tensor(packing)
     with torch.inference_mode():
         packed.fill_(3)
         packed.masked_fill_(mask(packed), 4)
-        made = AWQPackedTensor.pack(torch_codes(), layout.packing, layout.reorder)
+        made = AWQPackedTensor.pack(torch_codes(), *packing)
         made.zero_()
         assert not made.payload.any()
     expected = torch.full(SHAPE, 3, dtype=torch.uint8).masked_fill_(mask(packed), 4)

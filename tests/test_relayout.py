@@ -11,7 +11,7 @@ from checkpoints import REFERENCE_FILES
 from safetensors.torch import load_file
 from shared import (
     CUDA,
-    LAYOUTS,
+    PACKINGS,
     REFERENCE,
     Memory,
     assert_guards_untouched,
@@ -24,14 +24,14 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import awqpack
 
-PAIRS = [pytest.param(a, b, id=f"{a}-{b}") for a, b in itertools.product(LAYOUTS, LAYOUTS)]
+PAIRS = [pytest.param(a, b, id=f"{a}-{b}") for a, b in itertools.product(PACKINGS, PACKINGS)]
 # Of the source's codes: whole blocks of every packing, turned too; the last two have several chunks and a rim.
 SHAPES = [(64, 64), (128, 192), (2, 64, 128), (3, 2, 64, 64), (1, 64, 64), (0, 64, 64), (64, 0)]
 LARGE = [(1088, 1216), (2, 64, 5184)]
 
 
-def how(layout):
-    return layout.packing, layout.reorder
+def how(packing):
+    return packing.packing, packing.reorder
 
 
 def turned(codes, transpose):
@@ -39,13 +39,13 @@ def turned(codes, transpose):
 
 
 @functools.cache
-def by_twin(shape, layout, transpose=False):
+def by_twin(shape, packing, transpose=False):
     """The payload of random codes of this shape, or of the same codes turned."""
-    return twin.pack(turned(random_codes(shape), transpose), *layout)
+    return twin.pack(turned(random_codes(shape), transpose), *packing)
 
 
-def operands(layout):
-    return layout.number, layout.reorder
+def operands(packing):
+    return packing.number, packing.reorder
 
 
 @pytest.fixture(params=[False, True], ids=["same", "transpose"])
@@ -55,7 +55,7 @@ def transpose(request):
 
 @pytest.mark.parametrize(("source", "target"), PAIRS)
 def test_relayout_is_the_twin(source, target, transpose, device):
-    source, target = LAYOUTS[source], LAYOUTS[target]
+    source, target = PACKINGS[source], PACKINGS[target]
     for shape in SHAPES:
         payload = torch.from_numpy(by_twin(shape, source).copy()).to(device)
         expected = by_twin(shape, target, transpose)
@@ -70,7 +70,7 @@ def test_relayout_is_the_twin(source, target, transpose, device):
 
 @pytest.mark.parametrize(("source", "target"), PAIRS)
 def test_chunks_and_threads_leave_no_seam(source, target, transpose):
-    source, target = LAYOUTS[source], LAYOUTS[target]
+    source, target = PACKINGS[source], PACKINGS[target]
     for shape in LARGE:
         codes = random_codes(shape)
         payload = torch.from_numpy(pack_array(codes, source, variant="scalar"))
@@ -82,7 +82,7 @@ def test_chunks_and_threads_leave_no_seam(source, target, transpose):
     "memory", [memory for memory in Memory if memory.is_for_torch], ids=lambda memory: memory.value
 )
 def test_payloads_of_any_memory(memory, transpose):
-    for source, target in itertools.product(LAYOUTS.values(), LAYOUTS.values()):
+    for source, target in itertools.product(PACKINGS.values(), PACKINGS.values()):
         for shape in [(64, 192), (2, 128, 64), (2, 3, 64, 64)]:
             codes = random_codes(shape)
             payload, expected = pack_array(codes, source), pack_array(turned(codes, transpose), target)
@@ -94,7 +94,7 @@ def test_payloads_of_any_memory(memory, transpose):
             assert_guards_untouched(buffer, out)
 
 
-# Layouts that are the same weight by others' own code: a packing, and whether it holds W.t().
+# Packings that are the same weight by others' own code: a packing, and whether it holds W.t().
 @pytest.mark.parametrize(
     "file", [f for f in REFERENCE_FILES if "64x256" in f.name or "128x1152" in f.name], ids=lambda f: f.stem
 )
@@ -120,7 +120,7 @@ def test_layouts_of_others_become_marlin(file):
     ("source", "target"), [("v1", "marlin"), ("marlin", "v1_reorder"), ("v2", "v1"), ("v1_reorder", "v2")]
 )
 def test_opcheck(source, target, transpose):
-    source, target = LAYOUTS[source], LAYOUTS[target]
+    source, target = PACKINGS[source], PACKINGS[target]
     ops = torch.ops.awqpack
     payload = torch.from_numpy(pack_array(random_codes((2, 64, 128)), source))
     arguments = (payload, *operands(source), *operands(target), transpose)
@@ -142,7 +142,7 @@ def test_fake_results(where):
 
 
 def test_compiled(fresh_dynamo):
-    payload = torch.from_numpy(pack_array(random_codes((64, 128)), LAYOUTS["v1"]))
+    payload = torch.from_numpy(pack_array(random_codes((64, 128)), PACKINGS["v1"]))
 
     def to_marlin(payload):
         return awqpack.relayout(payload, awqpack.AWQPacking.V1, awqpack.AWQPacking.MARLIN)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file as save_plain_file
-from shared import LAYOUTS, assert_same, packed_tensor, torch_codes
+from shared import PACKINGS, assert_same, packed_tensor, torch_codes
 
 import awqpack
 from awqpack import AWQPackedTensor
@@ -41,8 +41,8 @@ SAVES = {
 
 
 @pytest.mark.parametrize("way", SAVES)
-def test_every_way_of_saving_and_loading(layout, way, tmp_path):
-    packed, plain = packed_tensor(layout), torch.arange(6, dtype=torch.bfloat16).view(2, 3)
+def test_every_way_of_saving_and_loading(packing, way, tmp_path):
+    packed, plain = packed_tensor(packing), torch.arange(6, dtype=torch.bfloat16).view(2, 3)
     tensors = {"w": packed, "tied": packed.detach(), "plain": plain, "number": torch.tensor(3)}
     loaded = SAVES[way](tensors, tmp_path / "tensors.safetensors")
     assert loaded.keys() == tensors.keys()
@@ -56,14 +56,14 @@ def test_every_way_of_saving_and_loading(layout, way, tmp_path):
             assert_same(result, tensor)
 
 
-def test_damaged_bytes_are_named(layout):
-    data = awqpack.save({"w": packed_tensor(layout)})
+def test_damaged_bytes_are_named(packing):
+    data = awqpack.save({"w": packed_tensor(packing)})
     with pytest.raises(ValueError, match="these bytes"):
         awqpack.load(data.replace(b"version", b"varsion"))
 
 
-def test_round_trip(path, layout):
-    packed, plain = packed_tensor(layout), torch.rand(3, 5)
+def test_round_trip(path, packing):
+    packed, plain = packed_tensor(packing), torch.rand(3, 5)
     awqpack.save_file({"w": packed, "b": plain}, path, metadata={"format": "pt"})
     loaded = awqpack.load_file(path)
     assert sorted(loaded) == ["b", "w"]
@@ -90,7 +90,7 @@ def test_strides_are_kept(path):
     [("v1", "awq_v1", 1), ("v1_reorder", "awq_v1_reorder", 1), ("v2", "awq_v2", 1), ("marlin", "awq_marlin", 2)],
 )
 def test_any_reader_sees_the_payload(path, name, suffix, version):
-    packed = packed_tensor(LAYOUTS[name])
+    packed = packed_tensor(PACKINGS[name])
     awqpack.save_file({"layer.weight": packed}, path)
     metadata, tensors = read_header(path)
     assert torch.equal(tensors[f"layer.weight.{suffix}"], packed.payload)
@@ -98,7 +98,7 @@ def test_any_reader_sees_the_payload(path, name, suffix, version):
 
 
 def test_tied_weights_are_stored_once(path):
-    packed = packed_tensor(LAYOUTS["v1"])
+    packed = packed_tensor(PACKINGS["v1"])
     awqpack.save_file({"a": packed, "b": packed.detach()}, path)
     assert len(read_header(path)[1]) == 1
     loaded = awqpack.load_file(path)
@@ -107,7 +107,7 @@ def test_tied_weights_are_stored_once(path):
 
 def test_tied_plain_tensors_are_stored_once(path):
     """Those that lie in the same memory in the same way; a view of a part is a tensor of its own."""
-    embed, packed = torch.rand(8, 8), packed_tensor(LAYOUTS["v1"])
+    embed, packed = torch.rand(8, 8), packed_tensor(PACKINGS["v1"])
     awqpack.save_file({"embed": embed, "w": packed, "head": embed.detach(), "other": embed.clone()}, path)
     metadata, tensors = read_header(path)
     assert sorted(tensors) == ["embed", "other", "w.awq_v1"]
@@ -121,7 +121,7 @@ def test_a_model_with_tied_embeddings_goes_to_a_file_and_back(path):
     class Tied(torch.nn.Module):
         def __init__(self):
             super().__init__()
-            self.weight = torch.nn.Parameter(packed_tensor(LAYOUTS["v2"]), requires_grad=False)
+            self.weight = torch.nn.Parameter(packed_tensor(PACKINGS["v2"]), requires_grad=False)
             self.embed, self.head = torch.nn.Embedding(8, 8), torch.nn.Linear(8, 8, bias=False)
             self.head.weight = self.embed.weight
 
@@ -146,7 +146,7 @@ def test_files_of_others_load_as_they_are(path):
 
 
 def test_a_newer_format_is_refused(path):
-    awqpack.save_file({"w": packed_tensor(LAYOUTS["v1"])}, path)
+    awqpack.save_file({"w": packed_tensor(PACKINGS["v1"])}, path)
     write_header(path, lambda header: header.update(version=3))
     with pytest.raises(ValueError, match=r"format 3; this awqpack reads up to 2"):
         awqpack.load_file(path)
@@ -161,7 +161,7 @@ DAMAGED = {
     "entry of another kind": lambda header: header["tensors"].update(w=3),
     "key of no tensor": lambda header: header["tensors"]["w"].update(key="other"),
     "packing 3": lambda header: header["tensors"]["w"].update(packing=3),
-    "packing of another layout": lambda header: header["tensors"]["w"].update(packing=2),
+    "packing of another packing": lambda header: header["tensors"]["w"].update(packing=2),
     "reorder of another kind": lambda header: header["tensors"]["w"].update(reorder="no"),
     "size too large": lambda header: header["tensors"]["w"].update(size=[64, 136]),
     "size beyond 64 bits": lambda header: header["tensors"]["w"].update(size=[2**70, 128]),
@@ -180,7 +180,7 @@ DAMAGED = {
 
 @pytest.mark.parametrize("damage", DAMAGED)
 def test_damaged_metadata_is_an_error(path, damage):
-    awqpack.save_file({"w": packed_tensor(LAYOUTS["v1"])}, path)
+    awqpack.save_file({"w": packed_tensor(PACKINGS["v1"])}, path)
     write_header(path, DAMAGED[damage])
     with pytest.raises(ValueError, match=r"weights\.safetensors"):
         awqpack.load_file(path)
@@ -188,7 +188,7 @@ def test_damaged_metadata_is_an_error(path, damage):
 
 @pytest.mark.parametrize("length", [0, 4, 8, 100, -1])
 def test_a_file_cut_short_is_an_error(path, length):
-    awqpack.save_file({"w": packed_tensor(LAYOUTS["v1"])}, path)
+    awqpack.save_file({"w": packed_tensor(PACKINGS["v1"])}, path)
     path.write_bytes(path.read_bytes()[:length])
     with pytest.raises(SafetensorError):
         awqpack.load_file(path)
@@ -196,11 +196,11 @@ def test_a_file_cut_short_is_an_error(path, length):
 
 def test_the_metadata_key_is_ours(path):
     with pytest.raises(ValueError, match="awqpack"):
-        awqpack.save_file({"w": packed_tensor(LAYOUTS["v1"])}, path, metadata={"awqpack": "mine"})
+        awqpack.save_file({"w": packed_tensor(PACKINGS["v1"])}, path, metadata={"awqpack": "mine"})
     assert not path.exists()
 
 
 def test_names_do_not_collide(path):
-    packed = packed_tensor(LAYOUTS["v1"])
+    packed = packed_tensor(PACKINGS["v1"])
     with pytest.raises(ValueError, match=r"w\.awq_v1"):
         awqpack.save_file({"w": packed, "w.awq_v1": torch.ones(2)}, path)

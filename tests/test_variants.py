@@ -11,7 +11,7 @@ import torch
 import twin
 from hypothesis import strategies
 from shared import (
-    LAYOUTS,
+    PACKINGS,
     VARIANTS,
     Memory,
     assert_guards_untouched,
@@ -44,17 +44,17 @@ BATCHES = [(5, 3, 64), (2, 3, 4, 64), (1, 1, 8, 64), (3, 1, 2, 4, 128), (2, 2, 2
 
 
 @functools.cache
-def samples(shape, layout):
+def samples(shape, packing):
     """(codes, their payload, another payload, its codes), the results by scalar; none of them to be written."""
-    codes, payload = random_codes(shape), random_payload(shape, layout)
-    packed = pack_array(codes, layout, variant="scalar")
-    return codes, packed, payload, unpack_array(payload, layout, variant="scalar")
+    codes, payload = random_codes(shape), random_payload(shape, packing)
+    packed = pack_array(codes, packing, variant="scalar")
+    return codes, packed, payload, unpack_array(payload, packing, variant="scalar")
 
 
-def shapes_of(layout):
-    batches = [s for s in BATCHES if layout.fit(s) == s] or [layout.fit(s) for s in BATCHES[1:]]
+def shapes_of(packing):
+    batches = [s for s in BATCHES if packing.fit(s) == s] or [packing.fit(s) for s in BATCHES[1:]]
     return {AWQPacking.V1: V1_SHAPES, AWQPacking.V2: V2_SHAPES, AWQPacking.MARLIN: MARLIN_SHAPES}[
-        layout.packing
+        packing.packing
     ] + batches
 
 
@@ -63,12 +63,12 @@ def memory(request):
     return request.param
 
 
-def test_scalar_is_the_twin(layout):
-    for shape in shapes_of(layout):
+def test_scalar_is_the_twin(packing):
+    for shape in shapes_of(packing):
         if np.prod(shape) <= 20000:
-            codes, payload = random_codes(shape), random_payload(shape, layout)
-            assert_same(pack_array(codes, layout, variant="scalar"), twin.pack(codes, *layout))
-            assert_same(unpack_array(payload, layout, variant="scalar"), twin.unpack(payload, *layout))
+            codes, payload = random_codes(shape), random_payload(shape, packing)
+            assert_same(pack_array(codes, packing, variant="scalar"), twin.pack(codes, *packing))
+            assert_same(unpack_array(payload, packing, variant="scalar"), twin.unpack(payload, *packing))
 
 
 def test_the_memory_kinds_are_what_they_say():
@@ -86,39 +86,39 @@ def test_the_memory_kinds_are_what_they_say():
         assert_same(memory.copy(array), array)
 
 
-def test_input_of_any_memory(layout, variant, memory):
-    for shape in shapes_of(layout):
-        codes, packed, payload, unpacked = samples(shape, layout)
-        assert_same(pack_array(memory.copy(codes), layout, variant=variant), packed)
-        assert_same(unpack_array(memory.copy(payload), layout, variant=variant), unpacked)
+def test_input_of_any_memory(packing, variant, memory):
+    for shape in shapes_of(packing):
+        codes, packed, payload, unpacked = samples(shape, packing)
+        assert_same(pack_array(memory.copy(codes), packing, variant=variant), packed)
+        assert_same(unpack_array(memory.copy(payload), packing, variant=variant), unpacked)
 
 
-def test_output_of_any_memory(layout, variant, memory):
-    for shape in shapes_of(layout):
-        codes, packed, payload, unpacked = samples(shape, layout)
+def test_output_of_any_memory(packing, variant, memory):
+    for shape in shapes_of(packing):
+        codes, packed, payload, unpacked = samples(shape, packing)
         buffer, out = memory.empty(payload.shape, payload.dtype)
-        assert pack_array(codes, layout, out=out, variant=variant) is out
+        assert pack_array(codes, packing, out=out, variant=variant) is out
         assert_same(out, packed)
         assert_guards_untouched(buffer, out)
         buffer, out = memory.empty(shape, np.uint8)
-        assert unpack_array(payload, layout, out=out, variant=variant) is out
+        assert unpack_array(payload, packing, out=out, variant=variant) is out
         assert_same(out, unpacked)
         assert_guards_untouched(buffer, out)
 
 
-def test_inputs_are_not_written(layout, variant, memory):
-    for shape in shapes_of(layout)[:6]:
-        for make, run in ((random_codes(shape), pack_array), (random_payload(shape, layout), unpack_array)):
+def test_inputs_are_not_written(packing, variant, memory):
+    for shape in shapes_of(packing)[:6]:
+        for make, run in ((random_codes(shape), pack_array), (random_payload(shape, packing), unpack_array)):
             view = memory.copy(make)
             view.flags.writeable = False
-            run(view, layout, variant=variant)
+            run(view, packing, variant=variant)
             assert_same(view, make)
 
 
 @pytest.mark.parametrize("offset", range(1, 17))
-def test_every_alignment(offset, layout, variant):
-    shape = layout.fit((8, 192))
-    codes, payload = random_codes(shape), random_payload(shape, layout)
+def test_every_alignment(offset, packing, variant):
+    shape = packing.fit((8, 192))
+    codes, payload = random_codes(shape), random_payload(shape, packing)
 
     def shifted(array):
         memory = np.zeros(array.nbytes + offset, np.uint8)
@@ -126,55 +126,55 @@ def test_every_alignment(offset, layout, variant):
         view[...] = array
         return view
 
-    assert_same(pack_array(shifted(codes), layout, out=shifted(payload), variant=variant), pack_array(codes, layout))
+    assert_same(pack_array(shifted(codes), packing, out=shifted(payload), variant=variant), pack_array(codes, packing))
     assert_same(
-        unpack_array(shifted(payload), layout, out=shifted(codes), variant=variant),
-        unpack_array(payload, layout),
+        unpack_array(shifted(payload), packing, out=shifted(codes), variant=variant),
+        unpack_array(payload, packing),
     )
 
 
 @functools.cache
-def streamed(layout, order):
+def streamed(packing, order):
     """Codes whose payload is just over 8 MiB, and that payload by scalar."""
     codes = np.asarray(random_codes((4096, 4160)), order=order)
-    return codes, pack_array(codes, layout, variant="scalar")
+    return codes, pack_array(codes, packing, variant="scalar")
 
 
 # From 8 MiB on the kernels write past the cache: other code, same bits, at any alignment.
 @pytest.mark.parametrize(("order", "offset"), [("C", 0), ("C", 20), ("F", 20)])
-def test_outputs_large_enough_to_stream(layout, variant, order, offset):
-    codes, expected = streamed(layout, order)
+def test_outputs_large_enough_to_stream(packing, variant, order, offset):
+    codes, expected = streamed(packing, order)
     out = np.empty(expected.nbytes + offset, np.uint8)[offset:].view(expected.dtype).reshape(expected.shape)
-    assert np.array_equal(pack_array(codes, layout, out=out, variant=variant), expected)
+    assert np.array_equal(pack_array(codes, packing, out=out, variant=variant), expected)
     back = np.empty(codes.size + offset, np.uint8)[offset:].reshape(codes.shape, order=order)
-    assert np.array_equal(unpack_array(expected, layout, out=back, variant=variant), codes)
+    assert np.array_equal(unpack_array(expected, packing, out=back, variant=variant), codes)
 
 
-def test_expanded_input(layout, variant):
+def test_expanded_input(packing, variant):
     row, column = random_codes((1, 64)), random_codes((64, 1))
     for codes in (
-        np.broadcast_to(row, layout.fit((72, 64))),
+        np.broadcast_to(row, packing.fit((72, 64))),
         np.broadcast_to(column, (64, 128)),
-        np.broadcast_to(row[:, :1], layout.fit((68, 64))),
+        np.broadcast_to(row[:, :1], packing.fit((68, 64))),
     ):
-        expected = pack_array(np.ascontiguousarray(codes), layout, variant="scalar")
-        assert_same(pack_array(codes, layout, variant=variant), expected)
+        expected = pack_array(np.ascontiguousarray(codes), packing, variant="scalar")
+        assert_same(pack_array(codes, packing, variant=variant), expected)
 
 
 @pytest.mark.parametrize("order", ["C", "F"])
-def test_without_the_check_only_the_low_nibble_is_packed(layout, variant, order):
-    for shape in shapes_of(layout):
+def test_without_the_check_only_the_low_nibble_is_packed(packing, variant, order):
+    for shape in shapes_of(packing):
         codes = np.random.default_rng(1).integers(0, 256, shape, dtype=np.uint8)
-        expected = pack_array(codes & 15, layout, variant="scalar")
-        unchecked = pack_array(np.asarray(codes, order=order), layout, validate=False, variant=variant)
+        expected = pack_array(codes & 15, packing, variant="scalar")
+        unchecked = pack_array(np.asarray(codes, order=order), packing, validate=False, variant=variant)
         assert_same(unchecked, expected)
 
 
-def test_without_the_check_a_large_code_changes_its_own_nibble_alone(layout, variant):
+def test_without_the_check_a_large_code_changes_its_own_nibble_alone(packing, variant):
     for column in range(64):
-        codes = np.full(layout.fit((4, 64)), 5, np.uint8)
+        codes = np.full(packing.fit((4, 64)), 5, np.uint8)
         codes[2, column] = 0xF9
-        back = unpack_array(pack_array(codes, layout, validate=False, variant=variant), layout, variant=variant)
+        back = unpack_array(pack_array(codes, packing, validate=False, variant=variant), packing, variant=variant)
         codes[2, column] = 9
         assert_same(back, codes)
 
@@ -201,17 +201,17 @@ def views(draw, shape, dtype):
 
 @strategies.composite
 def cases(draw):
-    layout = LAYOUTS[draw(strategies.sampled_from(sorted(LAYOUTS)))]
-    rows = draw(strategies.integers(0, max(70 // layout.block[0], 3))) * layout.block[0]
-    cols = draw(strategies.integers(0, 320 // layout.block[1])) * layout.block[1]
+    packing = PACKINGS[draw(strategies.sampled_from(sorted(PACKINGS)))]
+    rows = draw(strategies.integers(0, max(70 // packing.block[0], 3))) * packing.block[0]
+    cols = draw(strategies.integers(0, 320 // packing.block[1])) * packing.block[1]
     batch = draw(strategies.lists(strategies.integers(1, 3), max_size=3))
     shape = (*batch, rows, cols)
-    payload_dtype = np.int16 if layout.packing is AWQPacking.V2 else np.int32
+    payload_dtype = np.int16 if packing.packing is AWQPacking.V2 else np.int32
     return (
-        layout,
+        packing,
         shape,
         draw(views(shape, np.uint8)),
-        draw(views(layout.payload_shape(shape), payload_dtype)),
+        draw(views(packing.payload_shape(shape), payload_dtype)),
         draw(strategies.sampled_from(VARIANTS)),
         draw(strategies.integers(0, 2**32 - 1)),
     )
@@ -219,44 +219,44 @@ def cases(draw):
 
 @hypothesis.given(cases())
 def test_any_shape_and_strides(case):
-    layout, shape, (codes_buffer, codes), (payload_buffer, payload), variant, seed = case
+    packing, shape, (codes_buffer, codes), (payload_buffer, payload), variant, seed = case
     codes[...] = random_codes(shape, seed)
-    expected = pack_array(np.ascontiguousarray(codes), layout, variant="scalar")
-    assert pack_array(codes, layout, out=payload, variant=variant) is payload
+    expected = pack_array(np.ascontiguousarray(codes), packing, variant="scalar")
+    assert pack_array(codes, packing, out=payload, variant=variant) is payload
     assert_same(payload, expected)
     codes[...] = 0
-    assert unpack_array(payload, layout, out=codes, variant=variant) is codes
+    assert unpack_array(payload, packing, out=codes, variant=variant) is codes
     assert_same(codes, random_codes(shape, seed))
     assert_guards_untouched(codes_buffer, codes)
     assert_guards_untouched(payload_buffer, payload)
 
 
 @hypothesis.given(
-    strategies.sampled_from(sorted(LAYOUTS)),
+    strategies.sampled_from(sorted(PACKINGS)),
     strategies.integers(1, 20),
     strategies.integers(1, 3),
     strategies.data(),
 )
 def test_an_invalid_code_is_found_in_any_view(name, quads, blocks, data):
-    layout = LAYOUTS[name]
-    shape = layout.fit((4 * quads, 64 * blocks))
+    packing = PACKINGS[name]
+    shape = packing.fit((4 * quads, 64 * blocks))
     _, codes = data.draw(views(shape, np.uint8))
     codes[...] = random_codes(shape)
     index = tuple(data.draw(strategies.integers(0, size - 1)) for size in shape)
     codes[index] = data.draw(strategies.integers(16, 255))
     with pytest.raises(ValueError, match=rf"codes\[{index[0]}, {index[1]}\] is {codes[index]}$"):
-        pack_array(codes, layout, variant=data.draw(strategies.sampled_from(VARIANTS)))
+        pack_array(codes, packing, variant=data.draw(strategies.sampled_from(VARIANTS)))
 
 
 @hypothesis.given(cases())
 def test_torch_agrees_with_numpy(case):
-    layout, shape, (_, codes), _, _, seed = case
+    packing, shape, (_, codes), _, _, seed = case
     codes[...] = random_codes(shape, seed)
     hypothesis.assume(min(codes.strides) >= 0)
-    payload = awqpack.pack(torch.from_numpy(codes), *layout)
-    assert_same(payload.numpy(), pack_array(codes, layout))
-    assert_same(awqpack.unpack(payload, *layout).numpy(), np.ascontiguousarray(codes))
-    packed = awqpack.AWQPackedTensor.pack(torch.from_numpy(codes), *layout)
+    payload = awqpack.pack(torch.from_numpy(codes), *packing)
+    assert_same(payload.numpy(), pack_array(codes, packing))
+    assert_same(awqpack.unpack(payload, *packing).numpy(), np.ascontiguousarray(codes))
+    packed = awqpack.AWQPackedTensor.pack(torch.from_numpy(codes), *packing)
     assert packed.stride() == packed.unpack().stride()
     assert_same(packed.unpack(), torch.from_numpy(codes))
     assert_same(packed.numpy(), np.ascontiguousarray(codes))
@@ -291,18 +291,18 @@ def test_another_variant_is_an_error_at_import(name):
 @pytest.mark.parametrize("name", ["sse9", UNSUPPORTED])
 def test_another_variant_is_an_error_in_a_call(name):
     with pytest.raises(ValueError, match=f'{VARIANTS[0]}.*got "{name}"'):
-        pack_array(random_codes((8, 64)), LAYOUTS["v1"], variant=name)
+        pack_array(random_codes((8, 64)), PACKINGS["v1"], variant=name)
 
 
-def test_columns_are_packed_on_a_small_stack(layout, variant):
+def test_columns_are_packed_on_a_small_stack(packing, variant):
     """Scratch of panels is no thread's stack: 128 KiB of it are enough."""
     codes = random_codes((128, 1024)).T
-    expected = pack_array(np.ascontiguousarray(codes), layout, variant="scalar")
+    expected = pack_array(np.ascontiguousarray(codes), packing, variant="scalar")
     results = []
 
     def work():
-        payload = pack_array(codes, layout, variant=variant)
-        results.extend([payload, unpack_array(payload, layout, out=np.empty_like(codes), variant=variant)])
+        payload = pack_array(codes, packing, variant=variant)
+        results.extend([payload, unpack_array(payload, packing, out=np.empty_like(codes), variant=variant)])
 
     before = threading.stack_size(128 << 10)
     try:

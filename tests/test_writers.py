@@ -12,7 +12,7 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from models import PackedLinear
 from safetensors.torch import load_model, save_file, save_model
-from shared import LAYOUTS, assert_same
+from shared import PACKINGS, assert_same
 from torch.distributed.checkpoint.state_dict import get_model_state_dict, set_model_state_dict
 
 from awqpack import AWQPackedTensor, AWQPacking, store_as_payloads
@@ -25,12 +25,12 @@ pytestmark = pytest.mark.filterwarnings(
 class Net(torch.nn.Module):
     """Packed parameters and buffers; two packed weights are one, and two plain ones."""
 
-    def __init__(self, seed=0, layout=LAYOUTS["v2"]):
+    def __init__(self, seed=0, packing=PACKINGS["v2"]):
         super().__init__()
         torch.manual_seed(seed)
-        self.first = PackedLinear(layout, seed=10 * seed)
-        self.second = PackedLinear(layout, seed=10 * seed + 1)
-        self.third = PackedLinear(layout, seed=10 * seed + 2)
+        self.first = PackedLinear(packing, seed=10 * seed)
+        self.second = PackedLinear(packing, seed=10 * seed + 1)
+        self.third = PackedLinear(packing, seed=10 * seed + 2)
         self.second.weight = self.first.weight
         self.embed, self.head = torch.nn.Embedding(8, 8), torch.nn.Linear(8, 8, bias=False)
         self.head.weight = self.embed.weight
@@ -77,9 +77,9 @@ def test_writers_are_told_what_to_call(write, tmp_path):
         write(Net(), tmp_path)
 
 
-def test_the_hub_shards_by_the_bytes_that_are_held(layout):
+def test_the_hub_shards_by_the_bytes_that_are_held(packing):
     hub = pytest.importorskip("huggingface_hub.serialization._torch", reason="needs the package huggingface_hub")
-    packed = PackedLinear(layout).weight
+    packed = PackedLinear(packing).weight
     assert hub.get_torch_storage_size(packed) == packed.payload.nbytes
 
 
@@ -127,8 +127,8 @@ ROUND_TRIPS = {
 
 
 @pytest.mark.parametrize("round_trip", ROUND_TRIPS.values(), ids=ROUND_TRIPS.keys())
-def test_payloads_are_written_and_read(round_trip, layout, tmp_path):
-    net, other = store_as_payloads(Net(1, layout)), store_as_payloads(Net(2, layout))
+def test_payloads_are_written_and_read(round_trip, packing, tmp_path):
+    net, other = store_as_payloads(Net(1, packing)), store_as_payloads(Net(2, packing))
     round_trip(net, other, tmp_path)
     assert_equal_nets(other, net)
 
@@ -156,9 +156,9 @@ def group():
 
 
 @pytest.mark.parametrize("is_stored", [False, True], ids=["packed", "payloads"])
-def test_async_save(is_stored, layout, group, tmp_path):
+def test_async_save(is_stored, packing, group, tmp_path):
     """As dcp.save does, it writes the codes of packed tensors, and payloads as they are."""
-    net, other = Net(1, layout), Net(2, layout)
+    net, other = Net(1, packing), Net(2, packing)
     if is_stored:
         net, other = store_as_payloads(net), store_as_payloads(other)
     dcp.async_save(net.state_dict(), checkpoint_id=tmp_path).result()
@@ -169,9 +169,9 @@ def test_async_save(is_stored, layout, group, tmp_path):
 
 
 @pytest.mark.parametrize("use_shared_memory", [False, True])
-def test_a_second_async_save_has_the_new_codes(use_shared_memory, layout, group, tmp_path):
+def test_a_second_async_save_has_the_new_codes(use_shared_memory, packing, group, tmp_path):
     """Stagers keep their memory from one save to the next."""
-    packed = AWQPackedTensor.pack(torch.full((64, 128), 3, dtype=torch.uint8), *layout)
+    packed = AWQPackedTensor.pack(torch.full((64, 128), 3, dtype=torch.uint8), *packing)
     is_cuda = torch.cuda.is_available()
     options = dcp.staging.StagingOptions(is_cuda, use_shared_memory, is_cuda, is_cuda)
     stager = dcp.staging.DefaultStager(options)
@@ -186,12 +186,12 @@ def test_a_second_async_save_has_the_new_codes(use_shared_memory, layout, group,
 
 
 @pytest.mark.parametrize("is_grouped", [False, True])
-def test_compressed_tensors_offloading(is_grouped, layout, device, request):
+def test_compressed_tensors_offloading(is_grouped, packing, device, request):
     """It compares addresses, copies attributes, and in a group shares the payload's memory."""
     offload = pytest.importorskip("compressed_tensors.offload", reason="needs the package compressed-tensors")
     if is_grouped:
         request.getfixturevalue("group")
-    net = PackedLinear(layout)
+    net = PackedLinear(packing)
     x = torch.randn(3, 128, device=device)
     expected = copy.deepcopy(net).to(device)(x)
     offload.set_onload_device(net, torch.device(device))

@@ -8,7 +8,7 @@ part=${1:-all}
 PYTHON=${PYTHON:-python3}
 ARCH=${ARCH:-native}
 BUILD=${BUILD:-.build/c}
-TESTS="tests/test_cuda.py tests/test_floats_cuda.py tests/test_ops.py tests/test_layout_twin.py tests/test_bad_input.py tests/test_packed_tensor.py"
+TESTS="tests/test_cuda.py tests/test_floats_cuda.py tests/test_ops.py tests/test_packing_twin.py tests/test_bad_input.py tests/test_packed_tensor.py"
 # What cannot run here: the profiler has no room beside the sanitizer, captures and streams that keep memory need torch's
 # caching allocator, and compiled kernels and huge tensors take longer than they are worth.
 LEFT_OUT="not our_kernels and not portable_kernels and not capture and not record_stream and not compile and not to_the_31 \

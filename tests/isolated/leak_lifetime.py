@@ -5,7 +5,7 @@ import gc
 import weakref
 
 import torch
-from leaks import LAYOUTS, ROUNDS, packed_tensors
+from leaks import PACKINGS, ROUNDS, packed_tensors
 
 from awqpack import AWQPackedTensor
 
@@ -37,7 +37,7 @@ def main():
     gc.disable()
     before = live_tensors()
     for number in range(ROUNDS):
-        packed = AWQPackedTensor.pack(codes, *LAYOUTS[number % 3])
+        packed = AWQPackedTensor.pack(codes, *PACKINGS[number % 3])
         deaths = []
         weakref.finalize(packed, deaths.append, "packed")
         weakref.finalize(packed.payload, deaths.append, "payload")

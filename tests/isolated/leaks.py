@@ -19,7 +19,7 @@ ROUNDS = int(sys.argv[1]) if len(sys.argv) > 1 else int(os.environ.get("AWQPACK_
 IMMORTAL = 1 << 30
 ALLOWED_GROWTH = 1 << 19  # bytes: noise of the allocator; 100 rounds that each leak three payloads grow by 1.2 MB
 
-LAYOUTS = [(AWQPacking.V1, False), (AWQPacking.V1, True), (AWQPacking.V2, False)]
+PACKINGS = [(AWQPacking.V1, False), (AWQPacking.V1, True), (AWQPacking.V2, False)]
 
 LIBC = ctypes.CDLL(None)
 LIBC.mallopt(-8, 1)  # M_ARENA_MAX: one arena, and one thread ...
@@ -29,7 +29,7 @@ HAS_ASAN = hasattr(LIBC, "__asan_init")  # it holds on to freed memory, so that 
 
 def packed_tensors(shape=(64, 128)):
     codes = torch.arange(shape[0] * shape[1]).reshape(shape).remainder(16).to(torch.uint8)
-    return [AWQPackedTensor.pack(codes, *layout) for layout in LAYOUTS]
+    return [AWQPackedTensor.pack(codes, *packing) for packing in PACKINGS]
 
 
 def resident_bytes():
