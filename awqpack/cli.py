@@ -86,6 +86,11 @@ def _awqpack(context: click.Context) -> int:
 _LAYOUT_HELP = "The layout it is in.  [default: auto, what config.json says, or else the tensors]"
 _GROUP_HELP = "Columns that share a scale, -1 for a whole row, where no config.json and no shape says it."
 _group_size = click.option("--group-size", type=int, metavar="N", help=_GROUP_HELP)
+_resume = click.option(
+    "--resume",
+    is_flag=True,
+    help="Keep files that an interrupted run with these arguments finished; when this one is interrupted, leave them.",
+)
 
 
 def _layout(flag: str) -> Callable[[Callable[..., int]], Callable[..., int]]:
@@ -165,11 +170,7 @@ def _inspect(path: str, layout: str, group_size: int | None, as_json: bool) -> i
 )
 @click.option("--dry-run", is_flag=True, help="Check everything, say what would be written.")
 @click.option("--force", is_flag=True, help="Replace DST when it exists and is a checkpoint.")
-@click.option(
-    "--resume",
-    is_flag=True,
-    help="Keep files that an interrupted run with these arguments finished; when this one is interrupted, leave them.",
-)
+@_resume
 @click.pass_obj
 def _convert(team: Team, /, source: str, target: str, **options: Any) -> int:
     return report.run_convert(source, target, team, **options)
@@ -192,6 +193,9 @@ def _convert(team: Team, /, source: str, target: str, **options: Any) -> int:
       awqpack quantize Llama-3.1-8B out --to gemm --dry-run
       awqpack quantize Llama-3.1-8B out --to compressed-tensors --symmetric
       awqpack quantize Mixtral-8x7B out --to gemm --ignore self_attn
+      torchrun --nproc-per-node 8 -m awqpack quantize SRC out --to gemm --resume
+
+    Under torchrun each process writes files of its own; --max-shard-size makes more of them.
 
     exit status: 0 quantized, 2 an error (nothing is written then), 130 interrupted, 143 terminated
     """,
@@ -217,8 +221,10 @@ def _convert(team: Team, /, source: str, target: str, **options: Any) -> int:
 )
 @click.option("--dry-run", is_flag=True, help="Say what would be quantized, and what kept.")
 @click.option("--force", is_flag=True, help="Replace DST when it exists and is a checkpoint.")
-def _quantize(source: str, target: str, **options: Any) -> int:
-    return report.run_quantize(source, target, **options)
+@_resume
+@click.pass_obj
+def _quantize(team: Team, /, source: str, target: str, **options: Any) -> int:
+    return report.run_quantize(source, target, team, **options)
 
 
 @_awqpack.command("verify", short_help="Compare two checkpoints.")
@@ -278,7 +284,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     team = Team()
     with _surroundings():
         try:
-            if command == "convert":
+            if command in ("convert", "quantize"):
                 team = team_of_environment()
             status = _run(arguments, team)
             if sys.stdout is not None:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import pathlib
 import random
 import re
 import shutil
@@ -10,6 +11,7 @@ import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import forked
 import pytest
@@ -27,7 +29,7 @@ PARTIAL = ".out.awqpack-partial"
 
 # Runs the command after it put a failure in its own rank: at a byte that it writes, a file that is whole, the rename.
 RANK = """
-import errno, os, signal, sys
+import errno, os, signal, sys, time
 from awqpack import cli
 from awqpack.checkpoint import journal, staging, writer
 
@@ -56,6 +58,8 @@ def fails_at(owner, name, fail, count, is_before=True):
 if rank == int(os.environ["RANK"]):
     if where == "bytes":
         fails_at(writer.Writer, "_count", die, lambda arguments: arguments[2])
+    elif where == "bytes while others write":
+        fails_at(writer.Writer, "_count", die, lambda arguments: arguments[2])
     elif where == "before a note":
         fails_at(journal.Journal, "record", die, lambda arguments: 1)
     elif where == "after a note":
@@ -64,6 +68,9 @@ if rank == int(os.environ["RANK"]):
         fails_at(staging.Staging, "commit", die, lambda arguments: 1)
     elif where == "full":
         fails_at(writer.Writer, "_count", full, lambda arguments: arguments[2])
+elif where == "bytes while others write":
+    naps = iter([0.5])
+    fails_at(writer.Writer, "write", lambda: time.sleep(next(naps, 0)), lambda arguments: 1)
 sys.exit(cli.main(sys.argv[4:]))
 """
 
@@ -80,6 +87,35 @@ def expected(given):
     """What one process writes that nothing interrupts."""
     checkpoint.convert(given, given.with_name("expected"), "gemv_fast")
     return contents(given.with_name("expected"))
+
+
+class Command(NamedTuple):
+    """What ranks carry out, in words and as a function."""
+
+    name: str
+    given: pathlib.Path
+    options: dict[str, object]
+    expected: dict[str, bytes]
+
+    def words(self, out):
+        options = [word for option, value in self.options.items() for word in (f"--{option.replace('_', '-')}", value)]
+        return [self.name, self.given, out, *options]
+
+    def run(self, out, **options):
+        return getattr(checkpoint, self.name)(self.given, out, **self.options, **options)
+
+
+@pytest.fixture(scope="module")
+def commands(given, expected):
+    """By name, each with what one process writes that nothing interrupts."""
+    floats, rounded = given.with_name("floats"), given.with_name("rounded")
+    checkpoint.convert(given, floats, "float16", max_shard_size=3 * 256 * 512)
+    options = {"to": "gemv_fast", "group_size": 64}
+    checkpoint.quantize(floats, rounded, **options)
+    return {
+        "convert": Command("convert", given, {"to": "gemv_fast"}, expected),
+        "quantize": Command("quantize", floats, options, contents(rounded)),
+    }
 
 
 def run_ranks(*arguments, rank=-1, where="nowhere", point=0, of_rank=None, count=RANKS):
@@ -114,18 +150,27 @@ def said(done):
     return [line for line in lines if not re.match(r"converting |\[\d+/\d+\] ", line)]
 
 
-def test_ranks_write_what_one_process_writes(given, expected, tmp_path):
-    out = tmp_path / "out"
-    done = run_ranks("convert", given, out, "--to", "gemv_fast")
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("convert", "12 layers from gemm to gemv_fast"),
+        ("quantize", "12 linears rounded to gemv_fast, without a search for scales"),
+    ],
+)
+def test_ranks_write_what_one_process_writes(name, text, commands, tmp_path):
+    out, command = tmp_path / "out", commands[name]
+    done = run_ranks(*command.words(out))
     assert [rank.returncode for rank in done] == [0] * RANKS, said(done)
-    assert contents(out) == expected
+    assert contents(out) == command.expected
     assert leftovers(tmp_path) == []
     assert said(done) == []
-    assert done[0].stdout.startswith(f"{out}: 12 layers from gemm to gemv_fast")
+    assert done[0].stdout.startswith(f"{out}: {text}")
     assert [rank.stdout for rank in done[1:]] == [""] * (RANKS - 1)
     lines = done[0].stderr.splitlines()[1:]
-    assert sorted(line.split()[1] for line in lines) == sorted(n for n in expected if n.endswith(".safetensors"))
-    assert re.match(r"\[9/9\] .* 100% ", lines[-1])
+    files = sorted(name for name in command.expected if name.endswith(".safetensors"))
+    assert sorted(line.split()[1] for line in lines) == files
+    assert len(files) > RANKS
+    assert re.match(rf"\[{len(files)}/{len(files)}\] .* 100% ", lines[-1])
 
 
 def test_more_ranks_than_files(tmp_path):
@@ -145,42 +190,45 @@ def test_shares_are_of_about_as_many_bytes():
 
 SHARE = 12 * 256 * 512 // 2 // RANKS  # about what a rank writes, in bytes
 KILLS = [  # where, which time or byte, which rank
-    ("bytes", 0, 1),
+    ("bytes while others write", 0, 1),
     *(("bytes", random.Random(rank).randrange(SHARE), rank % RANKS) for rank in range(5)),
     ("before a note", 0, 2),
     ("after a note", 0, 0),
     ("after a note", 0, 3),
     ("rename", 0, 0),
 ]
-FEW = [2, 6, 9]  # of them; the rest are for -m kills
+FEW = {"convert": [0, 9], "quantize": [3]}  # of them; the rest are for -m kills
 
 
 @pytest.mark.parametrize(
-    ("where", "point", "rank"),
-    [pytest.param(*kill, marks=() if i in FEW else pytest.mark.kills) for i, kill in enumerate(KILLS)],
+    ("name", "where", "point", "rank"),
+    [
+        pytest.param(name, *kill, marks=() if i in few else pytest.mark.kills)
+        for name, few in FEW.items()
+        for i, kill in enumerate(KILLS)
+    ],
 )
-def test_killed_and_resumed(where, point, rank, given, expected, tmp_path):
+def test_killed_and_resumed(name, where, point, rank, commands, tmp_path):
     """SIGKILL of one rank of four: one message, nothing under the target's name, and the rest later is the same."""
-    out, content = tmp_path / "out", tmp_path / PARTIAL / "content"
-    arguments = ["convert", given, out, "--to", "gemv_fast"]
-    done = run_ranks(*arguments, rank=rank, where=where, point=point)
+    out, content, command = tmp_path / "out", tmp_path / PARTIAL / "content", commands[name]
+    done = run_ranks(*command.words(out), rank=rank, where=where, point=point)
     assert done[rank].returncode == -signal.SIGKILL
     assert [done[i].returncode for i in range(RANKS) if i != rank] == [2] * (RANKS - 1)
     died = f"rank {rank} of {RANKS} died; files that are whole are kept, and --resume goes on"
-    assert said(done) == [f"awqpack convert: error: {died}"]
+    assert said(done) == [f"awqpack {name}: error: {died}"]
     assert leftovers(tmp_path) == [PARTIAL]
     assert not out.exists()
     noted = [note.name.removesuffix(".json") for note in (tmp_path / PARTIAL / "whole").glob("*.json")]
     inodes = {name: (content / name).stat().st_ino for name in noted}
-    assert len(noted) > 0 or where in ("bytes", "before a note")
+    assert len(noted) > 0 or where.startswith(("bytes", "before"))
     if rank % 2 == 0:
-        kept = checkpoint.convert(given, out, "gemv_fast", resume=True).kept_files
+        kept = command.run(out, resume=True).kept_files
         assert sorted(kept) == sorted(noted)
     else:
-        done = run_ranks(*arguments, "--resume", count=3)
+        done = run_ranks(*command.words(out), "--resume", count=3)
         assert [rank.returncode for rank in done] == [0] * 3, said(done)
     assert {name: (out / name).stat().st_ino for name in noted} == inodes
-    assert contents(out) == expected
+    assert contents(out) == command.expected
     assert leftovers(tmp_path) == []
 
 

@@ -45,6 +45,8 @@ def write_tensors(
             run_all(tasks)
         except (LayoutError, CheckpointError) as error:
             plan.source.require_unchanged()  # or else that is the reason
+            if isinstance(error, CheckpointError):  # what another rank told stays as told
+                raise
             raise CheckpointError(str(error)) from None
     plan.source.require_unchanged()
 

@@ -6,6 +6,7 @@ import dataclasses
 import errno
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -14,6 +15,7 @@ import torch
 
 from ..layouts import LAYOUTS, SCALE_DTYPES
 from .errors import CheckpointError
+from .from_floats import FloatCheckpoint
 from .hub import located, plain_path
 from .journal import identity_of
 from .orchestration import Orchestration, Run
@@ -118,11 +120,7 @@ def convert(
         device = _usable_device(device)
         require_apart(located(source), given)
         with Checkpoint(source, layout=layout, group_size=group_size) as checkpoint:
-            run = Run(team, identity_of(checkpoint, {**options, "max_shard_size": limit}), resume)
-            staging = staging_for(checkpoint.files, given, limit, force=force, run=run)
-            team.require_same(
-                {**run.identity, "target": str(staging.target), "force": str(force), "resume": str(resume)}
-            )
+            staging, run = staged(checkpoint, given, limit, options, force=force, resume=resume, team=team)
             if limit is None and to in FLOATS and not checkpoint.files.is_file:
                 limit = SHARD_BYTES
             plan = make_plan(checkpoint.files, _work(checkpoint, to, scales, device, team), limit)
@@ -130,22 +128,42 @@ def convert(
             return write_plan(plan, staging, done, progress, run)
 
 
-def staging_for(files: TensorFiles, given: Path, limit: int | None, *, force: bool, run: Run | None = None) -> Staging:
-    """Where to write what becomes of these files. Raises CheckpointError for a target that cannot be written."""
-    run = run or Run()
-    target = Path(os.path.abspath(given))
-    staging = Staging(target, force=force, resume=run.resume, is_kept=run.resume or run.team.count > 1)
-    _require_fitting_target(files, staging.target, limit)
+def staged(
+    source: Checkpoint | FloatCheckpoint,
+    given: Path,
+    limit: int | None,
+    options: Mapping[str, object],
+    *,
+    force: bool,
+    resume: bool,
+    team: Team,
+) -> tuple[Staging, Run]:
+    """Where to write what becomes of a checkpoint, and who does it.
+
+    Args:
+        source: what is read.
+        given: the target's path.
+        limit: bytes of a file, None for the source's files.
+        options: what else the result depends on, by name.
+        force, resume, team: as in :func:`convert`.
+
+    Raises:
+        CheckpointError: the target cannot be written, or ranks were given different arguments or see different files.
+    """
+    run = Run(team, identity_of(source, {**options, "max_shard_size": limit}), resume)
+    staging = Staging(Path(os.path.abspath(given)), force=force, resume=resume, is_kept=resume or team.count > 1)
+    _require_fitting_target(source.files, staging.target, limit)
     staging.check()
-    return staging
+    team.require_same({**run.identity, "target": str(staging.target), "force": str(force), "resume": str(resume)})
+    return staging, run
 
 
 Done = TypeVar("Done", bound=Conversion)
 
 
-def write_plan(plan: Plan, staging: Staging, done: Done, progress: Progress | None, run: Run | None = None) -> Done:
+def write_plan(plan: Plan, staging: Staging, done: Done, progress: Progress | None, run: Run) -> Done:
     """Writes what a plan says, unless it is a dry run; returns what was done, with the time that it took."""
-    run, shown = run or Run(), progress or Progress()
+    shown = progress or Progress()
     if plan.source.is_file:
         plan.files[0].name = staging.target.name
     _require_sources_elsewhere(plan, staging.target)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from .errors import CheckpointError
 
 if TYPE_CHECKING:
+    from .from_floats import FloatCheckpoint
     from .plan import OutputFile
     from .source import Checkpoint
 
@@ -21,7 +22,7 @@ _NOTES = "whole"  # the folder of notes: one for each file that is whole
 _ANEW = "without --resume it is written anew"
 
 
-def identity_of(checkpoint: Checkpoint, arguments: Mapping[str, object]) -> dict[str, str]:
+def identity_of(checkpoint: Checkpoint | FloatCheckpoint, arguments: Mapping[str, object]) -> dict[str, str]:
     """What a conversion comes from, in words: its arguments, and the files of the source with sizes and times."""
     files = checkpoint.files
     names = [*files.shards, *checkpoint.configs.files]

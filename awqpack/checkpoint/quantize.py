@@ -9,12 +9,13 @@ from pathlib import Path
 import torch
 
 from ..layouts import LAYOUTS
-from .convert import Conversion, limit_of, require_apart, scale_dtype_of, staging_for, write_plan
+from .convert import Conversion, limit_of, require_apart, scale_dtype_of, staged, write_plan
 from .errors import CheckpointError
 from .from_floats import FloatCheckpoint, from_floats
 from .hub import located, plain_path
-from .plan import make_plan
+from .plan import Plan, make_plan
 from .progress import Progress
+from .team import Team
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,9 @@ def quantize(
     max_shard_size: str | int | None = None,
     dry_run: bool = False,
     force: bool = False,
+    resume: bool = False,
     progress: Progress | None = None,
+    team: Team | None = None,
 ) -> Quantization:
     """Rounds every linear weight of a checkpoint in floats to the nearest 4-bit codes, and writes it in a layout.
 
@@ -63,45 +66,61 @@ def quantize(
         max_shard_size: bytes, or "5GB"; without it the target has the source's files, one for one.
         dry_run: check everything that needs no weights, write nothing.
         force: replace a target that exists.
-        progress: told what happens.
+        resume, progress, team: as in ``convert``.
 
     Raises:
         CheckpointError: in one line, what about the source or the target is not as it should be; nothing is written.
     """
-    if to not in LAYOUTS:
-        raise CheckpointError(f"to expects one of {', '.join(LAYOUTS)}; got {to!r}")
-    if type(group_size) is not int or (group_size < 1 and group_size != -1):
-        raise CheckpointError(f"group_size expects a positive number, or -1 for a whole row; got {group_size!r}")
-    given = plain_path(target)
-    limit = None if max_shard_size is None else limit_of(max_shard_size)
-    scales = None if scale_dtype is None else scale_dtype_of(scale_dtype)
-    require_apart(located(source), given)
-    with FloatCheckpoint(source) as checkpoint:
-        staging = staging_for(checkpoint.files, given, limit, force=force)
-        work, kept = from_floats(
-            checkpoint,
-            LAYOUTS[to],
-            group_size,
-            symmetric=symmetric,
-            scale_dtype=scales,
-            ignore=ignore,
-            include=include,
-        )
-        plan = make_plan(checkpoint.files, work, limit)
-        done = Quantization(
-            source=checkpoint.path,
-            target=given,
-            source_layout="floats",
-            target_layout=to,
-            layers=len(work.jobs),
-            files=tuple(file.name for file in plan.files),
-            nbytes=plan.nbytes,
-            other_files=tuple(str(path) for path in plan.others),
-            is_configured=not checkpoint.files.is_file,
-            warnings=tuple(plan.warnings),
-            seconds=0.0,
-            is_dry_run=dry_run,
-            quantized=tuple(job.name for job in work.jobs),
-            kept=kept,
-        )
-        return write_plan(plan, staging, done, progress)
+    team = team or Team()
+    options = {
+        "to": to,
+        "group_size": group_size,
+        "symmetric": symmetric,
+        "ignore": list(ignore),
+        "include": list(include),
+        "scale_dtype": scale_dtype,
+    }
+    with team.together():
+        if to not in LAYOUTS:
+            raise CheckpointError(f"to expects one of {', '.join(LAYOUTS)}; got {to!r}")
+        if type(group_size) is not int or (group_size < 1 and group_size != -1):
+            raise CheckpointError(f"group_size expects a positive number, or -1 for a whole row; got {group_size!r}")
+        given = plain_path(target)
+        limit = None if max_shard_size is None else limit_of(max_shard_size)
+        scales = None if scale_dtype is None else scale_dtype_of(scale_dtype)
+        require_apart(located(source), given)
+        with FloatCheckpoint(source) as checkpoint:
+            staging, run = staged(checkpoint, given, limit, options, force=force, resume=resume, team=team)
+            work, kept = from_floats(
+                checkpoint,
+                LAYOUTS[to],
+                group_size,
+                symmetric=symmetric,
+                scale_dtype=scales,
+                ignore=ignore,
+                include=include,
+            )
+            plan = make_plan(checkpoint.files, work, limit)
+            done = _described(checkpoint, plan, kept, given, to, dry_run)
+            return write_plan(plan, staging, done, progress, run)
+
+
+def _described(
+    source: FloatCheckpoint, plan: Plan, kept: dict[str, str], target: Path, to: str, is_dry_run: bool
+) -> Quantization:
+    return Quantization(
+        source=source.path,
+        target=target,
+        source_layout="floats",
+        target_layout=to,
+        layers=len(plan.work.jobs),
+        files=tuple(file.name for file in plan.files),
+        nbytes=plan.nbytes,
+        other_files=tuple(str(path) for path in plan.others),
+        is_configured=not source.files.is_file,
+        warnings=tuple(plan.warnings),
+        seconds=0.0,
+        is_dry_run=is_dry_run,
+        quantized=tuple(job.name for job in plan.work.jobs),
+        kept=kept,
+    )

@@ -8,8 +8,8 @@ import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import click
 
@@ -122,18 +122,9 @@ def run_convert(source: str, target: str, team: Team, **options: Any) -> int:
 
     Of several processes the first one prints.
     """
-    if team.rank > 0:
-        convert(source, target, team=team, **options)
+    done = _shown(team, lambda progress: convert(source, target, progress=progress, team=team, **options))
+    if done is None:
         return 0
-    progress = _progress()
-    try:
-        done = convert(source, target, progress=progress, team=team, **options)
-    finally:
-        progress.close()
-    if done.kept_files:
-        click.echo(f"{count(len(done.kept_files), 'file')} of an interrupted run kept", err=True)
-    for warning in done.warnings:
-        click.echo(f"{click.style('warning:', fg='yellow')} {warning}", err=True)
     if done.is_dry_run:
         click.echo(f"would convert {count(done.layers, 'layer')} from {done.source_layout} to {done.target_layout}:")
         for name in done.files:
@@ -149,15 +140,11 @@ def run_convert(source: str, target: str, team: Team, **options: Any) -> int:
     return 0
 
 
-def run_quantize(source: str, target: str, **options: Any) -> int:
-    """Quantizes, with the options of `quantize`; says which linears keep their floats."""
-    progress = _progress()
-    try:
-        done = quantize(source, target, progress=progress, **options)
-    finally:
-        progress.close()
-    for warning in done.warnings:
-        click.echo(f"{click.style('warning:', fg='yellow')} {warning}", err=True)
+def run_quantize(source: str, target: str, team: Team, **options: Any) -> int:
+    """Quantizes, with the options of `quantize`, shown as conversions are; says which linears keep their floats."""
+    done = _shown(team, lambda progress: quantize(source, target, progress=progress, team=team, **options))
+    if done is None:
+        return 0
     if done.is_dry_run:
         click.echo(f"would round {count(done.layers, 'linear')} to {done.target_layout}, without a search for scales:")
         for name, number in _starred(done.quantized):
@@ -175,6 +162,26 @@ def run_quantize(source: str, target: str, **options: Any) -> int:
         f"{size(done.nbytes)} in {done.seconds:.1f} s ({size(int(done.nbytes / max(done.seconds, 1e-9)))}/s)"
     )
     return 0
+
+
+Done = TypeVar("Done", bound=Conversion)
+
+
+def _shown(team: Team, run: Callable[[Progress], Done]) -> Done | None:
+    """Runs a conversion; what to say of it, with its warnings said, or None in a process that says nothing."""
+    if team.rank > 0:
+        run(Progress())
+        return None
+    progress = _progress()
+    try:
+        done = run(progress)
+    finally:
+        progress.close()
+    if done.kept_files:
+        click.echo(f"{count(len(done.kept_files), 'file')} of an interrupted run kept", err=True)
+    for warning in done.warnings:
+        click.echo(f"{click.style('warning:', fg='yellow')} {warning}", err=True)
+    return done
 
 
 def _starred(modules: Sequence[str]) -> list[tuple[str, int]]:
