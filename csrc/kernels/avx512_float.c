@@ -123,9 +123,6 @@ static void dequantize(awq_dtype dtype, const uint8_t *restrict codes, void *res
     case AWQ_DTYPE_BFLOAT16: dequantize_as(AWQ_DTYPE_BFLOAT16, codes, weight, line, stream); break;
     default: dequantize_as(AWQ_DTYPE_FLOAT32, codes, weight, line, stream);
     }
-    if (stream) {
-        _mm_sfence();
-    }
 }
 
 /* --- quantize --- */

@@ -342,5 +342,8 @@ unsigned awq_float_job_run(const awq_float_job *job, int64_t begin, int64_t end,
     const awq_float_mode before = awq_float_mode_enter();
     const unsigned faults = run_units(job, begin, end, scratch);
     awq_float_mode_leave(before);
+    if (job->stream) {
+        awq_stream_fence();
+    }
     return faults;
 }
