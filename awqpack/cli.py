@@ -24,7 +24,7 @@ from .checkpoint.convert import TARGETS
 from .checkpoint.plan import parse_size
 from .checkpoint.team import Team, team_of_environment
 from .checkpoint.to_floats import FLOATS
-from .layouts import LAYOUTS
+from .layouts import FLOAT_LAYOUTS, LAYOUTS, SOURCES
 
 _SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -94,7 +94,7 @@ _resume = click.option(
 
 
 def _layout(flag: str) -> Callable[[Callable[..., int]], Callable[..., int]]:
-    check = _one_of("auto", *LAYOUTS)
+    check = _one_of("auto", *SOURCES)
     return click.option(flag, "layout", callback=check, default="auto", metavar="LAYOUT", help=_LAYOUT_HELP)
 
 
@@ -134,6 +134,8 @@ def _inspect(path: str, layout: str, group_size: int | None, as_json: bool) -> i
     layouts: {", ".join(LAYOUTS)}
 
     floats: {", ".join(FLOATS)}
+
+    4-bit floats, which become floats alone: {", ".join(FLOAT_LAYOUTS)}
 
     \b
     examples:

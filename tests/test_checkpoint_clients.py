@@ -6,11 +6,13 @@ import numpy
 import pytest
 import torch
 from checkpoints import REFERENCE_NAMES, contents, reference
+from fp4_twin import random_tensors, scheme
 from safetensors.torch import load_file, save_file
+from shared import assert_same
 
 from awqpack import checkpoint
 from awqpack.demo import quantize
-from awqpack.layouts import LAYOUTS, Layer
+from awqpack.layouts import FLOAT_LAYOUTS, LAYOUTS, Layer
 
 GROUP_SIZE = 32
 
@@ -41,6 +43,21 @@ def test_compressed_tensors_decompresses_the_same_weights(name, source, tmp_path
     state = {key.removeprefix("fc."): value for key, value in tensors.items()}
     weight = PackedQuantizationCompressor.decompress(state, scheme)["weight"]
     assert torch.equal(weight, expected["dequantized"])
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("name", ["mxfp4-pack-quantized", "nvfp4-pack-quantized"])
+def test_compressed_tensors_decompresses_the_same_floats(name, seed):
+    """Of 4-bit floats, whatever the bytes are: bit for bit in bfloat16, which it computes."""
+    from compressed_tensors.compressors import BaseCompressor
+    from compressed_tensors.quantization import QuantizationScheme
+
+    tensors = random_tensors(name, 64, 512, seed)
+    compressor = BaseCompressor.get_value_from_registry(name)
+    weight = compressor.decompress(tensors, QuantizationScheme.model_validate(scheme(name)))["weight"]
+    found = FLOAT_LAYOUTS[name].dequantize(tensors, torch.bfloat16)
+    assert weight.dtype == torch.bfloat16
+    assert_same(found.view(torch.int16), weight.view(torch.int16))
 
 
 @pytest.fixture(scope="module")

@@ -62,6 +62,9 @@ class Comparison:
         if one != other:
             yield Difference(name, "geometry", None, str(tuple(one)), str(tuple(other)))
             return
+        if not (a.layers[name].layout.weight.is_linear and b.layers[name].layout.weight.is_linear):
+            yield from self._stored(name)
+            return
         scales_a, zeros_a = a.scales_and_zeros(a.layers[name])
         scales_b, zeros_b = b.scales_and_zeros(b.layers[name])
         if not self._has_same_codes(name):
@@ -71,6 +74,21 @@ class Comparison:
         if scales_a.dtype != scales_b.dtype:  # as a conversion may be asked to write them
             scales_a, scales_b = scales_a.float(), scales_b.float()
         yield from _values(name, "scales", scales_a, scales_b)
+
+    def _stored(self, name: str) -> Iterator[Difference]:
+        """Of a layer of 4-bit floats, which equals one that is stored the same way alone: its tensors as they are."""
+        one, other = self._a.layers[name], self._b.layers[name]
+        if one.layout is not other.layout:
+            yield Difference(name, "layout", None, one.layout.name, other.layout.name)
+            return
+        for suffix in dict.fromkeys([*one.tensors, *other.tensors]):
+            if suffix == "bias":
+                continue
+            if suffix not in one.tensors or suffix not in other.tensors:
+                yield presence(f"{name}.{suffix}", suffix in one.tensors)
+                continue
+            tensors = [c.files.tensor(layer.tensors[suffix]) for c, layer in ((self._a, one), (self._b, other))]
+            yield from _values(name, suffix, *tensors)
 
     def _has_same_codes(self, name: str) -> bool:
         one, other = self._a.layers[name], self._b.layers[name]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..layouts import Layout, LayoutError, QuantizationConfig, layout_of_config
+from ..layouts import Layout, LayoutError, QuantizationConfig, StoredLayout, layout_of_config
 from .errors import CheckpointError
 from .json_files import dump_like, read_json
 
@@ -38,7 +38,7 @@ class Place:
     def __str__(self) -> str:
         return f"{self.file}: {'.'.join(self.keys)}" if len(self.keys) > 1 else self.file
 
-    def read(self) -> tuple[Layout, QuantizationConfig]:
+    def read(self) -> tuple[StoredLayout, QuantizationConfig]:
         """The layout that it names, and what it says. Raises LayoutError for what no layout holds."""
         layout = layout_of_config(self.quantization)
         return layout, layout.read_config(self.quantization)
@@ -76,7 +76,7 @@ class ConfigFiles:
         """The file whose word counts."""
         return self.folder / self.places[0].file if self.folder is not None and self.places else None
 
-    def read(self, wish: Layout | None) -> tuple[Layout, QuantizationConfig, list[str]] | None:
+    def read(self, wish: StoredLayout | None) -> tuple[StoredLayout, QuantizationConfig, list[str]] | None:
         """The layout, what is said, and where two places disagree; None without a configuration.
 
         Args:
@@ -99,7 +99,7 @@ class ConfigFiles:
             config = dataclasses.replace(config, group_size=self._group_size(layout))
         return layout, config, [] if wish is not None else self._problems(layout, config)
 
-    def _group_size(self, layout: Layout) -> int | None:
+    def _group_size(self, layout: StoredLayout) -> int | None:
         """What another place of the same layout says: ModelOpt has it in a file of its own alone."""
         for place in self.places[1:]:
             with contextlib.suppress(LayoutError):
@@ -108,7 +108,7 @@ class ConfigFiles:
                     return says.group_size
         return None
 
-    def _problems(self, layout: Layout, config: QuantizationConfig) -> list[str]:
+    def _problems(self, layout: StoredLayout, config: QuantizationConfig) -> list[str]:
         problems = []
         for place in self.places[1:]:
             try:
@@ -245,7 +245,7 @@ def _set_dtype(content: dict[str, Any], dtype: str) -> None:
             part |= {key: dtype for key in _DTYPE_KEYS if key in part and part[key] == before}
 
 
-def _read_as(wish: Layout, place: Place) -> QuantizationConfig:
+def _read_as(wish: StoredLayout, place: Place) -> QuantizationConfig:
     """What a configuration says, read by the layout that it names or, where it names none, by the one asked for."""
     try:
         return place.read()[1]

@@ -6,14 +6,14 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ..layouts import LAYOUTS, AmbiguousGroupError, Geometry, Layout, LayoutError, QuantizationConfig, detect
+from ..layouts import SOURCES, AmbiguousGroupError, Geometry, LayoutError, QuantizationConfig, StoredLayout, detect
 from .errors import CheckpointError
 from .packed import WEIGHTS, holds_codes, holds_fused_codes
 from .tensor_files import TensorFiles
 
 _ORDERS = {"g_idx", "weight_g_idx"}  # which group each column is in, which not every layout says
 # what follows a module's name in a quantized layer
-_SUFFIXES = sorted({name for layout in LAYOUTS.values() for name in layout.names.values()} | {"bias"} | _ORDERS)
+_SUFFIXES = sorted({name for layout in SOURCES.values() for name in layout.names.values()} | {"bias"} | _ORDERS)
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class SourceLayer:
     """A quantized layer of a checkpoint, found but not read."""
 
     name: str
-    layout: Layout
+    layout: StoredLayout
     geometry: Geometry
     tensors: dict[str, str]  # by the layout's name for each, the tensor's full name
 
@@ -36,7 +36,7 @@ class SourceLayer:
         return self.tensors[self.layout.names["scales"]]
 
 
-def layout_of_tensors(files: TensorFiles) -> Layout:
+def layout_of_tensors(files: TensorFiles) -> StoredLayout:
     """The layout of the first layer, by its tensors alone. Raises CheckpointError when there is none."""
     for name, tensors in _tensors_by_layer(files):
         try:
@@ -47,7 +47,7 @@ def layout_of_tensors(files: TensorFiles) -> Layout:
 
 
 def find_layers(
-    files: TensorFiles, layout: Layout, group_size: int | None, config: QuantizationConfig | None
+    files: TensorFiles, layout: StoredLayout, group_size: int | None, config: QuantizationConfig | None
 ) -> tuple[dict[str, SourceLayer], list[str]]:
     """The layers by module name, in the order of their weights in the files, and what is inconsistent about others.
 
@@ -94,7 +94,7 @@ def _source_layer(
     files: TensorFiles,
     name: str,
     tensors: dict[str, str],
-    layout: Layout,
+    layout: StoredLayout,
     group_size: int | None,
     config: QuantizationConfig | None,
 ) -> SourceLayer:

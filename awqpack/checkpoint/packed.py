@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 
-from ..layouts import LAYOUTS, TensorSpec
+from ..layouts import SOURCES, TensorSpec
 
-WEIGHTS = frozenset(layout.names["weight"] for layout in LAYOUTS.values())
+WEIGHTS = frozenset(layout.names["weight"] for layout in SOURCES.values())
 # What some layouts call their codes is what every module calls its floats.
-_PLAIN_NAME = frozenset(layout.weight.dtype for layout in LAYOUTS.values() if layout.names["weight"] == "weight")
+_PLAIN_NAME = frozenset(layout.weight.dtype for layout in SOURCES.values() if layout.names["weight"] == "weight")
 _FUSED = re.compile(r".*_(packed|qweight)")
 
 

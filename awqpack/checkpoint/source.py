@@ -8,7 +8,7 @@ from types import TracebackType
 
 import torch
 
-from ..layouts import LAYOUTS, Layer, Layout, LayoutError, QuantizationConfig
+from ..layouts import SOURCES, Layer, LayoutError, QuantizationConfig, StoredLayout
 from .config_files import ConfigFiles
 from .errors import CheckpointError
 from .hub import located
@@ -61,10 +61,10 @@ class Checkpoint:
             self.close()
             raise
 
-    def _read_config(self, wish: str) -> tuple[Layout, QuantizationConfig | None]:
-        if wish != "auto" and wish not in LAYOUTS:
-            raise CheckpointError(f"layout expects auto or one of {', '.join(LAYOUTS)}; got {wish!r}")
-        named = None if wish == "auto" else LAYOUTS[wish]
+    def _read_config(self, wish: str) -> tuple[StoredLayout, QuantizationConfig | None]:
+        if wish != "auto" and wish not in SOURCES:
+            raise CheckpointError(f"layout expects auto or one of {', '.join(SOURCES)}; got {wish!r}")
+        named = None if wish == "auto" else SOURCES[wish]
         found = self.configs.read(named)
         if found is None:
             return named or layout_of_tensors(self.files), None
@@ -105,8 +105,10 @@ class Checkpoint:
         return layer.layout.weight.unpack(self.files.tensor(layer.weight))
 
     def decode(self, name: str) -> Layer:
-        """A layer's codes, scales, zeros and bias."""
+        """A layer's codes, scales, zeros and bias. Raises CheckpointError for 4-bit floats, which no Layer holds."""
         layer = self.layers[name]
+        if not layer.layout.weight.is_linear:
+            raise CheckpointError(f"{self.path}: {name}: {layer.layout.name} holds floats, and no codes times a scale")
         scales, zeros = self.scales_and_zeros(layer)
         bias = self.files.tensor(layer.tensors["bias"]) if "bias" in layer.tensors else None
         order = layer.layout.decode_order(layer.geometry, self.side_tensors(layer))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from ..layouts import LayoutError, TensorSpec
@@ -27,7 +29,8 @@ def to_floats(source: Checkpoint, dtype: torch.dtype, team: Team) -> Work:
     require_applied(source, name, False)
     require_all(name, source, lambda layer: _reason_not_held(source, layer, dtype), team)
     jobs: list[Job] = [_Dequantize(source, layer, dtype) for layer in source.layers.values()]
-    return Work(jobs, list(source.plain_tensors), source.configs.without_quantization(name))
+    kept = [tensor for tensor in source.plain_tensors if not _is_scale_of_cache(source, tensor)]
+    return Work(jobs, kept, source.configs.without_quantization(name))
 
 
 class _Dequantize(Job):
@@ -47,6 +50,11 @@ class _Dequantize(Job):
             done += run.nbytes
 
 
+def _is_scale_of_cache(source: Checkpoint, tensor: str) -> bool:
+    """Whether a tensor is a scale of keys or values, which a model in floats keeps as they are."""
+    return tensor.rpartition(".")[2] in ("k_scale", "v_scale") and math.prod(source.files.entry(tensor).shape) == 1
+
+
 def _reason_not_held(source: Checkpoint, layer: SourceLayer, dtype: torch.dtype) -> str | None:
     side = source.side_tensors(layer)
     try:
@@ -54,8 +62,7 @@ def _reason_not_held(source: Checkpoint, layer: SourceLayer, dtype: torch.dtype)
         scales, zeros = layer.layout.decode_side(layer.geometry, side)
     except LayoutError as error:
         return str(error)
-    # the code that is furthest from the zero
-    largest = torch.maximum(zeros, 15 - zeros).float() * scales.float().abs()
+    largest = layer.layout.weight.largest(zeros) * scales.float().abs()
     is_beyond = ~largest.to(dtype).isfinite()
     if bool(is_beyond.any()):
         row, group = is_beyond.nonzero()[0].tolist()

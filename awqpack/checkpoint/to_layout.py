@@ -34,6 +34,11 @@ def to_layout(
         CheckpointError: the target cannot hold some layers, all of which are named, or say what is left out.
     """
     is_new = target is not source.layout
+    if is_new and not source.layout.weight.is_linear:
+        raise CheckpointError(
+            f"{source.path}: {source.layout.name} holds 4-bit floats, whose values are no whole numbers times a scale, "
+            f"as {target.name} has them; convert it --to bfloat16, and quantize that --to {target.name}"
+        )
     if is_new:
         require_applied(source, target.name, target.has_scaled_activations)
     if is_new or scale_dtype is not None:

@@ -9,7 +9,9 @@ tensors = quantize_layer(weight, LAYOUTS["gemm"])  # of a float weight (N, K)
 from .base import Layout, quantize_layer
 from .compressed_tensors import CompressedTensors
 from .detect import detect, layout_of_config
+from .e2m1 import E2M1Layout
 from .float_runs import dequantize_runs, quantize_runs
+from .fp4 import ModelOptNvfp4, Mxfp4, Nvfp4
 from .gemm import Gemm
 from .gemv import Gemv
 from .gemv_fast import GemvFast
@@ -29,16 +31,20 @@ from .parts import (
     TensorSpec,
 )
 from .quark import Quark, QuarkInt4
-from .registry import LAYOUTS
+from .reading import StoredLayout
+from .registry import FLOAT_LAYOUTS, LAYOUTS, SOURCES
 from .weight import PackedWeight, WeightFormat, relayout, relayout_runs
 
 __all__ = [
+    "FLOAT_LAYOUTS",
     "HEAD",
     "LAYOUTS",
     "SCALE_DTYPES",
+    "SOURCES",
     "SYMMETRIC_ZERO",
     "AmbiguousGroupError",
     "CompressedTensors",
+    "E2M1Layout",
     "Gemm",
     "Gemv",
     "GemvFast",
@@ -51,10 +57,14 @@ __all__ = [
     "LlmAwq",
     "Mlx",
     "ModelOpt",
+    "ModelOptNvfp4",
+    "Mxfp4",
+    "Nvfp4",
     "PackedWeight",
     "QuantizationConfig",
     "Quark",
     "QuarkInt4",
+    "StoredLayout",
     "TensorSpec",
     "WeightFormat",
     "dequantize_runs",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -13,18 +14,71 @@ from ..packing import AWQPacking
 from .base import Layout
 from .names import part_or_pattern, pattern_of
 from .parts import HEAD, Geometry, LayoutError, QuantizationConfig, TensorSpec
-from .reading import Role
+from .reading import Role, StoredLayout
 from .weight import PackedWeight
 
 QUANT_METHOD = "compressed-tensors"
 FORMAT = "pack-quantized"
+MIXED = "mixed-precision"  # several groups, each of which has its own
 
 
-class CompressedTensors(Layout):
+class CompressedTensorsFormat(StoredLayout):
+    """A layout that a format of compressed-tensors names: what its configuration says, whatever the format."""
+
+    format: ClassVar[str]
+    ignores_by_name = True
+
+    def claims(self, config: Mapping[str, Any]) -> bool:
+        return config.get("quant_method") == QUANT_METHOD and _formats(config) == {self.format}
+
+    def read_config(self, config: Mapping[str, Any]) -> QuantizationConfig:
+        if config.get("format") not in (self.format, MIXED, None):
+            raise LayoutError(f"compressed-tensors format expects {self.format}; got {config.get('format')!r}")
+        if config.get("transform_config"):
+            raise LayoutError("transform_config expects nothing: no AWQ layout transforms weights as they are used")
+        sparsity = config.get("sparsity_config") or {}
+        if not isinstance(sparsity, dict) or sparsity.get("format", "dense") != "dense":
+            raise LayoutError(f"sparsity_config expects the format dense; got {sparsity!r}")
+        groups = config.get("config_groups")
+        if not isinstance(groups, dict) or not groups:
+            raise LayoutError(f"config_groups expects at least one group; got {groups!r}")
+        found = {self._read_group(name, group) for name, group in groups.items()}
+        if len(found) != 1:
+            raise LayoutError(f"config_groups expects one scheme for all layers; got {len(found)} different ones")
+        group_size, is_symmetric = found.pop()
+        ignore = config.get("ignore") or []
+        if not isinstance(ignore, list) or not all(isinstance(name, str) for name in ignore):
+            raise LayoutError(f"ignore expects a list of names; got {ignore!r}")
+        return QuantizationConfig(group_size, is_symmetric, _not_converted(ignore), config)
+
+    def _read_group(self, name: str, group: Any) -> tuple[int, bool]:
+        """Group size, and whether it is symmetric, of one of the config_groups."""
+        weights = group.get("weights") if isinstance(group, dict) else None
+        if not isinstance(weights, dict):
+            raise LayoutError(f"config_groups.{name} expects weights; got {weights!r}")
+        if group.get("format") not in (self.format, None):
+            raise LayoutError(f"config_groups.{name}.format expects {self.format}; got {group['format']!r}")
+        return self._read_weights(f"config_groups.{name}", group, weights)
+
+    @abstractmethod
+    def _read_weights(self, where: str, group: Mapping[str, Any], weights: Mapping[str, Any]) -> tuple[int, bool]:
+        """What a group says of its weights, likewise."""
+
+
+def _formats(config: Mapping[str, Any]) -> set[str]:
+    """Of the groups, each of which may have its own."""
+    groups = config.get("config_groups")
+    values = groups.values() if isinstance(groups, dict) else ()
+    own = [group.get("format") for group in values if isinstance(group, dict)]
+    return {str(of_group or config.get("format")) for of_group in own or [None]}
+
+
+class CompressedTensors(CompressedTensorsFormat, Layout):
     """weight_packed int32 (N, K/8), weight_zero_point int32 (N/8, G) along the rows unless symmetric,
     weight_scale (N, G), weight_shape int64 (2,)."""
 
     name = "compressed-tensors"
+    format = FORMAT
     names: ClassVar[Mapping[Role, str]] = {
         "weight": "weight_packed",
         "zeros": "weight_zero_point",
@@ -33,7 +87,6 @@ class CompressedTensors(Layout):
     }
     weight = PackedWeight(AWQPacking.V1)
     source = "compressed-tensors, compressors/pack_quantized"
-    ignores_by_name = True
     stores_symmetric_zeros = False
     formulas = ("asymmetric/zero", "absmax/7.5")
 
@@ -78,54 +131,31 @@ class CompressedTensors(Layout):
         return functional.unpack(tensors["weight_zero_point"].t(), AWQPacking.V1).t()
 
     def claims(self, config: Mapping[str, Any]) -> bool:
+        """Whatever the format, unless a layout of its own has claimed it before."""
         return config.get("quant_method") == QUANT_METHOD
 
     def read_config(self, config: Mapping[str, Any]) -> QuantizationConfig:
-        if config.get("format") not in (FORMAT, None):
-            raise LayoutError(f"compressed-tensors format expects {FORMAT}; got {config.get('format')!r}")
         if config.get("kv_cache_scheme") is not None:
             raise LayoutError("kv_cache_scheme expects null: no AWQ layout quantizes the cache")
-        if config.get("transform_config"):
-            raise LayoutError("transform_config expects nothing: no AWQ layout transforms weights as they are used")
-        sparsity = config.get("sparsity_config") or {}
-        if not isinstance(sparsity, dict) or sparsity.get("format", "dense") != "dense":
-            raise LayoutError(f"sparsity_config expects the format dense; got {sparsity!r}")
-        groups = config.get("config_groups")
-        if not isinstance(groups, dict) or not groups:
-            raise LayoutError(f"config_groups expects at least one group; got {groups!r}")
-        found = {self._read_group(name, group) for name, group in groups.items()}
-        if len(found) != 1:
-            raise LayoutError(f"config_groups expects one scheme for all layers; got {len(found)} different ones")
-        group_size, is_symmetric = found.pop()
-        ignore = config.get("ignore") or []
-        if not isinstance(ignore, list) or not all(isinstance(name, str) for name in ignore):
-            raise LayoutError(f"ignore expects a list of names; got {ignore!r}")
-        return QuantizationConfig(group_size, is_symmetric, _not_converted(ignore), config)
+        return super().read_config(config)
 
-    @staticmethod
-    def _read_group(name: str, group: Any) -> tuple[int, bool]:
-        weights = group.get("weights") if isinstance(group, dict) else None
-        if not isinstance(weights, dict):
-            raise LayoutError(f"config_groups.{name} expects weights; got {weights!r}")
+    def _read_weights(self, where: str, group: Mapping[str, Any], weights: Mapping[str, Any]) -> tuple[int, bool]:
         for key in ("input_activations", "output_activations"):
             if group.get(key) is not None:
-                raise LayoutError(f"config_groups.{name}.{key} expects null: no AWQ layout quantizes activations")
-        if group.get("format") not in (FORMAT, None):
-            raise LayoutError(f"config_groups.{name}.format expects {FORMAT}; got {group['format']!r}")
+                raise LayoutError(f"{where}.{key} expects null: no AWQ layout quantizes activations")
         if weights.get("num_bits") != 4 or weights.get("type", "int") != "int":
             raise LayoutError(
-                f"config_groups.{name}.weights expects 4-bit int; got num_bits {weights.get('num_bits')!r}, "
+                f"{where}.weights expects 4-bit int; got num_bits {weights.get('num_bits')!r}, "
                 f"type {weights.get('type')!r}"
             )
         if weights.get("actorder") not in (None, "weight", "static"):
-            raise LayoutError(f"config_groups.{name}.weights.actorder expects null: AWQ groups are runs of columns")
+            raise LayoutError(f"{where}.weights.actorder expects null: AWQ groups are runs of columns")
         strategy, size = weights.get("strategy"), weights.get("group_size")
         if strategy == "channel":
             size = -1
         elif strategy not in ("group", None) or type(size) is not int:
             raise LayoutError(
-                f"config_groups.{name}.weights expects strategy group with a group_size, or channel; "
-                f"got {strategy!r} and {size!r}"
+                f"{where}.weights expects strategy group with a group_size, or channel; got {strategy!r} and {size!r}"
             )
         return size, bool(weights.get("symmetric", True))
 

@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .base import Layout
 from .parts import AmbiguousGroupError, LayoutError, TensorSpec
-from .registry import LAYOUTS
+from .reading import StoredLayout
+from .registry import FLOAT_LAYOUTS, LAYOUTS, SOURCES
 
 # quant_method -> what to call it, for those that are met most and are taken for AWQ
 _OTHERS = {"bitsandbytes": "bitsandbytes", "fp8": "FP8", "hqq": "HQQ", "quanto": "optimum-quanto"}
 
 
-def layout_of_config(config: Mapping[str, Any]) -> Layout:
+def layout_of_config(config: Mapping[str, Any]) -> StoredLayout:
     """The layout that a quantization_config names.
 
     Raises:
         LayoutError: it is of another quantization method, or of an AWQ version that is not known.
     """
-    for layout in LAYOUTS.values():
+    for layout in (*FLOAT_LAYOUTS.values(), *LAYOUTS.values()):
         if layout.claims(config):
             return layout
     known = ", ".join(LAYOUTS)
@@ -32,7 +32,7 @@ def layout_of_config(config: Mapping[str, Any]) -> Layout:
     raise LayoutError(f"version expects an AWQ layout ({known}); got {config.get('version')!r}")
 
 
-def detect(specs: Mapping[str, TensorSpec]) -> Layout:
+def detect(specs: Mapping[str, TensorSpec]) -> StoredLayout:
     """The layout of a layer, from the names, dtypes and shapes of its tensors.
 
     Args:
@@ -44,7 +44,7 @@ def detect(specs: Mapping[str, TensorSpec]) -> Layout:
     if "weight_g_idx" in specs:
         raise LayoutError("weight_g_idx: columns that are not in the order of their groups (actorder)")
     reasons = []
-    for layout in LAYOUTS.values():
+    for layout in SOURCES.values():
         if layout.names["weight"] not in specs:
             continue
         try:
@@ -54,4 +54,4 @@ def detect(specs: Mapping[str, TensorSpec]) -> Layout:
             return layout
         except LayoutError as error:
             reasons.append(f"not {layout.name}: {error}")
-    raise LayoutError("; ".join(reasons) or f"none of {', '.join(LAYOUTS)} has tensors {', '.join(sorted(specs))}")
+    raise LayoutError("; ".join(reasons) or f"none of {', '.join(SOURCES)} has tensors {', '.join(sorted(specs))}")

@@ -50,7 +50,7 @@ def dequantize_runs(
         if columns is not None:
             scale, zero = scale[:, columns], zero[:, columns]
         weight = take("weight", dtype, (end - begin, k))
-        if bool((scale < 0).any()):  # which kernels refuse, and MLX writes
+        if source.is_linear and bool((scale < 0).any()):  # which kernels refuse, and MLX writes
             width = k // scale.shape[1]
             factor, offset = (t.float().repeat_interleave(width, 1) for t in (scale, zero))
             weight.copy_((source.unpack(stored).float() - offset) * factor)

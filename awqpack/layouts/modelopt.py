@@ -77,25 +77,18 @@ class ModelOpt(Layout):
         return spec == expected or (is_factor and spec.shape == expected.shape)
 
     def claims(self, config: Mapping[str, Any]) -> bool:
-        return _says(config).get("quant_algo") == ALGORITHM
+        return said(config).get("quant_algo") == ALGORITHM
 
     def missing_keys(self, config: Mapping[str, Any]) -> list[str]:
         return [] if "quantization" in config or "quant_method" in config else ["quant_method"]
 
     def read_config(self, config: Mapping[str, Any]) -> QuantizationConfig:
-        says = _says(config)
+        says = said(config)
         if says.get("has_zero_point"):
             raise LayoutError("has_zero_point expects false: W4A16_AWQ is symmetric")
         if says.get("kv_cache_quant_algo") or says.get("kv_cache_scheme"):
             raise LayoutError("kv_cache_quant_algo expects null: no layout quantizes the cache")
-        group_size = says.get("group_size")
-        if group_size is not None and (type(group_size) is not int or group_size < 1):
-            raise LayoutError(f"group_size expects a positive number; got {group_size!r}")
-        left_out = says.get("exclude_modules", says.get("ignore")) or []
-        if not isinstance(left_out, list) or not all(isinstance(name, str) for name in left_out):
-            raise LayoutError(f"exclude_modules expects a list of names; got {left_out!r}")
-        entries = tuple(of_shell(name) for name in left_out if name != HEAD)
-        return QuantizationConfig(group_size, True, entries or None, config, has_head=HEAD not in left_out)
+        return read_modelopt(config)
 
     def reason_not_said(self, config: QuantizationConfig) -> str | None:
         return (
@@ -124,9 +117,22 @@ class ModelOpt(Layout):
         return {"hf_quant_config.json": {"producer": {"name": "awqpack"}, "quantization": says}}
 
 
-def _says(config: Mapping[str, Any]) -> Mapping[str, Any]:
+def said(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """What either file says: config.json's quantization_config, or hf_quant_config.json."""
     nested = config.get("quantization")
     if isinstance(nested, dict):
         return nested
     return config if config.get("quant_method") == QUANT_METHOD else {}
+
+
+def read_modelopt(config: Mapping[str, Any]) -> QuantizationConfig:
+    """What either file says of a symmetric quantization, whatever its algorithm."""
+    says = said(config)
+    group_size = says.get("group_size")
+    if group_size is not None and (type(group_size) is not int or group_size < 1):
+        raise LayoutError(f"group_size expects a positive number; got {group_size!r}")
+    left_out = says.get("exclude_modules", says.get("ignore")) or []
+    if not isinstance(left_out, list) or not all(isinstance(name, str) for name in left_out):
+        raise LayoutError(f"exclude_modules expects a list of names; got {left_out!r}")
+    entries = tuple(of_shell(name) for name in left_out if name != HEAD)
+    return QuantizationConfig(group_size, True, entries or None, config, has_head=HEAD not in left_out)

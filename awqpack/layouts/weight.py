@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -20,6 +21,8 @@ _CHUNK_CODES = 3 << 20
 
 class WeightFormat(ABC):
     """One way to store codes W ``(N, K)``. N and K are out_features and in_features."""
+
+    is_linear: ClassVar[bool] = True  # a weight is (code - zero) * scale; otherwise codes stand for values of their own
 
     @property
     @abstractmethod
@@ -94,6 +97,10 @@ class WeightFormat(ABC):
         codes = self.unpack(stored)
         payload = functional.pack(codes.t(), validate=False)
         floats.dequantize(payload, scales.t(), zeros.t(), out=weight.t())
+
+    def largest(self, zeros: torch.Tensor) -> torch.Tensor:
+        """How far from nought, in float32 and times the scale, a weight beside these zeros may be."""
+        return torch.maximum(zeros, 15 - zeros).float()
 
     def unpack(self, stored: torch.Tensor) -> torch.Tensor:
         """The codes ``(N, K)``, of the strides that suit the stored tensor best."""
