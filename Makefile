@@ -15,7 +15,7 @@ BUILD_STAMP := $(VENV)/.awqpack
 SOURCES := setup.py $(shell find csrc cuda -name '*.[ch]' -o -name '*.[ch]pp' -o -name '*.cu' -o -name '*.cuh')
 C_SOURCES = $(shell find csrc cuda tests/c -name '*.[ch]' -o -name '*.[ch]pp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: help demo test test-clients asan fuzz-writes asan-fuzz-writes sanitize-gpu check-c check-neon check-wheel lint compat wheel clean
+.PHONY: help demo test test-clients asan fuzz-writes asan-fuzz-writes sanitize-gpu check-c check-neon check-wheel lint docs docs-serve compat wheel clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -60,6 +60,15 @@ lint: $(VENV)/.test ## ruff, mypy and clang-format
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run --Werror $(C_SOURCES)
+
+# Pictures and tables are drawn anew, so that a packing or a layout that changes shows.
+docs: $(VENV)/.docs ## the documentation, in .build/site; any warning is an error
+	$(BIN)/python docs/scripts/generate.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet $(ARGS)
+
+docs-serve: $(VENV)/.docs ## the documentation in a browser, at http://127.0.0.1:8000; follows changes
+	$(BIN)/python docs/scripts/generate.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve $(ARGS)
 
 # bench-cpu, bench-gpu, bench-floats, bench-host, bench-convert, bench-quanto: `python -m benchmarks --help` says what each does.
 bench-%: $(VENV)/.bench
@@ -164,6 +173,11 @@ $(VENV)/.wheel: pyproject.toml | $(BUILD_STAMP)
 $(VENV)/.packers: $(VENV)/.test
 	@echo 'installing the packers of others'
 	@$(PIP) 'awqpack[packers]'
+	@touch $@
+
+$(VENV)/.docs: pyproject.toml | $(BUILD_STAMP)
+	@echo 'installing what the documentation needs'
+	@$(PIP) 'awqpack[docs]'
 	@touch $@
 
 $(VENV)/.bench: pyproject.toml | $(BUILD_STAMP)

@@ -12,6 +12,8 @@ import pytest
 FIRST = [
     "quanto",
     "checkpoint_clients",
+    "examples",
+    "docs",
     "accelerate",
     "writers",
     "isolated",

@@ -79,8 +79,8 @@ static int set_data(PyObject *self, PyObject *value, void *Py_UNUSED(closure))
 
 static PyGetSetDef packed_getters[] = {
     {"data", get_data, set_data, "As torch.Tensor.data; uint8 codes that are assigned are packed.", NULL},
-    {"payload", get_payload, NULL, "The int32 (V1) or int16 (V2) tensor that AWQ kernels read.", NULL},
-    {"packing", get_meta, NULL, "AWQPacking.V1 or AWQPacking.V2.", (void *)0},
+    {"payload", get_payload, NULL, "The tensor that kernels read: int32 for V1 and Marlin, int16 for V2.", NULL},
+    {"packing", get_meta, NULL, "How the payload is packed, an AWQPacking.", (void *)0},
     {"reorder", get_meta, NULL, "Whether V1 words hold their columns in AutoAWQ's gemm order.", (void *)1},
     {"_packing", get_meta, NULL, "packing, under the name that optimum-quanto uses.", (void *)0},
     {"_reorder", get_meta, NULL, "reorder, under the name that optimum-quanto uses.", (void *)1},
