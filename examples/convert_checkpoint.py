@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from awqpack import checkpoint
-from awqpack.layouts import LAYOUTS, layout_of_config, quantize_layer
+from awqpack.layouts import LAYOUTS, quantize_layer
 
 
 def small_checkpoint(folder: Path) -> Path:
@@ -43,11 +43,11 @@ def convert(source: Path, target: Path) -> None:
 
 def by_hand(source: Path, folder: Path) -> None:
     """One layer without the rest of a checkpoint: its tensors in, a Layer, other tensors out."""
-    name = checkpoint.inspect(source).layers[0].name
+    found = checkpoint.inspect(source)
+    name = found.layers[0].name
     with safe_open(next(source.glob("*.safetensors")), "pt") as file:
         tensors = {suffix: file.get_tensor(f"{name}.{suffix}") for suffix in ("qweight", "qzeros", "scales")}
-    layout = layout_of_config({"quant_method": "awq", "version": "gemm"})
-    layer = layout.decode(tensors, group_size=128)
+    layer = LAYOUTS[found.layout].decode(tensors, found.group_size)
     weight = layer.dequantize()
     save_file(LAYOUTS["gptq_v2"].encode(layer), folder / "gptq_v2.safetensors")
     print(f"{name}: codes {tuple(layer.codes.shape)}, weights of {weight.float().std():.2f}, and as GPTQ stores it")
