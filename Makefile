@@ -170,9 +170,10 @@ $(VENV)/.wheel: pyproject.toml | $(BUILD_STAMP)
 	@$(PIP) 'awqpack[wheel]'
 	@touch $@
 
-$(VENV)/.packers: $(VENV)/.test
-	@echo 'installing the packers of others'
+$(VENV)/.packers: pyproject.toml | $(VENV)/.test
+	@echo 'installing the packers and loaders of others'
 	@$(PIP) 'awqpack[packers]'
+	@$(PIP) --no-deps gptqmodel==7.7.0
 	@touch $@
 
 $(VENV)/.docs: pyproject.toml | $(BUILD_STAMP)

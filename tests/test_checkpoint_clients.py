@@ -7,11 +7,11 @@ import pytest
 import torch
 from checkpoints import REFERENCE_NAMES, contents, reference
 from fp4_twin import random_tensors, scheme
+from llama import write_llama
 from safetensors.torch import load_file, save_file
 from shared import assert_same
 
 from awqpack import checkpoint
-from awqpack.demo import quantize
 from awqpack.layouts import FLOAT_LAYOUTS, LAYOUTS, Layer
 
 GROUP_SIZE = 32
@@ -62,57 +62,8 @@ def test_compressed_tensors_decompresses_the_same_floats(name, seed):
 
 @pytest.fixture(scope="module")
 def llama(transformers, tmp_path_factory):
-    """A tiny Llama as a gemm checkpoint that transformers saved, and the same model with dequantized weights."""
-    torch.manual_seed(0)
-    config = transformers.LlamaConfig(
-        vocab_size=128,
-        hidden_size=128,
-        intermediate_size=192,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        tie_word_embeddings=True,
-        dtype="float32",
-    )
-    model = transformers.LlamaForCausalLM(config).eval()
-    folder = tmp_path_factory.mktemp("llama") / "gemm"
-    quantized = {}
-    for name, module in model.named_modules():
-        if isinstance(module, torch.nn.Linear) and name != "lm_head":
-            codes, scales, zeros = quantize(module.weight.detach(), GROUP_SIZE)
-            layer = Layer(codes, scales, zeros, GROUP_SIZE)
-            module.weight.data = Layer(codes, scales.float(), zeros, GROUP_SIZE).dequantize()
-            quantized[name] = layer
-    model.save_pretrained(folder, max_shard_size="200KB")
-    _replace_weights(folder, quantized)
-    return folder, model
-
-
-def _replace_weights(folder, quantized):
-    """Puts gemm tensors in the place of the weights, in the files, the index and the configuration."""
-    path = folder / "model.safetensors.index.json"
-    index = json.loads(path.read_text())
-    for name, layer in quantized.items():
-        file = folder / index["weight_map"].pop(f"{name}.weight")
-        tensors = load_file(file)
-        del tensors[f"{name}.weight"]
-        for suffix, tensor in LAYOUTS["gemm"].encode(layer).items():
-            tensors[f"{name}.{suffix}"] = tensor
-            index["weight_map"][f"{name}.{suffix}"] = file.name
-        save_file(tensors, file, metadata={"format": "pt"})
-    files = folder.glob("*.safetensors")
-    index["metadata"]["total_size"] = sum(t.nbytes for file in files for t in load_file(file).values())
-    path.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
-    config = json.loads((folder / "config.json").read_text())
-    config["quantization_config"] = {
-        "bits": 4,
-        "group_size": GROUP_SIZE,
-        "modules_to_not_convert": None,
-        "quant_method": "awq",
-        "version": "gemm",
-        "zero_point": True,
-    }
-    (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    """A tiny Llama as a gemm checkpoint, and the same model with dequantized weights."""
+    return write_llama(tmp_path_factory.mktemp("llama") / "gemm", GROUP_SIZE)
 
 
 @pytest.mark.parametrize("layout", [name for name in LAYOUTS if name not in ("gemm", "modelopt")])  # not symmetric

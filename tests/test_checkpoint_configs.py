@@ -132,8 +132,10 @@ def test_the_layout_that_is_asked_for_is_obeyed(tmp_path):
 def test_auto_rounds_awq_format(tmp_path):
     config = {"quant_method": "auto-round", "packing_format": "auto_round:auto_awq", "sym": False, "group_size": 128}
     given = make(tmp_path / "given", config={"quantization_config": config})
+    (given / "quantization_config.json").write_text(json.dumps(config))  # as its exporter leaves it, too
     assert (checkpoint.inspect(given).layout, checkpoint.inspect(given).problems) == ("gemm", ())
     checkpoint.convert(given, tmp_path / "out", "gemv")
+    assert not (tmp_path / "out" / "quantization_config.json").exists()
     assert read(tmp_path / "out")["quantization_config"] == quantization_config("gemv", not_converted=None)
     assert checkpoint.verify(given, tmp_path / "out").is_equal
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from checkpoints import layer_tensors, quantization_config, random_layer
+from checkpoints import layer_tensors, quantization_config, random_layer, write_checkpoint
 from safetensors.torch import save_file
 
 from awqpack import checkpoint
@@ -168,3 +168,12 @@ def test_patterns_match_as_their_readers_do(pattern):
 
     names = ["model.layers.0.mlp.gate", "model.layers.11.mlp.experts.3.up_proj", "b", "x" * 600 + ".mlp.gate"]
     assert matches([pattern], names) == [[name for name in names if re.match(pattern, name)]]
+
+
+@pytest.mark.parametrize(("target", "symmetric", "warned"), [("gptq", 0, 1), ("gptq", 1, 0), ("gptq_v2", 0, 0)])
+def test_zeros_that_gptqmodel_does_not_read_are_warned_of(target, symmetric, warned, tmp_path):
+    """Its loader refuses "sym": false of the first version of the format, from whatever writer (7.7.0)."""
+    layers = {QUANTIZED: random_layer(64, 256, symmetric=symmetric, layouts=["gptq"])}
+    given = write_checkpoint(tmp_path / "given", "gemm", layers, symmetric=symmetric)
+    done = checkpoint.convert(given, tmp_path / "out", target)
+    assert done.warnings == ("GPTQModel reads zeros other than 8 from gptq_v2 alone",) * warned

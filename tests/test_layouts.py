@@ -470,10 +470,16 @@ def test_auto_rounds_awq_format_is_gemm():
         LAYOUTS["gemm"].read_config(eight)
 
 
-def test_auto_rounds_gptq_format_is_gptq():
-    config = AUTO_ROUND | {"packing_format": "auto_round:auto_gptq"}
-    assert layout_of_config(config).name == "gptq"
-    read = LAYOUTS["gptq"].read_config(config)
+@pytest.mark.parametrize(
+    ("packing_format", "name"),
+    [("auto_round:auto_gptq", "gptq"), ("auto_round:gptqmodel", "gptq_v2"), ("auto_round", "gptq_v2")],
+)
+def test_auto_rounds_gptq_formats_are_gptq(packing_format, name):
+    """Where auto-round's own kernels read it (auto_round), zeros are as they are: inference/backend.py there."""
+    config = AUTO_ROUND | {"packing_format": packing_format}
+    assert layout_of_config(config).name == name
+    assert LAYOUTS[name].missing_keys(config) == []
+    read = LAYOUTS[name].read_config(config)
     assert (read.group_size, read.is_symmetric, read.not_converted) == (64, False, (r"re:mlp\.gate$",))
     with pytest.raises(LayoutError, match="'auto-round': "):
         layout_of_config(AUTO_ROUND | {"packing_format": "auto_round:fp8_static"})

@@ -22,7 +22,8 @@ CONFIG_FILE = "config.json"
 AUTOAWQ_FILE = "quant_config.json"
 GPTQMODEL_FILE = "quantize_config.json"
 MODELOPT_FILE = "hf_quant_config.json"
-_OWN_FILES = (AUTOAWQ_FILE, GPTQMODEL_FILE, MODELOPT_FILE)  # that are about quantization alone
+AUTO_ROUND_FILE = "quantization_config.json"
+_OWN_FILES = (AUTOAWQ_FILE, GPTQMODEL_FILE, MODELOPT_FILE, AUTO_ROUND_FILE)  # that are about quantization alone
 _DTYPE_KEYS = ("torch_dtype", "dtype")  # of config.json, to transformers before its version 5 and since
 _MLX_KEY = "quantization"  # of config.json, where MLX has what it also has as quantization_config
 

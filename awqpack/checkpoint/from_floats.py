@@ -111,6 +111,9 @@ def from_floats(
     copies = [tensor for tensor in files.where if tensor not in weights]
     fused = [tensor for tensor in copies if len(specs[tensor].shape) == 3 and "experts" in tensor.split(".")]
     warnings = [f"{len(fused)} tensors of several experts each are kept in floats, such as {fused[0]}"] if fused else []
+    caution = target.caution(config)
+    if caution is not None:
+        warnings.append(caution)
     return Work(list(jobs), copies, source.configs.with_quantization(target, config), warnings), kept
 
 

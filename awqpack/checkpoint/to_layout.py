@@ -58,6 +58,9 @@ def to_layout(
     warnings = _warnings(source)
     if is_new and config.has_head and not target.ignores_by_name:
         warnings.append(f"{HEAD} is quantized, which vLLM and GPTQModel read, and AutoAWQ and transformers do not")
+    caution = target.caution(config) if is_new and source.config is not None else None
+    if caution is not None:
+        warnings.append(caution)
     return Work(jobs, list(source.plain_tensors), texts, warnings, is_new)
 
 

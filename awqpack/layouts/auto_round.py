@@ -9,6 +9,15 @@ from typing import Any
 from .parts import LayoutError
 
 QUANT_METHODS = ("auto-round", "intel/auto-round")
+# packing_format, without "auto_round:" before it -> whose tensors they are, and which format of GPTQ's
+_TENSORS = {
+    "auto_awq": ("awq", None),
+    "awq": ("awq", None),
+    "auto_gptq": ("gptq", "gptq"),
+    "gptq": ("gptq", "gptq"),
+    "gptqmodel": ("gptq", "gptq_v2"),
+    "auto_round": ("gptq", "gptq_v2"),
+}
 _FLOAT_BITS = (16, 32)  # of a layer that is not quantized
 
 
@@ -22,8 +31,9 @@ def in_words_of(method: str, config: Mapping[str, Any]) -> Mapping[str, Any]:
     Raises:
         LayoutError: it names layers of other bits one by one (extra_config).
     """
-    packing_format = str(config.get("packing_format", "auto_round:auto_gptq"))
-    if config.get("quant_method") not in QUANT_METHODS or not packing_format.endswith(f"auto_{method}"):
+    packing_format = str(config.get("packing_format", "auto_gptq")).removeprefix("auto_round:")
+    of_method, of_gptq = _TENSORS.get(packing_format, (None, None))
+    if config.get("quant_method") not in QUANT_METHODS or of_method != method:
         return config
     extra = config.get("extra_config") or {}
     if not isinstance(extra, dict) or not all(isinstance(value, dict) for value in extra.values()):
@@ -41,4 +51,5 @@ def in_words_of(method: str, config: Mapping[str, Any]) -> Mapping[str, Any]:
             "zero_point": not config.get("sym", False),  # zeros are stored, and read, unless they are said to be 8
             "modules_to_not_convert": left_out or None,
         }
-    return {**shared, "sym": config.get("sym", True), "dynamic": {f"-:{re.escape(name)}$": {} for name in left_out}}
+    dynamic: dict[str, Any] = {f"-:{re.escape(name)}$": {} for name in left_out}
+    return {**shared, "checkpoint_format": of_gptq, "sym": config.get("sym", True), "dynamic": dynamic}

@@ -48,6 +48,10 @@ class Layout(StoredLayout):
         """Why the configuration cannot say this; None when it can."""
         return None
 
+    def caution(self, config: QuantizationConfig) -> str | None:
+        """What readers may stumble over in a checkpoint that says this, a sentence; None where it is nothing."""
+        return None
+
     def own_files(self, config: QuantizationConfig) -> dict[str, dict[str, Any]]:
         """Content of the files beside config.json that a checkpoint of this layout needs, by name."""
         return {}

@@ -106,6 +106,8 @@ class Gptq(Layout):
         return config.get("quant_method") == QUANT_METHOD and _format_of(config) in self.formats
 
     def missing_keys(self, config: Mapping[str, Any]) -> list[str]:
+        if config.get("quant_method", QUANT_METHOD) != QUANT_METHOD:
+            return []
         return [key for key in ("quant_method", "bits", "group_size", "desc_act", "sym") if key not in config]
 
     def read_config(self, config: Mapping[str, Any]) -> QuantizationConfig:
@@ -146,12 +148,20 @@ class Gptq(Layout):
             written["dynamic"] = dynamic
         return written if raw else dict(sorted(written.items()))
 
+    def caution(self, config: QuantizationConfig) -> str | None:
+        if config.is_symmetric:
+            return None
+        return "GPTQModel reads zeros other than 8 from gptq_v2 alone"
+
 
 class GptqV2(Gptq):
     """gptq with its zeros stored as they are."""
 
     name = "gptq_v2"
     formats = ("gptq_v2",)
+
+    def caution(self, config: QuantizationConfig) -> str | None:
+        return None
 
     def holds_every_zero(self, scales: torch.Tensor) -> bool:
         return True
