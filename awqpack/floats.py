@@ -141,17 +141,15 @@ def min_max_scales(
 
     In float32, each operation rounded once; the scale is rounded to ``dtype`` before a zero is made of it.
 
-    =================  ==================================  ========================================================
-    formula            scale                               zero
-    =================  ==================================  ========================================================
-    asymmetric         ``(max - min) / 15``                ``clamp(rint(-min / scale), 0, 15)``: AutoAWQ's
-    asymmetric/zero    the same, of 0 and the weights      the same: compressed-tensors'. A group of one sign keeps
-                                                           its range; ``asymmetric`` cuts it off
-    absmax/7           ``max(abs(w)) / 7``                 8: AutoAWQ's without zeros, ModelOpt's
-    absmax/7.5         ``max(abs(w)) / 7.5``               8: compressed-tensors', symmetric
-    absmax/8           ``max(abs(w)) / 8``                 8
-    =================  ==================================  ========================================================
+    | formula | scale | zero |
+    |---|---|---|
+    | asymmetric | ``(max - min) / 15`` | ``clamp(rint(-min / scale), 0, 15)``: AutoAWQ's |
+    | asymmetric/zero | the same, of 0 and the weights | the same: compressed-tensors' |
+    | absmax/7 | ``max(abs(w)) / 7`` | 8: AutoAWQ's without zeros, ModelOpt's |
+    | absmax/7.5 | ``max(abs(w)) / 7.5`` | 8: compressed-tensors', symmetric |
+    | absmax/8 | ``max(abs(w)) / 8`` | 8 |
 
+    A group of one sign keeps its range under ``asymmetric/zero``; ``asymmetric`` cuts it off.
     A group whose scale is 0 gets the zero 15 where its least weight is negative, else 0.
 
     Args:

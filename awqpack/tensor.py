@@ -37,8 +37,8 @@ def _written_through_codes(name: str) -> Callable[..., torch.Tensor]:
 class AWQPackedTensor(torch.Tensor):
     """A torch.Tensor of uint8 codes 0..15 that stores the payload AWQ kernels read.
 
-    AWQPackedTensor(data, packing, reorder, size, stride, requires_grad=False)
-    AWQPackedTensor(packed, requires_grad=False), which is nn.Parameter(packed, requires_grad=False)
+    Called as ``AWQPackedTensor(data, packing, reorder, size, stride, requires_grad=False)``, or as
+    ``AWQPackedTensor(packed, requires_grad=False)``, which is ``nn.Parameter(packed, requires_grad=False)``.
 
     Args:
         data: the payload: int32 ``(..., N, K / 8)`` for V1, int16 ``(..., N / 4, K)`` for V2, int32

@@ -1,10 +1,10 @@
 """AWQ checkpoints on disk: inspect one, convert it to another layout, verify that two hold the same,
 quantize a model in floats.
 
-from awqpack import checkpoint
-print(checkpoint.inspect("model-awq").layout)
-checkpoint.convert("model-awq", "model-gemv-fast", "gemv_fast")
-assert checkpoint.verify("model-awq", "model-gemv-fast").is_equal
+    from awqpack import checkpoint
+    print(checkpoint.inspect("model-awq").layout)
+    checkpoint.convert("model-awq", "model-gemv-fast", "gemv_fast")
+    assert checkpoint.verify("model-awq", "model-gemv-fast").is_equal
 """
 
 from .comparison import Difference

@@ -53,9 +53,12 @@ def _reasons(layout: Layout) -> dict[str, str]:
             layout.encode(layer)
         except LayoutError as error:
             found[mark] = str(error).removeprefix(f"{layout.name} cannot hold the layer: ")
-    if "s" in found:  # 0 is another zero than 8, too
-        found.pop("z")
     return found
+
+
+def _is_said_by_another(mark: str, reasons: dict[str, str]) -> bool:
+    """0 is another zero than 8, too."""
+    return mark == "z" and "s" in reasons
 
 
 REASONS = {name: _reasons(layout) for name, layout in LAYOUTS.items()}
@@ -72,7 +75,7 @@ def limits() -> str:
     for mark, what, _ in LIMITS:
         said: dict[str, list[str]] = {}
         for name, reasons in REASONS.items():
-            if mark in reasons:
+            if mark in reasons and not _is_said_by_another(mark, reasons):
                 said.setdefault(reasons[mark], []).append(f"`{name}`")
         rows += [[mark, what, ", ".join(names), reason] for reason, names in said.items()]
     return _table(["letter", "a layer with", "is refused by", "which says"], rows)
@@ -85,7 +88,8 @@ def pairs() -> str:
         row = [f"**{source}**"]
         for target in LAYOUTS:
             is_kept = LAYOUTS[source].weight == LAYOUTS[target].weight
-            marks = "".join(mark for mark in REASONS[target] if mark not in REASONS[source])
+            new = {mark: reason for mark, reason in REASONS[target].items() if mark not in REASONS[source]}
+            marks = "".join(mark for mark in new if not _is_said_by_another(mark, new))
             text = ("bytes" if is_kept else "exact") + (f"<sup>{marks}</sup>" if marks else "")
             row.append("" if source == target else text)
         rows.append(row)

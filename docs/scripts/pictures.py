@@ -94,10 +94,10 @@ class Drawing(NamedTuple):
 
 _DRAWINGS = {
     "V1": Drawing(8, 1, 8, 1, Cell(56, 30, 13), Cell(56, 30, 13), False),
-    "V2": Drawing(32, 16, 1, 64, Cell(28, 18, 9), Cell(37, 15, 9), False),
-    "MARLIN": Drawing(16, 2, 8, 40, Cell(22, 13, 8), Cell(26, 20, 8), True),
+    "V2": Drawing(32, 16, 1, 64, Cell(20, 17, 9), Cell(34, 15, 9), False),
+    "MARLIN": Drawing(16, 1, 8, 32, Cell(18, 13, 8), Cell(28, 18, 9), True),
 }
-LEFT, TOP, GAP = 34, 42, 8  # for labels of rows, for two lines of text; between items
+LEFT, TOP, GAP = 34, 42, 6  # for labels of rows, for two lines of text; between items
 
 
 def packing(form: Format, theme: Theme) -> str:
@@ -107,7 +107,7 @@ def packing(form: Format, theme: Theme) -> str:
     items = [nibbles[i : i + form.item_codes] for i in range(0, len(nibbles), form.item_codes)]
     canvas = Canvas(theme, f"{form.title}: which code of a block lies in which nibble")
     _draw_codes(canvas, form, how, items)
-    left, top = (canvas.width + 36, 0.0) if how.is_beside else (0.0, canvas.height + 26)
+    left, top = (canvas.width + 24, 0.0) if how.is_beside else (0.0, canvas.height + 26)
     _draw_items(canvas, form, how, items, left, top)
     return canvas.svg()
 
@@ -138,7 +138,7 @@ def _draw_items(canvas: Canvas, form: Format, how: Drawing, items: Items, left: 
     title = f"one element of {dtype}" if is_one else f"{len(items)} elements of {dtype}{first}"
     way = "left to right" if how.nibbles_across > 1 else "top to bottom"
     canvas.text(left, top + 14, title, bold=True)
-    what = "the column" if is_one else f"row,column; the lowest bits first, {way}"
+    what = "the column" if is_one else f"row,column; bits 0-3 first, {way}"
     canvas.text(left, top + 31, f"number in a cell: {what}", 12)
     cell, down = how.nibble, form.item_codes // how.nibbles_across
     width, height = how.nibbles_across * cell.width, down * cell.height
