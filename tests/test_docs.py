@@ -21,6 +21,7 @@ from typing import NamedTuple
 import click
 import pytest
 
+import awqpack
 from awqpack import cli
 
 pytestmark = pytest.mark.filterwarnings(
@@ -162,6 +163,14 @@ def test_links_lead_somewhere(name):
         path = target.split("#")[0]
         if path and not target.startswith(("http:", "https:", "mailto:")):
             assert (page.parent / path).exists(), f"{name}: there is no {target}"
+
+
+def test_the_api_is_complete():
+    """Every public name is on a page of docs/api."""
+    text = "".join(page.read_text() for page in (ROOT / "docs" / "api").glob("*.md"))
+    named = {path.rpartition(".")[2] for path in re.findall(r"^::: (\S+)", text, re.MULTILINE)}
+    ours = {*awqpack.__all__, *awqpack.checkpoint.__all__} - {"__version__", "rebuild_packed_tensor"}
+    assert ours - named == set()
 
 
 def test_readme_is_short():

@@ -1,9 +1,11 @@
-"""The layouts of AWQ checkpoints: decode(tensors) -> Layer and encode(Layer) -> tensors, and which one a layer is in.
+"""The layouts of AWQ checkpoints.
 
-from awqpack.layouts import LAYOUTS
-layer = LAYOUTS["gemm"].decode({"qweight": ..., "qzeros": ..., "scales": ...}, group_size=128)
-tensors = LAYOUTS["gemv_fast"].encode(layer)
-tensors = quantize_layer(weight, LAYOUTS["gemm"])  # of a float weight (N, K)
+Each has decode(tensors) -> Layer and encode(Layer) -> tensors; detect says which one a layer is in::
+
+    from awqpack.layouts import LAYOUTS
+    layer = LAYOUTS["gemm"].decode({"qweight": ..., "qzeros": ..., "scales": ...}, group_size=128)
+    tensors = LAYOUTS["gemv_fast"].encode(layer)
+    tensors = quantize_layer(weight, LAYOUTS["gemm"])  # of a float weight (N, K)
 """
 
 from .base import Layout, quantize_layer
