@@ -170,10 +170,13 @@ $(VENV)/.wheel: pyproject.toml | $(BUILD_STAMP)
 	@$(PIP) 'awqpack[wheel]'
 	@touch $@
 
+# GPTQModel asks for a later torch and AutoAWQ for Triton: they pack without.
+PACKERS_ALONE := gptqmodel==7.7.0 autoawq==0.2.9 zstandard==0.25.0
+
 $(VENV)/.packers: pyproject.toml | $(VENV)/.test
 	@echo 'installing the packers and loaders of others'
 	@$(PIP) 'awqpack[packers]'
-	@$(PIP) --no-deps gptqmodel==7.7.0
+	@$(PIP) --no-deps --no-build-isolation $(PACKERS_ALONE)
 	@touch $@
 
 $(VENV)/.docs: pyproject.toml | $(BUILD_STAMP)

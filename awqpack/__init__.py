@@ -19,6 +19,7 @@ from .functional import pack, relayout, unpack
 from .ops.decompositions import decompositions
 from .packing import AWQPacking
 from .payloads import store_as_payloads
+from .peers import disable, enable
 from .serialization import load, load_file, save, save_file
 from .tensor import AWQPackedTensor, rebuild_packed_tensor
 
@@ -34,6 +35,8 @@ __all__ = [
     "build_info",
     "decompositions",
     "dequantize",
+    "disable",
+    "enable",
     "load",
     "load_file",
     "min_max_scales",

@@ -11,6 +11,7 @@ import pytest
 # what they all wait for once, each time, happens once.
 FIRST = [
     "quanto",
+    "enable",
     "checkpoint_clients",
     "examples",
     "docs",
