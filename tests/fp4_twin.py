@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from awqpack.layouts import FLOAT_LAYOUTS
 
 VALUES = [0, 0.5, 1, 1.5, 2, 3, 4, 6]
-NAMES = list(FLOAT_LAYOUTS)
+NAMES = [name for name in FLOAT_LAYOUTS if name != "mxfp4"]  # layers with tensors of their own
 GROUP = {"mxfp4-pack-quantized": 32, "nvfp4-pack-quantized": 16, "modelopt-nvfp4": 16}
 FLOATS = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 

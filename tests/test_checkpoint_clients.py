@@ -5,7 +5,7 @@ import json
 import numpy
 import pytest
 import torch
-from checkpoints import REFERENCE_NAMES, contents, reference
+from checkpoints import REFERENCE_NAMES, contents, random_layer, reference
 from fp4_twin import random_tensors, scheme
 from llama import write_llama
 from safetensors.torch import load_file, save_file
@@ -58,6 +58,40 @@ def test_compressed_tensors_decompresses_the_same_floats(name, seed):
     found = FLOAT_LAYOUTS[name].dequantize(tensors, torch.bfloat16)
     assert weight.dtype == torch.bfloat16
     assert_same(found.view(torch.int16), weight.view(torch.int16))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_transformers_decodes_the_same_experts(dtype, tmp_path):
+    """Of gpt-oss, which it dequantizes where there is no GPU for them."""
+    from transformers.integrations.mxfp4 import convert_moe_packed_tensors
+
+    generator = torch.Generator().manual_seed(0)
+    blocks = torch.randint(0, 256, (2, 64, 3, 16), dtype=torch.uint8, generator=generator)
+    scales = torch.randint(90, 150, (2, 64, 3), generator=generator).to(torch.uint8)
+    given = {"mlp.experts.down_proj_blocks": blocks, "mlp.experts.down_proj_scales": scales}
+    save_file(given, tmp_path / "given.safetensors")
+    name = str(dtype).removeprefix("torch.")
+    checkpoint.convert(tmp_path / "given.safetensors", tmp_path / "out.safetensors", name)
+    found = load_file(tmp_path / "out.safetensors")["mlp.experts.down_proj"]
+    assert_same(found, convert_moe_packed_tensors(blocks, scales, dtype=dtype))
+
+
+def test_compressed_tensors_packs_experts_the_same(tmp_path):
+    """Tensors of three dimensions, as it stores parameters that hold several experts."""
+    from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32
+
+    layers = [random_layer(16, 64, 32, seed=seed) for seed in range(3)]
+    codes, zeros = (torch.stack([getattr(x, part).char() - 8 for x in layers]) for part in ("codes", "zeros"))
+    given = {
+        "mlp.experts.down_proj_packed": pack_to_int32(codes, 4),
+        "mlp.experts.down_proj_zero_point": pack_to_int32(zeros, 4, packed_dim=0).contiguous(),
+        "mlp.experts.down_proj_scale": torch.stack([x.scales for x in layers]),
+        "mlp.experts.down_proj_shape": torch.tensor([3, 16, 64]),
+    }
+    save_file(given, tmp_path / "given.safetensors")
+    checkpoint.convert(tmp_path / "given.safetensors", tmp_path / "out.safetensors", "float16")
+    found = load_file(tmp_path / "out.safetensors")["mlp.experts.down_proj"]
+    assert_same(found, torch.stack([x.dequantize() for x in layers]))
 
 
 @pytest.fixture(scope="module")

@@ -228,7 +228,12 @@ LEFT = {
     "fused experts": (
         "compressed-tensors",
         {"mlp.experts.gate_up_proj_packed": torch.zeros(4, 128, 8, dtype=torch.int32)},
-        "mlp.experts.gate_up_proj_packed: packed as one parameter, as fused experts are",
+        "mlp.experts.gate_up_proj: weight_zero_point is missing",
+    ),
+    "a parameter that is packed": (
+        "gptq",
+        {"mlp.gate_up_proj_qweight": torch.zeros(128, 8, dtype=torch.int32)},
+        "mlp.gate_up_proj_qweight: packed as one parameter, but not as experts are",
     ),
     "stacked experts": (
         "gemm",

@@ -92,6 +92,65 @@ def test_verify_tells_layouts_apart(tmp_path):
     assert "layout" in [difference.part for difference in checkpoint.verify(*folders).differences]
 
 
+# --- gpt-oss' experts ---
+
+
+def gpt_oss(path, experts=3, n=64, k=96, seed=0):
+    """A layer as its checkpoints have it: experts in blocks of 32 columns, and a bias for each."""
+    generator = torch.Generator().manual_seed(seed)
+    name = "model.layers.0.mlp.experts.gate_up_proj"
+    tensors = {
+        f"{name}_blocks": torch.randint(0, 256, (experts, n, k // 32, 16), dtype=torch.uint8, generator=generator),
+        f"{name}_scales": torch.randint(90, 138, (experts, n, k // 32), generator=generator).to(torch.uint8),
+        f"{name}_bias": torch.randn(experts, n, generator=generator).bfloat16(),
+        "model.norm.weight": torch.ones(k),
+    }
+    path.mkdir()
+    save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
+    config = {"quant_method": "mxfp4", "modules_to_not_convert": ["model.layers.*.self_attn", "lm_head"]}
+    (path / "config.json").write_text(json.dumps({"model_type": "gpt_oss", "quantization_config": config}))
+    return name, tensors
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_gpt_oss(dtype, tmp_path):
+    """In floats its models have in_features before out_features."""
+    name, tensors = gpt_oss(tmp_path / "given")
+    found = checkpoint.inspect(tmp_path / "given")
+    assert (found.layout, found.problems) == ("mxfp4", ())
+    assert [(x.name, x.out_features, x.in_features) for x in found.layers] == [(name, 3 * 64, 96)]
+    checkpoint.convert(tmp_path / "given", tmp_path / "out", dtype)
+    experts = [
+        {"weight_packed": blocks.flatten(1), "weight_scale": scales}
+        for blocks, scales in zip(tensors[f"{name}_blocks"], tensors[f"{name}_scales"], strict=True)
+    ]
+    floats = [obvious("mxfp4-pack-quantized", expert, FLOATS[dtype]).t() for expert in experts]
+    found = load_file(tmp_path / "out" / "model.safetensors")
+    assert_same(found.pop(name), torch.stack(floats))
+    assert set(found) == {f"{name}_bias", "model.norm.weight"}
+    assert "quantization_config" not in json.loads((tmp_path / "out" / "config.json").read_text())
+    assert checkpoint.verify(tmp_path / "given", tmp_path / "given").is_equal
+
+
+def test_gpt_oss_becomes_no_layout(tmp_path):
+    gpt_oss(tmp_path / "given")
+    with pytest.raises(CheckpointError, match="mxfp4 holds 4-bit floats"):
+        checkpoint.convert(tmp_path / "given", tmp_path / "out", "gemm")
+
+
+def test_fused_experts_of_compressed_tensors(tmp_path):
+    name = "mxfp4-pack-quantized"
+    experts = [random_tensors(name, 16, 64, seed) for seed in range(3)]
+    stacked = {
+        f"moe.experts.down_proj_{part}": torch.stack([of[f"weight_{part}"] for of in experts])
+        for part in ("packed", "scale")
+    }
+    given = write(tmp_path / "given", name, {}, stacked)
+    checkpoint.convert(given, tmp_path / "out", "bfloat16")
+    found = load_file(tmp_path / "out" / "model.safetensors")["moe.experts.down_proj"]
+    assert_same(found, torch.stack([obvious(name, of, torch.bfloat16) for of in experts]))
+
+
 def without(tensors, *names):
     return {key: value for key, value in tensors.items() if key not in names}
 

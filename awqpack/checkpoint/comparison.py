@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
 
-from .reading import relayout_read
+from .reading import relayout_read, stored_read
 from .shard import TORCH_DTYPES, Shard
 from .source import Checkpoint
 from .workers import Buffers
@@ -92,12 +92,14 @@ class Comparison:
 
     def _has_same_codes(self, name: str) -> bool:
         one, other = self._a.layers[name], self._b.layers[name]
-        shards = self._a.files.shard(one.weight), self._b.files.shard(other.weight)
+        runs: Iterable[torch.Tensor]
         if one.layout.weight == other.layout.weight:
-            return self._has_same_bytes(shards[0], one.weight, shards[1], other.weight)
+            runs = stored_read(self._a, one, self._buffers)
+        else:
+            runs = relayout_read(self._a, one, other.layout.weight, self._buffers, torch.device("cpu"))
         row = 0
-        for run in relayout_read(self._a, one, other.layout.weight, self._buffers, torch.device("cpu")):
-            if not torch.equal(run, shards[1].rows(other.weight, row, row + len(run), self._buffers.other_bytes)):
+        for run in runs:
+            if not torch.equal(run, self._b.weight_rows(other, row, row + len(run), self._buffers.other_bytes)):
                 return False
             row += len(run)
         return True

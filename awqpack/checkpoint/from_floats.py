@@ -13,7 +13,7 @@ from .config_files import ConfigFiles
 from .errors import CheckpointError
 from .hub import located
 from .linears import chosen_linears
-from .packed import holds_codes
+from .packed import holds_any_codes
 from .tensor_files import TensorFiles
 from .work import Job, Output, Sink, Work, prefixed
 from .workers import Buffers
@@ -44,7 +44,7 @@ class FloatCheckpoint:
                     "convert --to bfloat16 gives a model in floats"
                 )
             for tensor in self.files.where:
-                if holds_codes(tensor, self.files.entry(tensor).spec):
+                if holds_any_codes(tensor, self.files.entry(tensor).spec):
                     raise CheckpointError(f"{self.path}: is quantized already, as {tensor} is")
             if self.configs.model_type in _TURNED:
                 raise CheckpointError(f"{self.path}: {self.configs.model_type} has no linears but Conv1D, turned")

@@ -100,7 +100,7 @@ def _layer_info(checkpoint: Checkpoint, layer: SourceLayer) -> LayerInfo:
         in_features=k,
         group_size=group_size,
         dtypes={suffix: entry.dtype for suffix, entry in entries.items()},
-        nbytes=sum(entry.nbytes for entry in entries.values()),
+        nbytes=sum(layer.share_of(entry.nbytes) for entry in entries.values()),
         has_bias="bias" in layer.tensors,
     )
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..layouts import SOURCES, AmbiguousGroupError, Geometry, LayoutError, QuantizationConfig, StoredLayout, detect
 from .errors import CheckpointError
+from .fused import Experts, FusedTensors, fused_tensors
 from .packed import WEIGHTS, holds_codes, holds_fused_codes
 from .tensor_files import TensorFiles
 
@@ -18,12 +18,21 @@ _SUFFIXES = sorted({name for layout in SOURCES.values() for name in layout.names
 
 @dataclass(frozen=True)
 class SourceLayer:
-    """A quantized layer of a checkpoint, found but not read."""
+    """A quantized layer of a checkpoint, found but not read.
+
+    Attributes:
+        name: of the module.
+        layout: that it is in.
+        geometry: its sizes.
+        tensors: by the layout's name for each, the tensor's full name.
+        experts: where in these it lies, when they hold others too; None when they are its own.
+    """
 
     name: str
     layout: StoredLayout
     geometry: Geometry
-    tensors: dict[str, str]  # by the layout's name for each, the tensor's full name
+    tensors: dict[str, str]
+    experts: Experts | None = None
 
     @property
     def weight(self) -> str:
@@ -35,12 +44,37 @@ class SourceLayer:
         """Full name of the tensor with the scales."""
         return self.tensors[self.layout.names["scales"]]
 
+    def share_of(self, nbytes: int) -> int:
+        """Bytes of one of its tensors that are its own."""
+        return nbytes if self.experts is None else self.experts.share_of(nbytes)
+
+    def whole(self) -> SourceLayer:
+        """All that its tensors hold, as one layer, of a layer of one of several experts."""
+        if self.experts is None:
+            return self
+        rows = self.experts.count * self.experts.rows
+        geometry = self.geometry._replace(out_features=rows)
+        return replace(self, name=self.experts.name, geometry=geometry, experts=self.experts.whole())
+
+    def by_expert(self) -> list[SourceLayer]:
+        """The layers of each expert, of a layer that is whole."""
+        if self.experts is None:
+            return [self]
+        rows = self.experts.rows
+        parts = [replace(self.experts, begin=i * rows, end=(i + 1) * rows) for i in range(self.experts.count)]
+        return [replace(self, geometry=self.geometry._replace(out_features=rows), experts=part) for part in parts]
+
 
 def layout_of_tensors(files: TensorFiles) -> StoredLayout:
     """The layout of the first layer, by its tensors alone. Raises CheckpointError when there is none."""
-    for name, tensors in _tensors_by_layer(files):
+    for tensor in files.where:
+        fused = fused_tensors(files, tensor)
+        if fused is None and not holds_codes(tensor, files.entry(tensor).spec):
+            continue
+        name, tensors = _tensors_beside(files, tensor)
+        specs = {suffix: files.entry(tensor).spec for suffix, tensor in tensors.items()}
         try:
-            return detect({suffix: files.entry(tensor).spec for suffix, tensor in tensors.items()})
+            return detect(specs if fused is None else fused.specs)
         except LayoutError as error:
             raise CheckpointError(f"{files.path}: {name or 'the layer'}: {error}") from None
     raise _no_layer(files)
@@ -60,17 +94,27 @@ def find_layers(
     Raises:
         CheckpointError: not one is there.
     """
-    layers, problems = {}, []
-    for name, tensors in _tensors_by_layer(files):
+    layers: dict[str, SourceLayer] = {}
+    problems = []
+    for tensor in files.where:
+        spec = files.entry(tensor).spec
+        fused = fused_tensors(files, tensor)
+        if fused is None and holds_fused_codes(tensor, spec):
+            problems.append(f"{tensor}: packed as one parameter, but not as experts are, which have three dimensions")
+        if fused is None and not holds_codes(tensor, spec):
+            continue
+        name, tensors = _tensors_beside(files, tensor)
         try:
-            layers[name] = _source_layer(files, name, tensors, layout, group_size, config)
+            if fused is None:
+                found = [_source_layer(files, name, tensors, layout, group_size, config)]
+            else:
+                name = fused.name
+                found = _layers_of_experts(files, fused, layout, group_size, config)
         except LayoutError as error:
             problems.append(f"{name or 'the layer'}: {error}")
-    problems += [
-        f"{tensor}: packed as one parameter, as fused experts are; layouts hold linears, expert by expert"
-        for tensor in files.where
-        if holds_fused_codes(tensor)
-    ]
+            continue
+        problems += [f"{layer.name}: is there twice" for layer in found if layer.name in layers]
+        layers |= {layer.name: layer for layer in found}
     if not layers and not problems:
         raise _no_layer(files)
     return layers, problems
@@ -82,12 +126,37 @@ def _no_layer(files: TensorFiles) -> CheckpointError:
     return CheckpointError(f"{files.path}: holds no quantized layer ({len(files.where)} tensors, none of them packed)")
 
 
-def _tensors_by_layer(files: TensorFiles) -> Iterator[tuple[str, dict[str, str]]]:
-    for tensor in files.where:
-        module = tensor.rpartition(".")[0]
-        if holds_codes(tensor, files.entry(tensor).spec):
-            prefix = f"{module}." if module else ""
-            yield module, {name: prefix + name for name in _SUFFIXES if prefix + name in files.where}
+def _tensors_beside(files: TensorFiles, tensor: str) -> tuple[str, dict[str, str]]:
+    """The module of a layer's codes, and its tensors."""
+    module = tensor.rpartition(".")[0]
+    prefix = f"{module}." if module else ""
+    return module, {name: prefix + name for name in _SUFFIXES if prefix + name in files.where}
+
+
+def _layers_of_experts(
+    files: TensorFiles,
+    fused: FusedTensors,
+    layout: StoredLayout,
+    group_size: int | None,
+    config: QuantizationConfig | None,
+) -> list[SourceLayer]:
+    """The layers of each expert; 4-bit floats, which become floats alone, are one layer."""
+    if layout.names["weight"] not in fused.specs:
+        raise LayoutError(f"{layout.name} expects {layout.names['weight']}; got {', '.join(sorted(fused.specs))}")
+    specs = {name: spec for name, spec in fused.specs.items() if name != layout.names.get("shape")}
+    geometry = layout.geometry(specs, group_size, None if config is None else config.is_symmetric)
+    rows, columns, _ = geometry
+    shape = fused.tensors.get(layout.names.get("shape", ""))
+    if shape is not None and files.tensor(shape).tolist() != [fused.count, rows, columns]:
+        raise LayoutError(f"{shape} expects {[fused.count, rows, columns]}; got {files.tensor(shape).tolist()}")
+    whole = fused.whole(rows)
+    if not layout.weight.is_linear:
+        geometry = geometry._replace(out_features=whole.end)
+        return [SourceLayer(fused.name, layout, geometry, fused.tensors, whole)]
+    return [
+        SourceLayer(name, layout, geometry._replace(out_features=part.end - part.begin), fused.tensors, part)
+        for name, part in fused.layers(rows)
+    ]
 
 
 def _source_layer(

@@ -169,19 +169,19 @@ def _arrange(
 
 def _resharded(plan: Plan, specs: dict[str, tuple[str, tuple[int, ...], int]], limit: int) -> dict[str, list[str]]:
     """Files of at most `limit` bytes of tensors, in the source's order; a layer stays together, and is never cut."""
-    of_tensor = {tensor: [tensor] for tensor in plan.work.copies}
+    of_tensor = {tensor: [[tensor]] for tensor in plan.work.copies}
     for job in plan.work.jobs:
-        of_tensor[job.weight] = list(job.outputs)
+        of_tensor.setdefault(job.weight, []).append(list(job.outputs))
     shards: list[list[str]] = [[]]
     room = limit
     for tensor, home in plan.source.where.items():
-        unit = of_tensor.get(tensor, []) if home not in plan.source.side else []
-        size = sum(specs[name][2] for name in unit)
-        if unit and size > room and shards[-1]:
-            shards.append([])
-            room = limit
-        shards[-1] += unit
-        room -= size
+        for unit in of_tensor.get(tensor, []) if home not in plan.source.side else []:
+            size = sum(specs[name][2] for name in unit)
+            if size > room and shards[-1]:
+                shards.append([])
+                room = limit
+            shards[-1] += unit
+            room -= size
     if len(shards) == 1:
         return {"model.safetensors": shards[0]}
     return {f"model-{i:05}-of-{len(shards):05}.safetensors": names for i, names in enumerate(shards, 1)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import torch
 
@@ -10,6 +10,8 @@ from ..layouts import WeightFormat, dequantize_runs, relayout, relayout_runs
 from .layers import SourceLayer
 from .source import Checkpoint
 from .workers import Buffers
+
+_RUN_BYTES = 1 << 20
 
 
 def relayout_read(
@@ -23,27 +25,34 @@ def relayout_read(
         buffers: memory that this thread uses again.
         device: where codes are repacked.
     """
-    shard = source.files.shard(layer.weight)
     form, (n, k, _) = layer.layout.weight, layer.geometry
     if device.type != "cpu":
-        return [relayout(shard.tensor(layer.weight).to(device), form, target).cpu()]
+        return [relayout(source.weight(layer).to(device), form, target).cpu()]
 
     def rows(begin: int, end: int) -> torch.Tensor:
-        return shard.rows(layer.weight, begin, end, buffers.bytes)
+        return source.weight_rows(layer, begin, end, buffers.bytes)
 
     return relayout_runs(rows, (n, k), form, target, buffers.take)
+
+
+def stored_read(source: Checkpoint, layer: SourceLayer, buffers: Buffers) -> Iterator[torch.Tensor]:
+    """What is stored of a layer's codes, as runs of whole rows; the next one may overwrite the last."""
+    n, k, _ = layer.geometry
+    rows, width = layer.layout.weight.shape(n, k)
+    step = max(_RUN_BYTES // (width * layer.layout.weight.dtype.itemsize), 1)
+    for begin in range(0, rows, step):
+        yield source.weight_rows(layer, begin, min(begin + step, rows), buffers.bytes)
 
 
 def dequantized_read(
     source: Checkpoint, layer: SourceLayer, dtype: torch.dtype, buffers: Buffers
 ) -> Iterable[torch.Tensor]:
     """The weight of a layer in floats, as runs of whole rows; the next one may overwrite the last."""
-    shard = source.files.shard(layer.weight)
     n, k, _ = layer.geometry
     scales, zeros = source.scales_and_zeros(layer)
     order = layer.layout.decode_order(layer.geometry, source.side_tensors(layer))
 
     def rows(begin: int, end: int) -> torch.Tensor:
-        return shard.rows(layer.weight, begin, end, buffers.bytes)
+        return source.weight_rows(layer, begin, end, buffers.bytes)
 
     return dequantize_runs(rows, (n, k), layer.layout.weight, scales, zeros, order, dtype, buffers.take)

@@ -123,6 +123,13 @@ class Shard:
         raw = self._bytes(name, begin * row_bytes, rows * row_bytes, take)
         return raw.view(dtype).view(rows - begin, *entry.shape[1:])
 
+    def matrix(self, name: str, rows: int, begin: int, end: int, take: TakeBytes = _fresh) -> torch.Tensor:
+        """Rows begin..end of a tensor that is looked at as so many rows, whatever its dimensions are."""
+        entry = self.entries[name]
+        row_bytes = entry.nbytes // rows
+        raw = self._bytes(name, begin * row_bytes, end * row_bytes, take)
+        return raw.view(TORCH_DTYPES[entry.dtype]).view(end - begin, -1)
+
     def bytes_of(self, name: str, begin: int, end: int, take: TakeBytes = _fresh) -> torch.Tensor:
         """Bytes begin..end of a tensor of any dtype."""
         return self._bytes(name, begin, end, take)

@@ -13,6 +13,7 @@ from .config_files import ConfigFiles
 from .errors import CheckpointError
 from .hub import located
 from .layers import SourceLayer, find_layers, layout_of_tensors
+from .shard import TakeBytes
 from .tensor_files import TensorFiles
 
 
@@ -90,8 +91,27 @@ class Checkpoint:
 
     def side_tensors(self, layer: SourceLayer) -> dict[str, torch.Tensor]:
         """Every tensor of a layer but its weight and bias."""
-        skipped = {layer.layout.names["weight"], "bias"}
-        return {suffix: self.files.tensor(tensor) for suffix, tensor in layer.tensors.items() if suffix not in skipped}
+        names = layer.layout.names
+        skipped = {names["weight"], "bias"} | ({names.get("shape")} if layer.experts is not None else set())
+        return {suffix: self._part(layer, tensor) for suffix, tensor in layer.tensors.items() if suffix not in skipped}
+
+    def weight_rows(self, layer: SourceLayer, begin: int, end: int, take: TakeBytes) -> torch.Tensor:
+        """Rows begin..end of the tensor with a layer's codes, of the layer's own."""
+        shard = self.files.shard(layer.weight)
+        if layer.experts is None:
+            return shard.rows(layer.weight, begin, end, take)
+        first, _, rows = layer.experts.rows_of(layer.experts.rows)
+        return shard.matrix(layer.weight, rows, first + begin, first + end, take)
+
+    def weight(self, layer: SourceLayer) -> torch.Tensor:
+        """All of these rows."""
+        return self.files.tensor(layer.weight) if layer.experts is None else self._part(layer, layer.weight)
+
+    def _part(self, layer: SourceLayer, tensor: str) -> torch.Tensor:
+        if layer.experts is None:
+            return self.files.tensor(tensor)
+        begin, end, rows = layer.experts.rows_of(self.files.entry(tensor).shape[1])
+        return self.files.shard(tensor).matrix(tensor, rows, begin, end)
 
     def scales_and_zeros(self, layer: SourceLayer) -> tuple[torch.Tensor, torch.Tensor]:
         """``(N, G)`` each. Raises CheckpointError for a zero that is none of 0..15."""
@@ -102,7 +122,7 @@ class Checkpoint:
 
     def codes(self, layer: SourceLayer) -> torch.Tensor:
         """uint8 ``(N, K)``."""
-        return layer.layout.weight.unpack(self.files.tensor(layer.weight))
+        return layer.layout.weight.unpack(self.weight(layer))
 
     def decode(self, name: str) -> Layer:
         """A layer's codes, scales, zeros and bias. Raises CheckpointError for 4-bit floats, which no Layer holds."""

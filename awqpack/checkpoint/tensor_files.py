@@ -12,7 +12,7 @@ from .errors import CheckpointError
 from .files import unreadable
 from .hub import advice
 from .index import Index, find_index
-from .packed import holds_codes
+from .packed import holds_any_codes
 from .shard import Entry, Shard
 
 _PART = re.compile(r"(?P<stem>.+)-(?P<number>\d+)-of-(?P<count>\d+)\.safetensors")
@@ -142,7 +142,7 @@ def holds_layers(path: Path) -> bool:
     except CheckpointError:
         return False
     shard.close()
-    return any(holds_codes(tensor, entry.spec) for tensor, entry in shard.entries.items())
+    return any(holds_any_codes(tensor, entry.spec) for tensor, entry in shard.entries.items())
 
 
 def _require_every_part(folder: Path, names: list[str]) -> None:

@@ -28,9 +28,15 @@ def to_floats(source: Checkpoint, dtype: torch.dtype, team: Team) -> Work:
     name = str(dtype).removeprefix("torch.")
     require_applied(source, name, False)
     require_all(name, source, lambda layer: _reason_not_held(source, layer, dtype), team)
-    jobs: list[Job] = [_Dequantize(source, layer, dtype) for layer in source.layers.values()]
+    layers = {layer.name: layer for layer in map(_in_floats, source.layers.values())}
+    jobs: list[Job] = [_Dequantize(source, layer, dtype) for layer in layers.values()]
     kept = [tensor for tensor in source.plain_tensors if not _is_scale_of_cache(source, tensor)]
     return Work(jobs, kept, source.configs.without_quantization(name))
+
+
+def _in_floats(layer: SourceLayer) -> SourceLayer:
+    """The layer whose floats are one tensor: all experts together where they are one parameter."""
+    return layer.whole() if layer.experts is not None and layer.experts.is_parameter else layer
 
 
 class _Dequantize(Job):
@@ -40,14 +46,34 @@ class _Dequantize(Job):
         self._source, self._layer, self._dtype = source, layer, dtype
         self.name, self.weight = layer.name, layer.weight
         n, k, _ = layer.geometry
+        shape: tuple[int, ...] = (n, k)
         self._output = prefixed(layer.name, "weight")
-        self.outputs = {self._output: Output(TensorSpec(dtype, (n, k)), layer.weight)}
+        if layer.experts is not None and layer.experts.is_parameter:
+            count, rows = layer.experts.count, layer.experts.rows
+            shape = (count, k, rows) if layer.layout.floats_are_turned else (count, rows, k)
+            self._output = layer.experts.name
+        self.outputs = {self._output: Output(TensorSpec(dtype, shape), layer.weight)}
 
     def write(self, sink: Sink, buffers: Buffers) -> None:
+        if self._layer.layout.floats_are_turned:
+            self._write_turned(sink, buffers)
+            return
         done = 0
         for run in dequantized_read(self._source, self._layer, self._dtype, buffers):
             sink.write(self._output, run, done)
             done += run.nbytes
+
+    def _write_turned(self, sink: Sink, buffers: Buffers) -> None:
+        """Expert by expert, in_features first."""
+        done = 0
+        for layer in self._layer.by_expert():
+            n, k, _ = layer.geometry
+            turned, begin = buffers.take("turned", self._dtype, (k, n)), 0
+            for run in dequantized_read(self._source, layer, self._dtype, buffers):
+                turned[:, begin : begin + len(run)].copy_(run.t())
+                begin += len(run)
+            sink.write(self._output, turned, done)
+            done += turned.nbytes
 
 
 def _is_scale_of_cache(source: Checkpoint, tensor: str) -> bool:

@@ -11,7 +11,7 @@ from ..layouts import HEAD, SYMMETRIC_ZERO, Layout, LayoutError, QuantizationCon
 from .errors import CheckpointError
 from .layers import SourceLayer
 from .modules import is_embedding, with_names_for
-from .reading import relayout_read
+from .reading import relayout_read, stored_read
 from .source import Checkpoint
 from .team import Team
 from .work import Job, Output, Sink, Work, prefixed
@@ -33,7 +33,10 @@ def to_layout(
     Raises:
         CheckpointError: the target cannot hold some layers, all of which are named, or say what is left out.
     """
-    is_new = target is not source.layout
+    # experts that are one parameter become layers of their own, which readers of every layout take
+    is_new = target is not source.layout or any(
+        layer.experts is not None and layer.experts.is_parameter for layer in source.layers.values()
+    )
     if is_new and not source.layout.weight.is_linear:
         raise CheckpointError(
             f"{source.path}: {source.layout.name} holds 4-bit floats, whose values are no whole numbers times a scale, "
@@ -99,11 +102,16 @@ class _Relayout(Job):
         name = prefixed(layer.name, target.names["weight"])
         if not sink.wants(name):
             pass
-        elif layer.layout.weight == target.weight:
+        elif layer.layout.weight == target.weight and layer.experts is None:
             sink.copy(name, layer.weight)
         else:
             done = 0
-            for run in relayout_read(source, layer, target.weight, buffers, self._device):
+            is_same = layer.layout.weight == target.weight
+            for run in (
+                stored_read(source, layer, buffers)
+                if is_same
+                else relayout_read(source, layer, target.weight, buffers, self._device)
+            ):
                 sink.write(name, run, done)
                 done += run.nbytes
         if not any(sink.wants(other) for other in self.outputs if other != name):
@@ -164,6 +172,8 @@ def _require_held(source: Checkpoint, target: Layout, scale_dtype: torch.dtype |
     def reason_of(layer: SourceLayer) -> str | None:
         if is_embedding(layer.name) and not target.has_embeddings:
             return "an embedding, which its readers expect in floats"
+        if layer.experts is not None and layer.experts.bias in source.files.where:
+            return f"{layer.experts.bias} is one tensor of all experts, which only a model in floats has"
         return target.reason_not_held(layer.geometry) or _reason_values_not_held(source, layer, target, scale_dtype)
 
     require_all(target.name, source, reason_of, team)

@@ -79,10 +79,12 @@ def _tensor_differences(a: Checkpoint, b: Checkpoint, tensors: list[str], progre
 
 def _bytes_of(checkpoint: Checkpoint, is_layer: bool, name: str) -> int:
     """Bytes of a layer's tensors without its bias, which is a tensor by itself, or of a tensor."""
-    names = [name]
     if is_layer:
         layer = checkpoint.layers.get(name)
-        names = [] if layer is None else [tensor for suffix, tensor in layer.tensors.items() if suffix != "bias"]
+        tensors = {} if layer is None else layer.tensors
+        sizes = [checkpoint.files.entry(tensor).nbytes for suffix, tensor in tensors.items() if suffix != "bias"]
+        return sum(sizes if layer is None else map(layer.share_of, sizes))
+    names = [name]
     return sum(checkpoint.files.entry(tensor).nbytes for tensor in names if tensor in checkpoint.files.where)
 
 

@@ -13,7 +13,7 @@ from .compressed_tensors import CompressedTensors
 from .detect import detect, layout_of_config
 from .e2m1 import E2M1Layout
 from .float_runs import dequantize_runs, quantize_runs
-from .fp4 import ModelOptNvfp4, Mxfp4, Nvfp4
+from .fp4 import GptOss, ModelOptNvfp4, Mxfp4, Nvfp4
 from .gemm import Gemm
 from .gemv import Gemv
 from .gemv_fast import GemvFast
@@ -51,6 +51,7 @@ __all__ = [
     "Gemv",
     "GemvFast",
     "Geometry",
+    "GptOss",
     "Gptq",
     "GptqV2",
     "Layer",

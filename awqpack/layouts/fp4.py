@@ -1,5 +1,4 @@
-"""Layouts of FP4 weights: compressed-tensors' MXFP4 and NVFP4 (compressors/mxfp4 and nvfp4 in that project), and
-ModelOpt's NVFP4 (modelopt/torch/quantization/qtensor/nvfp4_tensor.py)."""
+"""Layouts of FP4 weights: MXFP4 and NVFP4 as compressed-tensors, ModelOpt and gpt-oss store them."""
 
 from __future__ import annotations
 
@@ -54,6 +53,36 @@ class Mxfp4(_OfCompressedTensors):
 
     def decode_scales(self, geometry: Geometry, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
         return scales_of_exponents(tensors["weight_scale"])
+
+
+class GptOss(E2M1Layout):
+    """blocks uint8 (N, K/32, 16), scales uint8 (N, K/32), of every expert: what transformers calls mxfp4."""
+
+    name = "mxfp4"
+    names: ClassVar[Mapping[Role, str]] = {"weight": "blocks", "scales": "scales"}
+    source = "transformers, integrations/mxfp4.py"
+    group_size = 32
+    scale_dtypes = (torch.uint8,)
+    floats_are_turned = True
+
+    def groups(self, specs: Mapping[str, TensorSpec]) -> int | None:
+        shape = specs["scales"].shape
+        return shape[1] if len(shape) == 2 else 0
+
+    def side_specs(self, geometry: Geometry, dtype: torch.dtype) -> dict[str, TensorSpec]:
+        return {"scales": TensorSpec(dtype, (geometry.out_features, geometry.groups))}
+
+    def decode_scales(self, geometry: Geometry, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        return scales_of_exponents(tensors["scales"])
+
+    def claims(self, config: Mapping[str, Any]) -> bool:
+        return config.get("quant_method") == "mxfp4"
+
+    def read_config(self, config: Mapping[str, Any]) -> QuantizationConfig:
+        left_out = config.get("modules_to_not_convert")
+        if left_out is not None and not (isinstance(left_out, list) and all(isinstance(x, str) for x in left_out)):
+            raise LayoutError(f"modules_to_not_convert expects a list of names; got {left_out!r}")
+        return QuantizationConfig(self.group_size, True, None if left_out is None else tuple(left_out), config)
 
 
 class _NvfpScales(E2M1Layout):

@@ -37,6 +37,7 @@ class StoredLayout(ABC):
     scale_dtypes: ClassVar[tuple[torch.dtype, ...]] = SCALE_DTYPES  # that scales are stored in
     stores_scaled_zeros: ClassVar[bool] = False  # as floats, which not every zero survives
     ignores_by_name: ClassVar[bool] = False  # its readers leave out whatever a name matches, quantized or not
+    floats_are_turned: ClassVar[bool] = False  # a model in floats has its experts as (E, in_features, out_features)
     names_no_modules: ClassVar[bool] = False  # its readers take for quantized what has a quantized layer's tensors
 
     # --- what each layout says ---

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .base import Layout
 from .compressed_tensors import CompressedTensors
-from .fp4 import ModelOptNvfp4, Mxfp4, Nvfp4
+from .fp4 import GptOss, ModelOptNvfp4, Mxfp4, Nvfp4
 from .gemm import Gemm
 from .gemv import Gemv
 from .gemv_fast import GemvFast
@@ -24,6 +24,8 @@ LAYOUTS: dict[str, Layout] = {
 }
 
 # FP4, whose values are no multiples of a scale: they become floats, and no other layout.
-FLOAT_LAYOUTS: dict[str, StoredLayout] = {layout.name: layout for layout in (Mxfp4(), Nvfp4(), ModelOptNvfp4())}
+FLOAT_LAYOUTS: dict[str, StoredLayout] = {
+    layout.name: layout for layout in (Mxfp4(), Nvfp4(), ModelOptNvfp4(), GptOss())
+}
 
 SOURCES: dict[str, StoredLayout] = {**LAYOUTS, **FLOAT_LAYOUTS}  # what can be read

@@ -1,0 +1,241 @@
+"""Experts that share a tensor: read expert by expert, as layouts hold them, and whole, as models in floats do."""
+
+import json
+
+import pytest
+import torch
+from checkpoints import contents, layer_tensors, quantization_config, random_layer
+from safetensors.torch import load_file, save_file
+from shared import assert_same
+
+from awqpack import checkpoint
+from awqpack.checkpoint import CheckpointError
+from awqpack.layouts import LAYOUTS, Layer
+
+EXPERTS, HIDDEN, INNER, GROUP = 3, 128, 64, 32
+MOE = "model.layers.0.mlp.experts"
+ATTENTION = "model.layers.0.self_attn.o_proj"
+SIDE = ("packed", "scale", "zero_point")
+
+
+def experts(symmetric=False, layouts=()):
+    """Layers by parameter: gate and up of each expert on top of each other, and down."""
+    shapes = {"gate_up_proj": (2 * INNER, HIDDEN), "down_proj": (HIDDEN, INNER)}
+    return {
+        name: [random_layer(*shape, GROUP, symmetric=symmetric, seed=i, layouts=layouts) for i in range(EXPERTS)]
+        for name, shape in shapes.items()
+    }
+
+
+def rows(layer, begin, end):
+    return Layer(layer.codes[begin:end], layer.scales[begin:end], layer.zeros[begin:end], layer.group_size)
+
+
+def one_by_one(of, moe=MOE, names=("gate_proj", "up_proj", "down_proj")):
+    """The same as a layer for each expert."""
+    layers = {}
+    for i in range(EXPERTS):
+        both = of["gate_up_proj"][i]
+        parts = rows(both, 0, INNER), rows(both, INNER, 2 * INNER), of["down_proj"][i]
+        layers |= {f"{moe}.{i}.{name}": layer for name, layer in zip(names, parts, strict=True)}
+    return layers
+
+
+def stacked(tensors):
+    return torch.stack([tensor.contiguous() for tensor in tensors])
+
+
+def fused(of, symmetric=False):
+    """As llm-compressor 0.12 wrote them: packed expert by expert, and stacked."""
+    tensors = {}
+    for name, layers in of.items():
+        encoded = [LAYOUTS["compressed-tensors"].encode(layer) for layer in layers]
+        for part in SIDE[: 2 if symmetric else 3]:
+            tensors[f"{MOE}.{name}_{part}"] = stacked(each[f"weight_{part}"] for each in encoded)
+        tensors[f"{MOE}.{name}_shape"] = torch.tensor([EXPERTS, *layers[0].codes.shape])
+    return tensors
+
+
+def of_mlx(of, module="mlp"):
+    """As mlx-lm stores them: gate, up and down apart, each stacked."""
+    layers = one_by_one(of)
+    tensors = {}
+    for name in ("gate_proj", "up_proj", "down_proj"):
+        encoded = [LAYOUTS["mlx"].encode(layers[f"{MOE}.{i}.{name}"]) for i in range(EXPERTS)]
+        for part in encoded[0]:
+            tensors[f"model.layers.0.{module}.switch_mlp.{name}.{part}"] = stacked(each[part] for each in encoded)
+    return tensors
+
+
+def write(path, layout, tensors, symmetric=False, with_attention=True):
+    path.mkdir()
+    more = {"model.norm.weight": torch.ones(HIDDEN)}
+    if with_attention:
+        more |= layer_tensors(layout, ATTENTION, random_layer(64, HIDDEN, GROUP, symmetric=True), symmetric)
+    save_file({key: value.contiguous() for key, value in (tensors | more).items()}, path / "model.safetensors")
+    config = quantization_config(layout, GROUP, symmetric, not_converted=None)
+    keys = LAYOUTS[layout].config_keys
+    (path / "config.json").write_text(json.dumps(dict.fromkeys(keys, config), indent=2))
+    return path
+
+
+def obvious(layer):
+    scales, zeros = (t.float().repeat_interleave(layer.group_size, 1) for t in (layer.scales, layer.zeros))
+    return (layer.codes.float() - zeros) * scales
+
+
+def merged(folder):
+    return {key: value for file in folder.glob("*.safetensors") for key, value in load_file(file).items()}
+
+
+def assert_same_tensors(found, expected):
+    assert set(found) == set(expected)
+    for key, tensor in expected.items():
+        assert_same(found[key], tensor)
+
+
+SOURCES = {
+    "compressed-tensors": ("compressed-tensors", fused, False),
+    "compressed-tensors, symmetric": ("compressed-tensors", lambda of: fused(of, True), True),
+    "mlx": ("mlx", of_mlx, False),
+}
+every = pytest.mark.parametrize("source", SOURCES)
+
+
+@every
+@pytest.mark.parametrize("limit", [None, "20KB"])
+@pytest.mark.parametrize("target", LAYOUTS)
+def test_they_become_layers_of_their_own(source, target, limit, tmp_path):
+    """The same bytes as of a checkpoint that has each expert as a module."""
+    layout, write_as, symmetric = SOURCES[source]
+    of = experts(symmetric or target == "modelopt", layouts=(target,))
+    given = write(tmp_path / "given", layout, write_as(of), symmetric)
+    layers = {name: layer_tensors(layout, name, layer, symmetric) for name, layer in one_by_one(of).items()}
+    each = write(tmp_path / "each", layout, {k: v for t in layers.values() for k, v in t.items()}, symmetric)
+    if target == layout == "mlx":  # whose readers take them as they are
+        checkpoint.convert(given, tmp_path / "out", target, max_shard_size=limit)
+        assert_same_tensors(merged(tmp_path / "out"), merged(given))
+        return
+    done = checkpoint.convert(given, tmp_path / "out", target, max_shard_size=limit)
+    assert done.layers == 3 * EXPERTS + 1
+    checkpoint.convert(each, tmp_path / "expected", target)
+    assert_same_tensors(merged(tmp_path / "out"), merged(tmp_path / "expected"))
+    assert len(list((tmp_path / "out").glob("*.safetensors"))) > 1 or limit is None
+    assert (tmp_path / "out" / "config.json").read_text() == (tmp_path / "expected" / "config.json").read_text()
+    assert checkpoint.verify(given, tmp_path / "out").is_equal
+    assert checkpoint.verify(tmp_path / "out", given).is_equal
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_in_floats_they_stay_one_parameter(symmetric, dtype, tmp_path):
+    of = experts(symmetric)
+    given = write(tmp_path / "given", "compressed-tensors", fused(of, symmetric), symmetric)
+    checkpoint.convert(given, tmp_path / "out", dtype)
+    found = merged(tmp_path / "out")
+    for name, layers in of.items():
+        assert_same(found.pop(f"{MOE}.{name}"), torch.stack([obvious(x) for x in layers]).to(getattr(torch, dtype)))
+    assert set(found) == {f"{ATTENTION}.weight", "model.norm.weight"}
+
+
+def test_mlxs_become_modules_in_floats_too(tmp_path):
+    """Whose models have a module for each expert, as transformers reads them."""
+    of = experts()
+    checkpoint.convert(write(tmp_path / "given", "mlx", of_mlx(of)), tmp_path / "out", "float32")
+    found = merged(tmp_path / "out")
+    for name, layer in one_by_one(of).items():
+        assert_same(found.pop(f"{name}.weight"), obvious(layer))
+    assert set(found) == {f"{ATTENTION}.weight", "model.norm.weight"}
+
+
+def test_mixtrals_names(tmp_path):
+    of = experts()
+    given = write(tmp_path / "given", "mlx", of_mlx(of, "block_sparse_moe"))
+    checkpoint.convert(given, tmp_path / "out", "gemm")
+    names = one_by_one(of, "model.layers.0.block_sparse_moe.experts", ("w1", "w3", "w2"))
+    found = merged(tmp_path / "out")
+    for name, layer in names.items():
+        assert_same(found[f"{name}.qweight"], LAYOUTS["gemm"].encode(layer)["qweight"])
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_inspect_counts_them_expert_by_expert(source, tmp_path):
+    layout, write_as, symmetric = SOURCES[source]
+    of = experts(symmetric)
+    given = write(tmp_path / "given", layout, write_as(of), symmetric)
+    found = checkpoint.inspect(given)
+    assert (found.layout, found.problems, len(found.layers)) == (layout, (), 3 * EXPERTS + 1)
+    sizes = {layer.name: (layer.out_features, layer.in_features, layer.group_size) for layer in found.layers}
+    assert sizes[f"{MOE}.2.gate_proj"] == (INNER, HIDDEN, GROUP)
+    assert sizes[f"{MOE}.0.down_proj"] == (HIDDEN, INNER, GROUP)
+    total = sum(t.nbytes for name, t in merged(given).items() if name != "model.norm.weight")
+    assert abs(found.quantized_bytes - total) <= 48  # of the shapes
+    alone = write(tmp_path / "alone", layout, write_as(of), symmetric, with_attention=False)
+    (alone / "config.json").unlink()
+    assert checkpoint.inspect(alone).layout == layout
+
+
+def test_a_changed_code_is_found(tmp_path):
+    of = experts()
+    given = write(tmp_path / "given", "compressed-tensors", fused(of))
+    of["gate_up_proj"][1].codes[INNER + 5, 7] ^= 1
+    other = write(tmp_path / "other", "compressed-tensors", fused(of))
+    (difference,) = checkpoint.verify(given, other).differences
+    assert (difference.what, difference.part, difference.index) == (f"{MOE}.1.up_proj", "codes", (5, 7))
+
+
+def without(*names):
+    return lambda tensors: {key: value for key, value in tensors.items() if not key.endswith(names)}
+
+
+def but(name, change):
+    return lambda tensors: tensors | {f"{MOE}.{name}": change(tensors[f"{MOE}.{name}"])}
+
+
+BAD = {
+    "no scales": (without("gate_up_proj_scale"), "gate_up_proj: weight_scale is missing"),
+    "no zeros": (without("down_proj_zero_point"), "down_proj: weight_zero_point is missing"),
+    "another shape": (
+        but("down_proj_shape", lambda t: t + 1),
+        r"down_proj_shape expects \[3, 128, 64\]; got \[4, 129, 65\]",
+    ),
+    "few scales": (but("down_proj_scale", lambda t: t[:, :64]), r"weight_scale expects float16 \(128, 2\)"),
+    "no experts": (but("down_proj_packed", lambda t: t[0]), "down_proj_packed: packed as one parameter, but not as"),
+    "bytes": (
+        but("down_proj_packed", lambda t: t.view(torch.uint8)),
+        "down_proj: weight_packed expects int32 with 2 dimensions; got uint8",
+    ),
+    "other experts": (
+        lambda tensors: tensors | {f"{MOE}.qweight": torch.zeros(3, 64, 8, dtype=torch.int32)},
+        "expects weight_packed; got",
+    ),
+    "a module of the same name": (
+        lambda tensors: tensors | layer_tensors("compressed-tensors", f"{MOE}.0.up_proj", random_layer(64, 128, 32)),
+        r"experts\.0\.up_proj: is there twice",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_does_not_fit(case, tmp_path):
+    change, text = BAD[case]
+    given = write(tmp_path / "given", "compressed-tensors", change(fused(experts())))
+    before = contents(tmp_path)
+    for target in ("gemm", "bfloat16"):
+        with pytest.raises(CheckpointError, match=text):
+            checkpoint.convert(given, tmp_path / "out", target)
+    assert contents(tmp_path) == before
+    assert checkpoint.inspect(given).problems != ()
+
+
+@every
+def test_a_bias_of_all_experts(source, tmp_path):
+    layout, write_as, symmetric = SOURCES[source]
+    name = f"{MOE}.down_proj_bias" if layout != "mlx" else "model.layers.0.mlp.switch_mlp.down_proj.bias"
+    tensors = write_as(experts(symmetric)) | {name: torch.ones(EXPERTS, HIDDEN)}
+    given = write(tmp_path / "given", layout, tensors, symmetric)
+    with pytest.raises(CheckpointError, match=f"down_proj .*{name} is one tensor of all experts"):
+        checkpoint.convert(given, tmp_path / "out", "gemm")
+    if layout != "mlx":
+        checkpoint.convert(given, tmp_path / "out", "bfloat16")
+        assert_same(merged(tmp_path / "out")[name], tensors[name])
