@@ -231,7 +231,7 @@ LEFT = {
         "mlp.experts.gate_up_proj: weight_zero_point is missing",
     ),
     "a parameter that is packed": (
-        "gptq",
+        "gemm",
         {"mlp.gate_up_proj_qweight": torch.zeros(128, 8, dtype=torch.int32)},
         "mlp.gate_up_proj_qweight: packed as one parameter, but not as experts are",
     ),
