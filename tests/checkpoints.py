@@ -1,6 +1,7 @@
 """Small AWQ checkpoints for tests: the reference layers, random layers, and folders of them in any layout."""
 
 import json
+import re
 from functools import cache
 from pathlib import Path
 
@@ -52,6 +53,26 @@ def reference(name):
     if "bias" in tensors:
         layouts["gptq_v2"]["bias"] = tensors["bias"]
     return layouts, group_size, tensors
+
+
+# Zeros of a reference layer that a layout holds, where these are not all of them.
+ZEROS_OF = {"gptq": "none of 0", "modelopt": "all 8"}
+
+
+def reference_layer(name, zeros):
+    """A reference layer with its zeros as they are, or with others."""
+    _, group_size, tensors = reference(name)
+    changed = {"as they are": tensors["zeros"], "none of 0": tensors["zeros"].clamp(min=1), "all 8": None}[zeros]
+    return Layer(tensors["codes"], tensors["scales"], changed, group_size, tensors.get("bias"))
+
+
+def write_reference(folder, layout, name, zeros):
+    """A file with a reference layer: its own project's tensors, or a layer with other zeros."""
+    layouts, _, _ = reference(name)
+    tensors = layouts[layout] if zeros == "as they are" else LAYOUTS[layout].encode(reference_layer(name, zeros))
+    path = Path(folder) / f"{layout}.safetensors"
+    save_file({f"model.fc.{k}": v.contiguous() for k, v in tensors.items()}, path, metadata={"format": "pt"})
+    return path
 
 
 def random_layer(n, k, group_size=128, *, dtype=torch.float16, bias=False, symmetric=False, seed=0, layouts=()):
@@ -113,6 +134,14 @@ def layer_tensors(layout, name, layer, symmetric=False):
     return {f"{name}.{suffix}": tensor.contiguous() for suffix, tensor in tensors.items()}
 
 
+def stacked(tensors):
+    """With the same tensor of all experts as one, as mlx-lm has them."""
+    found = {}
+    for name, tensor in tensors.items():
+        found.setdefault(re.sub(r"experts\.\d+", "switch_mlp", name), []).append(tensor)
+    return {name: torch.stack(of) if "switch_mlp" in name else of[0] for name, of in found.items()}
+
+
 def write_checkpoint(
     path, layout, layers=None, tensors=None, *, shards=2, group_size=128, symmetric=False, config=True, **more
 ):
@@ -120,8 +149,10 @@ def write_checkpoint(
     path = Path(path)
     path.mkdir()
     content = dict(some_tensors() if tensors is None else tensors)
+    own = {}
     for name, layer in (some_layers(layout) if layers is None else layers).items():
-        content |= layer_tensors(layout, name, layer, symmetric)
+        own |= layer_tensors(layout, name, layer, symmetric)
+    content |= stacked(own) if layout == "mlx" else own
     names = sorted(content)
     files = ["model.safetensors"]
     if shards > 1:

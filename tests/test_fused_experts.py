@@ -239,3 +239,72 @@ def test_a_bias_of_all_experts(source, tmp_path):
     if layout != "mlx":
         checkpoint.convert(given, tmp_path / "out", "bfloat16")
         assert_same(merged(tmp_path / "out")[name], tensors[name])
+
+
+# --- written as one tensor, where readers have them so ---
+
+
+def each_of(of, layout="gemm"):
+    return {k: v for name, layer in one_by_one(of).items() for k, v in layer_tensors(layout, name, layer).items()}
+
+
+@pytest.mark.parametrize("limit", [None, "20KB"])
+def test_mlx_has_them_in_one_tensor(limit, tmp_path):
+    """As mlx-lm's own conversion stores them; back, each is a module again."""
+    of = experts()
+    given = write(tmp_path / "given", "gemm", each_of(of))
+    done = checkpoint.convert(given, tmp_path / "out", "mlx", max_shard_size=limit)
+    assert done.layers == 3 * EXPERTS + 1
+    found = {key: tensor for key, tensor in merged(tmp_path / "out").items() if "mlp" in key}
+    assert_same_tensors(found, of_mlx(of))
+    assert checkpoint.verify(given, tmp_path / "out").is_equal
+    checkpoint.convert(tmp_path / "out", tmp_path / "back", "gemm")
+    assert_same_tensors(merged(tmp_path / "back"), merged(given))
+    checkpoint.convert(tmp_path / "out", tmp_path / "wider", "mlx", scale_dtype="float32")
+    assert checkpoint.verify(tmp_path / "out", tmp_path / "wider").is_equal
+    assert merged(tmp_path / "wider").keys() == merged(tmp_path / "out").keys()
+
+
+@pytest.mark.parametrize(
+    ("model_type", "name"), [("qwen3_moe", "mlp.switch_mlp"), ("llama4", "mlp.experts"), (None, "mlp.switch_mlp")]
+)
+def test_mlx_names_them_by_the_model(model_type, name, tmp_path):
+    given = write(tmp_path / "given", "gemm", each_of(experts()))
+    config = json.loads((given / "config.json").read_text())
+    (given / "config.json").write_text(json.dumps(config | {"model_type": model_type}))
+    checkpoint.convert(given, tmp_path / "out", "mlx")
+    assert merged(tmp_path / "out")[f"model.layers.0.{name}.gate_proj.weight"].shape == (EXPERTS, INNER, HIDDEN // 8)
+    assert checkpoint.verify(given, tmp_path / "out").is_equal
+
+
+def only(*numbers):
+    return lambda tensors: {k: v for k, v in tensors.items() if int(k.removeprefix(f"{MOE}.")[0]) in numbers}
+
+
+NOT_STACKED = {
+    "one is missing": only(0, 2),
+    "another size": lambda t: t | layer_tensors("gemm", f"{MOE}.1.down_proj", random_layer(64, 64, 32)),
+    "a bias": lambda t: t | {f"{MOE}.0.down_proj.bias": torch.ones(HIDDEN)},
+}
+
+
+@pytest.mark.parametrize("case", NOT_STACKED)
+def test_what_is_not_alike_stays_apart(case, tmp_path):
+    given = write(tmp_path / "given", "gemm", NOT_STACKED[case](each_of(experts())))
+    checkpoint.convert(given, tmp_path / "out", "mlx")
+    assert f"{MOE}.0.down_proj.weight" in merged(tmp_path / "out")
+    assert checkpoint.verify(given, tmp_path / "out").is_equal
+
+
+def test_quantized_experts_too(tmp_path):
+    (tmp_path / "given").mkdir()
+    weights = {f"{name}.weight": obvious(layer).half() for name, layer in one_by_one(experts()).items()}
+    save_file(weights, tmp_path / "given" / "model.safetensors")
+    (tmp_path / "given" / "config.json").write_text(json.dumps({"model_type": "qwen3_moe"}))
+    results = {}
+    for target in ("mlx", "gemm"):
+        results[target] = checkpoint.quantize(tmp_path / "given", tmp_path / target, target, group_size=32)
+    assert set(results["mlx"].quantized) == set(results["gemm"].quantized) == set(one_by_one(experts()))
+    assert len(merged(tmp_path / "mlx")) == 9
+    layers = [checkpoint.inspect(tmp_path / target).layers for target in ("mlx", "gemm")]
+    assert {layer.name for layer in layers[0]} == {layer.name for layer in layers[1]}

@@ -76,6 +76,6 @@ class _Files:
         if self.wants(name):
             self._writer.write(self._plan.where[name], name, tensor, begin)
 
-    def copy(self, name: str, tensor: str) -> None:
+    def copy(self, name: str, tensor: str, begin: int = 0) -> None:
         if self.wants(name):
-            self._writer.copy(self._plan.where[name], name, self._plan.source.shard(tensor), tensor)
+            self._writer.copy(self._plan.where[name], name, self._plan.source.shard(tensor), tensor, begin)

@@ -14,6 +14,7 @@ from .errors import CheckpointError
 from .hub import located
 from .linears import chosen_linears
 from .packed import holds_any_codes
+from .stacked import stacked
 from .tensor_files import TensorFiles
 from .work import Job, Output, Sink, Work, prefixed
 from .workers import Buffers
@@ -114,7 +115,8 @@ def from_floats(
     caution = target.caution(config)
     if caution is not None:
         warnings.append(caution)
-    return Work(list(jobs), copies, source.configs.with_quantization(target, config), warnings), kept
+    written = stacked(jobs, set(copies), source.configs.model_type) if target.stacks_experts else list(jobs)
+    return Work(written, copies, source.configs.with_quantization(target, config), warnings), kept
 
 
 class _Quantize(Job):

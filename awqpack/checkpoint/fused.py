@@ -18,8 +18,8 @@ _OF_PARAMETERS = {
     "_blocks": {"_blocks": "blocks", "_scales": "scales"},
 }
 _OF_MODULES = ("weight", "scales", "biases")  # MLX's
-_MLX_EXPERTS = "switch_mlp"
-_MIXTRAL = {"gate_proj": "w1", "down_proj": "w2", "up_proj": "w3"}  # its experts, whose names MLX replaces
+MLX_EXPERTS = "switch_mlp"
+MIXTRAL = {"gate_proj": "w1", "down_proj": "w2", "up_proj": "w3"}  # its experts, whose names MLX replaces
 _GATE_AND_UP = "gate_up_proj"
 
 
@@ -85,12 +85,12 @@ class FusedTensors:
     def layers(self, rows: int) -> Iterator[tuple[str, Experts]]:
         """The layers of each expert, by the names that they have where each is a module of its own."""
         parent, _, last = self.name.rpartition(".")
-        parent = parent.removesuffix(f".{_MLX_EXPERTS}") if parent.endswith(f".{_MLX_EXPERTS}") else parent
+        parent = parent.removesuffix(f".{MLX_EXPERTS}") if parent.endswith(f".{MLX_EXPERTS}") else parent
         names = [last]
         if self.is_parameter and last == _GATE_AND_UP:
             names = ["gate_proj", "up_proj"]
         elif parent.endswith("block_sparse_moe"):
-            names = [_MIXTRAL.get(last, last)]
+            names = [MIXTRAL.get(last, last)]
         parent = parent if parent.rpartition(".")[2] == "experts" else f"{parent}.experts"
         length = rows // len(names)
         for expert in range(self.count):
@@ -111,7 +111,7 @@ def fused_tensors(files: TensorFiles, tensor: str) -> FusedTensors | None:
             return _fused(files, stem, tensors, is_parameter=True)
     module, _, last = tensor.rpartition(".")
     is_of_mlx = last == "weight" and spec.dtype == torch.uint32 and dims == 3
-    if is_of_mlx and module.split(".")[-2:-1] == [_MLX_EXPERTS]:
+    if is_of_mlx and module.split(".")[-2:-1] in ([MLX_EXPERTS], ["experts"]):
         tensors = {name: f"{module}.{name}" for name in _OF_MODULES if f"{module}.{name}" in files.where}
         return _fused(files, module, tensors, is_parameter=False)
     return None

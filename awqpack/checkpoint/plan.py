@@ -105,10 +105,7 @@ def make_plan(source: TensorFiles, work: Work, max_shard_size: int | None = None
         for name, (spec, home) in job.outputs.items():
             if name in specs:
                 raise CheckpointError(f"{source.path}: {name} is there already, beside {job.name}'s own tensors")
-            size = spec.dtype.itemsize
-            for length in spec.shape:
-                size *= length
-            specs[name] = (DTYPE_NAMES[spec.dtype], spec.shape, size)
+            specs[name] = (DTYPE_NAMES[spec.dtype], spec.shape, spec.nbytes)
             homes[name] = source.where[home]
     _arrange(plan, specs, homes, max_shard_size)
     if not source.is_file:

@@ -108,12 +108,13 @@ def quantize(
 def _described(
     source: FloatCheckpoint, plan: Plan, kept: dict[str, str], target: Path, to: str, is_dry_run: bool
 ) -> Quantization:
+    quantized = tuple(name for job in plan.work.jobs for name in job.layers())
     return Quantization(
         source=source.path,
         target=target,
         source_layout="floats",
         target_layout=to,
-        layers=len(plan.work.jobs),
+        layers=len(quantized),
         files=tuple(file.name for file in plan.files),
         nbytes=plan.nbytes,
         other_files=tuple(str(path) for path in plan.others),
@@ -121,6 +122,6 @@ def _described(
         warnings=tuple(plan.warnings),
         seconds=0.0,
         is_dry_run=is_dry_run,
-        quantized=tuple(job.name for job in plan.work.jobs),
+        quantized=quantized,
         kept=kept,
     )

@@ -13,6 +13,7 @@ from .layers import SourceLayer
 from .modules import is_embedding, with_names_for
 from .reading import relayout_read, stored_read
 from .source import Checkpoint
+from .stacked import stacked
 from .team import Team
 from .work import Job, Output, Sink, Work, prefixed
 from .workers import Buffers
@@ -57,6 +58,8 @@ def to_layout(
     jobs: list[Job] = [
         _Relayout(source, layer, target, scale_dtype, dropped, device) for layer in source.layers.values()
     ]
+    if target.stacks_experts:
+        jobs = stacked(jobs, source.plain_tensors, source.configs.model_type)
     texts = source.configs.rewritten(target, config) if is_new else {}
     warnings = _warnings(source)
     if is_new and config.has_head and not target.ignores_by_name:

@@ -28,8 +28,8 @@ class Sink(Protocol):
     def write(self, name: str, tensor: torch.Tensor, begin: int = 0) -> None:
         """Writes a CPU tensor, or what of it begins at that byte."""
 
-    def copy(self, name: str, tensor: str) -> None:
-        """Copies the bytes of a tensor of the source."""
+    def copy(self, name: str, tensor: str, begin: int = 0) -> None:
+        """Copies the bytes of a tensor of the source, to what begins at that byte."""
 
 
 class Job(ABC):
@@ -44,6 +44,10 @@ class Job(ABC):
     name: str
     weight: str
     outputs: dict[str, Output]
+
+    def layers(self) -> list[str]:
+        """Names of the layers that it is about."""
+        return [self.name]
 
     @abstractmethod
     def write(self, sink: Sink, buffers: Buffers) -> None:

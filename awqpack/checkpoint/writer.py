@@ -62,15 +62,15 @@ class Writer:
             done += written
             self._count(file, written)
 
-    def copy(self, file: OutputFile, name: str, shard: Shard, source: str) -> None:
-        """Copies the bytes of a tensor from a source file."""
+    def copy(self, file: OutputFile, name: str, shard: Shard, source: str, begin: int = 0) -> None:
+        """Copies the bytes of a tensor from a source file, to what begins at that byte of this one."""
         entry = shard.entries[source]
-        offset = len(file.header) + file.entries[name].begin - entry.begin
-        begin = entry.begin
-        while begin < entry.end:
-            count = min(entry.end - begin, _CHUNK_BYTES)
-            done = copy_range(shard.fd, shard.path, self._fds[file.name], count, begin, begin + offset)
-            begin += done
+        offset = len(file.header) + file.entries[name].begin + begin - entry.begin
+        at = entry.begin
+        while at < entry.end:
+            count = min(entry.end - at, _CHUNK_BYTES)
+            done = copy_range(shard.fd, shard.path, self._fds[file.name], count, at, at + offset)
+            at += done
             self._count(file, done)
 
     def _count(self, file: OutputFile, nbytes: int) -> None:

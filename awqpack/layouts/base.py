@@ -20,6 +20,7 @@ class Layout(StoredLayout):
     config_files: ClassVar[tuple[str, ...]] = ()  # beside config.json, that hold its configuration and nothing else
     has_scaled_activations: ClassVar[bool] = False  # its readers divide what an activation gives by its act.scales
     has_embeddings: ClassVar[bool] = False  # its readers take embeddings that are quantized
+    stacks_experts: ClassVar[bool] = False  # its readers have the same layer of all experts in one tensor
     keeps_order: ClassVar[bool] = False  # says of each column which group it is in
     stores_symmetric_zeros: ClassVar[bool] = True  # zeros are stored where the configuration says that all are 8, too
 

@@ -29,6 +29,7 @@ class Mlx(Layout):
     config_keys = ("quantization", "quantization_config")
     names_no_modules = True
     has_embeddings = True
+    stacks_experts = True
 
     def reason_not_held(self, geometry: Geometry) -> str | None:
         reason = super().reason_not_held(geometry)
