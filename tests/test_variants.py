@@ -150,6 +150,20 @@ def test_outputs_large_enough_to_stream(packing, variant, order, offset):
     assert np.array_equal(unpack_array(expected, packing, out=back, variant=variant), codes)
 
 
+# As GPTQ's is V1's. The large one is streamed, both ways.
+@pytest.mark.parametrize("shape", [(64, 128), (128, 192), (77, 328), (3, 64, 128), (2048, 2112)], ids=str)
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_a_payload_viewed_transposed(packing, variant, shape, order):
+    codes, packed, _, _ = samples(packing.fit(shape), packing)
+    source = codes if order == "C" else Memory.COLUMN_MAJOR.copy(codes)
+    payload_buffer, payload = Memory.COLUMN_MAJOR.empty(packed.shape, packed.dtype)
+    assert_same(pack_array(source, packing, out=payload, variant=variant), packed)
+    buffer, back = (Memory.CONTIGUOUS if order == "C" else Memory.COLUMN_MAJOR).empty(codes.shape, np.uint8)
+    assert_same(unpack_array(payload, packing, out=back, variant=variant), codes)
+    assert_guards_untouched(payload_buffer, payload)
+    assert_guards_untouched(buffer, back)
+
+
 def test_expanded_input(packing, variant):
     row, column = random_codes((1, 64)), random_codes((64, 1))
     for codes in (

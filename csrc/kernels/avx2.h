@@ -112,6 +112,24 @@ static inline vector nibbles(vector bytes, int shift)
     return _mm256_and_si256(_mm256_srl_epi16(bytes, _mm_cvtsi32_si128(shift)), _mm256_set1_epi8(AWQ_CODE_MAX));
 }
 
+/* Stores 16 bytes l of each of four vectors, side by side, at l strides; and the way back. */
+static inline void put_lanes(const vector v[4], uint8_t *to, int64_t stride, bool stream)
+{
+    put(to, _mm256_permute2x128_si256(v[0], v[1], 0x20), stream);
+    put(to + VECTOR, _mm256_permute2x128_si256(v[2], v[3], 0x20), stream);
+    put(to + stride, _mm256_permute2x128_si256(v[0], v[1], 0x31), stream);
+    put(to + stride + VECTOR, _mm256_permute2x128_si256(v[2], v[3], 0x31), stream);
+}
+
+static inline void get_lanes(vector v[4], const uint8_t *from, int64_t stride)
+{
+    const vector a = load(from), b = load(from + VECTOR), c = load(from + stride), d = load(from + stride + VECTOR);
+    v[0] = _mm256_permute2x128_si256(a, c, 0x20);
+    v[1] = _mm256_permute2x128_si256(a, c, 0x31);
+    v[2] = _mm256_permute2x128_si256(b, d, 0x20);
+    v[3] = _mm256_permute2x128_si256(b, d, 0x31);
+}
+
 /* Contracts in kernels.h. */
 enum { AVX2_SCRATCH = 576 << 10 };
 awq_kernel awq_avx2_pack_v1_panel, awq_avx2_pack_v2_panel, awq_avx2_unpack_panel;

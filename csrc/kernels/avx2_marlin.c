@@ -5,23 +5,6 @@
 
 #include "avx2.h"
 
-static inline void put_lanes(const vector v[4], uint8_t *to, int64_t stride, bool stream)
-{
-    put(to, _mm256_permute2x128_si256(v[0], v[1], 0x20), stream);
-    put(to + VECTOR, _mm256_permute2x128_si256(v[2], v[3], 0x20), stream);
-    put(to + stride, _mm256_permute2x128_si256(v[0], v[1], 0x31), stream);
-    put(to + stride + VECTOR, _mm256_permute2x128_si256(v[2], v[3], 0x31), stream);
-}
-
-static inline void get_lanes(vector v[4], const uint8_t *from, int64_t stride)
-{
-    const vector a = load(from), b = load(from + VECTOR), c = load(from + stride), d = load(from + stride + VECTOR);
-    v[0] = _mm256_permute2x128_si256(a, c, 0x20);
-    v[1] = _mm256_permute2x128_si256(a, c, 0x31);
-    v[2] = _mm256_permute2x128_si256(b, d, 0x20);
-    v[3] = _mm256_permute2x128_si256(b, d, 0x31);
-}
-
 /* Of 2 x 4 words, pairs 0, 2, 1, 3 of them transposed; its own inverse. */
 static inline vector turn(vector v)
 {
@@ -44,7 +27,7 @@ static inline void get_line(vector v[2], const uint8_t *from)
 
 #include "marlin.h"
 
-const awq_walks awq_avx2_marlin = {pack_rows, unpack_rows, pack_panel, unpack_panel};
+const awq_walks awq_avx2_marlin = {pack_rows, unpack_rows, pack_panel, unpack_panel, NULL, NULL};
 
 TARGET_END
 #endif

@@ -138,14 +138,11 @@ ALWAYS_INLINE uint8_t pack_slices(const awq_panel *panel, bool is_v2, int64_t sl
     uint8_t *restrict pieces = panel->scratch;
     int64_t columns[V1_COLS / STRIP_COLS][STRIP_COLS];
     vector seen = no_codes();
-    for (int64_t strip = 0; strip < slice_cols / STRIP_COLS; strip++) {
-        find_columns(panel->packing, strip * STRIP, STRIP, panel->col_stride, columns[strip]);
-    }
+    awq_find_columns(panel, slice_cols, columns[0]);
     for (slice s = slice_at(&all, 0, 0); s.tiles > 0; s = slice_after(&all, &s)) {
         read_slice(panel->codes + s.col * panel->col_stride + TILE * s.first, columns, &s, pieces, pitch, &seen);
         for (int64_t t = 0; t < s.tiles; t++) {
-            uint8_t *target =
-                panel->payload + awq_panel_offset(panel, 1, TILE * (s.first + t), 0) + s.col / 2 * line_rows;
+            uint8_t *target = panel->payload + awq_panel_offset(panel, TILE * (s.first + t), 0) + s.col / 2 * line_rows;
             if (is_v2) {
                 write_v2_tile(pieces + t * PIECE, s.strips, target, panel->line_stride, panel->stream);
             } else {

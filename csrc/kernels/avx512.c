@@ -12,7 +12,7 @@
 #define TIMES_32(f) TIMES_8(f, 0), TIMES_8(f, 8), TIMES_8(f, 16), TIMES_8(f, 24)
 #define TIMES_64(f) TIMES_32(f), TIMES_8(f, 32), TIMES_8(f, 40), TIMES_8(f, 48), TIMES_8(f, 56)
 
-/* Byte 2*i is the low and byte 2*i + 1 the high column of payload byte i, as awq_low_column has them. */
+/* Byte 2*i is the low and byte 2*i + 1 the high column of payload byte i. */
 #define PAIR_V1(i) 2 * (i), 2 * (i) + 1
 #define LOW_REORDER(i) (8 * ((i) / 4) + 4 * ((i) % 2) + (i) % 4 / 2)
 #define PAIR_REORDER(i) LOW_REORDER(i), LOW_REORDER(i) + 2
@@ -112,9 +112,11 @@ static inline void unpack_words(const uint8_t *payload, uint8_t *codes, int64_t 
 }
 
 #include "rows.h"
+#include "turned.h"
 
-static const awq_walks v1 = {pack_v1, unpack_v1, awq_avx512_pack_v1_panel, awq_avx512_unpack_panel};
-static const awq_walks v2 = {pack_v2, unpack_v2, awq_avx512_pack_v2_panel, awq_avx512_unpack_panel};
+static const awq_walks v1 = {pack_v1,     unpack_v1,    awq_avx512_pack_v1_panel, awq_avx512_unpack_panel,
+                             pack_turned, unpack_turned};
+static const awq_walks v2 = {pack_v2, unpack_v2, awq_avx512_pack_v2_panel, awq_avx512_unpack_panel, NULL, NULL};
 
 const awq_kernels awq_kernels_avx512 = {
     .name = "avx512",

@@ -130,6 +130,25 @@ static inline void transpose_four(vector v[4])
     v[3] = _mm512_shuffle_i32x4(c, d, 0xdd);
 }
 
+/* Stores 16 bytes l of each of four vectors, side by side, at l strides; and the way back. */
+static inline void put_lanes(vector v[4], uint8_t *to, int64_t stride, bool stream)
+{
+    transpose_four(v);
+#pragma GCC unroll 4
+    for (int l = 0; l < 4; l++) {
+        put(to + l * stride, v[l], stream);
+    }
+}
+
+static inline void get_lanes(vector v[4], const uint8_t *from, int64_t stride)
+{
+#pragma GCC unroll 4
+    for (int l = 0; l < 4; l++) {
+        v[l] = load(from + l * stride);
+    }
+    transpose_four(v);
+}
+
 /* Contracts in kernels.h. */
 enum { AVX512_SCRATCH = 576 << 10 };
 awq_kernel awq_avx512_pack_v1_panel, awq_avx512_pack_v2_panel, awq_avx512_unpack_panel;

@@ -148,9 +148,7 @@ static inline void start_mill(mill *m, const awq_panel *panel)
     for (int i = 0; i < PIECES; i++) {
         m->unused[i] = (uint16_t)i;
     }
-    for (int s = 0; s < SLICE_STRIPS; s++) {
-        find_columns(panel->packing, s * STRIP, STRIP, panel->col_stride, m->columns[s]);
-    }
+    awq_find_columns(panel, SLICE_COLS, m->columns[0]);
 }
 
 /* A slice on its way in, strip by strip. */

@@ -6,8 +6,7 @@ enum {
     TASK_CODES = 1 << 19, /* fewer codes than this take less time than a thread that wakes late on a busy machine */
     MIN_UNITS = 128,      /* panels shrink until there are this many, so that every thread gets some */
     PANEL_ROWS = 512,     /* of one unit of a column-major walk: a thread's units make few large panels */
-    STAGE_ROWS = 64,      /* what passes through dense copies at once */
-    STAGE_COLS = 128,
+    LEAST_COLS = 128,
     /* Outputs from these sizes are streamed past the cache: measured, as they leave no room there for themselves. */
     STREAM_PACKED_ROWS = 8 << 20,
     STREAM_UNPACKED_ROWS = 32 << 20,
@@ -25,42 +24,53 @@ static int64_t min64(int64_t a, int64_t b)
     return a < b ? a : b;
 }
 
-static bool has_row_runs(const awq_job *job)
-{
-    return job->matrix.col_stride == 1 && job->item_stride == awq_packings[job->matrix.packing].item_bytes;
-}
-
-static bool has_panels(const awq_job *job)
-{
-    return job->matrix.row_stride == 1 && job->item_stride == awq_packings[job->matrix.packing].item_bytes;
-}
-
 /* The matrix in lines: where blocks run down it is turned. */
 static void turn(awq_job *job)
 {
     const awq_geometry *g = &job->geometry;
     const awq_packing_traits *traits = &awq_packings[g->packing];
+    const bool turns = traits->runs_down;
     awq_panel *m = &job->matrix;
     m->packing = g->packing;
-    m->is_turned = traits->runs_down;
-    m->rows = m->is_turned ? g->cols : g->rows;
-    m->cols = m->is_turned ? g->rows : g->cols;
-    m->row_stride = m->is_turned ? g->codes_col_stride : g->codes_row_stride;
-    m->col_stride = m->is_turned ? g->codes_row_stride : g->codes_col_stride;
+    m->rows = turns ? g->cols : g->rows;
+    m->cols = turns ? g->rows : g->cols;
+    m->row_stride = turns ? g->codes_col_stride : g->codes_row_stride;
+    m->col_stride = turns ? g->codes_row_stride : g->codes_col_stride;
     m->line_stride = g->payload_row_stride * traits->item_bytes;
-    job->item_stride = g->payload_col_stride * traits->item_bytes;
+    m->item_stride = g->payload_col_stride * traits->item_bytes;
+}
+
+/* Fills in which kernels run it. */
+static void choose(awq_job *job, const awq_kernels *kernels)
+{
+    static const awq_walks none;
+    const awq_panel *m = &job->matrix;
+    const awq_walks *w = kernels->of[m->packing] == NULL ? &none : kernels->of[m->packing];
+    const int64_t item = awq_packings[m->packing].item_bytes;
+    const bool is_pack = job->direction == AWQ_PACK, is_turned = m->item_stride != item && m->line_stride == item;
+    job->run_blocks = is_pack ? awq_pack_blocks : awq_unpack_blocks;
+    if (m->item_stride == item && m->col_stride == 1) {
+        job->run_line = is_pack ? w->pack_rows : w->unpack_rows;
+    } else if (m->item_stride == item && m->row_stride == 1) {
+        job->run_panel = is_pack ? w->pack_panel : w->unpack_panel;
+        job->scratch_bytes = kernels->scratch_bytes;
+    } else if (is_turned && (m->col_stride == 1 || m->row_stride == 1)) {
+        job->run_panel = is_pack ? w->pack_turned : w->unpack_turned;
+    }
+    job->step_cols = is_turned && m->row_stride != 1 ? AWQ_TURNED_COLS : AWQ_PANEL_STEP;
+    job->goes_down = is_pack ? is_turned : m->row_stride == 1 && m->col_stride != 1;
 }
 
 /* Fills in how the matrix is cut. */
 static void cut(awq_job *job, int64_t batch)
 {
     const awq_panel *m = &job->matrix;
-    const bool is_rows = has_row_runs(job);
+    const bool is_rows = job->run_line != NULL;
     job->unit_rows = is_rows ? awq_line_rows(m) : PANEL_ROWS;
     job->unit_cols = is_rows ? RUN_CODES / job->unit_rows : AWQ_PANEL_COLS;
     job->row_units = ceil_div(m->rows, job->unit_rows);
     job->col_units = ceil_div(m->cols, job->unit_cols);
-    while (!is_rows && batch * job->row_units * job->col_units < MIN_UNITS && job->unit_cols > STAGE_COLS) {
+    while (!is_rows && batch * job->row_units * job->col_units < MIN_UNITS && job->unit_cols > LEAST_COLS) {
         if (job->unit_rows >= job->unit_cols) {
             job->unit_rows /= 2;
         } else {
@@ -74,26 +84,18 @@ static void cut(awq_job *job, int64_t batch)
 
 void awq_job_init_part(awq_job *job, awq_direction direction, const awq_kernels *kernels, const awq_geometry *geometry)
 {
-    static const awq_walks none;
-    const awq_walks *walks = kernels->of[geometry->packing] == NULL ? &none : kernels->of[geometry->packing];
-    const bool is_pack = direction == AWQ_PACK;
-    awq_kernel *any = is_pack ? awq_pack_blocks : awq_unpack_blocks;
-    awq_kernel *rows = is_pack ? walks->pack_rows : walks->unpack_rows;
-    awq_kernel *panel = is_pack ? walks->pack_panel : walks->unpack_panel;
-    *job = (awq_job){.geometry = *geometry,
-                     .direction = direction,
-                     .run_rows = rows == NULL ? any : rows,
-                     .run_panel = panel == NULL ? any : panel};
+    *job = (awq_job){.geometry = *geometry, .direction = direction};
     turn(job);
-    job->scratch_bytes = !has_row_runs(job) && has_panels(job) ? kernels->scratch_bytes : 0;
+    choose(job, kernels);
 }
 
 void awq_job_init(awq_job *job, awq_direction direction, awq_packing packing, const awq_kernels *kernels,
                   const awq_view *codes, const awq_view *payload)
 {
-    awq_geometry geometry;
-    awq_geometry_init(&geometry, packing, codes, payload);
-    awq_job_init_part(job, direction, kernels, &geometry);
+    *job = (awq_job){.direction = direction};
+    awq_geometry_init(&job->geometry, packing, codes, payload);
+    turn(job);
+    choose(job, kernels);
     job->matrix.codes = codes->data;
     job->matrix.payload = payload->data;
     int64_t batch = 1;
@@ -102,7 +104,7 @@ void awq_job_init(awq_job *job, awq_direction direction, awq_packing packing, co
     }
     cut(job, batch);
     const int64_t total = batch * job->matrix.rows * job->matrix.cols;
-    const bool is_rows = has_row_runs(job);
+    const bool is_rows = job->run_line != NULL;
     job->units_per_task = job->units > 0 ? ceil_div(TASK_CODES, ceil_div(total, job->units)) : 1;
     if (direction == AWQ_PACK) {
         job->matrix.stream = total / 2 >= (is_rows ? STREAM_PACKED_ROWS : STREAM_PACKED_PANELS);
@@ -112,12 +114,11 @@ void awq_job_init(awq_job *job, awq_direction direction, awq_packing packing, co
 }
 
 /* The part of a panel that starts at `row`, `col` of it: whole lines and blocks. */
-static awq_panel part_of(const awq_job *job, const awq_panel *panel, int64_t row, int64_t col, int64_t rows,
-                         int64_t cols)
+static awq_panel part_of(const awq_panel *panel, int64_t row, int64_t col, int64_t rows, int64_t cols)
 {
     awq_panel part = *panel;
     part.codes += row * panel->row_stride + col * panel->col_stride;
-    part.payload += awq_panel_offset(panel, job->item_stride, row, col);
+    part.payload += awq_panel_offset(panel, row, col);
     part.rows = rows;
     part.cols = cols;
     return part;
@@ -138,105 +139,53 @@ static awq_panel unit_of(const awq_job *job, int64_t batch, int64_t row, int64_t
     matrix.codes += codes_offset;
     matrix.payload += payload_offset * awq_packings[g->packing].item_bytes;
     matrix.scratch = scratch;
-    return part_of(job, &matrix, row, col, min64(job->unit_rows, matrix.rows - row),
+    return part_of(&matrix, row, col, min64(job->unit_rows, matrix.rows - row),
                    min64(job->unit_cols, matrix.cols - col));
 }
 
-static void copy_strided(uint8_t *to, int64_t to_row, int64_t to_col, const uint8_t *from, int64_t from_row,
-                         int64_t from_col, int64_t rows, int64_t cols, int64_t item)
+/* Line by line. */
+static uint8_t run_lines(const awq_job *job, const awq_panel *s)
 {
-    for (int64_t r = 0; r < rows; r++) {
-        for (int64_t c = 0; c < cols; c++) {
-            for (int64_t b = 0; b < item; b++) {
-                to[r * to_row + c * to_col + b] = from[r * from_row + c * from_col + b];
-            }
-        }
-    }
-}
-
-/* Any strides: codes and payload pass through dense copies small enough to stay in the first-level cache. */
-static uint8_t run_staged(const awq_job *job, const awq_panel *s)
-{
-    uint8_t codes[STAGE_ROWS * STAGE_COLS];
-    uint8_t payload[STAGE_ROWS * STAGE_COLS / 2];
-    const int64_t item = awq_packings[s->packing].item_bytes, line_rows = awq_line_rows(s);
-    const int64_t lines = s->rows / line_rows, line_bytes = s->cols * line_rows / 2;
-    awq_panel line = {.packing = s->packing,
-                      .is_turned = s->is_turned,
-                      .codes = codes,
-                      .payload = payload,
-                      .rows = line_rows,
-                      .cols = s->cols,
-                      .row_stride = s->cols,
-                      .col_stride = 1};
+    const int line_rows = awq_line_rows(s);
+    awq_panel line = *s;
+    line.rows = line_rows;
     uint8_t seen = 0;
-    if (job->direction == AWQ_PACK) {
-        copy_strided(codes, s->cols, 1, s->codes, s->row_stride, s->col_stride, s->rows, s->cols, 1);
-    } else {
-        copy_strided(payload, line_bytes, item, s->payload, s->line_stride, job->item_stride, lines, line_bytes / item,
-                     item);
-    }
-    for (int64_t i = 0; i < lines; i++, line.codes += line_rows * s->cols, line.payload += line_bytes) {
-        seen |= job->run_rows(&line);
-    }
-    if (job->direction == AWQ_PACK) {
-        copy_strided(s->payload, s->line_stride, job->item_stride, payload, line_bytes, item, lines, line_bytes / item,
-                     item);
-    } else {
-        copy_strided(s->codes, s->row_stride, s->col_stride, codes, s->cols, 1, s->rows, s->cols, 1);
+    for (int64_t row = 0; row < s->rows; row += line_rows) {
+        seen |= job->run_line(&line);
+        line.codes += line_rows * s->row_stride;
+        line.payload += s->line_stride;
     }
     return seen;
 }
 
-/* Consecutive units of one line are one run. */
-static uint8_t walk_rows(const awq_job *job, int64_t begin, int64_t end, void *scratch)
+static uint8_t run_any(awq_kernel *kernel, const awq_panel *s)
 {
-    uint8_t seen = 0;
-    while (begin < end) {
-        const int64_t line = begin / job->col_units;
-        const int64_t stop = min64(end, (line + 1) * job->col_units);
-        const int64_t col = begin % job->col_units * job->unit_cols;
-        awq_panel run = unit_of(job, line / job->row_units, line % job->row_units * job->unit_rows, col, scratch);
-        run.cols = min64((stop - line * job->col_units) * job->unit_cols, job->matrix.cols) - col;
-        seen |= job->run_rows(&run);
-        begin = stop;
-    }
-    return seen;
-}
-
-static uint8_t run_stages(const awq_job *job, const awq_panel *s)
-{
-    uint8_t seen = 0;
-    for (int64_t row = 0; row < s->rows; row += STAGE_ROWS) {
-        for (int64_t col = 0; col < s->cols; col += STAGE_COLS) {
-            const awq_panel stage =
-                part_of(job, s, row, col, min64(STAGE_ROWS, s->rows - row), min64(STAGE_COLS, s->cols - col));
-            seen |= run_staged(job, &stage);
-        }
-    }
-    return seen;
+    return s->rows > 0 && s->cols > 0 ? kernel(s) : 0;
 }
 
 /* What fills whole steps is a panel; a rim of rows below it and one of columns beside it may remain. */
 static uint8_t run_unit(const awq_job *job, const awq_panel *s)
 {
-    if (!has_panels(job)) {
-        return run_stages(job, s);
+    if (job->run_line != NULL) {
+        return run_lines(job, s);
     }
-    const int64_t rows = s->rows - s->rows % AWQ_PANEL_STEP, cols = s->cols - s->cols % AWQ_PANEL_STEP;
-    const awq_panel panel = part_of(job, s, 0, 0, rows, cols);
-    const awq_panel below = part_of(job, s, rows, 0, s->rows - rows, s->cols);
-    const awq_panel beside = part_of(job, s, 0, cols, rows, s->cols - cols);
-    uint8_t seen = rows > 0 && cols > 0 ? job->run_panel(&panel) : 0;
-    seen |= run_stages(job, &below);
-    return seen | run_stages(job, &beside);
+    if (job->run_panel == NULL) {
+        return job->run_blocks(s);
+    }
+    const int64_t rows = s->rows - s->rows % AWQ_PANEL_STEP, cols = s->cols - s->cols % job->step_cols;
+    const awq_panel panel = part_of(s, 0, 0, rows, cols);
+    const awq_panel below = part_of(s, rows, 0, s->rows - rows, s->cols);
+    const awq_panel beside = part_of(s, 0, cols, rows, s->cols - cols);
+    uint8_t seen = run_any(job->run_panel, &panel);
+    seen |= run_any(job->run_blocks, &below);
+    return seen | run_any(job->run_blocks, &beside);
 }
 
 /*
- * Packing: across the columns of some rows, then on to the rows below, so that threads write other rows and, where the
- * payload is new, no page twice. Rows taken from end to end are one panel: the taller it is, the longer are the reads.
+ * Across the columns of some rows, then on to the rows below, so that threads write other rows and, where the output is
+ * new, no page twice. Rows taken from end to end are one panel: the taller it is, the longer are the reads.
  */
-static uint8_t pack_panels(const awq_job *job, int64_t begin, int64_t end, void *scratch)
+static uint8_t go_across(const awq_job *job, int64_t begin, int64_t end, void *scratch)
 {
     uint8_t seen = 0;
     while (begin < end) {
@@ -254,9 +203,10 @@ static uint8_t pack_panels(const awq_job *job, int64_t begin, int64_t end, void 
     return seen;
 }
 
-/* Unpacking: down the rows of one group of columns, which is one panel, then on to the next. */
-static void unpack_panels(const awq_job *job, int64_t begin, int64_t end, void *scratch)
+/* Where the output's rows run down: down the rows of one group of columns, which is one panel, then on to the next. */
+static uint8_t go_down(const awq_job *job, int64_t begin, int64_t end, void *scratch)
 {
+    uint8_t seen = 0;
     while (begin < end) {
         const int64_t group = begin / job->row_units;
         const int64_t stop = min64(end, (group + 1) * job->row_units);
@@ -264,40 +214,26 @@ static void unpack_panels(const awq_job *job, int64_t begin, int64_t end, void *
         const int64_t col = group % job->col_units * job->unit_cols;
         awq_panel s = unit_of(job, group / job->col_units, row, col, scratch);
         s.rows = min64((stop - group * job->row_units) * job->unit_rows, job->matrix.rows) - row;
-        (void)run_unit(job, &s);
+        seen |= run_unit(job, &s);
         begin = stop;
     }
+    return seen;
 }
 
 uint8_t awq_job_run(const awq_job *job, int64_t begin, int64_t end, void *scratch)
 {
-    if (has_row_runs(job)) {
-        return walk_rows(job, begin, end, scratch);
-    }
-    if (job->direction == AWQ_PACK) {
-        return pack_panels(job, begin, end, scratch);
-    }
-    unpack_panels(job, begin, end, scratch);
-    return 0;
+    return job->goes_down ? go_down(job, begin, end, scratch) : go_across(job, begin, end, scratch);
 }
 
 uint8_t awq_job_run_part(const awq_job *job, uint8_t *codes, uint8_t *payload, int64_t rows, int64_t cols,
                          void *scratch)
 {
+    const bool turns = awq_packings[job->matrix.packing].runs_down;
     awq_panel all = job->matrix;
     all.codes = codes;
     all.payload = payload;
-    all.rows = all.is_turned ? cols : rows;
-    all.cols = all.is_turned ? rows : cols;
+    all.rows = turns ? cols : rows;
+    all.cols = turns ? rows : cols;
     all.scratch = scratch;
-    if (!has_row_runs(job)) {
-        return run_unit(job, &all);
-    }
-    const int64_t line_rows = awq_line_rows(&all);
-    uint8_t seen = 0;
-    for (int64_t row = 0; row < all.rows; row += line_rows) {
-        const awq_panel line = part_of(job, &all, row, 0, line_rows, all.cols);
-        seen |= job->run_rows(&line);
-    }
-    return seen;
+    return run_unit(job, &all);
 }

@@ -13,11 +13,13 @@ typedef enum awq_direction { AWQ_PACK, AWQ_UNPACK } awq_direction;
 
 typedef struct awq_job {
     awq_geometry geometry;
-    awq_panel matrix;    /* the first of the batch, in lines */
-    int64_t item_stride; /* bytes between the items of a line */
+    awq_panel matrix; /* the first of the batch, in lines */
     awq_direction direction;
-    awq_kernel *run_rows;  /* a line, */
-    awq_kernel *run_panel; /* a panel of whole steps */
+    awq_kernel *run_line;   /* a line of row-major codes; else NULL */
+    awq_kernel *run_panel;  /* a panel of whole steps; NULL where there is nothing for it */
+    awq_kernel *run_blocks; /* whatever remains */
+    int step_cols;          /* of a panel */
+    bool goes_down;         /* from a unit to the one below, not to the one beside */
     /* How the matrix is cut: a unit is unit_rows x unit_cols codes, smaller at the far edges. */
     int64_t unit_rows, unit_cols;
     int64_t row_units, col_units;

@@ -14,6 +14,7 @@ enum {
     AWQ_PANEL_STEP = 64, /* a column-major panel has a multiple of this many rows and columns ... */
     /* ... and at most so many columns where it is unpacked: the page tables' caches hold their pages */
     AWQ_PANEL_COLS = 512,
+    AWQ_TURNED_COLS = 128,
     AWQ_SCRATCH_ALIGNMENT = 64,
 };
 
@@ -24,31 +25,33 @@ enum {
  */
 typedef struct awq_panel {
     awq_packing packing;
-    bool is_turned;           /* the rows here are columns of W */
     bool stream;              /* asks for stores that bypass the cache where the destination's alignment allows them */
     uint8_t *codes, *payload; /* one of them is only read */
     int64_t rows, cols;
     int64_t row_stride, col_stride; /* between codes */
-    int64_t line_stride;            /* between lines */
+    int64_t line_stride;            /* between lines, ... */
+    int64_t item_stride;            /* ... and between the items of one */
     uint8_t *scratch;               /* scratch_bytes of the table, aligned to AWQ_SCRATCH_ALIGNMENT; of panels alone */
 } awq_panel;
 
 /* Rows of codes in a line, and columns of codes in a block. */
 static inline int awq_line_rows(const awq_panel *panel)
 {
-    return panel->is_turned ? awq_packings[panel->packing].block_cols : awq_packings[panel->packing].block_rows;
+    const awq_packing_traits *traits = &awq_packings[panel->packing];
+    return traits->runs_down ? traits->block_cols : traits->block_rows;
 }
 
 static inline int awq_step_cols(const awq_panel *panel)
 {
-    return panel->is_turned ? awq_packings[panel->packing].block_rows : awq_packings[panel->packing].block_cols;
+    const awq_packing_traits *traits = &awq_packings[panel->packing];
+    return traits->runs_down ? traits->block_rows : traits->block_cols;
 }
 
-/* Where the block starts whose first code is (row, col), where the items of a line are item_stride bytes apart. */
-static inline int64_t awq_panel_offset(const awq_panel *panel, int64_t item_stride, int64_t row, int64_t col)
+/* Where the block starts whose first code is (row, col). */
+static inline int64_t awq_panel_offset(const awq_panel *panel, int64_t row, int64_t col)
 {
     const int64_t items = awq_block_items(&awq_packings[panel->packing]);
-    return row / awq_line_rows(panel) * panel->line_stride + col / awq_step_cols(panel) * items * item_stride;
+    return row / awq_line_rows(panel) * panel->line_stride + col / awq_step_cols(panel) * items * panel->item_stride;
 }
 
 /*
@@ -68,6 +71,9 @@ typedef struct awq_walks {
     /* Column-major codes: row_stride is 1; rows and columns as AWQ_PANEL_STEP and AWQ_PANEL_COLS say.
        The larger the panel, the faster it is packed: its columns are read in longer runs. */
     awq_kernel *pack_panel, *unpack_panel;
+    /* A payload viewed transposed, as GPTQ's is V1's: line_stride is the size of an item, and row_stride or col_stride is
+       1. Rows as AWQ_PANEL_STEP says, a multiple of AWQ_TURNED_COLS columns. */
+    awq_kernel *pack_turned, *unpack_turned;
 } awq_walks;
 
 typedef struct awq_kernels {

@@ -1,8 +1,6 @@
 /*
  * Marlin for both x86 instruction sets, in lines: rows here are columns k of W, and columns here rows n of it. Below
  * these walks are the primitives of avx2.h or avx512.h and these of avx2_marlin.c or avx512_marlin.c:
- *   put_lanes(v, to, stride, stream)      16 bytes l of each of four vectors, side by side, to line l
- *   get_lanes(v, from, stride)            the way back
  *   put_line(v, to, stream)               a line of 4 x 4 words that HALVES vectors hold transposed
  *   get_line(v, from)                     the way back
  *
@@ -11,6 +9,8 @@
  */
 #ifndef AWQPACK_MARLIN_H
 #define AWQPACK_MARLIN_H
+
+#include "words.h"
 
 enum {
     BLOCK_ROWS = 16,
@@ -33,17 +33,6 @@ static inline vector pair_up(vector v)
 static inline vector part(vector v)
 {
     return shuffle(v, _mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15));
-}
-
-/* Transposes the 4 x 4 words of each 128-bit lane of four vectors. */
-static inline void transpose_words(vector v[4])
-{
-    const vector a = zip32_low(v[0], v[1]), b = zip32_low(v[2], v[3]);
-    const vector c = zip32_high(v[0], v[1]), d = zip32_high(v[2], v[3]);
-    v[0] = zip64_low(a, b);
-    v[1] = zip64_high(a, b);
-    v[2] = zip64_low(c, d);
-    v[3] = zip64_high(c, d);
 }
 
 /* A line of each of LANES blocks, from columns n, n + 8, .. n + 56. */
@@ -146,12 +135,6 @@ ALWAYS_INLINE void unpack_tiles(const awq_panel *p, bool stream)
             unpack_tile(p, row, col, stream);
         }
     }
-}
-
-/* Whether lines at an address and at all multiples of a stride from it can be streamed. */
-static inline bool is_streamed(const awq_panel *p, const uint8_t *target, int64_t stride)
-{
-    return p->stream && ((uintptr_t)target | (uintptr_t)stride) % LINE == 0;
 }
 
 static uint8_t pack_panel(const awq_panel *panel)

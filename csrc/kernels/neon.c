@@ -171,11 +171,12 @@ enum { HALVES = AWQ_BLOCK_BYTES / VECTOR };
 
 static uint8_t pack_panel(const awq_panel *panel)
 {
-    const awq_packing packing = panel->packing;
     const int64_t col_stride = panel->col_stride, rows = panel->rows, cols = panel->cols;
     const uint8_t *restrict codes = panel->codes;
     uint8_t *restrict payload = panel->payload;
-    const awq_panel_walk walk = awq_panel_walk_of(packing, panel->line_stride);
+    const awq_panel_walk walk = awq_panel_walk_of(panel->packing, panel->line_stride);
+    int64_t columns[AWQ_BLOCK_CODES];
+    awq_find_columns(panel, AWQ_BLOCK_CODES, columns);
     uint8x16_t seen = vdupq_n_u8(0);
     for (int64_t row = 0; row < rows; row += VECTOR) {
         for (int64_t g = 0; g < cols / (2 * VECTOR); g++) {
@@ -183,9 +184,8 @@ static uint8_t pack_panel(const awq_panel *panel)
             uint8_t *to = payload + g / HALVES * walk.block + g % HALVES * VECTOR;
             uint8x16_t v[VECTOR];
             for (int i = 0; i < VECTOR; i++) {
-                const int byte = (int)(g % HALVES) * VECTOR + i;
-                const uint8x16_t low = vld1q_u8(from + awq_low_column(packing, byte) * col_stride);
-                const uint8x16_t high = vld1q_u8(from + awq_high_column(packing, byte) * col_stride);
+                const int64_t *pair = columns + 2 * (g % HALVES * VECTOR + i);
+                const uint8x16_t low = vld1q_u8(from + pair[0]), high = vld1q_u8(from + pair[1]);
                 seen = vorrq_u8(seen, vorrq_u8(low, high));
                 v[i] = join(low, high);
             }
@@ -200,11 +200,12 @@ static uint8_t pack_panel(const awq_panel *panel)
 
 static uint8_t unpack_panel(const awq_panel *panel)
 {
-    const awq_packing packing = panel->packing;
     const int64_t col_stride = panel->col_stride, rows = panel->rows, cols = panel->cols;
     uint8_t *restrict codes = panel->codes;
     const uint8_t *restrict payload = panel->payload;
-    const awq_panel_walk walk = awq_panel_walk_of(packing, panel->line_stride);
+    const awq_panel_walk walk = awq_panel_walk_of(panel->packing, panel->line_stride);
+    int64_t columns[AWQ_BLOCK_CODES];
+    awq_find_columns(panel, AWQ_BLOCK_CODES, columns);
     for (int64_t row = 0; row < rows; row += VECTOR) {
         for (int64_t g = 0; g < cols / (2 * VECTOR); g++) {
             const uint8_t *from = payload + g / HALVES * walk.block + g % HALVES * VECTOR;
@@ -215,17 +216,17 @@ static uint8_t unpack_panel(const awq_panel *panel)
             }
             transpose(v);
             for (int i = 0; i < VECTOR; i++) {
-                const int byte = (int)(g % HALVES) * VECTOR + i;
-                vst1q_u8(to + awq_low_column(packing, byte) * col_stride, low_nibbles(v[i]));
-                vst1q_u8(to + awq_high_column(packing, byte) * col_stride, vshrq_n_u8(v[i], 4));
+                const int64_t *pair = columns + 2 * (g % HALVES * VECTOR + i);
+                vst1q_u8(to + pair[0], low_nibbles(v[i]));
+                vst1q_u8(to + pair[1], vshrq_n_u8(v[i], 4));
             }
         }
     }
     return 0;
 }
 
-static const awq_walks v1 = {pack_v1, unpack_v1, pack_panel, unpack_panel};
-static const awq_walks v2 = {pack_v2, unpack_v2, pack_panel, unpack_panel};
+static const awq_walks v1 = {pack_v1, unpack_v1, pack_panel, unpack_panel, NULL, NULL};
+static const awq_walks v2 = {pack_v2, unpack_v2, pack_panel, unpack_panel, NULL, NULL};
 
 const awq_kernels awq_kernels_neon = {
     .name = "neon",

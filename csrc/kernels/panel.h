@@ -67,18 +67,6 @@ static inline slice slice_after(const extent *all, const slice *s)
     return slice_at(all, is_below ? s->col : s->col + all->slice_cols, is_below ? s->first + s->tiles : 0);
 }
 
-/* Offsets of the columns that `bytes` payload bytes of a row hold from byte `first` on: low, high nibble of each in
-   turn. */
-static inline void find_columns(awq_packing packing, int64_t first, int64_t bytes, int64_t col_stride, int64_t *columns)
-{
-    for (int64_t i = 0; i < bytes; i++) {
-        const int64_t at = first + i, block = at / AWQ_BLOCK_BYTES * AWQ_BLOCK_CODES;
-        const int byte = (int)(at % AWQ_BLOCK_BYTES);
-        columns[2 * i] = (block + awq_low_column(packing, byte)) * col_stride;
-        columns[2 * i + 1] = (block + awq_high_column(packing, byte)) * col_stride;
-    }
-}
-
 /* Runs of cache lines to ask for, a few at a time; hints alone, so they may lie past the end of the source. */
 typedef struct ahead {
     uintptr_t run;
@@ -174,7 +162,7 @@ static inline awq_panel slice_of(const awq_panel *panel, int64_t row)
 {
     awq_panel part = *panel;
     part.codes += row;
-    part.payload += awq_panel_offset(panel, 1, row, 0);
+    part.payload += awq_panel_offset(panel, row, 0);
     part.rows = panel->rows - row < SLICE_ROWS ? panel->rows - row : SLICE_ROWS;
     return part;
 }
@@ -197,9 +185,10 @@ static inline void write_columns(const awq_panel *part, const uint8_t *restrict 
     const bool has_ends = part->stream && ((uintptr_t)part->codes | (uintptr_t)part->col_stride) % LINE != 0;
     ahead below = ahead_of(part->payload, part->rows / line_rows * part->line_stride, part->line_stride, lines,
                            part->cols / 2 * line_rows);
+    int64_t all[AWQ_PANEL_COLS];
+    awq_find_columns(part, part->cols, all);
     for (int64_t g = 0; g < part->cols / GROUP_COLS; g++) {
-        int64_t columns[GROUP_COLS];
-        find_columns(part->packing, g * GROUP, GROUP, part->col_stride, columns);
+        const int64_t *columns = all + g * GROUP_COLS;
         if (has_ends) {
             ask_for_ends(part->codes, columns, part->rows);
         }

@@ -1,4 +1,4 @@
-/* What the column-major kernels of V1 and V2 share: where in a panel's lines the bytes of a row lie. */
+/* What the column-major kernels of V1 and V2 share: where in a panel the bytes and the columns of a row lie. */
 #ifndef AWQPACK_WALK_H
 #define AWQPACK_WALK_H
 
@@ -20,6 +20,19 @@ static inline awq_panel_walk awq_panel_walk_of(awq_packing packing, int64_t line
 static inline int64_t awq_panel_row(const awq_panel_walk *walk, int64_t row)
 {
     return row / AWQ_QUAD_ROWS * walk->quad + row % AWQ_QUAD_ROWS * walk->row;
+}
+
+/* Bytes from the first column to that of each of the first `count` nibbles of a row, and on to a power of two of them. */
+static inline void awq_find_columns(const awq_panel *panel, int64_t count, int64_t *columns)
+{
+    const awq_packing_traits *traits = &awq_packings[panel->packing];
+    columns[0] = 0;
+    for (int bit = 0; INT64_C(1) << bit < count; bit++) {
+        const int64_t known = INT64_C(1) << bit, step = known < traits->block_cols ? traits->step[bit].col : known;
+        for (int64_t i = 0; i < known; i++) {
+            columns[known + i] = columns[i] + step * panel->col_stride;
+        }
+    }
 }
 
 #endif

@@ -30,7 +30,6 @@ static awq_panel panel_at(const work *w, int64_t row, int64_t col, int64_t rows,
     const int64_t row_stride = w->is_panel ? 1 : w->cols, col_stride = w->is_panel ? w->rows : 1;
     return (awq_panel){
         .packing = w->packing,
-        .is_turned = shape->is_turned,
         .stream = w->stream,
         .codes = w->codes + row * row_stride + col * col_stride,
         .payload = w->payload + row / shape->line_rows * line + col * shape->line_rows / 2,
@@ -39,6 +38,7 @@ static awq_panel panel_at(const work *w, int64_t row, int64_t col, int64_t rows,
         .row_stride = row_stride,
         .col_stride = col_stride,
         .line_stride = line,
+        .item_stride = shape->item_bytes,
         .scratch = w->scratch[w->thread],
     };
 }

@@ -22,8 +22,18 @@ extern const packing_shape packing_shapes[AWQ_PACKING_COUNT];
 /* The packings as their formulas say, slowly: in formulas.c. */
 awq_kernel formula_pack, formula_unpack;
 
-/* The four kernels of a packing. */
-typedef enum operation { PACK_ROWS, UNPACK_ROWS, PACK_PANEL, UNPACK_PANEL, OPERATIONS } operation;
+/* The kernels of a packing, those of a turned payload once for rows and once for columns of codes. */
+typedef enum operation {
+    PACK_ROWS,
+    UNPACK_ROWS,
+    PACK_PANEL,
+    UNPACK_PANEL,
+    PACK_TURNED,
+    UNPACK_TURNED,
+    PACK_TURNED_COLUMNS,
+    UNPACK_TURNED_COLUMNS,
+    OPERATIONS
+} operation;
 
 /* What a variant runs, which is the walk over blocks where it has nothing of its own. */
 awq_kernel *kernel_of(const awq_kernels *kernels, awq_packing packing, operation op);

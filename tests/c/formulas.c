@@ -46,9 +46,10 @@ static uint8_t formula_walk(const awq_panel *p, void (*at)(uint8_t *code, uint8_
         for (int64_t i = 0; i < items * s->item_bytes * 2; i++) {
             int64_t n, k;
             formula_place(p->packing, line, i / 2 / s->item_bytes, (int)(i % (2 * s->item_bytes)), &n, &k);
-            const int64_t row = p->is_turned ? k : n, col = p->is_turned ? n : k;
-            at(p->codes + row * p->row_stride + col * p->col_stride, p->payload + line * p->line_stride + i / 2,
-               i % 2 != 0, &seen);
+            const int64_t row = s->is_turned ? k : n, col = s->is_turned ? n : k;
+            const int64_t item = i / 2 / s->item_bytes, byte = i / 2 % s->item_bytes;
+            at(p->codes + row * p->row_stride + col * p->col_stride,
+               p->payload + line * p->line_stride + item * p->item_stride + byte, i % 2 != 0, &seen);
         }
     }
     return seen;

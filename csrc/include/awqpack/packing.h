@@ -128,19 +128,6 @@ AWQ_FUNCTION awq_place awq_place_of(const awq_packing_traits *traits, int nibble
     return place;
 }
 
-/* Column whose code sits in the low / the high nibble of byte 0..31 of 64 codes of one row: V1 and V2. */
-AWQ_FUNCTION int awq_low_column(awq_packing packing, int byte)
-{
-    const awq_packing_traits *traits = &awq_packings[packing];
-    const int block_bytes = traits->block_cols / 2; /* of one row */
-    return byte / block_bytes * traits->block_cols + awq_place_of(traits, byte % block_bytes * 2).col;
-}
-
-AWQ_FUNCTION int awq_high_column(awq_packing packing, int byte)
-{
-    return awq_low_column(packing, byte) + awq_packings[packing].step[0].col;
-}
-
 /*
  * A batch of matrices of codes beside a batch of payloads, as strides in elements (codes: bytes, payload: its items).
  * Made by awq_geometry_init, which merges every dimension that can be merged, so that a contiguous tensor is one long
