@@ -6,6 +6,7 @@ python docs/scripts/generate.py --check   # exit status 1 when something is stal
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import json
 import re
@@ -18,6 +19,7 @@ import torch
 
 from awqpack.formats import FORMATS
 from awqpack.layouts import LAYOUTS, Geometry, Layer, Layout, LayoutError, QuantizationConfig
+from awqpack.peers import PEERS, exchange_of
 
 DOCS = Path(__file__).parent.parent
 ASSETS = DOCS / "assets"
@@ -158,7 +160,17 @@ def packings() -> str:
     return "\n".join(parts)
 
 
-SECTIONS = {"limits": limits, "pairs": pairs, "layouts": layouts, "packings": packings}
+def peers() -> str:
+    """What enable() knows."""
+    rows = []
+    for package in PEERS:
+        exchange = exchange_of(package)
+        module = importlib.import_module(PEERS[package])
+        rows.append([f"`{package}`", ", ".join(exchange.versions), (module.__doc__ or "").split("\n")[0]])
+    return _table(["package", "versions", "what awqpack takes over"], rows)
+
+
+SECTIONS = {"peers": peers, "limits": limits, "pairs": pairs, "layouts": layouts, "packings": packings}
 
 
 def outputs() -> Iterator[tuple[Path, str]]:
