@@ -23,6 +23,7 @@ import pytest
 
 import awqpack
 from awqpack import cli
+from awqpack.layouts.registry import SOURCES
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:torch.distributed is disabled:UserWarning", "ignore::DeprecationWarning:torch"
@@ -171,6 +172,11 @@ def test_the_api_is_complete():
     named = {path.rpartition(".")[2] for path in re.findall(r"^::: (\S+)", text, re.MULTILINE)}
     ours = {*awqpack.__all__, *awqpack.checkpoint.__all__} - {"__version__", "rebuild_packed_tensor"}
     assert ours - named == set()
+
+
+def test_every_layout_is_in_the_table():
+    table = (ROOT / "docs" / "layouts.md").read_text().split("## From any layout")[0]
+    assert {name for name in SOURCES if f"`{name}`" not in table} == set()
 
 
 def test_readme_is_short():

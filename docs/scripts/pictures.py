@@ -102,7 +102,9 @@ LEFT, TOP, GAP = 34, 42, 6  # for labels of rows, for two lines of text; between
 
 def packing(form: Format, theme: Theme) -> str:
     """A block of codes, and the items that hold it. A code has the colour of its nibble in both."""
-    how = _DRAWINGS.get(form.name, Drawing(min(form.cols, 16), 1, form.item_codes, 16, *[Cell(26, 18, 9)] * 2, False))
+    cell = Cell(26, 18, 9)
+    default = Drawing(min(form.cols, 16), 1, form.item_codes, 16, cell, cell, is_beside=False)
+    how = _DRAWINGS.get(form.name, default)
     nibbles = [form.place(nibble) for nibble in range(form.rows * form.cols)]
     items = [nibbles[i : i + form.item_codes] for i in range(0, len(nibbles), form.item_codes)]
     canvas = Canvas(theme, f"{form.title}: which code of a block lies in which nibble")
