@@ -13,9 +13,9 @@ CHECK_C := $(MAKE) --no-print-directory --silent -C tests/c
 TORCH_STAMP := $(VENV)/.torch-$(TORCH)
 BUILD_STAMP := $(VENV)/.awqpack
 SOURCES := setup.py $(shell find csrc cuda -name '*.[ch]' -o -name '*.[ch]pp' -o -name '*.cu' -o -name '*.cuh')
-C_SOURCES = $(shell find csrc cuda tests/c -name '*.[ch]' -o -name '*.[ch]pp' -o -name '*.cu' -o -name '*.cuh')
+C_SOURCES = $(shell find csrc cuda tests/c tests/fuzz -name '*.[ch]' -o -name '*.[ch]pp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: help demo test test-clients asan fuzz-writes asan-fuzz-writes sanitize-gpu check-c check-neon check-wheel lint docs docs-serve compat wheel clean
+.PHONY: help demo test test-clients asan fuzz fuzz-writes asan-fuzz-writes sanitize-gpu check-c check-neon check-wheel lint docs docs-serve compat wheel clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -40,7 +40,8 @@ COMPILED_FROM := $(sort $(SOURCES) $(shell find awqpack tests -name '*.py'))
 # Named after the list of files, as one that is gone is newer than nothing.
 MADE := .made-$(firstword $(shell echo $(COMPILED_FROM) | cksum))
 
-test: $(VENV)/.test $(BUILD)/inductor/$(MADE) check-c ## the C checks, then pytest
+test: $(VENV)/.test $(BUILD)/inductor/$(MADE) ## a quick form of the C checks, then pytest
+	$(CHECK_C) check BUILD=$(BUILD)/c CHECK=--quick
 	$(call PYTEST_ENV,$(BUILD)/inductor) $(BIN)/python -m pytest $(PYTEST_ARGS) $(ARGS)
 
 test-clients: $(VENV)/.packers ## the longer tests under others' packages
@@ -123,10 +124,24 @@ asan: $(VENV)/.test $(BUILD)/asan/.built $(BUILD)/asan-inductor/$(MADE) ## the C
 # Chunks of 50,000, each with a seed of its own.
 OPS ?= 1000000
 FUZZ = for seed in $$(seq $$(( ($(OPS) + 49999) / 50000 ))); do \
-	$(1) $(BIN)/python tests/fuzz_sequences.py 50000 --seed $$seed || exit 1; done
+	$(1) $(BIN)/python -m fuzz.sequences 50000 --seed $$seed || exit 1; done
 
 fuzz-writes: $(VENV)/.test ## op sequences on packed tensors beside plain ones that share memory alike (OPS=1000000)
-	@$(call FUZZ,)
+	@$(call FUZZ,PYTHONPATH=tests)
+
+# One property a target; tests/fuzz/README.md says which. A run goes on from what the runs before have bred.
+MINUTES ?= 30
+FUZZ_TARGETS = kernels $(shell sed -n 's/^    "\(.*\)": (".*/\1/p' tests/fuzz/__init__.py)
+fuzz: $(VENV)/.fuzz ## every fuzz target for so long (MINUTES=30); fuzz-kernels, fuzz-floats...: one
+	@for target in $(FUZZ_TARGETS); do $(MAKE) --no-print-directory --silent fuzz-$$target || exit 1; done
+
+fuzz-kernels: $(VENV)/.fuzz
+	@command -v clang >/dev/null || { echo 'the target kernels needs clang'; exit 1; }
+	@$(CHECK_C) fuzz BUILD=$(BUILD)/c
+	@PYTHONPATH=tests $(BIN)/python -m fuzz kernels --minutes $(MINUTES) $(ARGS)
+
+fuzz-%: $(VENV)/.fuzz
+	@PYTHONPATH=tests $(BIN)/python -m fuzz $* --minutes $(MINUTES) $(ARGS)
 
 asan-fuzz-writes: $(VENV)/.test $(BUILD)/asan/.built ## the same under AddressSanitizer and UBSan
 	@$(call FUZZ,$(ASAN_ENV) PYTHONPATH=$(BUILD)/asan:tests)
@@ -163,6 +178,11 @@ $(VENV)/.demo: pyproject.toml | $(BUILD_STAMP)
 $(VENV)/.test: pyproject.toml | $(BUILD_STAMP)
 	@echo 'installing what the tests need'
 	@$(PIP) 'awqpack[test]'
+	@touch $@
+
+$(VENV)/.fuzz: $(VENV)/.test
+	@echo 'installing what the fuzz targets need'
+	@$(PIP) 'awqpack[fuzz]'
 	@touch $@
 
 $(VENV)/.wheel: pyproject.toml | $(BUILD_STAMP)

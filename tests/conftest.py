@@ -15,6 +15,8 @@ FIRST = [
     "checkpoint_clients",
     "examples",
     "docs",
+    "packers",
+    "checkpoint_writer",
     "accelerate",
     "writers",
     "isolated",

@@ -59,6 +59,11 @@ PACKINGS = {
     "v2": Packing(AWQPacking.V2, False),
     "marlin": Packing(AWQPacking.MARLIN, False),
 }
+# Compiling takes a tenth of a second and more: each packing once, static and dynamic both, not all pairs.
+COMPILED = [
+    pytest.param(packing, bool(i % 2), id=f"{name}-dynamic" if i % 2 else name)
+    for i, (name, packing) in enumerate(PACKINGS.items())
+]
 VARIANTS = _C.variants()
 HAS_CUDA = torch.cuda.is_available() and bool(awqpack.build_info()["cuda_archs"])
 CUDA = pytest.param(

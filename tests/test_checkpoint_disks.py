@@ -396,14 +396,14 @@ def test_experts_by_the_thousand(tmp_path):
     """Planning and names take no time that grows with the square of their number."""
     layer = random_layer(8, 64, 64)
     encoded = {k: v.contiguous() for k, v in LAYOUTS["compressed-tensors"].encode(layer).items()}
-    names = [f"model.layers.{i}.mlp.experts.{j}.up_proj" for i in range(10) for j in range(300)]
+    names = [f"model.layers.{i}.mlp.experts.{j}.up_proj" for i in range(5) for j in range(300)]
     path = tmp_path / "given"
     path.mkdir()
-    plain = {f"model.layers.{i}.mlp.gate.weight": torch.ones(4, 8) for i in range(10)}
+    plain = {f"model.layers.{i}.mlp.gate.weight": torch.ones(4, 8) for i in range(5)}
     save_file(
         {f"{name}.{k}": v.clone() for name in names for k, v in encoded.items()} | plain, path / "model.safetensors"
     )
     config = quantization_config("compressed-tensors", 64, not_converted=None) | {"ignore": ["re:.*mlp.gate$"]}
     (path / "config.json").write_text(json.dumps({"quantization_config": config}))
-    assert checkpoint.convert(path, tmp_path / "out", "gemm").layers == 3000
+    assert checkpoint.convert(path, tmp_path / "out", "gemm").layers == 1500
     assert checkpoint.verify(path, tmp_path / "out").is_equal

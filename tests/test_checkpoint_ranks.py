@@ -8,8 +8,6 @@ import random
 import re
 import shutil
 import signal
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -236,9 +234,9 @@ def test_torchrun_ends_with_one_message(given, expected, tmp_path):
     out = tmp_path / "out"
     script = tmp_path / "rank.py"
     script.write_text(RANK)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
-    arguments = ["1", "bytes", str(SHARE // 2), "convert", str(given), str(out), "--to", "gemv_fast"]
-    done = subprocess.run(command + arguments, capture_output=True, text=True, timeout=120, check=False)
+    torchrun = "import sys; from torch.distributed.run import main; main(sys.argv[1:])"
+    command = ["1", "bytes", SHARE // 2, "convert", given, out, "--to", "gemv_fast"]
+    done = forked.run(torchrun, "--standalone", "--nproc-per-node", "2", script, *command)
     assert done.returncode == 1
     lines = [line for line in done.stderr.splitlines() if line.startswith("awqpack")]
     assert lines == ["awqpack convert: error: rank 1 of 2 died; files that are whole are kept, and --resume goes on"], (

@@ -1,14 +1,10 @@
 """The commands as a user meets them: what they print, and their exit status."""
 
-import fcntl
 import json
 import os
-import pty
 import re
-import struct
 import subprocess
 import sys
-import termios
 
 import forked
 import pytest
@@ -104,24 +100,34 @@ def test_convert_shows_a_bar_on_a_terminal(given, tmp_path):
     assert re.search(r"\[\d\d:\d\d<", shown)
 
 
-def on_a_terminal(*arguments, columns=80, **environment):
+ON_A_TERMINAL = """
+import fcntl, os, pty, struct, sys, termios
+
+columns = int(sys.argv.pop(1))
+os.environ.pop("COLUMNS", None)
+ready, go = os.pipe()
+child, terminal = pty.fork()
+if child == 0:
+    os.read(ready, 1)
+    sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w")  # as Python opens them on a terminal
+    from awqpack import cli
+    sys.exit(cli.main(sys.argv[1:]))
+fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+os.write(go, b".")
+while True:
+    try:
+        data = os.read(terminal, 4096)
+    except OSError:  # the other side is closed
+        break
+    sys.stdout.buffer.write(data)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def on_a_terminal(*arguments, columns=80):
     """(exit status, what a terminal of so many columns shows) of a command."""
-    main, side = pty.openpty()
-    fcntl.ioctl(side, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-    command = [sys.executable, "-m", "awqpack", *map(str, arguments)]
-    environment = {key: value for key, value in os.environ.items() if key != "COLUMNS"} | environment
-    with subprocess.Popen(command, stdin=side, stdout=side, stderr=side, env=environment) as process:
-        os.close(side)
-        shown = b""
-        while True:
-            try:
-                data = os.read(main, 4096)
-            except OSError:  # the other side is closed
-                break
-            shown += data
-        status = process.wait()
-    os.close(main)
-    return status, shown.decode().replace("\r\n", "\n")
+    done = forked.run(ON_A_TERMINAL, columns, *arguments)
+    return done.returncode, done.stdout.replace("\r\n", "\n")
 
 
 def test_a_narrow_terminal_keeps_the_numbers(tmp_path, capsys, monkeypatch):

@@ -11,7 +11,7 @@ import pytest
 import torch
 import twin
 from hypothesis import strategies
-from shared import PACKINGS, VARIANTS, Memory, assert_same, random_codes
+from shared import COMPILED, PACKINGS, VARIANTS, Memory, assert_same, random_codes
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import awqpack
@@ -156,7 +156,7 @@ def test_any_strides(memory, shape, group, packing):
     assert_same(outs[1].contiguous(), found[1])
 
 
-@pytest.mark.parametrize("shape", [(640, 1088), (3, 192, 4160), (64, 65600)])
+@pytest.mark.parametrize("shape", [(640, 1088), (3, 64, 4160), (64, 65600)])
 @pytest.mark.parametrize("turned", [False, True])
 def test_more_than_a_chunk(shape, turned, packing):
     """Units that start inside groups, at their ends, and across lines; lines that are columns."""
@@ -387,8 +387,9 @@ def test_thread_counts_give_the_same_result(threads, packing):
 # --- fake kernels, compile ---
 
 
-@pytest.mark.parametrize("zeros", [True, False])
-def test_opcheck(packing, zeros):
+@pytest.mark.parametrize(("name", "zeros"), [("v1", True), ("v1_reorder", False), ("v2", True), ("marlin", False)])
+def test_opcheck(name, zeros):
+    packing = PACKINGS[name]
     ops, number = torch.ops.awqpack, (packing.number, packing.reorder)
     weight = torch.randn(64, 128)
     scales, found = ops.min_max_scales(weight, 1, 64, "asymmetric", torch.float16)
@@ -425,7 +426,7 @@ def test_fake_kernels_know_shapes(fake, shape, packing):
 
 
 @pytest.mark.usefixtures("fresh_dynamo")
-@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize(("packing", "dynamic"), COMPILED)
 def test_compile(packing, dynamic, device):
     def there_and_back(weight, out):
         scales, zeros = awqpack.min_max_scales(weight, 64)

@@ -4,7 +4,6 @@ import ctypes
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import forked
@@ -94,23 +93,17 @@ def test_a_script_has_the_folder_and_the_environment_of_its_run(tmp_path, monkey
 # --- importing ---
 
 
-def run_python(code, folder, **environment):
-    command = [sys.executable, "-c", code]
-    return subprocess.run(
-        command, cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True, timeout=120
-    )
-
-
-def test_a_folder_above_a_clone(tmp_path):
+def test_a_folder_above_a_clone(tmp_path, monkeypatch):
     """The clone there has the package's name, and no __init__.py: Python must go on to the one that is installed."""
     (tmp_path / "awqpack" / "awqpack").mkdir(parents=True)
-    done = run_python("import awqpack; print(awqpack.AWQPacking.V1)", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    done = forked.run("import awqpack; print(awqpack.AWQPacking.V1)")
     assert done.stdout == "AWQPacking.V1\n", done.stderr
 
 
 def test_a_clone_that_is_not_built_says_so(tmp_path):
     shutil.copytree(Path(awqpack.__file__).parent, tmp_path / "awqpack", ignore=shutil.ignore_patterns("*.so"))
-    done = run_python("import awqpack", tmp_path, PYTHONPATH=str(tmp_path))
+    done = forked.run("import sys; sys.path.insert(0, sys.argv[1]); import awqpack", tmp_path)
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith(f"ImportError: awqpack's C module is not built in {tmp_path / 'awqpack'}: run `pip install")
 
@@ -207,6 +200,5 @@ def test_an_import_that_failed_can_be_tried_again(script):
 
 
 def test_importing_has_no_other_effect():
-    command = [sys.executable, "-c", IMPORT_HAS_NO_OTHER_EFFECT]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = forked.run(IMPORT_HAS_NO_OTHER_EFFECT)
     assert done.returncode == 0, done.stderr

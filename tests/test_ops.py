@@ -7,7 +7,7 @@ import tracemalloc
 import numpy as np
 import pytest
 import torch
-from shared import PACKINGS, VARIANTS, Memory, assert_same, random_codes, random_payload, torch_codes
+from shared import COMPILED, PACKINGS, VARIANTS, Memory, assert_same, random_codes, random_payload, torch_codes
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import awqpack
@@ -128,7 +128,7 @@ def test_fake_kernels_know_shapes(shape, fake, packing):
 
 
 @pytest.mark.usefixtures("fresh_dynamo")
-@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize(("packing", "dynamic"), COMPILED)
 def test_compile_the_ops(packing, dynamic, device):
     def round_trip(codes, payload, out):
         packed = torch.ops.awqpack.pack(codes, packing.number, packing.reorder)

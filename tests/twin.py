@@ -1,5 +1,6 @@
 """The packings as slow, obvious loops over rows, columns and nibbles, by their formulas."""
 
+from functools import cache
 from itertools import product
 
 import numpy as np
@@ -31,6 +32,13 @@ def places(rows, cols, packing, reorder):
                         yield n, 64 * block + 32 * h + 8 * a + m, n // 4, column, a
 
 
+@cache
+def table(rows, cols, packing, reorder):
+    """The same as five arrays: as long as the loops take, they run once for each shape."""
+    found = list(places(rows, cols, packing, bool(reorder)))
+    return tuple(np.array(found, np.int64).reshape(-1, 5).T)
+
+
 def pack(codes, packing, reorder):
     """The payload of codes (..., N, K): only their low nibbles, as with validate=False."""
     *batch, rows, cols = codes.shape
@@ -40,12 +48,9 @@ def pack(codes, packing, reorder):
         AWQPacking.MARLIN: (cols // 16, 2 * rows),
     }
     payload = np.zeros((*batch, *shapes[packing]), np.int64)
+    n, k, row, column, nibble = table(rows, cols, packing, reorder)
     for index in np.ndindex(*batch):
-        matrix = codes[index].tolist()
-        words = payload[index].tolist()
-        for n, k, row, column, nibble in places(rows, cols, packing, reorder):
-            words[row][column] |= (matrix[n][k] & 15) << (4 * nibble)
-        payload[index] = np.array(words, np.int64).reshape(payload.shape[len(batch) :])
+        np.bitwise_or.at(payload[index], (row, column), (codes[index][n, k].astype(np.int64) & 15) << (4 * nibble))
     is_v2 = packing is AWQPacking.V2
     return payload.astype(np.uint16).view(np.int16) if is_v2 else payload.astype(np.uint32).view(np.int32)
 
@@ -60,8 +65,7 @@ def unpack(payload, packing, reorder):
     }
     rows, cols = shapes[packing]
     codes = np.zeros((*batch, rows, cols), np.uint8)
+    n, k, row, column, nibble = table(rows, cols, packing, reorder)
     for index in np.ndindex(*batch):
-        words = payload[index].tolist()
-        for n, k, row, column, nibble in places(rows, cols, packing, reorder):
-            codes[(*index, n, k)] = words[row][column] >> (4 * nibble) & 15
+        codes[index][n, k] = payload[index][row, column].astype(np.int64) >> (4 * nibble) & 15
     return codes

@@ -233,9 +233,11 @@ static byte_range memory_of(const awq_view *view)
     const int64_t bytes = awq_dtype_bytes(view->dtype);
     byte_range range = {(intptr_t)view->data, (intptr_t)view->data + bytes};
     for (int64_t d = 0; d < view->ndim; d++) {
-        if (view->sizes[d] == 0) {
+        if (view->sizes[d] == 0) { /* before any product: strides of no elements may be anything */
             return (byte_range){0, 0};
         }
+    }
+    for (int64_t d = 0; d < view->ndim; d++) {
         const int64_t reach = (view->sizes[d] - 1) * view->strides[d] * bytes;
         if (reach < 0) {
             range.begin += reach;

@@ -1,7 +1,7 @@
 """Sequences of ops on packed tensors that share payloads, beside plain codes that share memory in the same way.
 
-`python tests/fuzz_sequences.py 1000000 --seed 7` runs a million; test_fuzz_sequences.py runs a few thousand. It stops
-at the first difference and says which seed and op.
+`PYTHONPATH=tests python -m fuzz.sequences 1000000 --seed 7` runs a million. It stops at the first difference and says
+which seed and op.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ import collections
 import copy
 import pickle
 import random
+import signal
 import threading
 import time
 
 import torch
+from hypothesis import strategies as st
 from shared import PACKINGS
 
 from awqpack import AWQPackedTensor, pack
@@ -165,6 +167,32 @@ def transformed(rng):
     return lambda t: torch.vmap(lambda r: (write(r), r.sum())[1], in_dims=dim)(t)
 
 
+class Interruption(Exception):
+    """What the handler of a signal raises."""
+
+
+def interrupt(call, seconds):
+    """Calls it, and has a signal's handler raise so much later; whether that came in time."""
+    is_armed = True
+
+    def handle(number, frame):
+        if is_armed:
+            raise Interruption
+
+    before = signal.signal(signal.SIGALRM, handle)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, max(seconds, 1e-6))
+        call()
+        is_armed = False
+    except Interruption:
+        return True
+    finally:
+        is_armed = False
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    return False
+
+
 class Fuzz:
     def __init__(self, seed):
         self.seed, self.rng, self.count = seed, random.Random(seed), 0
@@ -256,6 +284,40 @@ class Fuzz:
                 family.members[0].plain[row] = value
         self.seen["threads"] += 1
 
+    def write_interrupted(self):
+        """A signal whose handler raises, at any time: each write is whole or not begun, and so is that of a list."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+        if self.rng.random() < 0.5:
+            members, write = [self.pick()], in_place(self.rng)
+            other = self.pick(members[0].plain.shape)
+            calls = [lambda: write(members[0].packed, other.packed), lambda: write(members[0].plain, other_before)]
+            other_before = other.plain.clone()
+        else:
+            value = self.rng.randrange(16)
+            members = [self.pick() for _ in range(self.rng.randrange(1, 5))]
+            calls = [
+                lambda: torch._foreach_copy_([m.packed for m in members], [twin + 0 for twin in values]),
+                lambda: torch._foreach_copy_([m.plain for m in members], values),
+            ]
+            values = [torch.full_like(m.plain, value) for m in members]
+        backups = [family.backup() for family in self.families]
+        try:
+            calls[1]()
+        except RuntimeError:
+            self.restore(backups)
+            return
+        after = [family.backup() for family in self.families]
+        self.restore(backups)
+        if any(int(codes.max()) > 15 for codes in after):
+            return
+        interrupted = interrupt(calls[0], self.rng.random() * 3e-4)
+        now = [family.members[0].packed.unpack() for family in self.families]
+        is_whole = all(map(torch.equal, now, after))
+        assert is_whole or (interrupted and all(map(torch.equal, now, backups))), "a write was half done"
+        self.restore(after if is_whole else backups)
+        self.seen["interrupted" if interrupted else "not interrupted in time"] += 1
+
     def read(self):
         a = self.pick()
         b = self.pick(a.plain.shape)
@@ -306,6 +368,7 @@ class Fuzz:
             (self.write_list, 20),
             (self.write_transformed, 8),
             (self.write_from_threads, 1),
+            (self.write_interrupted, 2),
             (self.read, 15),
             (self.copy_family, 2),
             (self.change_members, 14),
@@ -328,6 +391,13 @@ def run(ops, seed):
     for _ in range(ops):
         fuzz.step()
     return fuzz.seen
+
+
+CASES = st.integers(0, 1 << 32)  # seeds
+
+
+def check(seed):
+    run(200, seed)
 
 
 def main():
