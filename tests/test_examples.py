@@ -43,7 +43,11 @@ def test_tensor_parallel():
     store = dist.TCPStore("127.0.0.1", 0, 2, is_master=True, wait_for_workers=False)
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
     with ThreadPoolExecutor(2) as pool:
-        processes = list(pool.map(lambda rank: forked.run(script, **shared, WORLD_SIZE="2", RANK=str(rank)), range(2)))
+        processes = list(
+            pool.map(
+                lambda rank: forked.run(script, **shared, WORLD_SIZE="2", OMP_NUM_THREADS="1", RANK=str(rank)), range(2)
+            )
+        )
     for process in processes:
         assert process.returncode == 0, process.stderr
     assert processes[0].stdout == "2 processes, each with 32768 of 65536 bytes\n"
