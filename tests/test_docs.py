@@ -179,6 +179,12 @@ def test_every_layout_is_in_the_table():
     assert {name for name in SOURCES if f"`{name}`" not in table} == set()
 
 
+def test_every_target_of_make_is_listed():
+    targets = re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    listed = (ROOT / "CONTRIBUTING.md").read_text()
+    assert [target for target in targets if f"`{target}`" not in listed] == []
+
+
 def test_readme_is_short():
     assert len((ROOT / "README.md").read_text().splitlines()) < 120
 
