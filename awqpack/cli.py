@@ -186,7 +186,8 @@ def _convert(team: Team, /, source: str, target: str, **options: Any) -> int:
     what AWQ and GPTQ make of it with data.
 
     Quantized are the linears of the text model's numbered blocks. The head, embeddings, norms, routers and gates, and
-    what sees or hears, are kept; --dry-run lists both, --ignore and --include change it.
+    what sees or hears, are kept; --dry-run lists both, --ignore and --include change it. Experts that share a tensor
+    become layers of their own.
 
     layouts: {", ".join(LAYOUTS)}
 

@@ -308,3 +308,100 @@ def test_quantized_experts_too(tmp_path):
     assert len(merged(tmp_path / "mlx")) == 9
     layers = [checkpoint.inspect(tmp_path / target).layers for target in ("mlx", "gemm")]
     assert {layer.name for layer in layers[0]} == {layer.name for layer in layers[1]}
+
+
+# --- rounded from floats ---
+
+
+def floats(is_turned=False, hidden=HIDDEN, inner=INNER):
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"gate_up_proj": (2 * inner, hidden), "down_proj": (hidden, inner)}
+    weights = {name: torch.randn(EXPERTS, *shape, generator=generator).bfloat16() for name, shape in shapes.items()}
+    stored = {f"{MOE}.{name}": (w.transpose(1, 2) if is_turned else w).contiguous() for name, w in weights.items()}
+    each = {}
+    for i in range(EXPERTS):
+        gate_up = weights["gate_up_proj"][i]
+        parts = {"gate_proj": gate_up[:inner], "up_proj": gate_up[inner:], "down_proj": weights["down_proj"][i]}
+        each |= {f"{MOE}.{i}.{name}.weight": w.contiguous() for name, w in parts.items()}
+    return stored, each
+
+
+def write_floats(path, tensors, **config):
+    path.mkdir()
+    attention = {f"{ATTENTION}.weight": torch.ones(64, HIDDEN).bfloat16()}
+    save_file(tensors | attention, path / "model.safetensors", metadata={"format": "pt"})
+    (path / "config.json").write_text(json.dumps({"text_config": {"hidden_size": HIDDEN}, **config}))
+    return path
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("target", ["gemm", "compressed-tensors", "gptq_v2", "mlx"])
+@pytest.mark.parametrize("is_turned", [False, True])
+def test_they_are_rounded_expert_by_expert(is_turned, target, symmetric, tmp_path):
+    """As llm-compressor does, whichever of the two orders their model has: the bytes of experts that are modules."""
+    stored, each = floats(is_turned)
+    options = {"group_size": 32, "symmetric": symmetric}
+    for name, tensors in (("given", stored), ("each", each)):
+        write_floats(tmp_path / name, tensors)
+        done = checkpoint.quantize(tmp_path / name, tmp_path / f"{name}.out", target, **options)
+        assert (len(done.quantized), done.kept, done.warnings) == (3 * EXPERTS + 1, {}, ())
+    assert contents(tmp_path / "given.out") == contents(tmp_path / "each.out")
+
+
+def test_large_experts_are_rounded_a_chunk_at_a_time(tmp_path):
+    for is_turned in (False, True):
+        stored, each = floats(is_turned, inner=4608)
+        checkpoint.quantize(write_floats(tmp_path / f"{is_turned}", stored), tmp_path / f"{is_turned}.out", "gemm")
+    checkpoint.quantize(write_floats(tmp_path / "each", each), tmp_path / "each.out", "gemm")
+    assert contents(tmp_path / "True.out") == contents(tmp_path / "False.out") == contents(tmp_path / "each.out")
+
+
+def test_a_square_expert_goes_by_its_like(tmp_path):
+    """Where 2 I is the hidden size, only down tells which of the two comes first."""
+    for is_turned in (False, True):
+        stored, _ = floats(is_turned)
+        assert stored[f"{MOE}.gate_up_proj"].shape[1:] == (2 * INNER, HIDDEN) == (HIDDEN, HIDDEN)
+        given = write_floats(tmp_path / f"given{is_turned}", stored)
+        checkpoint.quantize(given, tmp_path / f"out{is_turned}", "gemm", group_size=32)
+    assert contents(tmp_path / "outFalse") == contents(tmp_path / "outTrue")
+
+
+KEPT = {
+    "no size": ({"text_config": {}}, {}, {}, "no size tells its out_features"),
+    "every size": ({}, {"hidden": 128, "inner": 128}, {}, "no size tells its out_features"),
+    "alternating": ({"model_type": "gpt_oss"}, {}, {}, "gate and up take turns in it"),
+    "a bias": (
+        {},
+        {},
+        {f"{MOE}.gate_up_proj_bias": torch.ones(3, 128), f"{MOE}.down_proj_bias": torch.ones(3, 128)},
+        "has a bias of all experts",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", KEPT)
+def test_experts_that_stay_in_floats(case, tmp_path):
+    """Named with the reason, and to the target's readers."""
+    config, sizes, more, reason = KEPT[case]
+    stored, _ = floats(**sizes)
+    if case == "every size":
+        stored.pop(f"{MOE}.gate_up_proj")
+    given = write_floats(tmp_path / "given", stored | more, **config)
+    done = checkpoint.quantize(given, tmp_path / "out", "compressed-tensors", group_size=32)
+    assert done.kept == dict.fromkeys(stored, reason)
+    assert done.warnings[0].endswith(f"such as {min(stored)}: {reason}")
+    assert_same_tensors({k: v for k, v in merged(tmp_path / "out").items() if MOE in k}, stored | more)
+    written = json.loads((tmp_path / "out" / "config.json").read_text())["quantization_config"]
+    assert written["ignore"] == ["lm_head", r"re:(.*\.)?model\.layers\.0\.mlp\.experts$"]
+
+
+def test_a_tensor_is_kept_as_a_whole(tmp_path):
+    """One expert that is ignored keeps all that share its tensor."""
+    given = write_floats(tmp_path / "given", floats()[0])
+    done = checkpoint.quantize(given, tmp_path / "out", "gemm", group_size=32, ignore=["experts.1.up_proj"])
+    assert set(done.kept) == {f"{MOE}.{i}.{name}" for i in range(EXPERTS) for name in ("gate_proj", "up_proj")}
+    assert set(done.kept.values()) == {"ignored"}
+    assert f"{MOE}.gate_up_proj" in merged(tmp_path / "out")
+    assert f"{MOE}.0.down_proj.qweight" in merged(tmp_path / "out")
+    written = json.loads((tmp_path / "out" / "config.json").read_text())["quantization_config"]
+    assert written["modules_to_not_convert"] == list(done.kept)  # and not what is quantized beside them

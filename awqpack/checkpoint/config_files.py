@@ -164,6 +164,14 @@ class ConfigFiles:
         found = self.files[CONFIG_FILE][0].get("model_type") if CONFIG_FILE in self.files else None
         return found if isinstance(found, str) else None
 
+    @property
+    def hidden_size(self) -> int | None:
+        """Of the text model; None where nothing says it."""
+        content = self.files[CONFIG_FILE][0] if CONFIG_FILE in self.files else {}
+        parts = [content.get(part) for part in ("text_config", "llm_config", "language_config", "thinker_config")]
+        says = [part.get("hidden_size") for part in (*parts, content) if isinstance(part, dict)]
+        return next((size for size in says if type(size) is int), None)
+
     def with_quantization(self, layout: Layout, config: QuantizationConfig) -> dict[str, str | None]:
         """Text of each file for a model in floats that becomes one of this layout, by its name."""
         if self.folder is None:

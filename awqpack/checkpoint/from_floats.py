@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -11,6 +11,7 @@ import torch
 from ..layouts import HEAD, Geometry, Layout, LayoutError, QuantizationConfig, TensorSpec, quantize_runs
 from .config_files import ConfigFiles
 from .errors import CheckpointError
+from .float_linears import FloatLinear, float_linears
 from .hub import located
 from .linears import chosen_linears
 from .packed import holds_any_codes
@@ -89,34 +90,60 @@ def from_floats(
         CheckpointError: no linear is left, or the layout cannot hold some, all of which are named.
     """
     files = source.files
-    specs = {tensor: files.entry(tensor).spec for tensor in files.where}
-    chosen, kept = chosen_linears(specs, ignore, include)
+    found, left_out = float_linears(files, source.configs.hidden_size, source.configs.model_type)
+    _, kept = chosen_linears([linear.name for linear in found], ignore, include)
+    kept |= _kept_with_others(found, kept)
+    kept |= left_out
+    chosen = [linear for linear in found if linear.name not in kept]
     if not chosen:
-        raise CheckpointError(f"{source.path}: holds no linear to quantize ({len(specs)} tensors, {len(kept)} kept)")
+        raise CheckpointError(
+            f"{source.path}: holds no linear to quantize ({len(files.where)} tensors, {len(kept)} kept)"
+        )
     if not symmetric and "zeros" not in target.names:
         raise CheckpointError(f"{target.name} has no zeros: it expects symmetric layers (--symmetric)")
-    jobs = [_Quantize(files, name, target, group_size, symmetric, scale_dtype) for name in chosen]
+    jobs = [_Quantize(files, linear, target, group_size, symmetric, scale_dtype) for linear in chosen]
     refused = [f"{job.name} ({reason})" for job in jobs if (reason := target.reason_not_held(job.geometry)) is not None]
     if refused:
         raise CheckpointError(
             f"{target.name} cannot hold {len(refused)} of {len(jobs)} layers: {', '.join(refused)}; "
             "--ignore keeps them in floats"
         )
-    config = QuantizationConfig(
-        group_size, symmetric, None, {}, tuple(name for name in kept if name != HEAD), HEAD in chosen
-    )
+    exact = _names_of_kept(found, left_out, kept, chosen)
+    config = QuantizationConfig(group_size, symmetric, None, {}, exact, HEAD in {linear.name for linear in chosen})
     reason = target.reason_not_said(config)
     if reason is not None:
         raise CheckpointError(f"{target.name} {reason}")
     weights = {job.weight for job in jobs}
     copies = [tensor for tensor in files.where if tensor not in weights]
-    fused = [tensor for tensor in copies if len(specs[tensor].shape) == 3 and "experts" in tensor.split(".")]
-    warnings = [f"{len(fused)} tensors of several experts each are kept in floats, such as {fused[0]}"] if fused else []
+    warnings = []
+    if left_out:
+        first, reason = next(iter(left_out.items()))
+        warnings = [f"{len(left_out)} tensors of several experts each are kept in floats, such as {first}: {reason}"]
     caution = target.caution(config)
     if caution is not None:
         warnings.append(caution)
     written = stacked(jobs, set(copies), source.configs.model_type) if target.stacks_experts else list(jobs)
     return Work(written, copies, source.configs.with_quantization(target, config), warnings), kept
+
+
+def _names_of_kept(
+    found: Sequence[FloatLinear],
+    left_out: Mapping[str, str],
+    kept: Mapping[str, str],
+    chosen: Sequence[FloatLinear],
+) -> tuple[str, ...]:
+    """What configurations name: modules, and that of the experts where none of them is quantized."""
+    parent_of = {linear.name: linear.tensor.rpartition(".")[0] for linear in found if linear.experts is not None}
+    parent_of |= {tensor: tensor.rpartition(".")[0] for tensor in left_out}
+    partly = {None, *(parent_of.get(linear.name) for linear in chosen)}
+    names = [name if parent_of.get(name) in partly else parent_of[name] for name in kept if name != HEAD]
+    return tuple(dict.fromkeys(names))
+
+
+def _kept_with_others(found: Sequence[FloatLinear], kept: Mapping[str, str]) -> dict[str, str]:
+    """Linears of experts that share a tensor with one that is kept, each with its reason."""
+    reasons = {linear.tensor: kept[linear.name] for linear in found if linear.name in kept}
+    return {linear.name: reasons[linear.tensor] for linear in found if linear.tensor in reasons}
 
 
 class _Quantize(Job):
@@ -125,15 +152,15 @@ class _Quantize(Job):
     def __init__(
         self,
         files: TensorFiles,
-        name: str,
+        linear: FloatLinear,
         target: Layout,
         group_size: int,
         symmetric: bool,
         scale_dtype: torch.dtype | None,
     ) -> None:
-        self._files, self._target, self._symmetric = files, target, symmetric
-        self.name, self.weight = name, prefixed(name, "weight")
-        spec = files.entry(self.weight).spec
+        self._files, self._linear, self._target, self._symmetric = files, linear, target, symmetric
+        self.name, self.weight = linear.name, linear.tensor
+        name, spec = linear.name, linear.spec
         n, k = spec.shape
         self.geometry = Geometry(n, k, k if group_size == -1 else group_size)
         self._dtype = scale_dtype or (torch.float16 if spec.dtype == torch.float32 else spec.dtype)
@@ -144,14 +171,16 @@ class _Quantize(Job):
         self.outputs = {prefixed(name, suffix): Output(spec, self.weight) for suffix, spec in specs.items()}
 
     def write(self, sink: Sink, buffers: Buffers) -> None:
-        shard, target, geometry = self._files.shard(self.weight), self._target, self.geometry
+        target, geometry = self._target, self.geometry
         n, k, _ = geometry
         scales = torch.empty(n, geometry.groups, dtype=self._dtype)
         zeros = torch.empty(n, geometry.groups, dtype=torch.uint8)
         formula = target.formulas[self._symmetric]
 
+        read = self._linear.reader(self._files.shard(self.weight))
+
         def rows(begin: int, end: int) -> torch.Tensor:
-            return shard.rows(self.weight, begin, end, buffers.bytes)
+            return read(begin, end, buffers.bytes)
 
         try:
             name, done = prefixed(self.name, target.names["weight"]), 0

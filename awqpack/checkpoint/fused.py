@@ -83,21 +83,32 @@ class FusedTensors:
         return Experts(self.name, self.count, rows, 0, self.count * rows, self.is_parameter)
 
     def layers(self, rows: int) -> Iterator[tuple[str, Experts]]:
-        """The layers of each expert, by the names that they have where each is a module of its own."""
-        parent, _, last = self.name.rpartition(".")
-        parent = parent.removesuffix(f".{MLX_EXPERTS}") if parent.endswith(f".{MLX_EXPERTS}") else parent
-        names = [last]
-        if self.is_parameter and last == _GATE_AND_UP:
-            names = ["gate_proj", "up_proj"]
-        elif parent.endswith("block_sparse_moe"):
-            names = [MIXTRAL.get(last, last)]
-        parent = parent if parent.rpartition(".")[2] == "experts" else f"{parent}.experts"
-        length = rows // len(names)
-        for expert in range(self.count):
-            for number, name in enumerate(names):
-                begin = expert * rows + number * length
-                part = Experts(self.name, self.count, rows, begin, begin + length, self.is_parameter)
-                yield f"{parent}.{expert}.{name}", part
+        """The layers of each expert, which has these out_features, as names_of_experts gives them."""
+        return names_of_experts(self.name, self.count, rows, is_parameter=self.is_parameter)
+
+
+def names_of_experts(name: str, count: int, rows: int, *, is_parameter: bool) -> Iterator[tuple[str, Experts]]:
+    """The layers of each expert, by the names that they have where each is a module of its own.
+
+    Args:
+        name: of the parameter or module that the experts are together.
+        count: of experts.
+        rows: out_features of each.
+        is_parameter: as in Experts.
+    """
+    parent, _, last = name.rpartition(".")
+    parent = parent.removesuffix(f".{MLX_EXPERTS}")
+    names = [last]
+    if is_parameter and last == _GATE_AND_UP:
+        names = ["gate_proj", "up_proj"]
+    elif parent.endswith("block_sparse_moe"):
+        names = [MIXTRAL.get(last, last)]
+    parent = parent if parent.rpartition(".")[2] == "experts" else f"{parent}.experts"
+    length = rows // len(names)
+    for expert in range(count):
+        for number, of_one in enumerate(names):
+            begin = expert * rows + number * length
+            yield f"{parent}.{expert}.{of_one}", Experts(name, count, rows, begin, begin + length, is_parameter)
 
 
 def fused_tensors(files: TensorFiles, tensor: str) -> FusedTensors | None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from ..layouts import HEAD, SCALE_DTYPES, TensorSpec
+from ..layouts import HEAD
 from .errors import CheckpointError
 from .modules import is_embedding
 from .patterns import PATTERN, matches
@@ -17,23 +17,18 @@ _OTHER_SENSE = re.compile(r"\w*(vision|visual|audio|speech|image)\w*")
 
 
 def chosen_linears(
-    specs: Mapping[str, TensorSpec], ignore: Sequence[str], include: Sequence[str]
+    found: Sequence[str], ignore: Sequence[str], include: Sequence[str]
 ) -> tuple[list[str], dict[str, str]]:
     """Modules to quantize, and those that keep their floats, each with the reason.
 
     Args:
-        specs: of every tensor, by name.
+        found: linear modules, by name.
         ignore: names of modules, whole or from some part on, or patterns behind ``re:``, that are kept.
         include: likewise of what is quantized although it is no linear of a block, or a router.
 
     Raises:
         CheckpointError: a pattern is none, or an entry names nothing.
     """
-    found = [
-        name.removesuffix(".weight")
-        for name, spec in specs.items()
-        if name.endswith(".weight") and len(spec.shape) == 2 and spec.dtype in SCALE_DTYPES
-    ]
     ignored, included = _named("ignore", ignore, found), _named("include", include, found)
     kept: dict[str, str] = {}
     for module in found:

@@ -130,6 +130,19 @@ class Shard:
         raw = self._bytes(name, begin * row_bytes, end * row_bytes, take)
         return raw.view(TORCH_DTYPES[entry.dtype]).view(end - begin, -1)
 
+    def strided(
+        self, name: str, begin: int, stride: int, shape: tuple[int, int], take: TakeBytes = _fresh
+    ) -> torch.Tensor:
+        """Part of a tensor: rows that begin so many bytes after each other, from that byte on."""
+        entry = self.entries[name]
+        dtype = TORCH_DTYPES[entry.dtype]
+        rows, nbytes = shape[0], shape[1] * dtype.itemsize
+        raw = take(rows * nbytes)
+        data = raw.numpy().data
+        for row in range(rows):
+            read_at(self._fd, self.path, data[row * nbytes : (row + 1) * nbytes], entry.begin + begin + row * stride)
+        return raw.view(dtype).view(shape)
+
     def bytes_of(self, name: str, begin: int, end: int, take: TakeBytes = _fresh) -> torch.Tensor:
         """Bytes begin..end of a tensor of any dtype."""
         return self._bytes(name, begin, end, take)
