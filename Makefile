@@ -65,7 +65,7 @@ lint: $(VENV)/.test ## ruff, mypy and clang-format
 # Pictures and tables are drawn anew, so that a packing or a layout that changes shows.
 docs: $(VENV)/.docs ## the documentation, in .build/site; any warning is an error
 	$(BIN)/python docs/scripts/generate.py
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet $(ARGS)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict $(ARGS)
 
 docs-serve: $(VENV)/.docs ## the documentation in a browser, at http://127.0.0.1:8000; follows changes
 	$(BIN)/python docs/scripts/generate.py

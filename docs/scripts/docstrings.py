@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import griffe
@@ -14,10 +15,15 @@ _LITERAL = re.compile(r"::(\n\n(?: {4}.*\n?|\n)+)")
 _SHARED = re.compile(r"^( +)(\w+(?:, \w+)+)(:.*(?:\n\1 +.*)*)", re.MULTILINE)
 
 
+# What the pages of the API show, by the last part of its name.
+_PAGES = (page.read_text(encoding="utf-8") for page in (Path(__file__).parent.parent / "api").glob("*.md"))
+_SHOWN = {path.rpartition(".")[2]: path for text in _PAGES for path in re.findall(r"^::: (\S+)", text, re.MULTILINE)}
+
+
 def _link(match: re.Match[str]) -> str:
-    """To what a role names."""
-    name = match[1]
-    return f"[`{name}`][{name if name.startswith('awqpack.') else f'awqpack.{name}'}]"
+    """To what a role names, where a page shows it."""
+    path = _SHOWN.get(match[1].rpartition(".")[2])
+    return f"`{match[1]}`" if path is None else f"[`{match[1]}`][{path}]"
 
 
 def _apart(match: re.Match[str]) -> str:
