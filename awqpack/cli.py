@@ -18,7 +18,7 @@ from typing import Any
 
 import click
 
-from . import __version__, demo
+from . import __version__, conformance, demo
 from .checkpoint import CheckpointError, report
 from .checkpoint.convert import TARGETS
 from .checkpoint.plan import parse_size
@@ -246,6 +246,25 @@ def _verify(first: str, second: str, as_json: bool) -> int:
     exit status: 0 equal, 1 different, 2 one of them cannot be read
     """
     return report.run_verify(first, second, as_json)
+
+
+@_awqpack.command("conformance", short_help="Check somebody's unpacker, or packer.")
+@click.argument("function", metavar="MODULE:FUNCTION")
+@click.option("--packing", required=True, callback=_one_of(*conformance.NAMES), help=", ".join(conformance.NAMES) + ".")
+@click.option("--packs", is_flag=True, help="The function packs: it takes codes and returns the payload.")
+def _conformance(function: str, packing: str, packs: bool) -> int:
+    """Calls a function with payloads, int32 or int16 tensors, and compares what it returns with the codes (N, K) that
+    they hold. Names the first that differs, and the packing that the function takes it for. What AutoAWQ's gemm stores
+    is v1_reorder of the transposed weight.
+
+    \b
+    examples:
+      awqpack conformance mylib.awq:unpack --packing v1_reorder
+      awqpack conformance mylib.awq:pack --packs --packing v2
+
+    exit status: 0 the same, 1 different, 2 no such function
+    """
+    return conformance.run(function, packing, packs)
 
 
 @_awqpack.command(

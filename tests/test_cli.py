@@ -28,7 +28,7 @@ def given(tmp_path):
     return write_checkpoint(tmp_path / "given", "gemm")
 
 
-@pytest.mark.parametrize("command", ["inspect", "convert", "quantize", "verify", "demo"])
+@pytest.mark.parametrize("command", ["inspect", "convert", "quantize", "verify", "conformance", "demo"])
 def test_help_teaches_by_example(command, capsys, monkeypatch):
     """In as many columns as the terminal has."""
     monkeypatch.setenv("COLUMNS", "80")
@@ -158,7 +158,7 @@ def test_verdicts_are_coloured_on_a_terminal(given, tmp_path):
 
 USAGE = {
     "a near miss": (["inspct", "x"], "awqpack: error: inspct is no command (inspect, ", "did you mean inspect?"),
-    "an unknown command": (["frobnicate"], "awqpack: error: frobnicate is no command", "verify, demo)"),
+    "an unknown command": (["frobnicate"], "awqpack: error: frobnicate is no command", "conformance, demo)"),
     "a near miss of a layout": (["convert", "a", "b", "--to", "gem"], "awqpack convert: error: ", "mean gemm or gemv?"),
     "an unknown layout": (["convert", "a", "b", "--to", "x"], "awqpack convert: error: ", "expects one of gemm, gemv,"),
     "an unknown option": (["verify", "a", "b", "--jason"], "awqpack verify: error: ", "--jason"),

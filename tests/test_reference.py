@@ -33,7 +33,7 @@ def test_the_vectors_cover_every_layout():
 
 
 def test_marlin_is_what_an_engine_makes_of_a_layer(device, variant):
-    """The layers whose rows are whole blocks; vLLM's own code made the payloads."""
+    """The layers whose rows are whole blocks. Who made the payloads is not recorded: data/README.md."""
     packing, seen = PACKINGS["marlin"], 0
     for name in REFERENCE_NAMES:
         tensors = reference(name)[2]
