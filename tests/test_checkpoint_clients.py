@@ -94,6 +94,16 @@ def test_compressed_tensors_packs_experts_the_same(tmp_path):
     assert_same(found, torch.stack([x.dequantize() for x in layers]))
 
 
+def test_compressed_tensors_pads_zeros_the_same():
+    """Of rows that fill no word."""
+    from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32
+
+    layer = random_layer(12, 64, 32)
+    tensors = LAYOUTS["compressed-tensors"].encode(layer)
+    assert_same(tensors["weight_zero_point"], pack_to_int32(layer.zeros.char() - 8, 4, packed_dim=0).contiguous())
+    assert_same(LAYOUTS["compressed-tensors"].decode(tensors).zeros.contiguous(), layer.zeros)
+
+
 @pytest.fixture(scope="module")
 def llama(transformers, tmp_path_factory):
     """A tiny Llama as a gemm checkpoint, and the same model with dequantized weights."""

@@ -3,7 +3,10 @@
 import json
 
 import pytest
-from checkpoints import contents, quantization_config, random_layer, write_checkpoint
+import torch
+from checkpoints import contents, layer_tensors, quantization_config, random_layer, write_checkpoint
+from safetensors.torch import load_file, save_file
+from shared import assert_same
 
 from awqpack import checkpoint
 from awqpack.checkpoint import CheckpointError
@@ -161,3 +164,88 @@ def test_a_configuration_that_engines_refuse(config, text, tmp_path):
 def test_a_place_that_is_no_object(place, tmp_path):
     with pytest.raises(CheckpointError, match="quantization_config expects an object; got"):
         checkpoint.inspect(make(tmp_path / "given", config=place))
+
+
+# --- several config_groups ---
+
+INT4 = {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 128, "symmetric": False}
+
+
+def several(path, layers, *groups, more=None):
+    """A compressed-tensors checkpoint whose layers differ."""
+    path.mkdir()
+    tensors = dict(more or {})
+    for name, layer in layers.items():
+        tensors |= layer_tensors("compressed-tensors", name, layer)
+    save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
+    config = quantization_config("compressed-tensors", not_converted=None)
+    config["config_groups"] = {f"group_{i}": {"targets": ["Linear"], "weights": g} for i, g in enumerate(groups)}
+    (path / "config.json").write_text(json.dumps({"quantization_config": config}))
+    return path
+
+
+def test_groups_of_several_sizes(tmp_path):
+    """Floats need no size; a layout with one size for all is refused with the names of the others."""
+    layers = {"a": random_layer(64, 256), "b": random_layer(64, 256, 32), "c": random_layer(64, 512)}
+    given = several(tmp_path / "given", layers, INT4, INT4 | {"group_size": 32})
+    found = checkpoint.inspect(given)
+    assert (found.group_size, found.problems) == (None, ())
+    assert [layer.group_size for layer in found.layers] == [128, 32, 128]
+    for target in ("gemm", "gptq_v2", "mlx"):
+        text = rf"{target} has one group size for all layers; most have 128, but 1 of 3 others: b \(32\)"
+        with pytest.raises(CheckpointError, match=text):
+            checkpoint.convert(given, tmp_path / "out", target)
+        assert not (tmp_path / "out").exists()
+    checkpoint.convert(given, tmp_path / "out", "float16")
+    written = load_file(tmp_path / "out" / "model.safetensors")
+    for name, layer in layers.items():
+        assert_same(written[f"{name}.weight"], layer.dequantize())
+
+
+def test_groups_of_one_size(tmp_path):
+    """Groups that differ in what they target alone."""
+    layers = {"a": random_layer(64, 256), "b": random_layer(64, 256, seed=1)}
+    given = several(tmp_path / "given", layers, INT4, INT4 | {"observer": "mse"})
+    checkpoint.convert(given, tmp_path / "out", "gemm")
+    assert read(tmp_path / "out")["quantization_config"]["group_size"] == 128
+
+
+@pytest.mark.parametrize("target", ["gemm", "bfloat16"])
+def test_layers_of_eight_bits_are_named(target, tmp_path):
+    eight = {
+        "c.weight_packed": torch.zeros(64, 64, dtype=torch.int32),
+        "c.weight_scale": torch.ones(64, 2).half(),
+        "c.weight_zero_point": torch.zeros(8, 2, dtype=torch.int32),
+        "c.weight_shape": torch.tensor([64, 256]),
+    }
+    given = several(tmp_path / "given", {"a": random_layer(64, 256)}, INT4, INT4 | {"num_bits": 8}, more=eight)
+    with pytest.raises(CheckpointError, match=r"of 2.*: c \(weight_packed holds 8-bit codes|others: c"):
+        checkpoint.convert(given, tmp_path / "out", target)
+    assert not (tmp_path / "out").exists()
+    assert checkpoint.inspect(given).problems == ("c: weight_packed holds 8-bit codes, by its weight_shape",)
+
+
+def test_rows_that_fill_no_word(tmp_path):
+    """compressed-tensors pads the zeros of 12 rows to 16; floats have 12, and most layouts whole words."""
+    layer = random_layer(12, 256)
+    given = several(tmp_path / "given", {"a": layer}, INT4)
+    assert load_file(given / "model.safetensors")["a.weight_zero_point"].shape == (2, 2)
+    checkpoint.convert(given, tmp_path / "out", "float16")
+    assert_same(load_file(tmp_path / "out" / "model.safetensors")["a.weight"], layer.dequantize())
+    with pytest.raises(CheckpointError, match=r"a \(out_features 12 is not a multiple of 8\)"):
+        checkpoint.convert(given, tmp_path / "out", "gemm", force=True)
+
+
+def test_columns_that_fill_no_word(tmp_path):
+    padded = {
+        "c.weight_packed": torch.zeros(64, 8, dtype=torch.int32),
+        "c.weight_scale": torch.ones(64, 1).half(),
+        "c.weight_zero_point": torch.zeros(8, 1, dtype=torch.int32),
+        "c.weight_shape": torch.tensor([64, 60]),
+    }
+    given = several(tmp_path / "given", {}, INT4 | {"strategy": "channel", "group_size": None}, more=padded)
+    for target in ("gemm", "bfloat16"):
+        with pytest.raises(
+            CheckpointError, match=r"c \(in_features 60 is not a multiple of 8, up to which it is padded"
+        ):
+            checkpoint.convert(given, tmp_path / "out", target)

@@ -228,6 +228,13 @@ def test_what_does_not_fit(case, tmp_path):
     assert checkpoint.inspect(given).problems != ()
 
 
+def test_zeros_of_two_experts_in_a_word(tmp_path):
+    of = {"gate_up_proj": [random_layer(24, HIDDEN, GROUP, seed=i) for i in range(EXPERTS)]}
+    given = write(tmp_path / "given", "compressed-tensors", fused(of))
+    with pytest.raises(CheckpointError, match=r"experts\.0\.gate_proj has 12 rows, not a multiple of 8, and zeros"):
+        checkpoint.convert(given, tmp_path / "out", "float16")
+
+
 @every
 def test_a_bias_of_all_experts(source, tmp_path):
     layout, write_as, symmetric = SOURCES[source]

@@ -186,7 +186,8 @@ def test_a_layer_without_zeros_is_symmetric():
         ("gemv_fast", (64, 96), 32, "in_features 96 is not a multiple of 64"),
         ("llm-awq", (64, 96), 32, "in_features 96 is not a multiple of 64"),
         ("gemm", (12, 64), 64, "out_features 12 is not a multiple of 8"),
-        ("compressed-tensors", (12, 64), 64, "out_features 12 is not a multiple of 8"),
+        ("compressed-tensors", (12, 60), 60, "in_features 60 is not a multiple of 8"),
+        ("gptq", (12, 64), 64, "out_features 12 is not a multiple of 8"),
         ("gemv", (16, 192), 96, "group size 96 is none of 32, 64 and 128 or more"),
     ],
 )
@@ -505,8 +506,8 @@ SCHEME = {"num_bits": 4, "type": "int", "symmetric": False, "strategy": "group",
         ),
         (
             "compressed-tensors",
-            {"config_groups": {"a": {"weights": SCHEME}, "b": {"weights": SCHEME | {"group_size": 32}}}},
-            "expects one scheme for all layers; got 2 different ones",
+            {"config_groups": {"a": {"weights": SCHEME}, "b": {"weights": SCHEME | {"symmetric": True}}}},
+            "config_groups expects every group to be symmetric, or none",
         ),
         (
             "compressed-tensors",

@@ -153,9 +153,14 @@ def _layers_of_experts(
     if not layout.weight.is_linear:
         geometry = geometry._replace(out_features=whole.end)
         return [SourceLayer(fused.name, layout, geometry, fused.tensors, whole)]
+    parts = list(fused.layers(rows))
+    has_words = layout.names.get("zeros") in specs and specs[layout.names["zeros"]].shape[0] != rows
+    for name, part in parts:
+        if has_words and (part.end - part.begin) % 8 != 0:  # a word would hold zeros of two of them
+            raise LayoutError(f"{name} has {part.end - part.begin} rows, not a multiple of 8, and zeros")
     return [
         SourceLayer(name, layout, geometry._replace(out_features=part.end - part.begin), fused.tensors, part)
-        for name, part in fused.layers(rows)
+        for name, part in parts
     ]
 
 

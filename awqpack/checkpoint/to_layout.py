@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable
 
 import torch
@@ -48,6 +49,8 @@ def to_layout(
     if is_new or scale_dtype is not None:
         _require_held(source, target, scale_dtype, team)
     config = _target_config(source, target, team)
+    if is_new and source.config is not None:
+        _require_one_size(source, target, config)
     reason = target.reason_not_said(config) if is_new and source.config is not None else None
     if reason is not None:
         raise CheckpointError(f"{source.path}: {target.name} {reason}")
@@ -146,6 +149,24 @@ def _target_config(source: Checkpoint, target: Layout, team: Team) -> Quantizati
     layers = list(source.layers.values())
     is_symmetric = asks and team.all(lambda layer: _has_symmetric_zeros(source, layer), layers)
     return with_names_for(source, target, dataclasses.replace(config, is_symmetric=is_symmetric))
+
+
+def _require_one_size(source: Checkpoint, target: Layout, config: QuantizationConfig) -> None:
+    """Raises CheckpointError that names layers with groups of another size than most, where no size is said of all."""
+    if config.group_size is not None:
+        return
+    sizes = Counter(layer.geometry.group_size for layer in source.layers.values())
+    (most, _), *others = sizes.most_common()
+    if others:
+        named = [
+            f"{layer.name} ({layer.geometry.group_size})"
+            for layer in source.layers.values()
+            if layer.geometry.group_size != most
+        ]
+        raise CheckpointError(
+            f"{source.path}: {target.name} has one group size for all layers; most have {most}, but "
+            f"{len(named)} of {len(source.layers)} others: {', '.join(named)}"
+        )
 
 
 def _has_symmetric_zeros(source: Checkpoint, layer: SourceLayer) -> bool:

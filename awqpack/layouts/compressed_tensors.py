@@ -11,7 +11,7 @@ import torch
 
 from .. import functional
 from ..packing import AWQPacking
-from .base import Layout
+from .base import Layout, padded
 from .names import part_or_pattern, pattern_of
 from .parts import HEAD, Geometry, LayoutError, QuantizationConfig, TensorSpec
 from .reading import Role, StoredLayout
@@ -43,16 +43,18 @@ class CompressedTensorsFormat(StoredLayout):
         if not isinstance(groups, dict) or not groups:
             raise LayoutError(f"config_groups expects at least one group; got {groups!r}")
         found = {self._read_group(name, group) for name, group in groups.items()}
-        if len(found) != 1:
-            raise LayoutError(f"config_groups expects one scheme for all layers; got {len(found)} different ones")
+        sizes = {size for size, _ in found}
+        if len({is_symmetric for _, is_symmetric in found}) != 1:
+            raise LayoutError("config_groups expects every group to be symmetric, or none")
         group_size, is_symmetric = found.pop()
+        group_size = group_size if len(sizes) == 1 else None  # the tensors of each layer tell
         ignore = config.get("ignore") or []
         if not isinstance(ignore, list) or not all(isinstance(name, str) for name in ignore):
             raise LayoutError(f"ignore expects a list of names; got {ignore!r}")
         return QuantizationConfig(group_size, is_symmetric, _not_converted(ignore), config)
 
-    def _read_group(self, name: str, group: Any) -> tuple[int, bool]:
-        """Group size, and whether it is symmetric, of one of the config_groups."""
+    def _read_group(self, name: str, group: Any) -> tuple[int | None, bool]:
+        """Of one of the config_groups: its group size, None where only tensors tell, and whether it is symmetric."""
         weights = group.get("weights") if isinstance(group, dict) else None
         if not isinstance(weights, dict):
             raise LayoutError(f"config_groups.{name} expects weights; got {weights!r}")
@@ -61,7 +63,9 @@ class CompressedTensorsFormat(StoredLayout):
         return self._read_weights(f"config_groups.{name}", group, weights)
 
     @abstractmethod
-    def _read_weights(self, where: str, group: Mapping[str, Any], weights: Mapping[str, Any]) -> tuple[int, bool]:
+    def _read_weights(
+        self, where: str, group: Mapping[str, Any], weights: Mapping[str, Any]
+    ) -> tuple[int | None, bool]:
         """What a group says of its weights, likewise."""
 
 
@@ -93,6 +97,11 @@ class CompressedTensors(CompressedTensorsFormat, Layout):
     def is_optional(self, role: Role) -> bool:
         return role in ("zeros", "shape")
 
+    def reason_not_held(self, geometry: Geometry) -> str | None:
+        """Rows may be as many as they are: zeros are padded to whole words."""
+        n, k, group = geometry
+        return super().reason_not_held(Geometry(-(-n // 8) * 8, k, group))
+
     def groups(self, specs: Mapping[str, TensorSpec]) -> int | None:
         shape = specs["weight_scale"].shape
         return shape[1] if len(shape) == 2 else 0
@@ -100,7 +109,7 @@ class CompressedTensors(CompressedTensorsFormat, Layout):
     def side_specs(self, geometry: Geometry, dtype: torch.dtype) -> dict[str, TensorSpec]:
         n, groups = geometry.out_features, geometry.groups
         return {
-            "weight_zero_point": TensorSpec(torch.int32, (n // 8, groups)),
+            "weight_zero_point": TensorSpec(torch.int32, (-(-n // 8), groups)),
             "weight_scale": TensorSpec(dtype, (n, groups)),
             "weight_shape": TensorSpec(torch.int64, (2,)),
         }
@@ -110,15 +119,21 @@ class CompressedTensors(CompressedTensorsFormat, Layout):
         return spec == expected or (name == "weight_shape" and spec == (torch.int32, (2,)))
 
     def encode_side(self, geometry: Geometry, scales: torch.Tensor, zeros: torch.Tensor) -> dict[str, torch.Tensor]:
+        whole = padded(zeros, 0, -(-geometry.out_features // 8) * 8)
         return {
-            "weight_zero_point": functional.pack(zeros.t(), AWQPacking.V1).t().contiguous(),
+            "weight_zero_point": functional.pack(whole.t(), AWQPacking.V1).t().contiguous(),
             "weight_scale": scales.contiguous(),
             "weight_shape": torch.tensor([geometry.out_features, geometry.in_features]),
         }
 
     def decode_scales(self, geometry: Geometry, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
         shape = tensors.get("weight_shape")
-        if shape is not None and shape.tolist() != [geometry.out_features, geometry.in_features]:
+        n, k, _ = geometry
+        if shape is not None and shape.tolist() == [n, k // 2]:
+            raise LayoutError("weight_packed holds 8-bit codes, by its weight_shape")
+        if shape is not None and n == shape.tolist()[0] and k - 8 < shape.tolist()[1] < k:
+            raise LayoutError(f"in_features {shape.tolist()[1]} is not a multiple of 8, up to which it is padded")
+        if shape is not None and shape.tolist() != [n, k]:
             raise LayoutError(
                 f"weight_shape expects {[geometry.out_features, geometry.in_features]}, as weight_packed has it; "
                 f"got {shape.tolist()}"
@@ -128,7 +143,7 @@ class CompressedTensors(CompressedTensorsFormat, Layout):
     def decode_zeros(
         self, geometry: Geometry, tensors: Mapping[str, torch.Tensor], scales: torch.Tensor
     ) -> torch.Tensor:
-        return functional.unpack(tensors["weight_zero_point"].t(), AWQPacking.V1).t()
+        return functional.unpack(tensors["weight_zero_point"].t(), AWQPacking.V1).t()[: geometry.out_features]
 
     def claims(self, config: Mapping[str, Any]) -> bool:
         """Whatever the format, unless a layout of its own has claimed it before."""
@@ -137,13 +152,19 @@ class CompressedTensors(CompressedTensorsFormat, Layout):
     def read_config(self, config: Mapping[str, Any]) -> QuantizationConfig:
         if config.get("kv_cache_scheme") is not None:
             raise LayoutError("kv_cache_scheme expects null: no AWQ layout quantizes the cache")
-        return super().read_config(config)
+        read = super().read_config(config)
+        bits = {name: group["weights"]["num_bits"] for name, group in config["config_groups"].items()}
+        if 4 not in bits.values():
+            raise LayoutError(f"config_groups.{next(iter(bits))}.weights expects 4-bit int; got num_bits 8")
+        return read
 
-    def _read_weights(self, where: str, group: Mapping[str, Any], weights: Mapping[str, Any]) -> tuple[int, bool]:
+    def _read_weights(
+        self, where: str, group: Mapping[str, Any], weights: Mapping[str, Any]
+    ) -> tuple[int | None, bool]:
         for key in ("input_activations", "output_activations"):
             if group.get(key) is not None:
                 raise LayoutError(f"{where}.{key} expects null: no AWQ layout quantizes activations")
-        if weights.get("num_bits") != 4 or weights.get("type", "int") != "int":
+        if weights.get("num_bits") not in (4, 8) or weights.get("type", "int") != "int":
             raise LayoutError(
                 f"{where}.weights expects 4-bit int; got num_bits {weights.get('num_bits')!r}, "
                 f"type {weights.get('type')!r}"
@@ -157,7 +178,8 @@ class CompressedTensors(CompressedTensorsFormat, Layout):
             raise LayoutError(
                 f"{where}.weights expects strategy group with a group_size, or channel; got {strategy!r} and {size!r}"
             )
-        return size, bool(weights.get("symmetric", True))
+        # layers of 8 bits are named by their tensors
+        return size if weights["num_bits"] == 4 else None, bool(weights.get("symmetric", True))
 
     def write_config(self, config: QuantizationConfig) -> dict[str, Any]:
         if self.claims(config.raw):
