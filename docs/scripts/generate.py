@@ -40,6 +40,7 @@ def _layer(zero: int = 8, n: int = 64, k: int = 128, group: int = 32, scale: flo
 LIMITS = (
     ("s", "zeros other than 8", _layer(zero=7)),
     ("z", "a zero of 0", _layer(zero=0)),
+    ("n", "out_features that are no multiple of 8", _layer(n=60)),
     ("k", "in_features that are no multiple of 64", _layer(k=96)),
     ("g", "groups of another size than 32, 64 or 128", _layer(k=1024, group=256)),
     ("e", "a zero beside a scale of 0", _layer(scale=0.0)),
