@@ -10,38 +10,46 @@ import sys
 from . import cpus
 
 SUITES = {
+    "sizes": "pack, unpack, quantize and dequantize by size, under a copy of the same bytes",
+    "beside": "seven other ways and packages, each beside awqpack doing the same",
     "cpu": "pack and unpack beside memory copies, and the packers of others",
     "gpu": "the same on a GPU, what a call costs the host, whole models",
     "floats": "quantize, dequantize, scales and relayout beside copies and others, on the CPU or a GPU",
     "host": "what a call on a packed tensor costs the host, beside optimum-quanto's class",
+    "adoption": "other packages packing and saving, as they are and with awqpack enabled in them",
     "convert": "a checkpoint converted beside cp -r, and beside compressed-tensors' converter",
     "quanto": "optimum-quanto quantizing one large linear, as it is and with awqpack (needs a GPU)",
 }
 
+# What runs without a name, within minutes on two cores, with what options.
+USUAL = {"sizes": [], "beside": [], "host": ["--device", "cpu", "--turns", "5"], "adoption": []}
+# Suites of many threads: these are bound to CPUs.
+BOUND = ("cpu", "floats", "sizes", "beside", "")
+REPORTS = {
+    "plot": "draws docs/assets/plots/*.svg from the newest results",
+    "figures": "fills in README.md and docs from the newest results",
+}
+
 
 def parse(words: list[str]) -> tuple[str, list[str]]:
-    """The suite, cpu without one, and what is meant for it."""
-    name = words[0] if words and not words[0].startswith("-") else "cpu"
-    if name in SUITES and not (words and words[0] in ("-h", "--help")):
+    """The suite, USUAL without one, and what is meant for it."""
+    name = words[0] if words and not words[0].startswith("-") else ""
+    if name in {"", *SUITES, *REPORTS} and not (words and words[0] in ("-h", "--help")):
         return name, words[words[:1] == [name] :]
-    listed = "\n".join(f"  {suite:<9}{what}" for suite, what in SUITES.items())
+    listed = "\n".join(f"  {suite:<9}{what}" for suite, what in (SUITES | REPORTS).items())
     asked = words[0] in ("-h", "--help")
     print(
-        f"usage: python -m benchmarks [SUITE] [options]; SUITE --help lists them\n\n{__doc__}\n\n{listed}"
+        f"usage: python -m benchmarks [SUITE] [options]; SUITE --help lists them\n\n{__doc__} Without a name: "
+        f"{', '.join(USUAL)}.\n\n{listed}"
         if asked
-        else f"python -m benchmarks expects one of {', '.join(SUITES)}; got {name}",
+        else f"python -m benchmarks expects one of {', '.join(SUITES | REPORTS)}; got {name}",
         file=sys.stdout if asked else sys.stderr,
     )
     raise SystemExit(0 if asked else 2)
 
 
-def main() -> None:
-    """The command."""
-    name, words = parse(sys.argv[1:])
-    if name in ("cpu", "floats") and cpus.ALL:
-        # Before torch is imported: two of its threads on one CPU would take twice as long.
-        os.environ.setdefault("OMP_PROC_BIND", "spread")
-        os.environ.setdefault("OMP_PLACES", "threads")
+def measure(name: str, words: list[str]) -> None:
+    """One suite: its tables, and its CSV."""
     harness = importlib.import_module(".harness", __package__)
     suite = importlib.import_module(f".{name}", __package__)
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks {name}", description=suite.__doc__)
@@ -54,6 +62,24 @@ def main() -> None:
     rows = suite.run(options)
     if not options.no_csv:
         print(f"\nwrote {harness.write_csv(name, where, rows)}")
+
+
+def main() -> None:
+    """The command."""
+    name, words = parse(sys.argv[1:])
+    if name in REPORTS:
+        importlib.import_module(f".{name}", __package__).main(words)
+        return
+    if name in BOUND and cpus.ALL:
+        # Before torch is imported: two of its threads on one CPU would take twice as long.
+        os.environ.setdefault("OMP_PROC_BIND", "spread")
+        os.environ.setdefault("OMP_PLACES", "threads")
+    if name:
+        measure(name, words)
+        return
+    for number, suite in enumerate(USUAL, 1):
+        print(f"\n--- {number} of {len(USUAL)}: {suite}: {SUITES[suite]} ---")
+        measure(suite, [*words, *USUAL[suite]])
 
 
 if __name__ == "__main__":

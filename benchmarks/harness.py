@@ -138,14 +138,17 @@ def batch(number: int) -> Clock:
     return clock
 
 
-def medians(calls: Mapping[str, Call], turns: int, clock: Clock = wall, least_seconds: float = 0.0) -> dict[str, float]:
+def medians(
+    calls: Mapping[str, Call], turns: int, clock: Clock = wall, least_seconds: float = 0.0, is_warm: bool = False
+) -> dict[str, float]:
     """Median seconds of each call, over `turns` or, where these are over sooner, over `least_seconds`.
 
-    They take turns, so that whatever slows the machine slows all of them; the first turn does not count.
+    They take turns, so that whatever slows the machine slows all of them; the first turn does not count, unless
+    everything is warm.
     """
     times: dict[str, list[float]] = {name: [] for name in calls}
     begin = 0.0
-    for turn in itertools.count():
+    for turn in itertools.count(int(is_warm)):
         if turn > turns and time.perf_counter() - begin > least_seconds:
             break
         begin = time.perf_counter() if turn == 1 else begin
@@ -212,9 +215,10 @@ def compare(
     least_seconds: float = 0.0,
     moved: int | None = None,
     what: Mapping[str, object] | None = None,
+    is_warm: bool = False,
 ) -> list[Row]:
     """A row for each call, beside the fastest of the baselines, all of them in turns."""
-    measured = medians({**baselines, **calls}, turns, clock, least_seconds)
+    measured = medians({**baselines, **calls}, turns, clock, least_seconds, is_warm)
     baseline = min(baselines, key=measured.__getitem__) if baselines else ""
     return [
         Row(table, op, who, measured[who], dict(what or {}), moved, baseline, measured.get(baseline)) for who in calls
