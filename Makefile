@@ -15,12 +15,12 @@ BUILD_STAMP := $(VENV)/.awqpack
 SOURCES := setup.py $(shell find csrc cuda -name '*.[ch]' -o -name '*.[ch]pp' -o -name '*.cu' -o -name '*.cuh')
 C_SOURCES = $(shell find csrc cuda tests/c tests/fuzz -name '*.[ch]' -o -name '*.[ch]pp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: help demo test test-clients asan fuzz fuzz-writes asan-fuzz-writes sanitize-gpu check-c check-neon check-wheel lint docs docs-serve compat wheel clean
+.PHONY: help demo bench figures test test-clients asan fuzz fuzz-writes asan-fuzz-writes sanitize-gpu check-c check-neon check-wheel lint docs docs-serve compat wheel clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
-	@echo 'bench-SUITE   cpu, gpu, floats, host, convert or quanto: python -m benchmarks --help'
+	@echo 'bench-SUITE       one of: sizes beside adoption cpu gpu floats host convert quanto'
 	@echo
 	@echo 'PYTHON=python3.12   the interpreter to make the environment with   (python3)'
 	@echo 'TORCH=2.11.0        the version of torch to install                (2.13.0)'
@@ -71,7 +71,16 @@ docs-serve: $(VENV)/.docs ## the documentation in a browser, at http://127.0.0.1
 	$(BIN)/python docs/scripts/generate.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve $(ARGS)
 
-# bench-cpu, bench-gpu, bench-floats, bench-host, bench-convert, bench-quanto: `python -m benchmarks --help` says what each does.
+bench: $(VENV)/.bench ## other packages beside awqpack on the CPU, in minutes; tables, CSVs in benchmarks/results
+	$(BIN)/python -m benchmarks $(ARGS)
+
+# From the newest results in benchmarks/results.
+figures: $(VENV)/.bench ## draw docs/assets/plots, and fill in README's and the documentation's figures
+	$(BIN)/python -m benchmarks figures
+	$(BIN)/python -m benchmarks plot
+
+# bench-sizes, bench-beside, bench-adoption, bench-cpu, bench-gpu, bench-floats, bench-host, bench-convert, bench-quanto:
+# `python -m benchmarks --help` says what each does.
 bench-%: $(VENV)/.bench
 	$(BIN)/python -m benchmarks $* $(ARGS)
 
@@ -207,5 +216,6 @@ $(VENV)/.docs: pyproject.toml | $(BUILD_STAMP)
 $(VENV)/.bench: pyproject.toml | $(BUILD_STAMP)
 	@echo 'installing what the benchmark needs'
 	@$(PIP) 'awqpack[bench]'
+	@$(PIP) --no-deps --no-build-isolation $(PACKERS_ALONE)
 	@$(PIP) --no-deps optimum-quanto==0.2.7
 	@touch $@

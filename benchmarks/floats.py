@@ -20,8 +20,8 @@ from awqpack import AWQPacking
 
 from .cpu import copying_pool, torch_threads
 from .float_peers import float_peers
-from .gpu import MODELS
 from .harness import MIB, Call, Clock, Row, compare, event, medians, print_table, wall
+from .models import MODELS
 
 GROUP = 128
 PEER_SHAPES = ((4096, 4096), (14336, 4096))

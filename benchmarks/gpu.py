@@ -16,6 +16,7 @@ from awqpack.formats import FORMATS, Format, format_of
 
 from .cpu import ORDERS, require_equal
 from .harness import MIB, Call, Row, batch, compare, event, medians, print_table
+from .models import MODELS
 from .peers import gather_to_marlin, peer_functions
 
 PEER_SHAPE = (14336, 4096)
@@ -23,22 +24,6 @@ TABLES = ("host", "kernels", "turned", "relayout", "models", "peers")
 HOST_CALLS = 2000
 
 Buffers = Sequence[torch.Tensor]
-
-# Linear weights (out_features, in_features) of one decoder layer, and how many layers, from the published configs.
-MODELS: dict[str, tuple[int, list[tuple[int, int]]]] = {
-    "Llama-3.1-8B": (
-        32,
-        [(4096, 4096), (1024, 4096), (1024, 4096), (4096, 4096)] + [(14336, 4096)] * 2 + [(4096, 14336)],
-    ),
-    "Qwen2.5-32B": (
-        64,
-        [(5120, 5120), (1024, 5120), (1024, 5120), (5120, 5120)] + [(27648, 5120)] * 2 + [(5120, 27648)],
-    ),
-    "Llama-3.1-70B": (
-        80,
-        [(8192, 8192), (1024, 8192), (1024, 8192), (8192, 8192)] + [(28672, 8192)] * 2 + [(8192, 28672)],
-    ),
-}
 
 
 def random_codes(rows: int, cols: int) -> torch.Tensor:
