@@ -64,6 +64,11 @@ def seconds_in_words(seconds: float) -> str:
     raise AssertionError
 
 
+def three_digits(value: float) -> str:
+    """A number, three of whose digits count."""
+    return f"{float(f'{value:.3g}'):,.0f}" if value >= 100 else f"{value:.3g}"
+
+
 # --- throughput ---
 
 
@@ -105,7 +110,7 @@ def _lines(axis: Any, theme: Theme, rows: Newest, ops: dict[str, str]) -> None:
     last = 2 * top
     for text, value, color in sorted(labels, key=lambda label: -label[1]):
         last = min(max(value, 0.02 * top), last - 0.065 * top)  # a line's height below the label above
-        axis.annotate(f"{text}, {value:.3g}", (sizes[-1] * 1.2, last), color=color, fontsize=9, va="center")
+        axis.annotate(f"{text}, {three_digits(value)}", (sizes[-1] * 1.2, last), color=color, fontsize=9, va="center")
 
 
 def throughput(plt: Any, theme: Theme) -> list[Newest]:
@@ -129,7 +134,10 @@ def large_model(plt: Any, theme: Theme) -> list[Newest]:
     rows = newest("beside", lambda row: row["table"] == "beside")
     side, other = map(int, rows[0]["size"].split("x"))
     factor = linear_weights(MODEL) / (side * other) / 1e3
-    title = "A 70B model: seconds with awqpack, minutes to days with others"
+    of_quantize = [(float(r["ms"]), float(r["baseline_ms"])) for r in rows if r["op"] == "quantize"]
+    ours, theirs = of_quantize[0][0], [value for _, value in of_quantize]
+    words = [seconds_in_words(value * factor) for value in (ours, min(theirs), max(theirs))]
+    title = "A 70B quantizes in {} with awqpack, in {} to {} with others".format(*words)
     figure, axes = _axes(plt, theme, 3, (10.4, 4.3), title)
     for axis, op in zip(axes, ("pack", "quantize", "dequantize"), strict=True):
         bars = {r["baseline"]: float(r["baseline_ms"]) * factor for r in rows if r["op"] == op}
