@@ -174,8 +174,8 @@ def calls(plt: Any, theme: Theme) -> list[Newest]:
     rows = rows or newest("host", lambda row: row["table"] == "host")
     ops = {"detach": "detach()", "to(same device, copy)": "to(device, copy=True)", "+ 1": "weight + 1"}
     people = {"optimum-quanto": theme.others, "awqpack": theme.ours, "plain": theme.roof}
-    us = {(row["op"], row["who"]): float(row["ms"]) for row in rows}
-    ratios = [us[op, "optimum-quanto"] / us[op, "awqpack"] for op in ops]
+    times = {(row["op"], row["who"]): float(row["ms"]) for row in rows}
+    ratios = [times[op, "optimum-quanto"] / times[op, "awqpack"] for op in ops]
     title = f"A call on optimum-quanto's packed tensor takes {min(ratios):.1f} to {max(ratios):.1f} times as long"
     figure, axes = _axes(plt, theme, len(ops), (9.6, 2.5), title)
     for axis, (op, label) in zip(axes, ops.items(), strict=True):
