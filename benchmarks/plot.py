@@ -136,8 +136,8 @@ def large_model(plt: Any, theme: Theme) -> list[Newest]:
     factor = linear_weights(MODEL) / (side * other) / 1e3
     of_quantize = [(float(r["ms"]), float(r["baseline_ms"])) for r in rows if r["op"] == "quantize"]
     ours, theirs = of_quantize[0][0], [value for _, value in of_quantize]
-    words = [seconds_in_words(value * factor) for value in (ours, min(theirs), max(theirs))]
-    title = "A 70B quantizes in {} with awqpack, in {} to {} with others".format(*words)
+    said = [seconds_in_words(value * factor) for value in (ours, min(theirs), max(theirs))]
+    title = "A 70B quantizes in {} with awqpack, in {} to {} with others".format(*said)
     figure, axes = _axes(plt, theme, 3, (10.4, 4.3), title)
     for axis, op in zip(axes, ("pack", "quantize", "dequantize"), strict=True):
         bars = {r["baseline"]: float(r["baseline_ms"]) * factor for r in rows if r["op"] == op}
