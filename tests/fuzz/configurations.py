@@ -10,7 +10,7 @@ from checkpoints import LAYOUT_NAMES, quantization_config
 
 from awqpack.checkpoint import CheckpointError
 from awqpack.checkpoint.config_files import ConfigFiles
-from awqpack.layouts import LAYOUTS, LayoutError
+from awqpack.layouts import LAYOUTS, Layout, LayoutError
 
 FILES = ["config.json", "quant_config.json", "quantize_config.json", "hf_quant_config.json"]
 
@@ -48,6 +48,8 @@ def read_as(configs, layout):
 
 
 def check_written(layout, config):
+    if not isinstance(layout, Layout):  # it is only read
+        return
     try:
         written = layout.write_config(config)
     except LayoutError as error:
