@@ -71,7 +71,7 @@ def _drawn(module, check, seed, count):
 
 
 def one_input(name, check):
-    """A function of bytes, which stand for a case: what a fuzzer calls. Past their end are zeros, so that few do too."""
+    """A function of bytes, which stand for a case: what a fuzzer calls. Past their end are zeros: a few bytes do."""
     module = module_of(name)
     if not hasattr(module, "CASES"):
         return check
