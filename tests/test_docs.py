@@ -3,8 +3,8 @@
 The blocks of a page run from top to bottom. ``python`` blocks share one namespace. In ``console`` blocks what follows
 ``$`` is a command, and what follows that, if anything does, is what it prints: ``...`` stands for any lines, times and
 rates may differ.
-A block below ``<!-- not run: REASON -->`` is compiled, or its commands parsed, and no more. ``<!-- before`` hides a
-block that prepares the next. ``/tmp`` is a folder of the page's own.
+A block below ``<!-- not run: REASON -->`` is compiled, or its commands parsed, and no more. ``/tmp`` is a folder of the
+page's own.
 """
 
 import contextlib
@@ -35,7 +35,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 FENCE = re.compile(
-    r"^(?P<hidden>[ \t]*<!-- before\n)?(?:[ \t]*<!-- not run: (?P<reason>[^\n]+) -->\n+)?"
+    r"^(?:[ \t]*<!-- not run: (?P<reason>[^\n]+) -->\n+)?"
     r"(?P<indent>[ \t]*)```(?P<language>\w*)[^\n]*\n(?P<body>.*?)\n(?P=indent)```[ \t]*$",
     re.MULTILINE | re.DOTALL,
 )
