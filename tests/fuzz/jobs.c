@@ -135,7 +135,6 @@ static void by_formula(awq_packing packing, awq_direction direction, const tenso
     for (int64_t at = 0; at < codes->count; at += rows * cols) {
         const awq_panel panel = {
             .packing = packing,
-            .is_turned = is_turned,
             .codes = (uint8_t *)codes->view.data + at,
             .payload = (uint8_t *)payload->view.data + at / 2,
             .rows = is_turned ? cols : rows,
@@ -143,6 +142,7 @@ static void by_formula(awq_packing packing, awq_direction direction, const tenso
             .row_stride = is_turned ? 1 : cols,
             .col_stride = is_turned ? cols : 1,
             .line_stride = line_bytes,
+            .item_stride = payload->item_bytes,
         };
         (direction == AWQ_PACK ? formula_pack : formula_unpack)(&panel);
     }
