@@ -41,7 +41,7 @@ class Machine:
 
     def copy(self, moved: int, pool: ThreadPoolExecutor) -> dict[str, Call]:
         """Copies that read and write as many bytes: torch's, and on the CPU libc's, each thread a part."""
-        # As random as what is beside it: constant bytes travel faster.
+        # As random as what is beside it.
         source = torch.randint(256, (moved // 2,), dtype=torch.uint8, device=self.device)
         target = torch.empty_like(source).copy_(source)
         calls: dict[str, Call] = {"torch copy_": functools.partial(target.copy_, source)}
