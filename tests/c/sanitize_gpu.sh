@@ -11,7 +11,7 @@ BUILD=${BUILD:-.build/c}
 TESTS="tests/test_cuda.py tests/test_floats_cuda.py tests/test_ops.py tests/test_packing_twin.py tests/test_bad_input.py tests/test_packed_tensor.py"
 # What cannot run here: the profiler has no room beside the sanitizer, captures and streams that keep memory need torch's
 # caching allocator, and compiled kernels and huge tensors take longer than they are worth.
-LEFT_OUT="not our_kernels and not portable_kernels and not capture and not record_stream and not compile and not to_the_31 \
+LEFT_OUT="not our_kernels and not portable_kernels and not of_its_own and not one_kernel and not one_fast_kernel and not capture and not record_stream and not compile and not to_the_31 \
 and not out_of_memory and not one_copy"
 failures=""
 
