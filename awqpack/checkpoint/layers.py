@@ -57,8 +57,8 @@ class SourceLayer:
         return replace(self, name=self.experts.name, geometry=geometry, experts=self.experts.whole())
 
     def by_expert(self) -> list[SourceLayer]:
-        """The layers of each expert, of a layer that is whole."""
-        if self.experts is None:
+        """The layers of each expert, of one that holds several."""
+        if self.experts is None or self.experts.end - self.experts.begin <= self.experts.rows:
             return [self]
         rows = self.experts.rows
         parts = [replace(self.experts, begin=i * rows, end=(i + 1) * rows) for i in range(self.experts.count)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
 
@@ -55,25 +56,21 @@ class _Dequantize(Job):
         self.outputs = {self._output: Output(TensorSpec(dtype, shape), layer.weight)}
 
     def write(self, sink: Sink, buffers: Buffers) -> None:
-        if self._layer.layout.floats_are_turned:
-            self._write_turned(sink, buffers)
-            return
-        done = 0
-        for run in dequantized_read(self._source, self._layer, self._dtype, buffers):
-            sink.write(self._output, run, done)
-            done += run.nbytes
+        is_turned, done = self._layer.layout.floats_are_turned, 0
+        for layer in self._layer.by_expert():  # whose scales alone are in memory
+            runs = dequantized_read(self._source, layer, self._dtype, buffers)
+            for run in [self._turned(layer, runs, buffers)] if is_turned else runs:
+                sink.write(self._output, run, done)
+                done += run.nbytes
 
-    def _write_turned(self, sink: Sink, buffers: Buffers) -> None:
-        """Expert by expert, in_features first."""
-        done = 0
-        for layer in self._layer.by_expert():
-            n, k, _ = layer.geometry
-            turned, begin = buffers.take("turned", self._dtype, (k, n)), 0
-            for run in dequantized_read(self._source, layer, self._dtype, buffers):
-                turned[:, begin : begin + len(run)].copy_(run.t())
-                begin += len(run)
-            sink.write(self._output, turned, done)
-            done += turned.nbytes
+    def _turned(self, layer: SourceLayer, runs: Iterable[torch.Tensor], buffers: Buffers) -> torch.Tensor:
+        """The weight of these runs of rows, in_features first."""
+        n, k, _ = layer.geometry
+        turned, begin = buffers.take("turned", self._dtype, (k, n)), 0
+        for run in runs:
+            turned[:, begin : begin + len(run)].copy_(run.t())
+            begin += len(run)
+        return turned
 
 
 def _is_scale_of_cache(source: Checkpoint, tensor: str) -> bool:
@@ -82,6 +79,11 @@ def _is_scale_of_cache(source: Checkpoint, tensor: str) -> bool:
 
 
 def _reason_not_held(source: Checkpoint, layer: SourceLayer, dtype: torch.dtype) -> str | None:
+    reasons = (_reason_part_not_held(source, part, dtype) for part in layer.by_expert())
+    return next((reason for reason in reasons if reason is not None), None)
+
+
+def _reason_part_not_held(source: Checkpoint, layer: SourceLayer, dtype: torch.dtype) -> str | None:
     side = source.side_tensors(layer)
     try:
         layer.layout.decode_order(layer.geometry, side)
