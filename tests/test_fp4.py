@@ -36,7 +36,7 @@ def test_a_checkpoint_becomes_floats(name, dtype, tmp_path):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_more_than_a_chunk(name, tmp_path):
-    tensors = random_tensors(name, 1031, 2048)
+    tensors = random_tensors(name, 1031, 1088)
     given = write(tmp_path / "given", name, {"fc": tensors})
     checkpoint.convert(given, tmp_path / "out", "bfloat16")
     assert_same(load_file(tmp_path / "out" / "model.safetensors")["fc.weight"], obvious(name, tensors, torch.bfloat16))
