@@ -150,9 +150,6 @@ ALWAYS_INLINE uint8_t pack_slices(const awq_panel *panel, bool is_v2, int64_t sl
             }
         }
     }
-    if (panel->stream) {
-        _mm_sfence();
-    }
     return or_bytes(seen);
 }
 

@@ -239,9 +239,6 @@ ALWAYS_INLINE uint8_t pack_slices(const awq_panel *panel, bool is_v2)
         above = here;
         here = slice_after(&all, &above);
     }
-    if (panel->stream) {
-        _mm_sfence();
-    }
     return or_bytes(seen);
 }
 

@@ -55,14 +55,6 @@ static inline void awq_float_mode_leave(awq_float_mode before)
 }
 #endif
 
-/* Orders stores that bypassed the cache before all that follow. */
-static inline void awq_stream_fence(void)
-{
-#if defined(__x86_64__)
-    _mm_sfence();
-#endif
-}
-
 static inline uint32_t awq_bits_of(float value)
 {
     uint32_t bits;

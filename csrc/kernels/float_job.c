@@ -7,13 +7,20 @@
 #include "float_bits.h"
 #include "float_walk.h"
 
+/* How chunks are cut: measured, for memory to be read and written in runs, and codes to stay in the caches. */
 enum {
-    CHUNK_CODES = 1 << 15,
-    LINE_CODES = 1 << 14, /* of a chunk of lines that share no scales: in the first-level cache */
-    MOST_LINES = 256,     /* of a chunk */
+    CHUNK_CODES = 1 << 16,  /* of a chunk: in the second-level cache */
+    SHARED_CODES = 1 << 15, /* of lines that share scales, which are made ready once */
+    BLOCK_CODES = 1 << 13,  /* of lines of blocks, unless one block takes more */
+    LINE_CODES = 1 << 12,   /* of several lines ... */
+    MOST_ALONG = 1 << 13,   /* ... and of one: in the first-level cache */
+    BLOCK_ALONG = 1 << 10,
+    COLUMN_ALONG = 1 << 8, /* long runs of each column, and whole lines of the payload */
+    ALONG_STEP = 128,      /* a line of payload */
+    MOST_LINES = 256,
     LINE_GAP = 64,
-    COLUMN_ROWS = 256,      /* of a chunk of columns: long runs of each, and whole lines of the payload */
-    STREAM_BYTES = 8 << 20, /* of weights that are dequantized, from which they are streamed past the cache */
+    MOST_ASKED = 1 << 11,   /* bytes; the processor sees longer lines coming */
+    STREAM_BYTES = 8 << 20, /* of what is written, from which on it is streamed past the cache */
 };
 
 /* All that a unit needs beside its tensors, and beside what the packing's kernels ask for, which follows. */
@@ -90,14 +97,19 @@ static void cut_beside_payload(awq_float_job *job)
     const awq_float_geometry *g = &job->geometry;
     const awq_packing_traits *traits = &awq_packings[g->packing];
     const int64_t block_across = job->is_column_major ? traits->block_cols : traits->block_rows;
-    const bool has_lines = !job->is_column_major && g->payload.col_stride == 1;
-    int64_t along = has_lines ? LINE_CODES / block_across : COLUMN_ROWS;
+    const bool has_lines = !job->is_column_major && g->payload.col_stride == 1, has_blocks = block_across > 1;
+    const int64_t most = !has_lines ? COLUMN_ALONG : has_blocks ? BLOCK_ALONG : MOST_ALONG;
+    const int64_t share = awq_float_ceil(job->along, awq_float_ceil(job->along, most)); /* of a line, in equal parts */
+    int64_t along = awq_float_ceil(share, ALONG_STEP) * ALONG_STEP;
     along = awq_float_min(along, AWQ_FLOAT_ENTRIES / 2 * awq_group_along(job));
     along = awq_float_min(along, job->is_contiguous ? along : AWQ_FLOAT_STRIDED);
     along -= along % AWQ_BLOCK_CODES;
-    const int64_t across = has_lines && awq_group_across(job) == 1 ? LINE_CODES : CHUNK_CODES;
-    const int64_t lines = awq_float_min(across / along, MOST_LINES);
-    awq_float_job_cut(job, along, lines / block_across * block_across);
+    const int64_t codes = !has_lines                   ? CHUNK_CODES
+                          : awq_group_across(job) != 1 ? SHARED_CODES
+                          : has_blocks                 ? BLOCK_CODES
+                                                       : LINE_CODES;
+    const int64_t lines = awq_float_min(codes / along, MOST_LINES);
+    awq_float_job_cut(job, along, lines < block_across ? block_across : lines / block_across * block_across);
 }
 
 void awq_float_job_init(awq_float_job *job, awq_float_op op, awq_packing packing, const awq_kernels *kernels,
@@ -117,6 +129,7 @@ void awq_float_job_init(awq_float_job *job, awq_float_op op, awq_packing packing
         .payload_col_stride = g->payload.col_stride,
     };
     awq_job_init_part(&job->part, op == AWQ_QUANTIZE ? AWQ_PACK : AWQ_UNPACK, kernels, &part);
+    job->part.matrix.stream = op == AWQ_QUANTIZE && total_of(g) / 2 >= STREAM_BYTES;
     job->scratch_bytes = sizeof(scratch) + job->part.scratch_bytes;
 }
 
@@ -215,61 +228,99 @@ static unsigned quantize_line(const awq_float_job *job, scratch *s, uint8_t *cod
     return AWQ_FAULT_WEIGHT;
 }
 
-/* Where the payload of a chunk begins, and its lines: rows of the payload, or where blocks run down their parts. */
-typedef struct payload_part {
+/* Lines of bytes that a chunk reads or writes. */
+typedef struct chunk_part {
     uint8_t *first;
     int64_t stride, lines, bytes;
-} payload_part;
+} chunk_part;
 
-static payload_part payload_of(const awq_float_job *job, const awq_float_chunk *c)
+/* Lines are rows of the payload, or where blocks run down their parts. */
+static chunk_part payload_of(const awq_float_job *job, const awq_float_chunk *c)
 {
     const awq_float_geometry *g = &job->geometry;
     const awq_packing_traits *traits = &awq_packings[g->packing];
     const int64_t row = job->is_column_major ? c->first : c->line, col = job->is_column_major ? c->line : c->first;
     const int64_t rows = job->is_column_major ? c->count : c->lines, cols = job->is_column_major ? c->lines : c->count;
     const int64_t lines = traits->runs_down ? cols / traits->block_cols : rows / traits->block_rows;
-    return (payload_part){
+    return (chunk_part){
         awq_plane_at(g, &g->payload, traits->item_bytes, c->batch) +
             traits->item_bytes * awq_block_offset(traits, g->payload.row_stride, g->payload.col_stride, row, col),
         g->payload.row_stride * traits->item_bytes,
         lines,
-        lines > 0 && g->payload.col_stride == 1 ? rows * cols / 2 / lines : 0,
+        lines > 0 ? rows * cols / 2 / lines : 0,
     };
 }
 
-/* Asks for the share of line i of `lines` in what the next chunk reads, or for a line of this one. */
-static void ask_ahead(const awq_float_job *job, const awq_float_chunk *c, const payload_part *next,
-                      const uint8_t *weight, int64_t i)
+static chunk_part weight_of(const awq_float_job *job, const awq_float_chunk *c)
 {
     const awq_float_geometry *g = &job->geometry;
-    const int64_t item = awq_dtype_bytes(g->weight_dtype), bytes = c->count * item;
-    if (job->op == AWQ_DEQUANTIZE) {
-        for (int64_t n = i * next->lines / c->lines; n < (i + 1) * next->lines / c->lines; n++) {
-            awq_float_prefetch(next->first + n * next->stride, next->bytes);
-        }
-    } else if (job->is_contiguous && c->lines > 1) {
-        awq_float_prefetch(weight + awq_float_ahead(bytes) * awq_across(job, &g->weight) * item, bytes);
+    const int64_t item = awq_dtype_bytes(g->weight_dtype);
+    const int64_t along = awq_along(job, &g->weight), across = awq_across(job, &g->weight);
+    return (chunk_part){awq_plane_at(g, &g->weight, item, c->batch) + (c->line * across + c->first * along) * item,
+                        across * item, c->lines, c->count * item};
+}
+
+/* Lines to ask for, of one part and then of another, as evenly as they go while the lines of a chunk are taken. */
+typedef struct ahead {
+    chunk_part parts[2];
+    int64_t lines, taken;
+    int64_t due;
+} ahead;
+
+/* A payload is read at once: that of the next chunk is asked for. Weights are read line by line, on into the next chunk. */
+static ahead ahead_of(const awq_float_job *job, const awq_float_chunk *c, int64_t unit)
+{
+    const bool is_payload = job->op == AWQ_DEQUANTIZE;
+    ahead a = {.taken = c->lines};
+    chunk_part *here = &a.parts[0], *next = &a.parts[1];
+    if (job->chunk_across == 1 || !(is_payload ? job->geometry.payload.col_stride == 1 : job->is_contiguous)) {
+        return a;
+    }
+    if (unit + 1 < job->units) {
+        const awq_float_chunk following = awq_float_chunk_at(job, unit + 1);
+        *next = is_payload ? payload_of(job, &following) : weight_of(job, &following);
+    }
+    if (!is_payload) {
+        *here = weight_of(job, c);
+        const int64_t lead = awq_float_min(awq_float_ahead(here->bytes), c->lines);
+        here->first += lead * here->stride;
+        here->lines -= lead;
+        next->lines = awq_float_min(next->lines, lead);
+    }
+    a.lines = next->bytes > MOST_ASKED || here->bytes > MOST_ASKED ? 0 : here->lines + next->lines;
+    return a;
+}
+
+static void ask(ahead *a)
+{
+    for (a->due += a->lines; a->due >= a->taken; a->due -= a->taken) {
+        chunk_part *part = a->parts[0].lines > 0 ? &a->parts[0] : &a->parts[1];
+        awq_float_prefetch(part->first, part->bytes);
+        part->first += part->stride;
+        part->lines--;
     }
 }
 
-/* The lines [begin, end) of a chunk, whose scales are ready from scale line `ready` on. */
-static unsigned run_lines(const awq_float_job *job, scratch *s, const awq_float_chunk *c, const payload_part *next,
-                          int64_t begin, int64_t end, int64_t ready, int64_t entries, bool divides)
+/* The lines [begin, end) of a chunk, whose scales are ready from that of line `begin` on. */
+static unsigned run_lines(const awq_float_job *job, scratch *s, const awq_float_chunk *c, ahead *next, int64_t begin,
+                          int64_t end, int64_t entries, bool divides)
 {
-    const awq_float_geometry *g = &job->geometry;
-    const int64_t group = awq_group_along(job), group_across = awq_group_across(job);
-    const int64_t item = awq_dtype_bytes(g->weight_dtype);
-    const int64_t along = awq_along(job, &g->weight), across = awq_across(job, &g->weight);
-    uint8_t *weight = awq_plane_at(g, &g->weight, item, c->batch);
+    const int64_t group_across = awq_group_across(job);
+    const chunk_part weight = weight_of(job, c);
+    awq_float_line line = {
+        c->count, awq_group_along(job), c->first % awq_group_along(job), s->scales, s->zeros, s->reciprocals,
+    };
+    int64_t left = group_across - (c->line + begin) % group_across;
     unsigned faults = 0;
-    for (int64_t i = begin; i < end; i++) {
-        const int64_t entry = ((c->line + i) / group_across - ready) * entries;
-        const awq_float_line line = {
-            c->count, group, c->first % group, s->scales + entry, s->zeros + entry, s->reciprocals + entry,
-        };
-        uint8_t *codes = s->codes + i * line_bytes(job);
-        uint8_t *at = weight + ((c->line + i) * across + c->first * along) * item;
-        ask_ahead(job, c, next, at, i);
+    for (int64_t i = begin; i < end; i++, left--) {
+        if (left == 0) {
+            left = group_across;
+            line.scales += entries;
+            line.zeros += entries;
+            line.reciprocals += entries;
+        }
+        uint8_t *codes = s->codes + i * line_bytes(job), *at = weight.first + i * weight.stride;
+        ask(next);
         if (job->op == AWQ_DEQUANTIZE) {
             dequantize_line(job, s, codes, at, &line);
         } else {
@@ -280,7 +331,7 @@ static unsigned run_lines(const awq_float_job *job, scratch *s, const awq_float_
 }
 
 /* Makes the scales ready for as many lines as it can at a time. */
-static unsigned run_floats(const awq_float_job *job, scratch *s, const awq_float_chunk *c, const payload_part *next)
+static unsigned run_floats(const awq_float_job *job, scratch *s, const awq_float_chunk *c, ahead *next)
 {
     const awq_float_geometry *g = &job->geometry;
     const int64_t item = awq_dtype_bytes(g->scale_dtype), group = awq_group_along(job);
@@ -302,7 +353,7 @@ static unsigned run_floats(const awq_float_job *job, scratch *s, const awq_float
         if (job->op == AWQ_QUANTIZE) {
             divides = find_reciprocals(s->scales, lines * entries, s->reciprocals);
         }
-        faults |= run_lines(job, s, c, next, begin, end, ready, entries, divides);
+        faults |= run_lines(job, s, c, next, begin, end, entries, divides);
         begin = end;
     }
     return faults;
@@ -311,14 +362,10 @@ static unsigned run_floats(const awq_float_job *job, scratch *s, const awq_float
 static unsigned run_chunk(const awq_float_job *job, int64_t unit, scratch *s)
 {
     const awq_float_chunk c = awq_float_chunk_at(job, unit);
-    const payload_part payload = payload_of(job, &c);
+    const chunk_part payload = payload_of(job, &c);
     const int64_t rows = job->is_column_major ? c.count : c.lines, cols = job->is_column_major ? c.lines : c.count;
-    payload_part next = {0};
+    ahead next = ahead_of(job, &c, unit);
     if (job->op == AWQ_DEQUANTIZE) {
-        if (unit + 1 < job->units && payload.lines > 1) {
-            const awq_float_chunk following = awq_float_chunk_at(job, unit + 1);
-            next = payload_of(job, &following);
-        }
         (void)awq_job_run_part(&job->part, s->codes, payload.first, rows, cols, s + 1);
         return run_floats(job, s, &c, &next);
     }
@@ -342,7 +389,7 @@ unsigned awq_float_job_run(const awq_float_job *job, int64_t begin, int64_t end,
     const awq_float_mode before = awq_float_mode_enter();
     const unsigned faults = run_units(job, begin, end, scratch);
     awq_float_mode_leave(before);
-    if (job->stream) {
+    if (job->stream || job->part.matrix.stream) {
         awq_stream_fence();
     }
     return faults;

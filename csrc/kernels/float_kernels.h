@@ -24,7 +24,7 @@ typedef struct awq_float_line {
  *  - quantize may take what a reciprocal and its correction give for the quotient: see AWQ_FLOAT_LEAST_SCALE.
  */
 typedef struct awq_float_kernels {
-    /* `stream` is that of kernels.h, but the fence after it is the caller's: one a line takes longer than the line. */
+    /* `stream` is that of kernels.h. */
     void (*dequantize)(awq_dtype dtype, const uint8_t *restrict codes, void *restrict weight,
                        const awq_float_line *line, bool stream);
 

@@ -222,7 +222,12 @@ static uint8_t go_down(const awq_job *job, int64_t begin, int64_t end, void *scr
 
 uint8_t awq_job_run(const awq_job *job, int64_t begin, int64_t end, void *scratch)
 {
-    return job->goes_down ? go_down(job, begin, end, scratch) : go_across(job, begin, end, scratch);
+    const uint8_t seen =
+        job->goes_down ? go_down(job, begin, end, scratch) : go_across(job, begin, end, scratch);
+    if (job->matrix.stream) {
+        awq_stream_fence();
+    }
+    return seen;
 }
 
 uint8_t awq_job_run_part(const awq_job *job, uint8_t *codes, uint8_t *payload, int64_t rows, int64_t cols,

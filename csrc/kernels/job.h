@@ -41,7 +41,7 @@ void awq_job_init_part(awq_job *job, awq_direction direction, const awq_kernels 
 
 /* Does it for `rows` x `cols` codes beside the payload of their first block: whole blocks, with columns (or, where
    lines are W's columns, rows) up to AWQ_PANEL_COLS. Returns the OR of the codes packed; scratch is as for
-   awq_job_run. */
+   awq_job_run, and awq_stream_fence is the caller's. */
 uint8_t awq_job_run_part(const awq_job *job, uint8_t *codes, uint8_t *payload, int64_t rows, int64_t cols,
                          void *scratch);
 

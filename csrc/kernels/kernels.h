@@ -60,9 +60,17 @@ static inline int64_t awq_panel_offset(const awq_panel *panel, int64_t row, int6
  *    (result > AWQ_CODE_MAX) says that one was invalid; the payload is then unspecified. Unpacking returns 0;
  *  - any alignment; reads and writes nothing outside the panel; never allocates, prints or aborts, and takes no more
  *    than 32 KiB of stack;
- *  - after stores that bypass the cache it ends with the fence that they need.
+ *  - after stores that bypass the cache awq_stream_fence is the caller's: one a line takes as long as a line does.
  */
 typedef uint8_t awq_kernel(const awq_panel *panel);
+
+/* Orders stores that bypassed the cache before all that follow. */
+static inline void awq_stream_fence(void)
+{
+#if defined(__x86_64__)
+    __builtin_ia32_sfence();
+#endif
+}
 
 /* The kernels of one packing, each of which may be missing: then awq_pack_blocks or awq_unpack_blocks stands for it. */
 typedef struct awq_walks {

@@ -142,7 +142,6 @@ static uint8_t pack_panel(const awq_panel *panel)
     vector seen = no_codes();
     if (is_streamed(panel, panel->payload, panel->line_stride)) {
         pack_tiles(panel, true, &seen);
-        _mm_sfence();
     } else {
         pack_tiles(panel, false, &seen);
     }
@@ -153,7 +152,6 @@ static uint8_t unpack_panel(const awq_panel *panel)
 {
     if (is_streamed(panel, panel->codes, panel->col_stride)) {
         unpack_tiles(panel, true);
-        _mm_sfence();
     } else {
         unpack_tiles(panel, false);
     }
@@ -237,7 +235,6 @@ static uint8_t pack_rows(const awq_panel *line)
     vector seen = no_codes();
     if (is_streamed(line, line->payload, 0)) {
         pack_blocks(line, true, &seen);
-        _mm_sfence();
     } else {
         pack_blocks(line, false, &seen);
     }
@@ -255,7 +252,6 @@ static uint8_t unpack_rows(const awq_panel *line)
 {
     if (is_streamed(line, line->codes, line->row_stride)) {
         unpack_blocks(line, true);
-        _mm_sfence();
     } else {
         unpack_blocks(line, false);
     }

@@ -199,9 +199,6 @@ static inline void write_columns(const awq_panel *part, const uint8_t *restrict 
             split_run(part->codes + columns[2 * i + 1], bytes, part->rows, 4, part->stream);
         }
     }
-    if (part->stream) {
-        _mm_sfence();
-    }
 }
 
 #endif

@@ -186,5 +186,8 @@ uint8_t awq_relayout_job_run(const awq_relayout_job *job, int64_t begin, int64_t
         run_unit(job, line / job->row_units, line % job->row_units * job->unit_rows,
                  unit % job->col_units * job->unit_cols, scratch);
     }
+    if (job->pack.matrix.stream) {
+        awq_stream_fence();
+    }
     return 0;
 }

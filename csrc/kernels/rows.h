@@ -88,9 +88,6 @@ static uint8_t pack_v1(const awq_panel *line)
     }
     const int64_t tail = words % LINE_WORDS;
     pack_words(codes + AWQ_WORD_CODES * (words - tail), payload + AWQ_WORD_BYTES * (words - tail), tail, keys, &seen);
-    if (streamed) {
-        _mm_sfence();
-    }
     return or_bytes(seen);
 }
 
@@ -118,9 +115,6 @@ static uint8_t unpack_v1(const awq_panel *line)
     }
     const int64_t tail = words % LINE_WORDS;
     unpack_words(payload + AWQ_WORD_BYTES * (words - tail), codes + AWQ_WORD_CODES * (words - tail), tail, keys);
-    if (streamed) {
-        _mm_sfence();
-    }
     return 0;
 }
 
@@ -145,14 +139,8 @@ static uint8_t pack_v2(const awq_panel *line)
 {
     vector seen = no_codes();
     switch (mode_for((uintptr_t)line->payload, line->stream)) {
-    case STORE_STREAM:
-        pack_quads(line, STORE_STREAM, &seen);
-        _mm_sfence();
-        break;
-    case STORE_STREAM_16:
-        pack_quads(line, STORE_STREAM_16, &seen);
-        _mm_sfence();
-        break;
+    case STORE_STREAM: pack_quads(line, STORE_STREAM, &seen); break;
+    case STORE_STREAM_16: pack_quads(line, STORE_STREAM_16, &seen); break;
     default: pack_quads(line, STORE_PLAIN, &seen);
     }
     return or_bytes(seen);
@@ -177,14 +165,8 @@ ALWAYS_INLINE void unpack_quads(const awq_panel *line, store_mode mode)
 static uint8_t unpack_v2(const awq_panel *line)
 {
     switch (mode_for((uintptr_t)line->codes | (uintptr_t)line->row_stride, line->stream)) {
-    case STORE_STREAM:
-        unpack_quads(line, STORE_STREAM);
-        _mm_sfence();
-        break;
-    case STORE_STREAM_16:
-        unpack_quads(line, STORE_STREAM_16);
-        _mm_sfence();
-        break;
+    case STORE_STREAM: unpack_quads(line, STORE_STREAM); break;
+    case STORE_STREAM_16: unpack_quads(line, STORE_STREAM_16); break;
     default: unpack_quads(line, STORE_PLAIN);
     }
     return 0;

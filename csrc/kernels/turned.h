@@ -154,9 +154,6 @@ static uint8_t pack_turned(const awq_panel *panel)
     } else {
         stream ? pack_turned_columns(panel, true, &seen) : pack_turned_columns(panel, false, &seen);
     }
-    if (stream) {
-        _mm_sfence();
-    }
     return or_bytes(seen);
 }
 
@@ -168,9 +165,6 @@ static uint8_t unpack_turned(const awq_panel *panel)
         stream ? unpack_turned_rows(panel, STORE_STREAM) : unpack_turned_rows(panel, STORE_PLAIN);
     } else {
         stream ? unpack_turned_columns(panel, true) : unpack_turned_columns(panel, false);
-    }
-    if (stream) {
-        _mm_sfence();
     }
     return 0;
 }
