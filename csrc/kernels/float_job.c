@@ -20,7 +20,7 @@ enum {
     MOST_LINES = 256,
     LINE_GAP = 64,
     MOST_ASKED = 1 << 11,   /* bytes; the processor sees longer lines coming */
-    STREAM_BYTES = 8 << 20, /* of what is written, from which on it is streamed past the cache */
+    STREAM_CODES = 1 << 22, /* from so many on, what is written is streamed past the cache */
 };
 
 /* All that a unit needs beside its tensors, and beside what the packing's kernels ask for, which follows. */
@@ -120,7 +120,7 @@ void awq_float_job_init(awq_float_job *job, awq_float_op op, awq_packing packing
     awq_float_geometry_init(g, packing, views);
     awq_float_job_orient(job);
     cut_beside_payload(job);
-    job->stream = op == AWQ_DEQUANTIZE && total_of(g) * awq_dtype_bytes(g->weight_dtype) >= STREAM_BYTES;
+    job->stream = op == AWQ_DEQUANTIZE && total_of(g) >= STREAM_CODES;
     const awq_geometry part = {
         .packing = packing,
         .codes_row_stride = job->is_column_major ? 1 : line_bytes(job),
@@ -129,7 +129,7 @@ void awq_float_job_init(awq_float_job *job, awq_float_op op, awq_packing packing
         .payload_col_stride = g->payload.col_stride,
     };
     awq_job_init_part(&job->part, op == AWQ_QUANTIZE ? AWQ_PACK : AWQ_UNPACK, kernels, &part);
-    job->part.matrix.stream = op == AWQ_QUANTIZE && total_of(g) / 2 >= STREAM_BYTES;
+    job->part.matrix.stream = op == AWQ_QUANTIZE && total_of(g) >= STREAM_CODES;
     job->scratch_bytes = sizeof(scratch) + job->part.scratch_bytes;
 }
 

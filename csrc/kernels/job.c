@@ -222,8 +222,7 @@ static uint8_t go_down(const awq_job *job, int64_t begin, int64_t end, void *scr
 
 uint8_t awq_job_run(const awq_job *job, int64_t begin, int64_t end, void *scratch)
 {
-    const uint8_t seen =
-        job->goes_down ? go_down(job, begin, end, scratch) : go_across(job, begin, end, scratch);
+    const uint8_t seen = job->goes_down ? go_down(job, begin, end, scratch) : go_across(job, begin, end, scratch);
     if (job->matrix.stream) {
         awq_stream_fence();
     }
