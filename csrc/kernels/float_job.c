@@ -99,8 +99,8 @@ static void cut_beside_payload(awq_float_job *job)
     const int64_t block_across = job->is_column_major ? traits->block_cols : traits->block_rows;
     const bool has_lines = !job->is_column_major && g->payload.col_stride == 1, has_blocks = block_across > 1;
     const int64_t most = !has_lines ? COLUMN_ALONG : has_blocks ? BLOCK_ALONG : MOST_ALONG;
-    const int64_t share = awq_float_ceil(job->along, awq_float_ceil(job->along, most)); /* of a line, in equal parts */
-    int64_t along = awq_float_ceil(share, ALONG_STEP) * ALONG_STEP;
+    const int64_t parts = awq_float_ceil(job->along, most); /* equal ones of a line, which may have no element */
+    int64_t along = parts == 0 ? most : awq_float_ceil(awq_float_ceil(job->along, parts), ALONG_STEP) * ALONG_STEP;
     along = awq_float_min(along, AWQ_FLOAT_ENTRIES / 2 * awq_group_along(job));
     along = awq_float_min(along, job->is_contiguous ? along : AWQ_FLOAT_STRIDED);
     along -= along % AWQ_BLOCK_CODES;
