@@ -207,7 +207,8 @@ def conversion(plt: Any, theme: Theme) -> list[Newest]:
     kept = [row for row in rows if first[row["op"]] is row]
     names = [row["op"] for row in kept]
     size = int(kept[0]["bytes"]) / 2**30
-    title = "Converting a checkpoint takes little longer than copying it"
+    longer = [1 / float(row["ratio"]) for row in kept]
+    title = f"Converting {size:.1f} GiB takes {min(longer):.1f} to {max(longer):.1f} times as long as copying it"
     figure, (axis,) = _axes(plt, theme, 1, (7.6, 0.62 * len(names) + 1.5), title)
     for place, row in enumerate(reversed(kept)):
         ours, copied = float(row["ms"]) / 1e3, float(row["baseline_ms"]) / 1e3
@@ -220,7 +221,7 @@ def conversion(plt: Any, theme: Theme) -> list[Newest]:
     axis.set_xlabel("seconds", color=theme.text)
     axis.grid(axis="x", color=theme.faint, linewidth=0.6)
     axis.set_axisbelow(True)
-    _note(figure, theme, [rows], f"{size:.1f} GiB. ")
+    _note(figure, theme, [rows])
     figure.tight_layout(rect=(0, 0.05, 1, 0.9))
     return [rows]
 

@@ -29,6 +29,10 @@ def _read(path: Path) -> tuple[Record, ...]:
             record = {_RENAMED.get(name, name): value for name, value in row.items()}
             if "microseconds" in record:
                 record["ms"] = str(float(record["microseconds"]) / 1e3)
+            if record.get("copy_seconds"):
+                copied, ours = float(record["copy_seconds"]) * 1e3, float(record["seconds"]) * 1e3
+                record |= {"table": "checkpoint", "op": record["what"], "baseline": "cp -r"}
+                record |= {"ms": str(ours), "baseline_ms": str(copied), "ratio": str(copied / ours)}
             records.append({"table": path.name.split("-")[0]} | record)
     return tuple(records)
 
