@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from awqpack.peers import PEERS, exchange_of
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -89,3 +91,12 @@ def test_times_in_words(benchmarks, milliseconds, text):
 )
 def test_ratios_in_words(benchmarks, ratio, text):
     assert benchmarks("figures").times(ratio) == text
+
+
+def test_what_is_installed_is_what_is_compared(benchmarks):
+    """One version of each package: where it is installed, where it is timed, and where awqpack goes under it."""
+    text = (ROOT / "pyproject.toml").read_text() + (ROOT / "Makefile").read_text()
+    installed = {(name, version) for name, version in re.findall(r"([a-z][\w.-]*)==([\w.]+)", text)}
+    timed = {(name, version) for name, (version, _) in benchmarks("beside").PEERS.items() if version}
+    known = {(name, version) for name in PEERS for version in exchange_of(name).versions}
+    assert known <= timed <= installed
