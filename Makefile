@@ -13,9 +13,9 @@ CHECK_C := $(MAKE) --no-print-directory --silent -C tests/c
 TORCH_STAMP := $(VENV)/.torch-$(TORCH)
 BUILD_STAMP := $(VENV)/.awqpack
 SOURCES := setup.py $(shell find csrc cuda -name '*.[ch]' -o -name '*.[ch]pp' -o -name '*.cu' -o -name '*.cuh')
-C_SOURCES = $(shell find csrc cuda tests/c tests/fuzz -name '*.[ch]' -o -name '*.[ch]pp' -o -name '*.cu' -o -name '*.cuh')
+C_SOURCES = $(shell find csrc cuda tests/c tests/faults tests/fuzz -name '*.[ch]' -o -name '*.[ch]pp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: help demo bench figures test test-clients asan fuzz fuzz-writes asan-fuzz-writes sanitize-gpu check-c check-neon check-wheel lint docs docs-serve compat wheel clean
+.PHONY: help demo bench figures test test-clients asan tsan valgrind failing-calls fuzz fuzz-writes asan-fuzz-writes sanitize-gpu check-c check-neon check-wheel lint docs docs-serve compat wheel clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -56,11 +56,20 @@ check-c: ## every kernel of this CPU beside the scalar one, in C
 check-neon: ## the NEON kernels under qemu-user (needs aarch64-linux-gnu-gcc and qemu-aarch64)
 	$(CHECK_C) check-neon BUILD=$(BUILD)/c
 
-lint: $(VENV)/.test ## ruff, mypy and clang-format
+# gcc 12's -fanalyzer follows a loop once, and so takes arrays that loops fill for unset: memcheck looks at those.
+PYTHON_INCLUDES = $$($(BIN)/python -c 'import numpy, sysconfig; print("-isystem", sysconfig.get_path("include"), "-isystem", numpy.get_include())')
+C_DEFINES := -DPy_LIMITED_API=0x030A0000 -DAWQPACK_BUILT_WITH_TORCH='"lint"' -Icsrc -Icsrc/include
+lint: $(VENV)/.test ## ruff, mypy, clang-format, and for C gcc's -fanalyzer and clang-tidy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run --Werror $(C_SOURCES)
+	for file in csrc/python/*.c; do \
+		gcc -std=c11 -O1 -fanalyzer -Wall -Wextra -Werror $(C_DEFINES) $(PYTHON_INCLUDES) -c $$file -o /dev/null || exit 1; done
+	for file in csrc/kernels/*.c; do \
+		gcc -std=c11 -O1 -fanalyzer -Wno-analyzer-use-of-uninitialized-value -Wall -Wextra -Werror $(C_DEFINES) -c $$file \
+			-o /dev/null || exit 1; done
+	$(BIN)/clang-tidy --quiet csrc/python/*.c -- -std=c11 $(C_DEFINES) $(PYTHON_INCLUDES)
 
 # Pictures and tables are drawn anew, so that a packing or a layout that changes shows.
 docs: $(VENV)/.docs ## the documentation, in .build/site; any warning is an error
@@ -129,6 +138,15 @@ asan: $(VENV)/.test $(BUILD)/asan/.built $(BUILD)/asan-inductor/$(MADE) ## the C
 		'import awqpack; assert awqpack.__file__.startswith("$(BUILD)/asan"), awqpack.__file__'
 	@echo 'pytest under the sanitizers'
 	@$(call PYTEST_ENV,$(BUILD)/asan-inductor) $(ASAN_ENV) $(BIN)/pytest $(PYTEST_ARGS) -p no:cacheprovider --capture=sys $(ARGS)
+
+tsan: ## the C kernels on several threads under ThreadSanitizer
+	$(CHECK_C) check-tsan BUILD=$(BUILD)/c
+
+valgrind: ## the C checks under valgrind's memcheck
+	$(CHECK_C) check-valgrind BUILD=$(BUILD)/c
+
+failing-calls: $(VENV)/.test ## every call that awqpack._C makes of others fails once, under each of a hundred operations
+	$(BIN)/python tests/faults/failing_calls.py $(ARGS)
 
 # Chunks of 50,000, each with a seed of its own.
 OPS ?= 1000000

@@ -5,6 +5,11 @@ from importlib.metadata import version as _version
 from importlib.util import find_spec as _find_spec
 from typing import Any
 
+from ._interpreter import is_main as _is_main
+
+if not _is_main():
+    raise ImportError("awqpack works in a process's main interpreter alone, as torch does")
+
 import torch  # noqa: F401  (loads libtorch, which the extension is linked against)
 
 if _find_spec(f"{__name__}._C") is None:

@@ -58,8 +58,8 @@ const awq_kernels *awq_cpu_choose(const char *name, awq_error *error)
     const bool is_free = name == NULL || name[0] == '\0';
     const awq_kernels *best = NULL;
     char names[64] = "";
-    for (size_t i = 0; awq_cpu_variant(i) != NULL; i++) {
-        const awq_kernels *candidate = awq_cpu_variant(i);
+    const awq_kernels *candidate;
+    for (size_t i = 0; (candidate = awq_cpu_variant(i)) != NULL; i++) {
         if (!is_free && strcmp(name, candidate->name) == 0) {
             return candidate;
         }

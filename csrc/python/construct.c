@@ -70,8 +70,8 @@ static int read_geometry(PyObject *data, PyObject *packing, PyObject *size, PyOb
         return -1;
     }
     *dense = awqpack_dense_strides(sizes, ndim, *order);
-    *shape = awqpack_int_tuple(sizes, ndim);
-    return *dense == NULL || *shape == NULL ? -1 : 0;
+    *shape = *dense == NULL ? NULL : awqpack_int_tuple(sizes, ndim);
+    return *shape == NULL ? -1 : 0;
 }
 
 /* A packed tensor of the arguments that the class was called with, which are borrowed. */

@@ -49,9 +49,9 @@ PyObject *packed_meta_new(PyObject *packing, PyObject *reorder, PyObject *order,
     PyObject *stride_list = size_list == NULL ? NULL : PySequence_List(stride);
     if (stride_list != NULL) {
         sizes = PyList_AsTuple(size_list);
-        strides = PyList_AsTuple(stride_list);
+        strides = sizes == NULL ? NULL : PyList_AsTuple(stride_list);
     }
-    if (sizes != NULL && strides != NULL) {
+    if (strides != NULL) {
         meta = PyTuple_Pack(5, packing, reorder, order, sizes, strides);
     }
     Py_XDECREF(size_list);

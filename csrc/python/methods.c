@@ -46,9 +46,9 @@ static int read_view(PyObject *payload, awq_packing packing, int64_t *sizes, int
     Py_ssize_t ndim = 0, count;
     int status = -1;
     PyObject *shape = PyObject_GetAttr(payload, awqpack.names.shape);
-    PyObject *stride = PyObject_CallMethodObjArgs(payload, awqpack.names.stride, NULL);
-    PyObject *pointer = PyObject_CallMethodObjArgs(payload, awqpack.names.data_ptr, NULL);
-    if (shape != NULL && stride != NULL && pointer != NULL && awqpack_read_ints(shape, "numpy", sizes, &ndim) > 0 &&
+    PyObject *stride = shape == NULL ? NULL : PyObject_CallMethodObjArgs(payload, awqpack.names.stride, NULL);
+    PyObject *pointer = stride == NULL ? NULL : PyObject_CallMethodObjArgs(payload, awqpack.names.data_ptr, NULL);
+    if (pointer != NULL && awqpack_read_ints(shape, "numpy", sizes, &ndim) > 0 &&
         awqpack_read_ints(stride, "numpy", strides, &count) > 0) {
         *view = (awq_view){PyLong_AsVoidPtr(pointer), sizes, strides, ndim, awq_payload_dtype(packing), ""};
         status = PyErr_Occurred() ? -1 : 0;

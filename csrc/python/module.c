@@ -33,13 +33,12 @@ static PyObject *module_build_info(PyObject *module, PyObject *unused)
         return awqpack_raise(&error);
     }
     PyObject *variants = module_variants(module, unused);
-    PyObject *names = PyUnicode_FromString(awq_cuda_arch_list());
+    PyObject *names = variants == NULL ? NULL : PyUnicode_FromString(awq_cuda_arch_list());
     PyObject *archs = names == NULL ? NULL : PyObject_CallMethod(names, "split", NULL);
     Py_XDECREF(names);
-    PyObject *info = variants == NULL || archs == NULL
-                         ? NULL
-                         : Py_BuildValue("{sssOsssO}", "torch", AWQPACK_BUILT_WITH_TORCH, "cpu_variants", variants,
-                                         "cpu_active", awq_cpu_name(active), "cuda_archs", archs);
+    PyObject *info = archs == NULL ? NULL
+                                   : Py_BuildValue("{sssOsssO}", "torch", AWQPACK_BUILT_WITH_TORCH, "cpu_variants",
+                                                   variants, "cpu_active", awq_cpu_name(active), "cuda_archs", archs);
     Py_XDECREF(variants);
     Py_XDECREF(archs);
     return info;

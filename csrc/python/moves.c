@@ -35,8 +35,8 @@ static PyObject *payload_from_op(PyObject *func, PyObject *payload, PyObject *kw
 {
     PyObject *result = NULL;
     PyObject *args = PyTuple_Pack(1, payload);
-    PyObject *kept = kwargs == NULL ? PyDict_New() : PyDict_Copy(kwargs);
-    if (args == NULL || kept == NULL) {
+    PyObject *kept = args == NULL ? NULL : kwargs == NULL ? PyDict_New() : PyDict_Copy(kwargs);
+    if (kept == NULL) {
         goto done;
     }
     if ((PyDict_GetItem(kept, awqpack.names.dtype) != NULL && PyDict_DelItem(kept, awqpack.names.dtype) < 0) ||

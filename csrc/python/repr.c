@@ -55,10 +55,13 @@ done:
     return result;
 }
 
-/* What torch's own nn.Parameter writes before its values, "" for other tensors. */
+/* What torch's own nn.Parameter writes before its values, "" for other tensors; NULL with an exception. */
 static const char *parameter_prefix(PyObject *self)
 {
     PyObject *is_param = PyObject_GetAttr(self, awqpack.names._is_param);
+    if (is_param == NULL && !PyErr_ExceptionMatches(PyExc_AttributeError)) {
+        return NULL;
+    }
     const int is_parameter = is_param == Py_True;
     PyErr_Clear();
     Py_XDECREF(is_param);
@@ -70,7 +73,7 @@ PyObject *packed_repr(PyObject *self, PyObject *Py_UNUSED(args), PyObject *Py_UN
     packed_fields fields;
     const char *prefix = parameter_prefix(self);
     PyObject *device = NULL, *name = NULL, *codes = NULL, *result = NULL;
-    if (packed_fields_get(self, &fields) < 0) {
+    if (prefix == NULL || packed_fields_get(self, &fields) < 0) {
         return NULL;
     }
     device = PyObject_GetAttr(fields.payload, awqpack.names.device);

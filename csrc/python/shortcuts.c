@@ -81,8 +81,8 @@ static int packed_on_device(PyObject *self, const packed_fields *fields, PyObjec
     PyObject *source = PyObject_GetAttr(fields->payload, awqpack.names.device);
     const int is_same = source == NULL ? -1 : PyObject_RichCompareBool(source, device, Py_EQ);
     const int from = is_same < 0 ? -1 : awqpack_device_kind_of(source);
-    const int to = is_same == 0 ? awqpack_device_kind_of(device) : from;
-    int status = from < 0 || to < 0 ? -1 : awqpack_stays_packed(from, to);
+    const int to = from >= 0 && !is_same ? awqpack_device_kind_of(device) : from;
+    int status = to < 0 ? -1 : awqpack_stays_packed(from, to);
     if (status == 1) {
         *result = is_same && copy == Py_False
                       ? Py_NewRef(self)
@@ -105,14 +105,11 @@ static int packed_by_shortcut(PyObject *self, const packed_fields *fields, PyObj
     Py_ssize_t named = 0;
     for (Py_ssize_t i = 0; i < 4; i++) {
         PyObject *value = kwargs == NULL ? NULL : PyDict_GetItemWithError(kwargs, names[i]);
-        named += value != NULL;
-        if (value != NULL && i < count) {
-            return PyErr_Occurred() ? -1 : 0;
+        if (value == NULL ? PyErr_Occurred() != NULL : i < count) {
+            return value == NULL ? -1 : 0;
         }
+        named += value != NULL;
         values[i] = i < count ? PyTuple_GetItem(args, i) : value != NULL ? value : values[i];
-    }
-    if (PyErr_Occurred()) {
-        return -1;
     }
     if (count > 4 || values[0] == NULL || (kwargs != NULL && PyDict_Size(kwargs) != named) ||
         (values[1] != Py_None && values[1] != awqpack.uint8) || !PyBool_Check(values[2]) || !PyBool_Check(values[3])) {

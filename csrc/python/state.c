@@ -76,10 +76,11 @@ static int import_copying(void)
     PyObject *torch = capsule == NULL ? NULL : PyImport_ImportModule("torch");
     awqpack.adopt_tensors =
         torch == NULL ? NULL : attribute_at(torch, "_C._aoti.alloc_tensors_by_stealing_from_void_ptrs");
-    const int status = awqpack.adopt_tensors == NULL ? forgive_absence() : 0;
+    int status = awqpack.adopt_tensors == NULL ? forgive_absence() : 0;
     if (awqpack.adopt_tensors != NULL && PyCapsule_IsValid(capsule, AWQPACK_DLPACK_CAPSULE)) {
         const awqpack_dlpack_exchange *exchange = PyCapsule_GetPointer(capsule, AWQPACK_DLPACK_CAPSULE);
-        awqpack.dlpack = exchange->major == AWQPACK_DLPACK_MAJOR ? exchange : NULL;
+        awqpack.dlpack = exchange != NULL && exchange->major == AWQPACK_DLPACK_MAJOR ? exchange : NULL;
+        status = exchange == NULL ? -1 : 0;
     }
     Py_XDECREF(torch);
     Py_XDECREF(capsule);

@@ -23,15 +23,28 @@ static int is_equal_size(PyObject *a, PyObject *b)
     return result;
 }
 
-/* The same of two sequences; takes both over, and either may be NULL with an exception. */
-static int are_equal_sizes(PyObject *left, PyObject *right)
+static PyObject *shape_of(PyObject *tensor)
 {
-    const Py_ssize_t count = left == NULL || right == NULL ? -1 : PySequence_Size(left);
+    return PyObject_GetAttr(tensor, awqpack.names.shape);
+}
+
+static PyObject *strides_of(PyObject *tensor)
+{
+    return PyObject_CallMethodObjArgs(tensor, awqpack.names.stride, NULL);
+}
+
+/* The same of what `sizes_of` says of two tensors. */
+static int have_equal_sizes(PyObject *view, PyObject *self, PyObject *(*sizes_of)(PyObject *))
+{
+    PyObject *left = sizes_of(view);
+    PyObject *right = left == NULL ? NULL : sizes_of(self);
+    const Py_ssize_t count = right == NULL ? -1 : PySequence_Size(left);
     const Py_ssize_t other = count < 0 ? -1 : PySequence_Size(right);
     int result = other < 0 ? -1 : count == other;
     for (Py_ssize_t i = 0; result == 1 && i < count; i++) {
-        PyObject *a = PySequence_GetItem(left, i), *b = PySequence_GetItem(right, i);
-        result = a == NULL || b == NULL ? -1 : is_equal_size(a, b);
+        PyObject *a = PySequence_GetItem(left, i);
+        PyObject *b = a == NULL ? NULL : PySequence_GetItem(right, i);
+        result = b == NULL ? -1 : is_equal_size(a, b);
         Py_XDECREF(a);
         Py_XDECREF(b);
     }
@@ -52,14 +65,8 @@ static int is_whole(PyObject *view, PyObject *self)
     int result = dtype == NULL || (dtype == awqpack.uint8 && is_negated == NULL) ? -1 : is_negated == Py_False;
     Py_XDECREF(dtype);
     Py_XDECREF(is_negated);
-    if (result == 1) {
-        result =
-            are_equal_sizes(PyObject_GetAttr(view, awqpack.names.shape), PyObject_GetAttr(self, awqpack.names.shape));
-    }
-    if (result == 1) {
-        result = are_equal_sizes(PyObject_CallMethodObjArgs(view, awqpack.names.stride, NULL),
-                                 PyObject_CallMethodObjArgs(self, awqpack.names.stride, NULL));
-    }
+    result = result == 1 ? have_equal_sizes(view, self, shape_of) : result;
+    result = result == 1 ? have_equal_sizes(view, self, strides_of) : result;
     PyObject *offset = result == 1 ? PyObject_CallMethod(view, "storage_offset", NULL) : NULL;
     PyObject *zero = offset == NULL ? NULL : PyLong_FromLong(0);
     result = result != 1 ? result : zero == NULL ? -1 : is_equal_size(offset, zero);
@@ -118,17 +125,17 @@ static int view_whole(PyObject *func, PyObject *self, PyObject *args, PyObject *
 {
     packed_fields fields;
     int status = -1;
-    PyObject *guard = packed_fields_get(self, &fields) < 0 ? NULL : awqpack_turn_dispatch_off();
-    if (guard == NULL) {
+    if (packed_fields_get(self, &fields) < 0) {
         return -1;
     }
-    *result = foresee(func, &fields, args, kwargs);
+    PyObject *guard = awqpack_turn_dispatch_off();
+    *result = guard == NULL ? NULL : foresee(func, &fields, args, kwargs);
     const int is_list = *result != NULL && PyList_CheckExact(*result);
     if (*result != NULL) {
         status =
             is_list && PyList_Size(*result) != 1 ? 0 : is_whole(is_list ? PyList_GetItem(*result, 0) : *result, self);
     }
-    Py_DECREF(guard);
+    Py_XDECREF(guard);
     if (status == 1) {
         *result = keep_whole(*result, self);
         status = *result == NULL ? -1 : 1;
