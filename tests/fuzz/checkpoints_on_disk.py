@@ -22,6 +22,8 @@ from awqpack.layouts import LAYOUTS
 
 ODD = [None, True, -1, 0, 1, 7, 8, 64, 128, 1 << 31, 1 << 63, 1 << 70, 0.5, math.inf, "", "x", "awq", "gemm", "../up"]
 ODD += [[], {}, [0], [-1], [1 << 62, 4], [64, 128], {"a": 1}, "\ud800", "a" * 300, "model-00001-of-00002.safetensors"]
+# Without one, their tensors are taken for another layout's; convert warns that the target has none.
+TOLD_BY_CONFIGURATIONS = ["gptq_v2", "quark-int4"]
 TO = [*LAYOUTS, "float16", "bfloat16"]
 
 
@@ -172,8 +174,9 @@ def check(case):
     elif case.to in LAYOUTS:
         assert inspection is not None, "inspect refuses what convert takes"
         assert checkpoint.inspect(target).problems == inspection.problems or not inspection.problems
-        found = checkpoint.verify(given, target)
-        assert found.is_equal, found.differences
+        if done.is_configured or case.to not in TOLD_BY_CONFIGURATIONS:
+            found = checkpoint.verify(given, target)
+            assert found.is_equal, found.differences
     if not case.edits and case.to in TO and case.layout == case.to:
         assert done is not None
 

@@ -181,9 +181,11 @@ def interrupt(call, seconds):
 
     before = signal.signal(signal.SIGALRM, handle)
     try:
-        signal.setitimer(signal.ITIMER_REAL, max(seconds, 1e-6))
-        call()
-        is_armed = False
+        try:
+            signal.setitimer(signal.ITIMER_REAL, max(seconds, 1e-6))
+            call()
+        finally:  # which the signal may interrupt too, once
+            is_armed = False
     except Interruption:
         return True
     finally:
@@ -311,7 +313,11 @@ class Fuzz:
         self.restore(backups)
         if any(int(codes.max()) > 15 for codes in after):
             return
-        interrupted = interrupt(calls[0], self.rng.random() * 3e-4)
+        try:
+            interrupted = interrupt(calls[0], self.rng.random() * 3e-4)
+        except RuntimeError as error:  # parts of one payload in one call
+            assert "share memory with the payload" in str(error), error
+            interrupted, after = True, backups
         now = [family.members[0].packed.unpack() for family in self.families]
         is_whole = all(map(torch.equal, now, after))
         assert is_whole or (interrupted and all(map(torch.equal, now, backups))), "a write was half done"
