@@ -74,7 +74,7 @@ NO_LAYER = {
     "zeros": ({"zeros": torch.full((64, 4), 16, dtype=torch.uint8)}, LayoutError, "zeros expects 0..15"),
     "infinite": ({"weight": torch.full((64, 256), float("inf"))}, ValueError, r"weight\[0, 0\] is inf"),
     "negative": ({"scales": -torch.ones(64, 4)}, ValueError, r"scales\[0, 0\] is -1"),
-    "sizes": ({"weight": torch.zeros(60, 256), "scales": torch.ones(60, 4)}, LayoutError, "cannot hold the layer"),
+    "sizes": ({"weight": torch.zeros(64, 252)}, LayoutError, "cannot hold the layer"),
 }
 
 
