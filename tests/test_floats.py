@@ -159,16 +159,20 @@ def test_any_strides(memory, shape, group, packing):
 @pytest.mark.parametrize("shape", [(640, 1088), (3, 64, 4160), (64, 65600)])
 @pytest.mark.parametrize("turned", [False, True])
 def test_more_than_a_chunk(shape, turned, packing):
-    """Units that start inside groups, at their ends, and across lines; lines that are columns."""
+    """Units that start inside groups, at their ends, and across lines; lines that are columns; outputs of the largest
+    shape are streamed past the cache, from where no line of it starts."""
     group = (64, 1) if turned else (1, shape[-1] // 5 if shape[-1] % 5 == 0 else 32)
     scales, zeros = random_scaling(shape, group, torch.bfloat16)
     weight = random_weight(shape, scales, zeros, torch.float16)
     payload = awqpack.pack(torch.from_numpy(float_twin.quantize(weight, scales, zeros)), *packing)
     back = float_twin.dequantize(awqpack.unpack(payload, *packing).numpy(), scales, zeros, torch.float16)
-    out = torch.zeros_like(weight)
     if turned:
-        weight, out = (tensor.transpose(-1, -2).contiguous().transpose(-1, -2) for tensor in (weight, out))
+        weight = weight.transpose(-1, -2).contiguous().transpose(-1, -2)
+    packed = torch.zeros(payload.numel() + 3, dtype=payload.dtype)[3:].view(payload.shape)
+    out = torch.zeros(weight.numel() + 3, dtype=weight.dtype)[3:].as_strided(weight.shape, weight.stride(), 3)
+    assert_same(awqpack.quantize(weight, scales, zeros, *packing, out=packed), payload)
     assert_same(awqpack.quantize(weight, scales, zeros, *packing), payload)
+    assert is_same_bits(awqpack.dequantize(payload, scales, zeros, *packing, dtype=out.dtype), back)
     assert is_same_bits(awqpack.dequantize(payload, scales, zeros, *packing, out=out).contiguous(), back)
     expected = float_twin.min_max_scales(weight, *group, "asymmetric", torch.float16)
     scales, zeros = awqpack.min_max_scales(weight, group)
