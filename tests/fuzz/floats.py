@@ -106,7 +106,7 @@ def check_codes(given, weight, scales, zeros, packing):
         assert torch.equal(awqpack.quantize(given, scales, zeros, *packing), expected), "quantize"
     else:
         refused(lambda: awqpack.quantize(given, scales, zeros, *packing), "weight[")
-    unchecked = torch.ops.awqpack.quantize(given, scales, zeros, packing.number, packing.reorder, False)
+    unchecked = torch.ops.awqpack.quantize.default(given, scales, zeros, packing.number, packing.reorder, False)
     assert torch.equal(unchecked, expected), "quantize without checks"
 
 
@@ -124,7 +124,7 @@ def check_weights(rng, shape, scales, zeros, packing, dtype):
 def check_scales(given, weight, group, mode):
     if weight.numel() == 0:
         return
-    call = torch.ops.awqpack.min_max_scales
+    call = torch.ops.awqpack.min_max_scales.default
     if not weight.isfinite().all():
         refused(lambda: call(given, *group, mode, weight.dtype), "weight[")
         return
