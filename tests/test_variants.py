@@ -164,6 +164,13 @@ def test_a_payload_viewed_transposed(packing, variant, shape, order):
     assert_guards_untouched(buffer, back)
 
 
+def test_rows_longer_than_scratch_holds(packing, variant):
+    """Marlin's rows are read whole, as far as a panel's scratch goes."""
+    codes = random_codes((64, 65600))
+    expected = pack_array(codes, packing, variant="scalar")
+    assert np.array_equal(pack_array(codes, packing, variant=variant), expected)
+
+
 def test_expanded_input(packing, variant):
     row, column = random_codes((1, 64)), random_codes((64, 1))
     for codes in (

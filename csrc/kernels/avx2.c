@@ -137,7 +137,7 @@ static const awq_walks v2 = {pack_v2, unpack_v2, awq_avx2_pack_v2_panel, awq_avx
 
 const awq_kernels awq_kernels_avx2 = {
     .name = "avx2",
-    .scratch_bytes = AVX2_SCRATCH,
+    .scratch_bytes = SCRATCH,
     .floats = &awq_float_avx2,
     .of =
         {

@@ -131,7 +131,6 @@ static inline void get_lanes(vector v[4], const uint8_t *from, int64_t stride)
 }
 
 /* Contracts in kernels.h. */
-enum { AVX2_SCRATCH = 576 << 10 };
 awq_kernel awq_avx2_pack_v1_panel, awq_avx2_pack_v2_panel, awq_avx2_unpack_panel;
 extern const awq_walks awq_avx2_marlin;
 

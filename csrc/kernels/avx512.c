@@ -120,7 +120,7 @@ static const awq_walks v2 = {pack_v2, unpack_v2, awq_avx512_pack_v2_panel, awq_a
 
 const awq_kernels awq_kernels_avx512 = {
     .name = "avx512",
-    .scratch_bytes = AVX512_SCRATCH,
+    .scratch_bytes = SCRATCH,
     .floats = &awq_float_avx512,
     .of =
         {

@@ -150,7 +150,6 @@ static inline void get_lanes(vector v[4], const uint8_t *from, int64_t stride)
 }
 
 /* Contracts in kernels.h. */
-enum { AVX512_SCRATCH = 576 << 10 };
 awq_kernel awq_avx512_pack_v1_panel, awq_avx512_pack_v2_panel, awq_avx512_unpack_panel;
 extern const awq_walks awq_avx512_marlin;
 

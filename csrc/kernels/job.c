@@ -58,7 +58,10 @@ static void choose(awq_job *job, const awq_kernels *kernels)
         job->run_panel = is_pack ? w->pack_turned : w->unpack_turned;
     }
     job->step_cols = is_turned && m->row_stride != 1 ? AWQ_TURNED_COLS : AWQ_PANEL_STEP;
-    job->goes_down = is_pack ? is_turned : m->row_stride == 1 && m->col_stride != 1;
+    /* Threads write other rows of the output, unless they can read whole columns. */
+    const bool has_columns = m->row_stride == 1 && m->col_stride != 1;
+    const bool is_tall = awq_packings[m->packing].runs_down && m->rows > AWQ_TALL_ROWS;
+    job->goes_down = is_pack ? is_turned || (has_columns && is_tall) : has_columns;
 }
 
 /* Fills in how the matrix is cut. */

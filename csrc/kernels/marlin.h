@@ -18,9 +18,9 @@ enum {
     BLOCK_BYTES = BLOCK_ROWS * BLOCK_COLS / 2,
     LANES = VECTOR / 16,
     HALVES = LINE / VECTOR,
-    TILE = LINE, /* rows and columns of column-major codes that are packed together: four blocks */
-    /* of a panel that are packed together: reads of four lines of a column, writes that go on line by line */
-    STRIP_ROWS = 256,
+    TILE = LINE,       /* rows and columns of column-major codes that are packed together: four blocks */
+    STRIP_ROWS = 256,  /* of a short panel: reads of four lines of a column, writes that go on line by line */
+    PAIRS = TILE / 2,  /* of columns n and n + 8 */
     READ_AHEAD = 1024, /* bytes of row-major codes */
 };
 
@@ -127,6 +127,52 @@ ALWAYS_INLINE void pack_tiles(const awq_panel *p, bool stream, vector *seen)
     }
 }
 
+/* Reads `rows` codes of TILE columns, whole columns at a time as DRAM and the prefetchers want it, into bytes of columns n
+   and n + 8: pair p at p * pitch. */
+static inline void read_pairs(const uint8_t *restrict codes, int64_t col_stride, int64_t rows, uint8_t *restrict to,
+                              int64_t pitch, vector *seen)
+{
+    for (int pair = 0; pair < PAIRS; pair++, to += pitch) {
+        const uint8_t *first = codes + (pair / 8 * 16 + pair % 8) * col_stride, *second = first + 8 * col_stride;
+        for (int64_t row = 0; row < rows; row += VECTOR) {
+            const vector a = load(first + row), b = load(second + row);
+            put(to + row, pair_up(join(zip64_low(a, b), zip64_high(a, b), seen)), false);
+        }
+    }
+}
+
+/* Writes these pairs' blocks: a line of each of LANES of them at a time. */
+ALWAYS_INLINE void write_blocks(const uint8_t *restrict pairs, int64_t pitch, int64_t rows, uint8_t *restrict to,
+                                int64_t line_stride, bool stream)
+{
+    for (int64_t row = 0; row < rows; row += VECTOR, to += LANES * line_stride) {
+        for (int n = 0; n < 8; n++) {
+            vector v[4];
+#pragma GCC unroll 4
+            for (int j = 0; j < 4; j++) {
+                v[j] = load(pairs + (8 * j + n) * pitch + row);
+            }
+            transpose_words(v);
+            put_lanes(v, to + LINE * n, line_stride, stream);
+        }
+    }
+}
+
+/* Down some columns, in as few parts as scratch allows. */
+ALWAYS_INLINE void pack_tall(const awq_panel *p, bool stream, vector *seen)
+{
+    const int64_t most = SCRATCH / PAIRS - LINE, parts = (p->rows + most - 1) / most;
+    const int64_t rows = (p->rows + TILE * parts - 1) / (TILE * parts) * TILE;
+    const int64_t pitch = (rows / LINE | 1) * LINE; /* an odd number of lines keeps pairs off each other's cache sets */
+    for (int64_t col = 0; col < p->cols; col += TILE) {
+        for (int64_t row = 0; row < p->rows; row += rows) {
+            const int64_t count = p->rows - row < rows ? p->rows - row : rows;
+            read_pairs(p->codes + col * p->col_stride + row, p->col_stride, count, p->scratch, pitch, seen);
+            write_blocks(p->scratch, pitch, count, p->payload + awq_panel_offset(p, row, col), p->line_stride, stream);
+        }
+    }
+}
+
 /* Down some columns, whose codes are then written in runs, and on to the next. */
 ALWAYS_INLINE void unpack_tiles(const awq_panel *p, bool stream)
 {
@@ -137,13 +183,22 @@ ALWAYS_INLINE void unpack_tiles(const awq_panel *p, bool stream)
     }
 }
 
+ALWAYS_INLINE void pack_columns(const awq_panel *p, bool stream, vector *seen)
+{
+    if (p->rows > AWQ_TALL_ROWS) {
+        pack_tall(p, stream, seen);
+    } else {
+        pack_tiles(p, stream, seen);
+    }
+}
+
 static uint8_t pack_panel(const awq_panel *panel)
 {
     vector seen = no_codes();
     if (is_streamed(panel, panel->payload, panel->line_stride)) {
-        pack_tiles(panel, true, &seen);
+        pack_columns(panel, true, &seen);
     } else {
-        pack_tiles(panel, false, &seen);
+        pack_columns(panel, false, &seen);
     }
     return or_bytes(seen);
 }

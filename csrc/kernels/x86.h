@@ -22,7 +22,10 @@ AWQ_TARGET_BEGIN(AWQ_TARGET)
 
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
 
-enum { LINE = 64 /* bytes of a cache line */ };
+enum {
+    LINE = 64,         /* bytes of a cache line */
+    SCRATCH = 1 << 20, /* bytes that panels ask for */
+};
 
 /* Stores of 16 bytes still fill whole lines one after another, which is all that NumPy's alignment allows. */
 typedef enum store_mode { STORE_PLAIN, STORE_STREAM_16, STORE_STREAM } store_mode;
