@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from shared import PACKINGS, assert_same, packed_tensor, torch_codes
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from awqpack import AWQPackedTensor, AWQPacking, pack
 
@@ -86,6 +87,17 @@ def test_unflatten_believes_nothing(name, order):
     else:
         assert fits
         assert_same(packed.unpack(), torch_codes())
+
+
+@pytest.mark.parametrize("order", ["0, 0", "-1, -2", "1, 0, 2", "2, 0"])
+def test_an_order_of_symbols_is_looked_at(order):
+    """Of plain sizes the kernels' own checks would tell; of symbols nothing else would."""
+    payload = packed_tensor(PACKINGS["v1"]).payload
+    shapes = ShapeEnv()
+    size = (shapes.create_unbacked_symint(), shapes.create_unbacked_symint())
+    metadata = {"packing": 1, "reorder": False, "stride_order": order}
+    with pytest.raises(ValueError, match="stride_order expects a permutation of the 2 dimensions"):
+        AWQPackedTensor.__tensor_unflatten__({"_data": payload}, metadata, size, None)
 
 
 class Emptying(int):
