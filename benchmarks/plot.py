@@ -107,9 +107,9 @@ def _lines(axis: Any, theme: Theme, rows: Newest, ops: dict[str, str]) -> None:
     axis.grid(axis="y", color=theme.faint, linewidth=0.6)
     axis.set_axisbelow(True)
     axis.set_xlabel("MiB of codes", color=theme.text)
-    last = 2 * top
-    for text, value, color in sorted(labels, key=lambda label: -label[1]):
-        last = min(max(value, 0.02 * top), last - 0.065 * top)  # a line's height below the label above
+    last = -top
+    for text, value, color in sorted(labels, key=lambda label: label[1]):
+        last = max(value, 0.02 * top, last + 0.065 * top)  # a line's height above the label below
         axis.annotate(f"{text}, {three_digits(value)}", (sizes[-1] * 1.2, last), color=color, fontsize=9, va="center")
 
 

@@ -16,7 +16,7 @@ from .harness import MIB, Call, Row, compare, print_table
 from .peers import load_quanto, torch_functions
 from .progress import steps
 
-SIZES = (1, 4, 16, 64, 256)
+SIZES = (4, 16, 64, 256)
 PEERS_UP_TO = 16  # MiB; beyond, others take seconds
 
 
