@@ -1,157 +1,164 @@
-"""Times `awqpack convert` beside `cp -r` of the same checkpoint, and beside compressed-tensors' own converter.
+"""Times `awqpack convert` and `quantize`, by one process and several, beside `cp -r` and others' converters.
 
-A sharded gemm checkpoint of random codes is made in a scratch folder, converted to gemv_fast and back, and verified.
-The copies and conversions take turns.
+A sharded gemm checkpoint of random codes is made in a scratch folder and converted to other layouts, to floats and
+back. Each conversion takes turns with a copy of as many bytes, and the last of each is verified.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import shutil
 import statistics
-import subprocess
-import sys
 import tempfile
-import time
 from pathlib import Path
-
-import torch
+from typing import NamedTuple
 
 from awqpack import checkpoint
-from awqpack.layouts import LAYOUTS
 
-from .harness import Row, compare, print_table
-from .synthetic import GROUP_SIZE, gemm_layer, write_checkpoint
+from . import cpus
+from .converting import Copied, Ran, copy, forget, run_peer, run_ranks
+from .harness import MIB, Row, print_table
+from .synthetic import write_checkpoint
 
-# Before anything is timed, what waits for the disk is written, and a virtual machine gives freed memory back to its
-# host, which it does some of every two seconds: both would slow whatever runs meanwhile.
-_SETTLE_SECONDS = 6
-
-# One conversion, in a process of its own, prints its seconds and the peak of its resident memory in kB before and
-# after. The seconds are those of the work, not of the imports. VmHWM is of this process, as ru_maxrss is not.
-_CONVERT = """
-import os, re, shutil, sys, time
-from awqpack import checkpoint
-
-def peak():
-    return re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1]
-
-os.sync()
-time.sleep(float(sys.argv[4]))
-shutil.rmtree(sys.argv[2], ignore_errors=True)
-before, start = peak(), time.perf_counter()
-checkpoint.convert(sys.argv[1], sys.argv[2], sys.argv[3])
-print(time.perf_counter() - start, before, peak())
-"""
+# As torchrun has it, each of several processes has one thread; one alone has as many as torch takes.
+PROCESSES = (1, 2, 4, 8)
+SHARDS = 16  # files of the checkpoint: a process at least has two
+PEER_PARTS = 8  # the share of the checkpoint that peers convert, as they take a minute for what we do in two seconds
 
 
-def copy(source: Path, target: Path) -> float:
-    """Seconds of `cp -r`."""
-    os.sync()
-    time.sleep(_SETTLE_SECONDS)
-    shutil.rmtree(target, ignore_errors=True)
-    start = time.perf_counter()
-    subprocess.run(["cp", "-r", source, target], check=True)
-    return time.perf_counter() - start
+class Case(NamedTuple):
+    """A conversion, and which of its folders `cp -r` copies for comparison."""
+
+    source: str
+    target: str
+    command: str
+    copied: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.source} to {self.target}"
 
 
-def convert(source: Path, target: Path, layout: str) -> tuple[float, tuple[int, int]]:
-    """Seconds, and peak resident bytes before and after a conversion."""
-    command = [sys.executable, "-c", _CONVERT, str(source), str(target), layout, str(_SETTLE_SECONDS)]
-    printed = subprocess.check_output(command, text=True)
-    seconds, before, after = printed.split()
-    return float(seconds), (int(before) * 1024, int(after) * 1024)
+# In an order in which each finds its source.
+CASES = (
+    Case("gemm", "compressed-tensors", "convert", "gemm"),
+    Case("compressed-tensors", "gemm", "convert", "compressed-tensors"),
+    Case("gemm", "gptq", "convert", "gemm"),
+    Case("gptq", "gemm", "convert", "gptq"),
+    Case("gemm", "bfloat16", "convert", "bfloat16"),  # it writes four times what it reads
+    Case("bfloat16", "gemm", "quantize", "bfloat16"),
+)
+PEERS = (("gemm", "compressed-tensors"), ("compressed-tensors", "bfloat16"))
 
 
-def bench_checkpoint(folder: Path, size: int, turns: int) -> list[Row]:
-    """cp -r, gemm -> gemv_fast and back, in turns; verified once."""
-    source, copied, fast, back = (folder / name for name in ("gemm", "copied", "fast", "back"))
-    total = write_checkpoint(source, size)
-    shard = max(file.stat().st_size for file in source.glob("*.safetensors"))
-    directions = {"gemm to gemv_fast": (source, fast, "gemv_fast"), "gemv_fast to gemm": (fast, back, "gemm")}
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in directions}
-    peaks: dict[str, tuple[int, int]] = {}
-    for turn in range(turns + 1):
-        for name, (one, other, layout) in directions.items():
-            # Each copy is of the directory that is converted next, and each removes its own earlier target just before:
-            # both find the source in the file cache, and memory that was in use a moment ago, where a virtual machine
-            # gets other memory from its host, page by page.
-            copied_in = copy(one, copied)
-            seconds, peaks[name] = convert(one, other, layout)
-            if turn > 0:  # the first one finds memory that was never used
-                times[name].append((copied_in, seconds))
-    found = checkpoint.verify(source, fast)
-    if not found.is_equal or not checkpoint.verify(source, back).is_equal:
-        raise SystemExit(f"converted checkpoints differ: {found.differences[:3]}")
-    rows: list[Row] = []
-    print(f"{total / 2**30:.2f} GiB in shards of {shard / 2**20:.0f} MiB, the best of {turns} turns; verified equal")
-    for name, pairs in times.items():
-        # Memory that a virtual machine must ask its host for makes some turns several times slower, of copies and of
-        # conversions alike: the best of each says what the program costs, the median what such a machine adds.
-        median = statistics.median(theirs / ours for theirs, ours in pairs)
-        copy_seconds, seconds = (min(values) for values in zip(*pairs, strict=True))
-        before, after = peaks[name]
-        what = {
-            "bytes": total,
-            "median_ratio": f"{median:.3f}",
-            "peak_mib": after >> 20,
-            "peak_mib_before": before >> 20,
-        }
-        rows.append(Row("checkpoint", name, "awqpack", seconds, what, total, "cp -r", copy_seconds))
-    columns = ("op", "baseline_ms", "gb_per_s", "median_ratio", "peak_mib", "peak_mib_before")
-    print_table("Milliseconds", rows, columns, ("who",), "ms")
-    print_table("cp -r / ours (1 = as fast)", rows, ("op",), ("who",))
-    return rows
-
-
-def bench_peer(layers: int, turns: int) -> list[Row]:
-    """gemm -> compressed-tensors of the same layers in memory, beside that package's converter."""
-    try:
-        from compressed_tensors.entrypoints.convert.converters.autoawq import AutoAWQConverter
-    except ImportError:
-        print("compressed-tensors is not installed: left out (pip install 'awqpack[bench]')")
+def bench(folder: Path, case: Case, counts: list[int], turns: int, is_cold: bool) -> list[Row]:
+    """One conversion by so many processes, each in turns with a copy; verified."""
+    source, target = folder / case.source, folder / "target"
+    options = ["--max-shard-size", str(max(4 * _size_of(folder / "gemm") // SHARDS, 1))] * (case.target == "bfloat16")
+    first = folder / case.target  # what later cases convert; the copy for comparison may be of it
+    if not first.exists():
+        run_ranks(case.command, source, first, case.target, 1, options, is_cold=False)
+    if not counts:
         return []
-    generator = torch.Generator().manual_seed(0)
-    shape = (4096, 4096)
-    tensors: dict[str, torch.Tensor] = {}
-    for i in range(layers):
-        tensors |= {f"{i}.fc.{name}": t for name, t in gemm_layer(*shape, generator).items()}
-    gemm, target = LAYOUTS["gemm"], LAYOUTS["compressed-tensors"]
-    converter = AutoAWQConverter(group_size=GROUP_SIZE)
+    pairs: dict[int, list[tuple[Copied, Ran]]] = {count: [] for count in counts}
+    for _ in range(turns):
+        for count in counts:
+            copied = copy(folder / case.copied, folder / "copied", is_cold=is_cold)
+            ran = run_ranks(case.command, source, target, case.target, count, options, is_cold=is_cold)
+            pairs[count].append((copied, ran))
+    if case.command == "convert" and case.target != "bfloat16":
+        found = checkpoint.verify(source, target)
+        if not found.is_equal:
+            raise SystemExit(f"{case.name}: the checkpoints differ: {found.differences[:3]}")
+    nbytes = _size_of(folder / case.copied)
+    forget(target, folder / "copied")
+    return [_row(case, count, pairs[count], nbytes, is_cold) for count in counts]
 
-    def ours() -> dict[str, torch.Tensor]:
-        result: dict[str, torch.Tensor] = {}
-        for i in range(layers):
-            layer = gemm.decode({n: tensors[f"{i}.fc.{n}"] for n in ("qweight", "qzeros", "scales")}, GROUP_SIZE)
-            result |= {f"{i}.fc.{name}": tensor for name, tensor in target.encode(layer).items()}
-        return result
 
-    def theirs() -> dict[str, torch.Tensor]:
-        result: dict[str, torch.Tensor] = converter.process(dict(tensors))
-        return result
+def _row(case: Case, count: int, pairs: list[tuple[Copied, Ran]], nbytes: int, is_cold: bool) -> Row:
+    """The best of each, which says what the programs cost, and the median of the turns' ratios beside it."""
+    copied = min(pair[0].seconds for pair in pairs)
+    ran = min(pair[1].seconds for pair in pairs)
+    what = {
+        "files": "cold, synced" if is_cold else "cached",
+        "processes": count,
+        "threads": pairs[0][1].threads,
+        "bytes": nbytes,
+        "median_ratio": f"{statistics.median(one.seconds / other.seconds for one, other in pairs):.3f}",
+        "cpu_s": f"{min(pair[1].cpu_seconds for pair in pairs):.2f}",
+        "copy_cpu_s": f"{min(pair[0].cpu_seconds for pair in pairs):.2f}",
+        "peak_mib": max(pair[1].peak for pair in pairs) // MIB,
+        "peak_mib_before": max(pair[1].peak_before for pair in pairs) // MIB,
+    }
+    return Row("checkpoint", case.name, "awqpack", ran, dict(what), nbytes, f"cp -r of {case.copied}", copied)
 
-    expected = theirs()
-    if any(not torch.equal(value, expected[name]) for name, value in ours().items()):
-        raise SystemExit("awqpack and compressed-tensors convert differently")
-    nbytes = sum(t.nbytes for t in tensors.values())
-    what = {"bytes": nbytes}
-    rows = compare("in memory", "gemm to compressed-tensors", {"awqpack": ours}, {"compressed-tensors": theirs}, turns,
-                   moved=nbytes, what=what)  # fmt: skip
-    title = f"{layers} layers of {shape[0]}x{shape[1]} in memory, the same tensors: compressed-tensors' time / ours"
-    print_table(title, rows, ("op", "baseline_ms", "ms"), ("who",))
+
+def _size_of(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.iterdir())
+
+
+def bench_peers(folder: Path, size: int) -> list[Row]:
+    """compressed-tensors' own converters on a smaller checkpoint, on disk, beside ours, each in its own process."""
+    write_checkpoint(folder / "gemm", size, shard_size=size // 4)
+    threads = len(cpus.ALL)
+    rows: list[Row] = []
+    for source, target in PEERS:
+        ours = [run_ranks("convert", folder / source, folder / target, target, 1, [], is_cold=False) for _ in range(2)]
+        theirs = run_peer(source, folder / source, folder / "theirs", threads)
+        if theirs is None:
+            print("compressed-tensors is not installed: left out (pip install 'awqpack[bench]')")
+            return rows
+        nbytes = _size_of(folder / (target if target == "bfloat16" else source))
+        best = min(run.seconds for run in ours)
+        for who, run in (("awqpack", ours[-1]), ("compressed-tensors", theirs)):
+            seconds = best if who == "awqpack" else run.seconds
+            what = {"files": "cached", "processes": 1, "threads": threads, "bytes": nbytes, "peak_mib": run.peak // MIB}
+            rows.append(Row("peers", f"{source} to {target}", who, seconds, dict(what), nbytes, "awqpack", best))
+        forget(folder / "theirs")
     return rows
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """What this suite can be told."""
-    parser.add_argument("--size-mib", type=int, default=2048, help="of the checkpoint (default 2048)")
-    parser.add_argument("--turns", type=int, default=5, help="how often everything is timed (default 5)")
-    parser.add_argument("--folder", type=Path, help="where the checkpoints go, four times the size (default: /tmp)")
+    parser.add_argument("--size-mib", type=int, default=2048, help="of the gemm checkpoint (default 2048)")
+    parser.add_argument("--turns", type=int, default=3, help="how often everything is timed (default 3)")
+    parser.add_argument("--processes", type=int, nargs="+", help="default: 1, 2, 4, 8, as far as there are CPUs")
+    parser.add_argument("--only", nargs="+", metavar="WORD", help="conversions that have one of these in their name")
+    parser.add_argument("--cold", action="store_true", help="sources out of the file cache, targets synced to the disk")
+    parser.add_argument("--no-peers", action="store_true", help="leave compressed-tensors out")
+    parser.add_argument("--folder", type=Path, help="where the checkpoints go, sixteen times the size (default: /tmp)")
 
 
 def run(options: argparse.Namespace) -> list[Row]:
     """Measures and prints."""
+    counts = options.processes or [count for count in PROCESSES if count <= len(cpus.ALL)]
+    rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="awqpack-bench-", dir=options.folder) as scratch:
-        rows = bench_checkpoint(Path(scratch), options.size_mib << 20, options.turns)
-    return rows + bench_peer(4, 3)
+        folder, size = Path(scratch), options.size_mib * MIB
+        total = write_checkpoint(folder / "gemm", size, shard_size=size // SHARDS)
+        state = "sources not cached, targets synced" if options.cold else "sources in the file cache, nothing synced"
+        print(f"{total / 2**30:.2f} GiB of gemm in {SHARDS} files or so, the best of {options.turns} turns; {state}")
+        for case in CASES:
+            wanted = options.only is None or any(word in case.name for word in options.only)
+            if wanted or case.target in {other.source for other in CASES}:
+                rows += bench(folder, case, counts if wanted else [], options.turns, options.cold)
+    columns = (
+        "op",
+        "processes",
+        "threads",
+        "baseline_ms",
+        "gb_per_s",
+        "median_ratio",
+        "cpu_s",
+        "copy_cpu_s",
+        "peak_mib",
+    )
+    print_table("Milliseconds", rows, columns, ("who",), "ms")
+    print_table("cp -r / ours (1 = as fast)", rows, ("op",), ("processes",))
+    if not options.no_peers:
+        with tempfile.TemporaryDirectory(prefix="awqpack-bench-", dir=options.folder) as scratch:
+            peers = bench_peers(Path(scratch), size // PEER_PARTS)
+        print_table(
+            "compressed-tensors' own converters", peers, ("op", "bytes", "gb_per_s", "peak_mib"), ("who",), "ms"
+        )
+        rows += peers
+    return rows

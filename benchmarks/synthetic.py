@@ -21,14 +21,15 @@ _QUANTIZATION = {
 
 
 def gemm_layer(out_features: int, in_features: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
-    """The tensors of one gemm layer. Every bit pattern is a valid payload."""
+    """The tensors of one gemm layer. Every bit pattern is a valid payload; zeros are odd: GPTQ has no place for 0."""
     n, k, groups = out_features, in_features, in_features // GROUP_SIZE
 
     def words(*shape: int) -> torch.Tensor:
         return torch.randint(-(2**31), 2**31, shape, dtype=torch.int32, generator=generator)
 
     scales = torch.rand(groups, n, generator=generator) * 0.02 + 1e-3
-    return {"qweight": words(k, n // 8), "qzeros": words(groups, n // 8), "scales": scales.half()}
+    zeros = words(groups, n // 8) | 0x11111111
+    return {"qweight": words(k, n // 8), "qzeros": zeros, "scales": scales.half()}
 
 
 def write_checkpoint(folder: Path, size: int, hidden: int = 4096, inner: int = 14336, shard_size: int = 1 << 29) -> int:
@@ -50,7 +51,8 @@ def write_checkpoint(folder: Path, size: int, hidden: int = 4096, inner: int = 1
         for module, (n, k) in shapes.items():
             name = f"model.layers.{block}.{module}"
             layer = {f"{name}.{key}": value for key, value in gemm_layer(n, k, generator).items()}
-            if sum(t.nbytes for t in shards[-1].values()) + sum(t.nbytes for t in layer.values()) > shard_size:
+            nbytes = sum(t.nbytes for t in (shards[-1] | layer).values())
+            if shards[-1] and nbytes > shard_size:
                 shards.append({})
             shards[-1] |= layer
             total += sum(t.nbytes for t in layer.values())

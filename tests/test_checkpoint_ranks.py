@@ -429,6 +429,20 @@ def test_journals_of_other_arguments(options, given, tmp_path):
         checkpoint.convert(given, tmp_path / "out", **{"to": "gemv_fast", "resume": True} | options)
 
 
+@pytest.mark.parametrize(
+    "options", [{"symmetric": True}, {"ignore": ["0.fc"]}, {"group_size": 128}, {"scale_dtype": "float32"}], ids=str
+)
+def test_quantize_resumes_with_the_same_arguments_alone(options, commands, tmp_path):
+    out, command = tmp_path / "out", commands["quantize"]
+    with contextlib.suppress(Stop):
+        command.run(out, resume=True, progress=Stopping(3))
+    (name,) = options
+    with pytest.raises(CheckpointError, match=f"the interrupted run had .* for {name}; this has "):
+        checkpoint.quantize(command.given, out, **command.options | options, resume=True)
+    assert len(command.run(out, resume=True).kept_files) >= 3
+    assert contents(out) == command.expected
+
+
 def test_without_torchrun_no_store_is_looked_for(monkeypatch):
     """Nor is one by a process that torchrun started alone."""
     from awqpack.checkpoint.team import Ranks, team_of_environment

@@ -1,0 +1,172 @@
+"""What the suite `convert` times: copies, conversions by processes as torchrun starts them, others' converters."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+# Before anything is timed, what waits for the disk is written. Then each removes its own earlier target, just before it
+# begins: both find memory that was in use a moment ago, where a virtual machine gives freed memory back to its host and
+# gets other memory from there, page by page, at several times the cost of the copy.
+SETTLE_SECONDS = 2.1
+
+# A process prints its seconds, those of its CPUs, the peak of its resident memory in kB before and after, and how many
+# threads it had. The seconds are those of the work, from where all have come on, not of the imports. VmHWM is of this
+# process, as ru_maxrss is not.
+_MEASURED = """
+import os, re, shutil, sys, time
+import torch
+
+def peak():
+    return re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1]
+
+def cpu():
+    times = os.times()
+    return times.user + times.system
+
+def sync(folder):
+    for name in os.listdir(folder):
+        fd = os.open(os.path.join(folder, name), os.O_RDONLY)
+        os.fsync(fd)
+        os.close(fd)
+
+def measure(work, together=lambda: None):
+    before = peak()
+    together()
+    if os.environ.get("RANK", "0") == "0":
+        shutil.rmtree(target, ignore_errors=True)
+    together()
+    start, begin = time.perf_counter(), cpu()
+    work()
+    together()
+    if is_cold:
+        sync(target)
+    print(time.perf_counter() - start, cpu() - begin, before, peak(), torch.get_num_threads(), file=real_stdout)
+
+real_stdout = os.fdopen(os.dup(1), "w")
+os.dup2(2, 1)
+source, target, is_cold = sys.argv[1], sys.argv[2], sys.argv[3] == "cold"
+"""
+
+_RANK = (
+    _MEASURED
+    + """
+from awqpack import checkpoint
+from awqpack.checkpoint.team import team_of_environment
+
+team = team_of_environment()
+command, to, options = sys.argv[4], sys.argv[5], dict(zip(sys.argv[6::2], sys.argv[7::2]))
+limit = options.get("--max-shard-size")
+run = getattr(checkpoint, command)
+measure(lambda: run(source, target, to, max_shard_size=limit, team=team, force=True), lambda: team.exchange(None))
+"""
+)
+
+_PEER = (
+    _MEASURED
+    + """
+from compressed_tensors.entrypoints.convert import convert_checkpoint
+from compressed_tensors.entrypoints.convert.converters import AutoAWQConverter, CompressedTensorsDequantizer
+
+of_gemm, threads = sys.argv[4] == "gemm", int(sys.argv[5])
+converter = AutoAWQConverter(group_size=128) if of_gemm else CompressedTensorsDequantizer(source)
+measure(lambda: (os.mkdir(target), convert_checkpoint(source, target, converter, threads)))
+"""
+)
+
+
+class Copied(NamedTuple):
+    """A copy: seconds, and those of its CPU."""
+
+    seconds: float
+    cpu_seconds: float
+
+
+class Ran(NamedTuple):
+    """A conversion: seconds of the slowest process, of all CPUs together, peaks of the largest, threads of each."""
+
+    seconds: float
+    cpu_seconds: float
+    peak_before: int
+    peak: int
+    threads: int
+
+
+def forget(*folders: Path) -> None:
+    """Removes what was timed."""
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _settle(source: Path, is_cold: bool) -> None:
+    os.sync()
+    for file in source.iterdir() if is_cold else ():
+        fd = os.open(file, os.O_RDONLY)
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(fd)
+    time.sleep(SETTLE_SECONDS)
+
+
+def copy(source: Path, target: Path, *, is_cold: bool) -> Copied:
+    """`cp -r`; cold, from the disk and to the disk. The copy stays."""
+    _settle(source, is_cold)
+    forget(target)
+    before, start = os.times(), time.perf_counter()
+    subprocess.run(["cp", "-r", source, target], check=True)
+    for file in target.iterdir() if is_cold else ():
+        fd = os.open(file, os.O_RDONLY)
+        os.fsync(fd)
+        os.close(fd)
+    seconds, after = time.perf_counter() - start, os.times()
+    return Copied(seconds, sum(after[:4]) - sum(before[:4]))
+
+
+def run_ranks(
+    command: str, source: Path, target: Path, to: str, count: int, options: Sequence[str], *, is_cold: bool
+) -> Ran:
+    """A conversion by so many processes, which find each other as torchrun's do; the target stays."""
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+    _settle(source, is_cold)
+    store = TCPStore("127.0.0.1", 0, is_master=True)
+    environment = dict(os.environ, WORLD_SIZE=str(count), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(store.port))
+    environment |= {"TORCHELASTIC_RUN_ID": "bench", "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    if count > 1:
+        environment["OMP_NUM_THREADS"] = "1"  # torchrun's
+    words = [str(source), str(target), "cold" if is_cold else "cached", command, to, *options]
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", _RANK, *words],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**environment, "RANK": str(i)},
+        )
+        for i in range(count)
+    ]
+    printed = [rank.communicate()[0] for rank in ranks]
+    if any(rank.returncode for rank in ranks):
+        raise SystemExit(f"{command} {source.name} --to {to} by {count} processes failed")
+    return _ran(printed)
+
+
+def run_peer(kind: str, source: Path, target: Path, threads: int) -> Ran | None:
+    """compressed-tensors' converter of that source; None where it is not installed."""
+    try:
+        import compressed_tensors.entrypoints.convert  # noqa: F401
+    except ImportError:
+        return None
+    _settle(source, False)
+    words = [str(source), str(target), "cached", kind, str(threads)]
+    return _ran([subprocess.check_output([sys.executable, "-c", _PEER, *words], text=True)])
+
+
+def _ran(printed: Sequence[str]) -> Ran:
+    values = [[float(word) for word in line.split()] for line in printed]
+    seconds, cpu, before, after, threads = zip(*values, strict=True)
+    return Ran(max(seconds), sum(cpu), int(max(before)) * 1024, int(max(after)) * 1024, int(threads[0]))
