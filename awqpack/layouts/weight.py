@@ -344,8 +344,10 @@ def _reader(rows: Rows, features: tuple[int, int], source: WeightFormat, along_k
 
 def _chunks(source: WeightFormat, target: WeightFormat, out_features: int, in_features: int) -> tuple[bool, int]:
     """Whether chunks of codes are runs of in_features, and how many: what is stored of one, where its rows run along K,
-    is then one run of memory."""
-    along_k = source.runs_along_k or target.runs_along_k
+    is then one run of memory. Where the two formats differ in that, one of them is met in columns: chunks follow the
+    longer side, as columns of a few bytes cost three times as much."""
+    is_mixed = source.runs_along_k != target.runs_along_k
+    along_k = in_features >= out_features if is_mixed else source.runs_along_k
     unit = max(format.unit()[along_k] for format in (source, target))
     return along_k, max(_CHUNK_CODES // max(out_features if along_k else in_features, 1) // unit * unit, unit)
 
