@@ -27,7 +27,7 @@ static inline void get_line(vector v[2], const uint8_t *from)
 
 #include "marlin.h"
 
-const awq_walks awq_avx2_marlin = {pack_rows, unpack_rows, pack_panel, unpack_panel, NULL, NULL};
+const awq_walks awq_avx2_marlin = {pack_rows, unpack_rows, pack_panel, unpack_panel, NULL, NULL, false};
 
 TARGET_END
 #endif

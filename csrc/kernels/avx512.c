@@ -114,9 +114,9 @@ static inline void unpack_words(const uint8_t *payload, uint8_t *codes, int64_t 
 #include "rows.h"
 #include "turned.h"
 
-static const awq_walks v1 = {pack_v1,     unpack_v1,    awq_avx512_pack_v1_panel, awq_avx512_unpack_panel,
-                             pack_turned, unpack_turned};
-static const awq_walks v2 = {pack_v2, unpack_v2, awq_avx512_pack_v2_panel, awq_avx512_unpack_panel, NULL, NULL};
+static const awq_walks v1 = {pack_v1,       unpack_v1, awq_avx512_pack_v1_panel, awq_avx512_unpack_panel, pack_turned,
+                             unpack_turned, false};
+static const awq_walks v2 = {pack_v2, unpack_v2, awq_avx512_pack_v2_panel, awq_avx512_unpack_panel, NULL, NULL, true};
 
 const awq_kernels awq_kernels_avx512 = {
     .name = "avx512",

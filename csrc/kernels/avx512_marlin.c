@@ -22,7 +22,7 @@ static inline void get_line(vector v[1], const uint8_t *from)
 
 #include "marlin.h"
 
-const awq_walks awq_avx512_marlin = {pack_rows, unpack_rows, pack_panel, unpack_panel, NULL, NULL};
+const awq_walks awq_avx512_marlin = {pack_rows, unpack_rows, pack_panel, unpack_panel, NULL, NULL, false};
 
 TARGET_END
 #endif

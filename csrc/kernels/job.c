@@ -51,6 +51,7 @@ static void choose(awq_job *job, const awq_kernels *kernels)
     job->run_blocks = is_pack ? awq_pack_blocks : awq_unpack_blocks;
     if (m->item_stride == item && m->col_stride == 1) {
         job->run_line = is_pack ? w->pack_rows : w->unpack_rows;
+        job->has_lines = w->has_lines;
     } else if (m->item_stride == item && m->row_stride == 1) {
         job->run_panel = is_pack ? w->pack_panel : w->unpack_panel;
         job->scratch_bytes = kernels->scratch_bytes;
@@ -170,7 +171,7 @@ static uint8_t run_any(awq_kernel *kernel, const awq_panel *s)
 static uint8_t run_unit(const awq_job *job, const awq_panel *s)
 {
     if (job->run_line != NULL) {
-        return run_lines(job, s);
+        return job->has_lines ? job->run_line(s) : run_lines(job, s);
     }
     if (job->run_panel == NULL) {
         return job->run_blocks(s);

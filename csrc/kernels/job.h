@@ -15,7 +15,8 @@ typedef struct awq_job {
     awq_geometry geometry;
     awq_panel matrix; /* the first of the batch, in lines */
     awq_direction direction;
-    awq_kernel *run_line;   /* a line of row-major codes; else NULL */
+    awq_kernel *run_line; /* a line of row-major codes, or any number where has_lines; else NULL */
+    bool has_lines;
     awq_kernel *run_panel;  /* a panel of whole steps; NULL where there is nothing for it */
     awq_kernel *run_blocks; /* whatever remains */
     int step_cols;          /* of a panel */

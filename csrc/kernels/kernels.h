@@ -84,6 +84,7 @@ typedef struct awq_walks {
     /* A payload viewed transposed, as GPTQ's is V1's: line_stride is the size of an item, and row_stride or col_stride is
        1. Rows as AWQ_PANEL_STEP says, a multiple of AWQ_TURNED_COLS columns. */
     awq_kernel *pack_turned, *unpack_turned;
+    bool has_lines; /* pack_rows and unpack_rows take any number of lines */
 } awq_walks;
 
 typedef struct awq_kernels {

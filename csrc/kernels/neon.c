@@ -225,8 +225,8 @@ static uint8_t unpack_panel(const awq_panel *panel)
     return 0;
 }
 
-static const awq_walks v1 = {pack_v1, unpack_v1, pack_panel, unpack_panel, NULL, NULL};
-static const awq_walks v2 = {pack_v2, unpack_v2, pack_panel, unpack_panel, NULL, NULL};
+static const awq_walks v1 = {pack_v1, unpack_v1, pack_panel, unpack_panel, NULL, NULL, false};
+static const awq_walks v2 = {pack_v2, unpack_v2, pack_panel, unpack_panel, NULL, NULL, false};
 
 const awq_kernels awq_kernels_neon = {
     .name = "neon",

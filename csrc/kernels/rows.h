@@ -118,56 +118,67 @@ static uint8_t unpack_v1(const awq_panel *line)
     return 0;
 }
 
-ALWAYS_INLINE void pack_quads(const awq_panel *line, store_mode mode, vector *seen)
+ALWAYS_INLINE void pack_quads(const awq_panel *panel, store_mode mode, vector *seen)
 {
     const row_keys keys = pack_keys(AWQ_PACKING_V2);
-    const uint8_t *restrict codes = line->codes;
-    uint8_t *restrict payload = line->payload;
-    const int64_t row_stride = line->row_stride, blocks = line->cols / AWQ_BLOCK_CODES;
-    for (int64_t b = 0; b < blocks; b++) {
-        for (int r = 0; r < AWQ_QUAD_ROWS; r += 2) {
-            const uint8_t *even = codes + r * row_stride + b * AWQ_BLOCK_CODES;
-            const uint8_t *odd = even + row_stride;
-            prefetch(even, PREFETCH);
-            prefetch(odd, PREFETCH);
-            pack_line(even, odd, payload + b * AWQ_QUAD_BLOCK_BYTES + r * AWQ_BLOCK_BYTES, keys, mode, seen);
+    const uint8_t *restrict codes = panel->codes;
+    uint8_t *restrict payload = panel->payload;
+    const int64_t row_stride = panel->row_stride, blocks = panel->cols / AWQ_BLOCK_CODES;
+    for (int64_t rows = panel->rows; rows > 0; rows -= AWQ_QUAD_ROWS) {
+        for (int64_t b = 0; b < blocks; b++) {
+            for (int r = 0; r < AWQ_QUAD_ROWS; r += 2) {
+                const uint8_t *even = codes + r * row_stride + b * AWQ_BLOCK_CODES;
+                const uint8_t *odd = even + row_stride;
+                prefetch(even, PREFETCH);
+                prefetch(odd, PREFETCH);
+                pack_line(even, odd, payload + b * AWQ_QUAD_BLOCK_BYTES + r * AWQ_BLOCK_BYTES, keys, mode, seen);
+            }
         }
+        codes += AWQ_QUAD_ROWS * row_stride;
+        payload += panel->line_stride;
     }
 }
 
-static uint8_t pack_v2(const awq_panel *line)
+/* Any number of lines. */
+static uint8_t pack_v2(const awq_panel *panel)
 {
+    const uintptr_t between = panel->rows > AWQ_QUAD_ROWS ? (uintptr_t)panel->line_stride : 0;
     vector seen = no_codes();
-    switch (mode_for((uintptr_t)line->payload, line->stream)) {
-    case STORE_STREAM: pack_quads(line, STORE_STREAM, &seen); break;
-    case STORE_STREAM_16: pack_quads(line, STORE_STREAM_16, &seen); break;
-    default: pack_quads(line, STORE_PLAIN, &seen);
+    switch (mode_for((uintptr_t)panel->payload | between, panel->stream)) {
+    case STORE_STREAM: pack_quads(panel, STORE_STREAM, &seen); break;
+    case STORE_STREAM_16: pack_quads(panel, STORE_STREAM_16, &seen); break;
+    default: pack_quads(panel, STORE_PLAIN, &seen);
     }
     return or_bytes(seen);
 }
 
-ALWAYS_INLINE void unpack_quads(const awq_panel *line, store_mode mode)
+ALWAYS_INLINE void unpack_quads(const awq_panel *panel, store_mode mode)
 {
     const row_keys keys = unpack_keys(AWQ_PACKING_V2);
-    const uint8_t *restrict payload = line->payload;
-    uint8_t *restrict codes = line->codes;
-    const int64_t row_stride = line->row_stride, blocks = line->cols / AWQ_BLOCK_CODES;
-    for (int64_t b = 0; b < blocks; b++) {
-        for (int r = 0; r < AWQ_QUAD_ROWS; r += 2) {
-            const uint8_t *from = payload + b * AWQ_QUAD_BLOCK_BYTES + r * AWQ_BLOCK_BYTES;
-            uint8_t *even = codes + r * row_stride + b * AWQ_BLOCK_CODES;
-            prefetch(from, PREFETCH);
-            unpack_line(from, even, even + row_stride, keys, mode);
+    const uint8_t *restrict payload = panel->payload;
+    uint8_t *restrict codes = panel->codes;
+    const int64_t row_stride = panel->row_stride, blocks = panel->cols / AWQ_BLOCK_CODES;
+    for (int64_t rows = panel->rows; rows > 0; rows -= AWQ_QUAD_ROWS) {
+        for (int64_t b = 0; b < blocks; b++) {
+            for (int r = 0; r < AWQ_QUAD_ROWS; r += 2) {
+                const uint8_t *from = payload + b * AWQ_QUAD_BLOCK_BYTES + r * AWQ_BLOCK_BYTES;
+                uint8_t *even = codes + r * row_stride + b * AWQ_BLOCK_CODES;
+                prefetch(from, PREFETCH);
+                unpack_line(from, even, even + row_stride, keys, mode);
+            }
         }
+        codes += AWQ_QUAD_ROWS * row_stride;
+        payload += panel->line_stride;
     }
 }
 
-static uint8_t unpack_v2(const awq_panel *line)
+/* Any number of lines. */
+static uint8_t unpack_v2(const awq_panel *panel)
 {
-    switch (mode_for((uintptr_t)line->codes | (uintptr_t)line->row_stride, line->stream)) {
-    case STORE_STREAM: unpack_quads(line, STORE_STREAM); break;
-    case STORE_STREAM_16: unpack_quads(line, STORE_STREAM_16); break;
-    default: unpack_quads(line, STORE_PLAIN);
+    switch (mode_for((uintptr_t)panel->codes | (uintptr_t)panel->row_stride, panel->stream)) {
+    case STORE_STREAM: unpack_quads(panel, STORE_STREAM); break;
+    case STORE_STREAM_16: unpack_quads(panel, STORE_STREAM_16); break;
+    default: unpack_quads(panel, STORE_PLAIN);
     }
     return 0;
 }
