@@ -100,7 +100,7 @@ def _lines(axis: Any, theme: Theme, rows: Newest, ops: dict[str, str]) -> None:
                 color = getattr(theme, color) if ours else theme.others
                 axis.plot(*zip(*points, strict=True), color=color, marker="o", markersize=4, linewidth=2)
                 labels.append((op if ours else f"{who}: {op}", points[-1][1], color))
-    top = max(max(roofs.values()), max(value for _, value, _ in labels)) * 1.2
+    top = max(max(roofs.values()), max(float(row["gb_per_s"]) for row in rows)) * 1.2
     axis.set(xscale="log", ylim=(0, top), xlim=(sizes[0] / 1.3, sizes[-1] * (sizes[-1] / sizes[0]) ** 0.75))
     axis.set_xticks(sizes, [f"{s:g}" if s < 1024 else f"{s / 1024:g}k" for s in sizes])
     axis.minorticks_off()

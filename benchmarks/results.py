@@ -57,5 +57,6 @@ def newest(suite: str, wanted: Callable[[Record], bool]) -> Newest:
 def measured_on(rows: Newest) -> str:
     """The machine of these rows and their day, in words."""
     row = rows[0]
-    place = row.get("gpu") or f"{row['cpu']}, {row['cpus']} CPUs"
+    has_gpu = bool(row.get("gpu")) and not rows.name.startswith("convert-")  # which a GPU has no part in
+    place = row["gpu"] if has_gpu else f"{row['cpu']}, {row['cpus']} CPUs"
     return f"{place}, torch {row['torch'].partition('+')[0]}, {row['date']}"
