@@ -308,11 +308,10 @@ FloatChoice choose(const awq_float_geometry &g, FloatJob &job, const FloatKernel
                           is_aligned(g, g.weight, weight_bytes, g.rows > 1 ? g.weight.row_stride : 0, 16);
     const bool has_columns = is_usual && g.weight.row_stride == 1 && g.rows % float_slot_rows == 0 &&
                              is_aligned(g, g.weight, weight_bytes, g.weight.col_stride, 16);
-    const auto has_payload = [&](int64_t vector) { /* one row of it takes no step to the next */
-                                                   const int64_t lines = traits.runs_down ? g.cols / traits.block_cols
-                                                                                          : g.rows / traits.block_rows;
-                                                   return is_aligned(g, g.payload, traits.item_bytes,
-                                                                     lines > 1 ? g.payload.row_stride : 0, vector);
+    const auto has_payload = [&](int64_t vector) {
+        /* one row of it takes no step to the next */
+        const int64_t lines = traits.runs_down ? g.cols / traits.block_cols : g.rows / traits.block_rows;
+        return is_aligned(g, g.payload, traits.item_bytes, lines > 1 ? g.payload.row_stride : 0, vector);
     };
     if (g.packing == AWQ_PACKING_MARLIN) {
         if (has_rows && has_payload(16) && suits_marlin(g, job)) {

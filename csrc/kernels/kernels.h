@@ -15,8 +15,8 @@ enum {
     /* ... and at most so many columns where it is unpacked: the page tables' caches hold their pages */
     AWQ_PANEL_COLS = 512,
     AWQ_TURNED_COLS = 128,
-    AWQ_TALL_ROWS =
-        2048, /* where blocks run down, columns of more codes are best read whole; what is in the cache is not */
+    /* where blocks run down, columns of more codes are best read whole; what is in the cache is not */
+    AWQ_TALL_ROWS = 2048,
     AWQ_SCRATCH_ALIGNMENT = 64,
 };
 

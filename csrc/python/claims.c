@@ -128,9 +128,10 @@ static int wait_in_line(memory_claim *claim)
     }
     PyThread_acquire_lock(claim->wake, NOWAIT_LOCK);
     while (!claim->is_granted) {
-        Py_BEGIN_ALLOW_THREADS PyThread_acquire_lock_timed(claim->wake, signal_check_us, 0);
-        Py_END_ALLOW_THREADS if (!claim->is_granted && PyErr_CheckSignals() < 0)
-        {
+        Py_BEGIN_ALLOW_THREADS
+        PyThread_acquire_lock_timed(claim->wake, signal_check_us, 0);
+        Py_END_ALLOW_THREADS
+        if (!claim->is_granted && PyErr_CheckSignals() < 0) {
             return -1;
         }
     }

@@ -99,9 +99,10 @@ static int run_job(awq_direction direction, awq_packing packing, const awq_kerne
     awq_job job;
     bool ok;
     awq_job_init(&job, direction, packing, kernels, codes, payload);
-    Py_BEGIN_ALLOW_THREADS ok = awq_parallel_run(&job, seen, &error);
-    Py_END_ALLOW_THREADS if (!ok)
-    {
+    Py_BEGIN_ALLOW_THREADS
+    ok = awq_parallel_run(&job, seen, &error);
+    Py_END_ALLOW_THREADS
+    if (!ok) {
         awqpack_raise(&error);
         return -1;
     }
@@ -170,8 +171,9 @@ PyObject *awqpack_pack_array(PyObject *Py_UNUSED(module), PyObject *args)
     if (validate && seen > AWQ_CODE_MAX) {
         Py_DECREF(result);
         Py_BEGIN_ALLOW_THREADS /* it looks at every code */
-            awq_fail_invalid_code(&codes.view, &error);
-        Py_END_ALLOW_THREADS return awqpack_raise(&error);
+        awq_fail_invalid_code(&codes.view, &error);
+        Py_END_ALLOW_THREADS
+        return awqpack_raise(&error);
     }
     return result;
 }

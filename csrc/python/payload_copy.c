@@ -88,12 +88,12 @@ static int cuda_copy(const awqpack_dlpack_tensor *source, size_t bytes, PyObject
     awq_error error;
     bool is_made, is_copied = false;
     Py_BEGIN_ALLOW_THREADS /* a full queue blocks, and what empties it may need the interpreter */
-        is_made = awq_tensor_new(source->ndim, source->shape, source->type_bits, source->device_id, &handle, &target);
+    is_made = awq_tensor_new(source->ndim, source->shape, source->type_bits, source->device_id, &handle, &target);
     if (is_made) {
         is_copied = awq_cuda_copy_on(source->device_id, target, source->data, bytes, &error);
     }
-    Py_END_ALLOW_THREADS if (is_made && !is_copied)
-    {
+    Py_END_ALLOW_THREADS
+    if (is_made && !is_copied) {
         awq_tensor_delete(handle);
         awqpack_raise(&error);
         return -1;

@@ -670,8 +670,7 @@ static void bench_floats(int64_t rows, int64_t cols, int64_t group)
     struct Case {
         const char *name;
         CodesKind kind;
-        bool by_row; /* groups run along rows of codes, as W's do beside its own payload, or down, beside that of W.t()
-                      */
+        bool by_row; /* groups run along rows of codes, as W's do beside its payload, or down, beside that of W.t() */
     };
     const Case cases[] = {{"rows, groups along them", ROWS, true},
                           {"rows, groups down", ROWS, false},

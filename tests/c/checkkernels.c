@@ -21,27 +21,9 @@
 #define ASAN_UNPOISON_MEMORY_REGION(p, n) ((void)(p), (void)(n))
 #endif
 
-enum { MARGIN = 64, ALIGNMENTS = 64, ARENA_BYTES = 8 << 20, VARIANTS = 4 };
+enum { MARGIN = 64, ALIGNMENTS = 64, ARENA_BYTES = 8 << 20 };
 enum { TALLEST = 9216, WIDEST = 20 /* rows of a panel, and 64 columns of one */, SMALL = 16 };
 enum { LINE_CODES = 1024 /* of the smallest lines */ };
-
-const awq_kernels *variant_at(size_t index)
-{
-    const awq_kernels *found[VARIANTS] = {&awq_kernels_scalar};
-    size_t count = 1;
-#if defined(__x86_64__)
-    if (__builtin_cpu_supports("avx2")) {
-        found[count++] = &awq_kernels_avx2;
-    }
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-        __builtin_cpu_supports("avx512vbmi")) {
-        found[count++] = &awq_kernels_avx512;
-    }
-#elif defined(__aarch64__)
-    found[count++] = &awq_kernels_neon;
-#endif
-    return index < count ? found[index] : NULL;
-}
 
 /* The bytes a call may touch: `length` bytes at every sum of count[i] multiples of stride[i]. */
 typedef struct footprint {

@@ -7,8 +7,26 @@
 #include <stddef.h>
 #include <stdlib.h>
 
+enum { VARIANTS = 4 };
+
 /* The variant number `index` that this CPU can run, scalar first; NULL past the last one. */
-const awq_kernels *variant_at(size_t index);
+static inline const awq_kernels *variant_at(size_t index)
+{
+    const awq_kernels *found[VARIANTS] = {&awq_kernels_scalar};
+    size_t count = 1;
+#if defined(__x86_64__)
+    if (__builtin_cpu_supports("avx2")) {
+        found[count++] = &awq_kernels_avx2;
+    }
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+        __builtin_cpu_supports("avx512vbmi")) {
+        found[count++] = &awq_kernels_avx512;
+    }
+#elif defined(__aarch64__)
+    found[count++] = &awq_kernels_neon;
+#endif
+    return index < count ? found[index] : NULL;
+}
 
 /* What the checks know of a packing by themselves: rows of codes in a line of the payload, columns of a block beside
    them, and whether those rows are columns of W. */

@@ -48,20 +48,11 @@ static void require(bool holds, const char *what)
 
 static const awq_kernels *variant(input *in)
 {
-    const awq_kernels *found[4] = {&awq_kernels_scalar};
-    int count = 1;
-#if defined(__x86_64__)
-    if (__builtin_cpu_supports("avx2")) {
-        found[count++] = &awq_kernels_avx2;
+    int count = 0;
+    while (variant_at((size_t)count) != NULL) {
+        count++;
     }
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-        __builtin_cpu_supports("avx512vbmi")) {
-        found[count++] = &awq_kernels_avx512;
-    }
-#elif defined(__aarch64__)
-    found[count++] = &awq_kernels_neon;
-#endif
-    return found[take(in, count)];
+    return variant_at((size_t)take(in, count));
 }
 
 /* A tensor in memory of its own. */
