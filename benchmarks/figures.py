@@ -65,20 +65,21 @@ def ratio_of(rows: Iterable[Record], **case: str) -> str:
 
 
 def beside() -> str:
-    """How many times as long others take."""
+    """What others take, and how many times as long as awqpack that is."""
     rows = wanted("beside", "peers", lambda row: row["table"] == "beside")
     ops = list(dict.fromkeys(row["op"] for row in rows))
-    ours = {row["op"]: float(row["ms"]) for row in rows if row["baseline"] == "torch ops"}
-    lines = [["awqpack", *(short(ours[op]) for op in ops)]]
+    lines = []
     for peer in dict.fromkeys(row["baseline"] for row in rows):
-        found = {row["op"]: float(row["ratio"]) for row in rows if row["baseline"] == peer}
+        found = {row["op"]: row for row in rows if row["baseline"] == peer}
         version = next(row["version"] for row in rows if row["baseline"] == peer)
-        name = f"{peer} {version.partition('+')[0]}"
-        lines.append([name, *(f"{times(found[op])} times" if op in found else "-" for op in ops)])
+        cells = {
+            op: f"{short(float(row['baseline_ms']))}, {times(float(row['ratio']))} times" for op, row in found.items()
+        }
+        lines.append([f"{peer} {version.partition('+')[0]}", *(cells.get(op, "-") for op in ops)])
     size, place = rows[0]["size"], measured_on(rows)
     head = (
-        f"One {size} weight in {rows[0]['dtype']}, groups of 128: what awqpack takes, and how many times as long "
-        f"others take\nfor the same work"
+        f"One {size} weight in {rows[0]['dtype']}, groups of 128: what others take, and how many times as long that "
+        f"is\nas awqpack takes for the same, both in turn"
     )
     return f"{head} ({place}).\n\n{table(['', *ops], lines)}"
 
