@@ -17,6 +17,8 @@ from ..packing import AWQPacking
 # Codes between the two layouts, at a time: they stay in the last-level cache, which a whole weight would not, nor would
 # as many codes as the kernels stream past it (4 Mi).
 _CHUNK_CODES = 3 << 20
+# Chunks are a multiple of what the kernels take at a time: they walk the rest a code at a time, at ten times the cost.
+_KERNEL_CODES = 64
 
 
 class WeightFormat(ABC):
@@ -348,7 +350,7 @@ def _chunks(source: WeightFormat, target: WeightFormat, out_features: int, in_fe
     longer side, as columns of a few bytes cost three times as much."""
     is_mixed = source.runs_along_k != target.runs_along_k
     along_k = in_features >= out_features if is_mixed else source.runs_along_k
-    unit = max(format.unit()[along_k] for format in (source, target))
+    unit = max(_KERNEL_CODES, *(format.unit()[along_k] for format in (source, target)))
     return along_k, max(_CHUNK_CODES // max(out_features if along_k else in_features, 1) // unit * unit, unit)
 
 
