@@ -15,7 +15,7 @@ from typing import NamedTuple
 from awqpack import checkpoint
 
 from . import cpus
-from .converting import Copied, Ran, copy, forget, run_peer, run_ranks
+from .converting import Copied, Ran, Ranks, copy, forget, peak_of_torch, run_peer, run_ranks
 from .harness import MIB, Row, print_table
 from .synthetic import write_checkpoint
 
@@ -55,22 +55,29 @@ def bench(folder: Path, case: Case, counts: list[int], turns: int, is_cold: bool
     source, target = folder / case.source, folder / "target"
     options = ["--max-shard-size", str(max(4 * _size_of(folder / "gemm") // SHARDS, 1))] * (case.target == "bfloat16")
     first = folder / case.target  # what later cases convert; the copy for comparison may be of it
-    if not first.exists():
-        run_ranks(case.command, source, first, case.target, 1, options, is_cold=False)
+    is_kept = not first.exists()
+    if is_kept and (not counts or case.copied == case.target):
+        run_ranks(case.command, source, first, case.target, options)
+        is_kept = False
     if not counts:
         return []
     pairs: dict[int, list[tuple[Copied, Ran]]] = {count: [] for count in counts}
     for _ in range(turns):
-        for count in counts:
+        waiting = [
+            Ranks(case.command, source, target, case.target, count, options, is_cold=is_cold) for count in counts
+        ]
+        for ranks in waiting:
+            ranks.wait()
+        for count, ranks in zip(counts, waiting, strict=True):
             copied = copy(folder / case.copied, folder / "copied", is_cold=is_cold)
-            ran = run_ranks(case.command, source, target, case.target, count, options, is_cold=is_cold)
-            pairs[count].append((copied, ran))
+            pairs[count].append((copied, ranks.run()))
     if case.command == "convert" and case.target != "bfloat16":
         found = checkpoint.verify(source, target)
         if not found.is_equal:
             raise SystemExit(f"{case.name}: the checkpoints differ: {found.differences[:3]}")
     nbytes = _size_of(folder / case.copied)
-    forget(target, folder / "copied")
+    if is_kept:
+        target.rename(first)
     return [_row(case, count, pairs[count], nbytes, is_cold) for count in counts]
 
 
@@ -102,7 +109,7 @@ def bench_peers(folder: Path, size: int) -> list[Row]:
     threads = len(cpus.ALL)
     rows: list[Row] = []
     for source, target in PEERS:
-        ours = [run_ranks("convert", folder / source, folder / target, target, 1, [], is_cold=False) for _ in range(2)]
+        ours = [run_ranks("convert", folder / source, folder / target, target, []) for _ in range(2)]
         theirs = run_peer(source, folder / source, folder / "theirs", threads)
         if theirs is None:
             print("compressed-tensors is not installed: left out (pip install 'awqpack[bench]')")
@@ -137,6 +144,7 @@ def run(options: argparse.Namespace) -> list[Row]:
         total = write_checkpoint(folder / "gemm", size, shard_size=size // SHARDS)
         state = "sources not cached, targets synced" if options.cold else "sources in the file cache, nothing synced"
         print(f"{total / 2**30:.2f} GiB of gemm in {SHARDS} files or so, the best of {options.turns} turns; {state}")
+        print(f"a process that imports torch and does nothing else: {peak_of_torch() // MIB} MiB at its peak")
         for case in CASES:
             wanted = options.only is None or any(word in case.name for word in options.only)
             if wanted or case.target in {other.source for other in CASES}:
@@ -151,6 +159,7 @@ def run(options: argparse.Namespace) -> list[Row]:
         "cpu_s",
         "copy_cpu_s",
         "peak_mib",
+        "peak_mib_before",
     )
     print_table("Milliseconds", rows, columns, ("who",), "ms")
     print_table("cp -r / ours (1 = as fast)", rows, ("op",), ("processes",))

@@ -15,10 +15,11 @@ from typing import NamedTuple
 # begins: both find memory that was in use a moment ago, where a virtual machine gives freed memory back to its host and
 # gets other memory from there, page by page, at several times the cost of the copy.
 SETTLE_SECONDS = 2.1
+_WRITTEN_SECONDS = 0.1  # longer than this, something was written, and its disk may be at it still
 
-# A process prints its seconds, those of its CPUs, the peak of its resident memory in kB before and after, and how many
-# threads it had. The seconds are those of the work, from where all have come on, not of the imports. VmHWM is of this
-# process, as ru_maxrss is not.
+# A process says when it has imported all, and waits. Once it may begin it prints its seconds, those of its CPUs, the
+# peak of its resident memory in kB before and after, and how many threads it had. The seconds are those of the work,
+# from where all have come on. VmHWM is of this process, as ru_maxrss is not.
 _MEASURED = """
 import os, re, shutil, sys, time
 import torch
@@ -38,6 +39,8 @@ def sync(folder):
 
 def measure(work, together=lambda: None):
     before = peak()
+    print("ready", file=real_stdout, flush=True)
+    sys.stdin.readline()
     together()
     if os.environ.get("RANK", "0") == "0":
         shutil.rmtree(target, ignore_errors=True)
@@ -105,12 +108,15 @@ def forget(*folders: Path) -> None:
 
 
 def _settle(source: Path, is_cold: bool) -> None:
+    start = time.perf_counter()
     os.sync()
+    was_written = time.perf_counter() - start > _WRITTEN_SECONDS
     for file in source.iterdir() if is_cold else ():
         fd = os.open(file, os.O_RDONLY)
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
         os.close(fd)
-    time.sleep(SETTLE_SECONDS)
+    if was_written or is_cold:
+        time.sleep(SETTLE_SECONDS)
 
 
 def copy(source: Path, target: Path, *, is_cold: bool) -> Copied:
@@ -127,32 +133,71 @@ def copy(source: Path, target: Path, *, is_cold: bool) -> Copied:
     return Copied(seconds, sum(after[:4]) - sum(before[:4]))
 
 
-def run_ranks(
-    command: str, source: Path, target: Path, to: str, count: int, options: Sequence[str], *, is_cold: bool
-) -> Ran:
-    """A conversion by so many processes, which find each other as torchrun's do; the target stays."""
-    from torch.distributed import TCPStore  # type: ignore[attr-defined]
+class Ranks:
+    """A conversion by so many processes, which find each other as torchrun's do. They are started, and wait.
 
-    _settle(source, is_cold)
-    store = TCPStore("127.0.0.1", 0, is_master=True)
-    environment = dict(os.environ, WORLD_SIZE=str(count), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(store.port))
-    environment |= {"TORCHELASTIC_RUN_ID": "bench", "TORCHELASTIC_USE_AGENT_STORE": "True"}
-    if count > 1:
-        environment["OMP_NUM_THREADS"] = "1"  # torchrun's
-    words = [str(source), str(target), "cold" if is_cold else "cached", command, to, *options]
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-c", _RANK, *words],
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**environment, "RANK": str(i)},
-        )
-        for i in range(count)
-    ]
-    printed = [rank.communicate()[0] for rank in ranks]
-    if any(rank.returncode for rank in ranks):
-        raise SystemExit(f"{command} {source.name} --to {to} by {count} processes failed")
-    return _ran(printed)
+    Args:
+        command, source, target, to, options: what `awqpack` is given; the target stays.
+        count: of processes.
+        is_cold: from the disk and to the disk.
+    """
+
+    def __init__(
+        self, command: str, source: Path, target: Path, to: str, count: int, options: Sequence[str], *, is_cold: bool
+    ) -> None:
+        from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+        self._source, self._is_cold = source, is_cold
+        self._what = f"{command} {source.name} --to {to} by {count} processes"
+        self._store = TCPStore("127.0.0.1", 0, is_master=True)  # lives as long as they do
+        environment = os.environ | {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1"}
+        environment |= {"MASTER_PORT": str(self._store.port), "TORCHELASTIC_RUN_ID": "bench"}
+        environment |= {"TORCHELASTIC_USE_AGENT_STORE": "True"}
+        if count > 1:
+            environment["OMP_NUM_THREADS"] = "1"  # torchrun's
+        words = [str(source), str(target), "cold" if is_cold else "cached", command, to, *options]
+        self._ranks = [
+            subprocess.Popen(
+                [sys.executable, "-c", _RANK, *words],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                env={**environment, "RANK": str(i)},
+            )
+            for i in range(count)
+        ]
+
+    def wait(self) -> None:
+        """Returns once all have imported what they need, and do nothing."""
+        for rank in self._ranks:
+            assert rank.stdout is not None
+            if rank.stdout.readline() != "ready\n":
+                raise SystemExit(f"{self._what} failed")
+
+    def run(self) -> Ran:
+        """Converts. They have waited."""
+        _settle(self._source, self._is_cold)
+        for rank in self._ranks:
+            assert rank.stdin is not None
+            rank.stdin.write("\n")
+            rank.stdin.flush()
+        printed = [rank.communicate()[0] for rank in self._ranks]
+        if any(rank.returncode for rank in self._ranks):
+            raise SystemExit(f"{self._what} failed")
+        return _ran(printed)
+
+
+def run_ranks(command: str, source: Path, target: Path, to: str, options: Sequence[str]) -> Ran:
+    """A conversion by one process, of cached files."""
+    ranks = Ranks(command, source, target, to, 1, options, is_cold=False)
+    ranks.wait()
+    return ranks.run()
+
+
+def peak_of_torch() -> int:
+    """The most memory, in bytes, of a process that imports torch and does nothing else."""
+    words = [sys.executable, "-c", _MEASURED + "print(peak(), file=real_stdout)", "", "", ""]
+    return int(subprocess.check_output(words, text=True)) * 1024
 
 
 def run_peer(kind: str, source: Path, target: Path, threads: int) -> Ran | None:
@@ -163,7 +208,8 @@ def run_peer(kind: str, source: Path, target: Path, threads: int) -> Ran | None:
         return None
     _settle(source, False)
     words = [str(source), str(target), "cached", kind, str(threads)]
-    return _ran([subprocess.check_output([sys.executable, "-c", _PEER, *words], text=True)])
+    printed = subprocess.check_output([sys.executable, "-c", _PEER, *words], text=True, input="\n")
+    return _ran([printed.removeprefix("ready\n")])
 
 
 def _ran(printed: Sequence[str]) -> Ran:
