@@ -11,10 +11,10 @@ from . import cpus
 
 SUITES = {
     "sizes": "pack, unpack, quantize and dequantize by size, under a copy of the same bytes",
-    "beside": "seven other ways and packages, each beside awqpack doing the same",
-    "cpu": "pack and unpack beside memory copies, and the packers of others",
-    "gpu": "the same on a GPU, what a call costs the host, whole models",
-    "floats": "quantize, dequantize, scales and relayout beside copies and others, on the CPU or a GPU",
+    "beside": "other ways and packages, each beside awqpack doing the same",
+    "cpu": "pack and unpack beside memory copies",
+    "gpu": "the same on a GPU, other ways and packages, what a call costs the host, whole models",
+    "floats": "quantize, dequantize, scales and relayout beside copies, on the CPU or a GPU",
     "host": "what a call on a packed tensor costs the host, beside optimum-quanto's class",
     "adoption": "other packages packing and saving, as they are and with awqpack enabled in them",
     "convert": "a checkpoint converted beside cp -r, and beside compressed-tensors' converter",

@@ -32,8 +32,8 @@ Run = Callable[[], Mapping[str, Any]]  # what was packed: tensors, or digests of
 class Layer:
     """A linear layer whose weight codes, scales and zeros stand for, as a quantizer leaves it."""
 
-    def __init__(self, size: int, dtype: torch.dtype = torch.float16) -> None:
-        weight = torch.randn(size, size, generator=torch.Generator().manual_seed(0)) * 0.02
+    def __init__(self, size: int, dtype: torch.dtype = torch.float16, device: str = "cpu") -> None:
+        weight = (torch.randn(size, size, generator=torch.Generator().manual_seed(0)) * 0.02).to(device)
         self.scales, self.zeros = awqpack.min_max_scales(weight.to(dtype), GROUP)
         self.codes = awqpack.unpack(awqpack.quantize(weight.to(dtype), self.scales, self.zeros))
         payload = awqpack.pack(self.codes)

@@ -1,4 +1,4 @@
-"""Times pack and unpack on the CPU beside memory copies that move the same bytes, and beside the packers of others."""
+"""Times pack and unpack on the CPU beside memory copies that move the same bytes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import functools
 import itertools
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
@@ -19,9 +19,7 @@ from awqpack.formats import FORMATS, Format
 
 from . import cpus
 from .harness import MIB, Call, Row, compare, print_table
-from .peers import peer_functions
 
-PEER_SIZE = 4096
 LEAST_SECONDS = 0.5  # of the turns of a row: a call of many threads takes milliseconds, and scatters
 ORDERS = ("row", "column")
 OPS = ("pack", "unpack")
@@ -160,44 +158,6 @@ def bench_allocating(side: int, threads: Sequence[int], turns: int) -> Iterator[
                 )
 
 
-def bench_peers(side: int, threads: int, turns: int) -> Iterator[Row]:
-    """What others offer, on one matrix of side x side, beside ours and a copy of the same bytes."""
-    codes = random_codes(side)
-    moved = codes.nbytes + codes.nbytes // 2
-    copies = Copies(moved)
-    active = _C.build_info()["cpu_active"]
-    reasons: dict[str, str] = {}
-    for form in FORMATS:
-        payload, unpacked = empty_payload(form, side), torch.zeros_like(codes)
-        kernel_call(form, "pack", active, codes, payload)()
-        peers, missing = peer_functions(form)
-        reasons |= {f"{name}: {reason}": name for name, reason in missing.items()}
-        ops = {"pack": torch.ops.awqpack.pack.default, "unpack": torch.ops.awqpack.unpack.default}
-        for op, given, expected in (("pack", codes, payload), ("unpack", payload, codes)):
-            into = codes if op == "pack" else unpacked
-            calls: dict[str, Call] = {
-                "awqpack": kernel_call(form, op, active, into, payload),
-                "awqpack, fresh": functools.partial(ops[op], given, form.packing.value, form.reorder),
-                **{name: functools.partial(functions[op], given) for name, functions in peers.items()},
-            }
-            require_equal(calls, expected, f"{op} {form.title}")
-            baseline = {"copy": copies.torch_copy}
-            for row in compare("peers", op, calls, baseline, turns, least_seconds=LEAST_SECONDS, moved=moved):
-                memory = "touched" if row.who == "awqpack" else "fresh"
-                row.what = case(form, "row", threads, memory, codes)
-                yield row
-    for reason in reasons:
-        print(f"left out: {reason}", file=sys.stderr)
-
-
-def require_equal(calls: Mapping[str, Call], expected: torch.Tensor, what: str) -> None:
-    """Ends the run unless every call that returns a tensor returns this one."""
-    for name, call in calls.items():
-        result = call()
-        if isinstance(result, torch.Tensor) and not torch.equal(result, expected):
-            raise SystemExit(f"{name} does not {what} as awqpack does")
-
-
 def watched(rows: Iterator[Row]) -> list[Row]:
     """The rows, with a word on a terminal about the one just measured."""
     done = []
@@ -232,8 +192,4 @@ def run(options: argparse.Namespace) -> list[Row]:
     allocating = watched(bench_allocating(side, threads, options.turns))
     title = "Speed of the ops that allocate their result beside clone() of the same bytes (1 = as fast)"
     print_table(title, allocating, down, ("who", "threads"))
-    small = min(side, PEER_SIZE)
-    with torch_threads(threads[-1]):
-        peers = watched(bench_peers(small, threads[-1], options.turns))
-    print_table(f"Milliseconds on {small}x{small}, {threads[-1]} threads", peers, down, ("who",), "ms")
-    return [*kernels, *allocating, *peers]
+    return [*kernels, *allocating]

@@ -64,24 +64,30 @@ def ratio_of(rows: Iterable[Record], **case: str) -> str:
     return f"{float(found[0]):.2f}" if found else "-"
 
 
-def beside() -> str:
-    """What others take, and how many times as long as awqpack that is."""
-    rows = wanted("beside", "peers", lambda row: row["table"] == "beside")
+def _beside(suite: str, device: str) -> str:
+    """What others take, how many times as long as awqpack that is, and who cannot run there."""
+
+    def is_here(row: Record) -> bool:
+        return row["table"] in ("beside", "left out") and (row.get("device") or "cpu") == device
+
+    found = wanted(suite, f"peers on {device}", is_here)
+    rows = [row for row in found if row["table"] == "beside"]
     ops = list(dict.fromkeys(row["op"] for row in rows))
     lines = []
     for peer in dict.fromkeys(row["baseline"] for row in rows):
-        found = {row["op"]: row for row in rows if row["baseline"] == peer}
+        by_op = {row["op"]: row for row in rows if row["baseline"] == peer}
         version = next(row["version"] for row in rows if row["baseline"] == peer)
         cells = {
-            op: f"{short(float(row['baseline_ms']))}, {times(float(row['ratio']))} times" for op, row in found.items()
+            op: f"{short(float(row['baseline_ms']))}, {times(float(row['ratio']))} times" for op, row in by_op.items()
         }
         lines.append([f"{peer} {version.partition('+')[0]}", *(cells.get(op, "-") for op in ops)])
-    size, place = rows[0]["size"], measured_on(rows)
     head = (
-        f"One {size} weight in {rows[0]['dtype']}, groups of 128: what others take, and how many times as long that "
-        f"is\nas awqpack takes for the same, both in turn"
+        f"One {rows[0]['size']} weight in {rows[0]['dtype']}, groups of 128: what others take, and how many times as "
+        f"long that is\nas awqpack takes for the same, both in turn ({measured_on(found)})."
     )
-    return f"{head} ({place}).\n\n{table(['', *ops], lines)}"
+    text = f"{head}\n\n{table(['', *ops], lines)}"
+    reasons = [f"{row['baseline']} ({row['reason']})" for row in found if row["table"] == "left out"]
+    return text + (f"\n\nLeft out: {'; '.join(reasons)}." if reasons else "")
 
 
 def cpu() -> str:
@@ -208,7 +214,8 @@ def quanto() -> str:
 
 
 FIGURES: dict[str, Callable[[], str]] = {
-    "peers": beside,
+    "peers": lambda: _beside("beside", "cpu"),
+    "gpu-peers": lambda: _beside("gpu", "cuda"),
     "cpu": cpu,
     "gpu": gpu,
     "floats": floats,

@@ -1,4 +1,4 @@
-"""Times quantize, dequantize, min_max_scales and relayout beside copies that move the same bytes, and beside others.
+"""Times quantize, dequantize, min_max_scales and relayout beside copies that move the same bytes.
 
 On the CPU or, with --device cuda, on a GPU.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import ctypes
 import functools
-import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -19,13 +18,11 @@ import awqpack
 from awqpack import AWQPacking
 
 from .cpu import copying_pool, torch_threads
-from .float_peers import float_peers
 from .harness import MIB, Call, Clock, Row, compare, event, medians, print_table, wall
 from .models import MODELS
 
 GROUP = 128
-PEER_SHAPES = ((4096, 4096), (14336, 4096))
-TABLES = ("floats", "relayout", "peers", "models")
+TABLES = ("floats", "relayout", "models")
 V1, MARLIN = AWQPacking.V1, AWQPacking.MARLIN
 GEMM = (V1, True)
 
@@ -132,27 +129,6 @@ def bench_relayout(machine: Machine, side: int, turns: int, pool: ThreadPoolExec
         yield from machine.compare("relayout", op, call, copies, moved, turns, what="payloads")
 
 
-def bench_peers(machine: Machine, turns: int) -> Iterator[Row]:
-    """Milliseconds to quantize and pack, and to unpack and dequantize, one weight in float16."""
-    for shape in PEER_SHAPES:
-        weight = weight_of(shape, torch.float16, machine.device)
-        scales, zeros = awqpack.min_max_scales(weight, GROUP)
-        peers, missing = float_peers(weight, scales, zeros)
-        for op in ("quantize", "dequantize"):
-            calls = {name: functions[op] for name, functions in peers.items() if op in functions}
-            expected = calls["awqpack"]()
-            for name, call in calls.items():
-                different = int((call().reshape(expected.shape) != expected).sum())
-                if different:
-                    print(f"{op}, {name}: {different} of {expected.numel()} elements differ", file=sys.stderr)
-            size = "x".join(map(str, shape))
-            seconds = medians(calls, turns, machine.clock)
-            for name, value in seconds.items():
-                yield Row("peers", op, name, value, {"what": size}, None, "awqpack", seconds["awqpack"])
-    for name, reason in missing.items():
-        print(f"left out: {name}: {reason}", file=sys.stderr)
-
-
 def bench_models(machine: Machine, turns: int) -> Iterator[Row]:
     """Seconds for every linear weight of whole models in bfloat16, buffers reused."""
     for model, (layers, shapes) in MODELS.items():
@@ -203,10 +179,6 @@ def run(options: argparse.Namespace) -> list[Row]:
     down = ("table", "op", "what", "dtype")
     print_table("Speed beside a copy of the same bytes, or a read (1 = as fast)", rows, down, ("threads",))
     last = Machine(options.device, options.threads)
-    if "peers" in options.only:
-        peers = list(bench_peers(last, options.turns))
-        print_table("Milliseconds for one weight in float16", peers, ("what", "op"), ("who",), "ms")
-        rows += peers
     if "models" in options.only:
         models = list(bench_models(last, options.turns))
         print_table("Milliseconds for all linear weights of a model in bfloat16", models, ("what",), ("op",), "ms")

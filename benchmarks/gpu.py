@@ -1,27 +1,27 @@
-"""Times pack and unpack on a GPU beside device-to-device copies that move the same bytes, and the packers of others."""
+"""Times pack and unpack on a GPU beside device-to-device copies that move the same bytes, and beside others."""
 
 from __future__ import annotations
 
 import argparse
 import functools
 import math
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 
 import awqpack
 from awqpack import AWQPacking
-from awqpack.formats import FORMATS, Format, format_of
+from awqpack.formats import FORMATS, Format
 
-from .cpu import ORDERS, require_equal
+from . import beside
+from .cpu import ORDERS
 from .harness import MIB, Call, Row, batch, compare, event, medians, print_table
 from .models import MODELS
-from .peers import gather_to_marlin, peer_functions
+from .progress import Step, steps
 
-PEER_SHAPE = (14336, 4096)
 TABLES = ("host", "kernels", "turned", "relayout", "models", "peers")
 HOST_CALLS = 2000
+SPEED = "Speed beside a copy of the same bytes"
 
 Buffers = Sequence[torch.Tensor]
 
@@ -101,7 +101,6 @@ def bench_relayout(turns: int) -> Iterator[Row]:
     gptq = torch.ops.awqpack.pack(codes, *v1).mT.contiguous()
     packed = torch.ops.awqpack.pack(codes, *marlin)
     del codes
-    gather = gather_to_marlin(format_of(*reordered), gemm.device)
     cases: list[tuple[str, torch.Tensor, tuple[object, ...]]] = [
         ("gemm to Marlin", packed, (gemm, *reordered, *marlin, True)),
         ("Marlin to gemm", gemm, (packed, *marlin, *reordered, True)),
@@ -113,39 +112,7 @@ def bench_relayout(turns: int) -> Iterator[Row]:
         calls["awqpack"]()
         if not torch.equal(out, expected):
             raise SystemExit(f"{op}: the result is not what packing gives")
-        if op == "gemm to Marlin":
-            calls["torch gather"] = functools.partial(gather, gemm)
-            require_equal({"torch gather": calls["torch gather"]}, expected, op)
         yield from compare("relayout", op, calls, {"copy": copy}, turns, event, moved=moved, what={"mib": moved / MIB})
-
-
-def bench_peers(turns: int) -> Iterator[Row]:
-    """What others offer, on one matrix of a Llama-3.1-8B, beside a copy of the same bytes."""
-    codes = random_codes(*PEER_SHAPE)
-    moved = codes.numel() * 3 // 2
-    copy = copy_of(moved)
-    pack, unpack = torch.ops.awqpack.pack.default, torch.ops.awqpack.unpack.default
-    reasons: dict[str, None] = {}
-    for form in FORMATS:
-        packing = form.packing.value, form.reorder
-        payload = pack(codes, *packing)
-        peers, missing = peer_functions(form)
-        reasons |= dict.fromkeys(f"{name}: {reason}" for name, reason in missing.items())
-        ours: dict[str, dict[str, Call]] = {
-            "pack": {
-                "awqpack": functools.partial(pack, codes, *packing, False),
-                "awqpack, validated": functools.partial(pack, codes, *packing),
-            },
-            "unpack": {"awqpack": functools.partial(unpack, payload, *packing)},
-        }
-        for op, given, expected in (("pack", codes, payload), ("unpack", payload, codes)):
-            theirs = {name: functools.partial(functions[op], given) for name, functions in peers.items()}
-            calls: dict[str, Call] = {**ours[op], **theirs}
-            require_equal(calls, expected, f"{op} {form.title}")
-            what = {"mib": codes.numel() / MIB, "packing": form.title, "order": "row"}
-            yield from compare("peers", op, calls, {"copy": copy}, turns, event, moved=moved, what=what)
-    for reason in reasons:
-        print(f"left out: {reason}", file=sys.stderr)
 
 
 def bench_host() -> Iterator[Row]:
@@ -197,36 +164,44 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--only", choices=TABLES, nargs="*", default=TABLES, help="some tables only")
 
 
+def plan(options: argparse.Namespace) -> Iterator[Step]:
+    """What is measured, named: the tables asked for, a step for each size and each peer."""
+    alone: dict[str, Callable[[], Iterable[Row]]] = {
+        "host": bench_host,
+        "relayout": lambda: bench_relayout(options.turns),
+        "models": bench_models,
+    }
+    by_size = {"kernels": bench_kernels, "turned": bench_turned}
+    for name in options.only:
+        if name in alone:
+            yield name, lambda name=name: list(alone[name]())  # type: ignore[misc]
+        elif name in by_size:
+            for mib in options.sizes_mib:
+                yield f"{name}, {mib} MiB", lambda n=name, m=mib: list(by_size[n](m, options.turns))  # type: ignore[misc]
+    if "peers" in options.only:
+        yield from beside.plan("cuda")
+
+
 def run(options: argparse.Namespace) -> list[Row]:
     """Measures and prints."""
     if not torch.cuda.is_available():
         raise SystemExit("the gpu suite expects a CUDA GPU; torch sees none")
     if not awqpack.build_info()["cuda_archs"] or awqpack._C.probe_cuda(0) is not None:
         raise SystemExit("the gpu suite expects a build with CUDA kernels for this GPU")
-    rows: list[Row] = []
-    if "host" in options.only:
-        rows += bench_host()
-        print_table("Microseconds of the host a call", rows, ("op",), ("mib",), "us")
-        print_table("t + 1 beside it (1 = as fast)", rows, ("op",), ("mib",))
-    if "kernels" in options.only:
-        kernels = [row for mib in options.sizes_mib for row in bench_kernels(mib, options.turns)]
-        title = "Speed beside a copy of the same bytes, by MiB of codes (1 = as fast)"
-        print_table(title, kernels, ("packing", "order", "op"), ("mib",))
-        rows += kernels
-    if "turned" in options.only:
-        turned = [row for mib in options.sizes_mib for row in bench_turned(mib, options.turns)]
-        print_table("The same for a payload viewed transposed", turned, ("packing", "order", "op"), ("mib",))
-        rows += turned
-    if "relayout" in options.only:
-        relayouts = list(bench_relayout(options.turns))
-        print_table("From one packing to another, beside a copy of the same bytes", relayouts, ("op",), ("who",))
-        rows += relayouts
-    if "models" in options.only:
-        models = list(bench_models())
-        print_table("Milliseconds for all linear weights of a model", models, ("model", "packing"), ("op",), "ms")
-        rows += models
-    if "peers" in options.only:
-        peers = list(bench_peers(options.turns))
-        print_table("Milliseconds on {}x{} codes".format(*PEER_SHAPE), peers, ("packing", "op"), ("who",), "ms")
-        rows += peers
+    rows = steps("on a GPU", list(plan(options)))
+    titles: dict[str, list[tuple[str, tuple[str, ...], tuple[str, ...], str]]] = {
+        "host": [
+            ("Microseconds of the host a call", ("op",), ("mib",), "us"),
+            ("t + 1 beside it (1 = as fast)", ("op",), ("mib",), "ratio"),
+        ],
+        "kernels": [(f"{SPEED}, by MiB of codes (1 = as fast)", ("packing", "order", "op"), ("mib",), "ratio")],
+        "turned": [("The same for a payload viewed transposed", ("packing", "order", "op"), ("mib",), "ratio")],
+        "relayout": [(f"From one packing to another, {SPEED.lower()}", ("op",), ("who",), "ratio")],
+        "models": [("Milliseconds for all linear weights of a model", ("model", "packing"), ("op",), "ms")],
+    }
+    for name, tables in titles.items():
+        if found := [row for row in rows if row.table == name]:
+            for title, down, across, value in tables:
+                print_table(title, found, down, across, value)
+    beside.print_tables(rows)
     return rows

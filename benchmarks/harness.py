@@ -6,6 +6,7 @@ import csv
 import datetime
 import functools
 import itertools
+import math
 import os
 import platform
 import re
@@ -187,7 +188,7 @@ class Row:
             "op": self.op,
             **self.what,
             "who": self.who,
-            "ms": f"{self.seconds * 1e3:.6g}",
+            "ms": "" if math.isnan(self.seconds) else f"{self.seconds * 1e3:.6g}",  # NaN where nothing ran
             "gb_per_s": "" if self.moved is None else f"{self.moved / self.seconds / 1e9:.4g}",
             "baseline": self.baseline,
             "baseline_ms": "" if self.baseline_seconds is None else f"{self.baseline_seconds * 1e3:.6g}",

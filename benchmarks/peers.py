@@ -1,4 +1,4 @@
-"""The packers of others, which the benchmarks put beside ours."""
+"""How others pack, round and gather, which the benchmarks put beside ours."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ from typing import Any
 import torch
 
 from awqpack import AWQPacking
-from awqpack.formats import Format, format_of
-from awqpack.ops import portable
+from awqpack.formats import FORMATS, Format, format_of
 
 Functions = dict[str, Callable[[torch.Tensor], Any]]  # by op: of codes, of a payload
 
@@ -67,48 +66,8 @@ def load_quanto() -> Any:
     return module
 
 
-def quanto_functions(form: Format) -> Functions | str:
-    """optimum-quanto's packing and unpacking of one matrix."""
-    quanto = load_quanto()
-    if quanto is None:
-        return "not installed (pip install --no-deps optimum-quanto==0.2.7)"
-    if form.packing is AWQPacking.V2:
-        return {"pack": quanto.pack_v2, "unpack": quanto.unpack_v2}
-    if form.packing is not AWQPacking.V1:
-        return f"packs no {form.title}"
-    return {
-        "pack": functools.partial(quanto.pack, reorder=form.reorder),
-        "unpack": functools.partial(quanto.unpack, reorder=form.reorder),
-    }
-
-
-def compressed_tensors_functions(form: Format) -> Functions | str:
-    """compressed-tensors' pack_to_int32 and unpack_from_int32, which take signed codes."""
-    try:
-        helpers = importlib.import_module("compressed_tensors.compressors.pack_quantized.helpers")
-    except ImportError:
-        return "not installed (pip install compressed-tensors==0.17.1)"
-    if form.packing is not AWQPacking.V1 or form.reorder:
-        return f"packs no {form.title}"
-
-    def pack(codes: torch.Tensor) -> Any:
-        return helpers.pack_to_int32(codes.to(torch.int8) - 8, 4)
-
-    def unpack(payload: torch.Tensor) -> Any:
-        shape = torch.Size([payload.shape[0], payload.shape[1] * 8])
-        return (helpers.unpack_from_int32(payload, 4, shape) + 8).to(torch.uint8)
-
-    return {"pack": pack, "unpack": unpack}
-
-
-def torch_functions(form: Format) -> Functions | str:
-    """What one writes without a packer: shifts and a sum. Without a one-liner, awqpack's portable kernels stand in."""
-    if form.packing is not AWQPacking.V1:
-        number, reorder = form.packing.value, form.reorder
-        return {
-            "pack": lambda codes: portable.pack(codes, number, reorder, False),
-            "unpack": lambda payload: portable.unpack(payload, number, reorder),
-        }
+def torch_functions(form: Format) -> Functions:
+    """V1 as one writes it without a packer: shifts and a sum."""
     places = [form.place(i)[1] for i in range(8)]
     back = sorted(range(8), key=places.__getitem__)
 
@@ -122,13 +81,6 @@ def torch_functions(form: Format) -> Functions | str:
         return (payload.unsqueeze(-1) >> shifts & 15).byte().flatten(-2)
 
     return {"pack": pack, "unpack": unpack}
-
-
-def compiled_functions(form: Format) -> Functions | str:
-    """torch_functions under torch.compile."""
-    plain = torch_functions(form)
-    assert isinstance(plain, dict)
-    return {op: torch.compile(function, dynamic=False) for op, function in plain.items()}
 
 
 def gather_to_marlin(source: Format, device: torch.device) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -151,22 +103,29 @@ def gather_to_marlin(source: Format, device: torch.device) -> Callable[[torch.Te
     return gather
 
 
-# Who packs codes beside us; each gives its functions for a packing, or says why it has none.
-PEERS: dict[str, Callable[[Format], Functions | str]] = {
-    "torch ops": torch_functions,
-    "torch.compile": compiled_functions,
-    "optimum-quanto": quanto_functions,
-    "compressed-tensors": compressed_tensors_functions,
-}
+def _rounded(weight: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor) -> torch.Tensor:
+    """Codes, as one writes it."""
+    groups = weight.view(len(weight), scales.shape[1], -1)
+    quotient = groups.float() / scales.float().unsqueeze(-1) + zeros.unsqueeze(-1)
+    return quotient.round().clamp(0, 15).to(torch.uint8).flatten(1)
 
 
-def peer_functions(form: Format) -> tuple[dict[str, Functions], dict[str, str]]:
-    """The functions of every peer that packs this way, and the reasons of those that do not."""
-    found, missing = {}, {}
-    for name, functions_of in PEERS.items():
-        functions = functions_of(form)
-        if isinstance(functions, str):
-            missing[name] = functions
-        else:
-            found[name] = functions
-    return found, missing
+def _scaled(codes: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor) -> torch.Tensor:
+    """The weight of codes, as one writes it."""
+    groups = codes.view(len(codes), scales.shape[1], -1).float()
+    weight = (groups - zeros.unsqueeze(-1)) * scales.float().unsqueeze(-1)
+    return weight.to(scales.dtype).flatten(1)
+
+
+def torch_float_functions() -> dict[str, Callable[..., torch.Tensor]]:
+    """quantize of a weight and dequantize of a V1 payload, with scales and zeros: round, shift and sum; shift, mask and
+    multiply."""
+    packer = torch_functions(FORMATS[0])
+
+    def quantize(weight: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor) -> torch.Tensor:
+        return packer["pack"](_rounded(weight, scales, zeros))  # type: ignore[no-any-return]
+
+    def dequantize(payload: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor) -> torch.Tensor:
+        return _scaled(packer["unpack"](payload), scales, zeros)
+
+    return {"quantize": quantize, "dequantize": dequantize}

@@ -129,9 +129,13 @@ def throughput(plt: Any, theme: Theme) -> list[Newest]:
 # --- a large model ---
 
 
+def _peers_on_cpu() -> Newest:
+    return newest("beside", lambda row: row["table"] == "beside" and row.get("device") != "cuda")
+
+
 def large_model(plt: Any, theme: Theme) -> list[Newest]:
     """Seconds to pack, quantize and dequantize a 70B, beside others."""
-    rows = newest("beside", lambda row: row["table"] == "beside")
+    rows = _peers_on_cpu()
     side, other = map(int, rows[0]["size"].split("x"))
     factor = linear_weights(MODEL) / (side * other) / 1e3
     of_quantize = [(float(r["ms"]), float(r["baseline_ms"])) for r in rows if r["op"] == "quantize"]
@@ -250,7 +254,7 @@ def drawn_from(name: str) -> str:
     """What a plot drawn now would say."""
     used: dict[str, Callable[[], list[Newest]]] = {
         "throughput": lambda: [rows for rows in (_sizes_of_cpu(), _sizes_of_gpu()) if rows],
-        "large-model": lambda: [newest("beside", lambda row: row["table"] == "beside")],
+        "large-model": lambda: [_peers_on_cpu()],
         "calls": lambda: [
             newest("host", lambda row: row["table"] == "host" and row["device"] == "cuda")
             or newest("host", lambda row: row["table"] == "host")

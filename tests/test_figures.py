@@ -71,6 +71,35 @@ def test_the_newest_file_that_has_the_rows_is_read(benchmarks, tmp_path, monkeyp
     assert not results.newest("gpu", lambda row: row["table"] == "none")
 
 
+def test_a_peer_that_cannot_run_is_listed_with_the_reason(benchmarks, monkeypatch):
+    beside, pairs = benchmarks("beside"), benchmarks("pairs")
+
+    def failing(layer):
+        return {"pack": pairs.Pair(lambda: 1 / 0, layer.codes.clone)}
+
+    monkeypatch.setattr(beside, "PEERS", {"torch ops": (None, failing), "cats": ("1.0", failing)})
+    rows = [row for _, step in beside.plan("cpu", 128, 1) for row in step()]
+    assert [(row.table, row.baseline, row.what["reason"]) for row in rows] == [
+        ("left out", "torch ops", "pack: ZeroDivisionError: division by zero"),
+        ("left out", "cats", "not installed (make bench installs 1.0)"),
+    ]
+    assert {row.columns()["ms"] for row in rows} == {""}
+
+
+def test_peers_of_each_device_are_shown_apart(benchmarks, tmp_path, monkeypatch):
+    figures = benchmarks("figures")
+    monkeypatch.setattr(benchmarks("results"), "FOLDER", tmp_path)
+    (tmp_path / "gpu-h100-2026-01-01.csv").write_text(
+        "gpu,cpu,cpus,torch,date,table,op,size,dtype,version,device,reason,ms,baseline,baseline_ms,ratio\n"
+        "H100,Xeon,16,2.11,2026-01-01,beside,pack,8x8,float16,2.11,cuda,,1,torch ops,3,3\n"
+        "H100,Xeon,16,2.11,2026-01-01,left out,,,,0.2,cuda,not installed,,autoawq,,\n"
+    )
+    shown = figures.filled_in("<!-- figures:gpu-peers -->\n<!-- /figures -->")
+    assert "| torch ops 2.11 | 3 ms, 3.0 times |\n\nLeft out: autoawq (not installed).\n" in shown
+    unmeasured = "<!-- figures:peers -->\nold\n<!-- /figures -->"
+    assert figures.filled_in(unmeasured) == unmeasured
+
+
 @pytest.mark.parametrize(
     ("milliseconds", "text"),
     [
