@@ -8,6 +8,7 @@ import torch
 from shared import assert_same, random_codes
 from twin import pack as twin_pack
 
+import awqpack
 from awqpack import AWQPacking
 from awqpack.layouts import relayout, relayout_runs
 from awqpack.layouts.weight import PackedWeight, PairedRows
@@ -97,3 +98,16 @@ def test_from_each_format_to_each_other(one, other, monkeypatch):
             lambda purpose, dtype, shape: torch.empty(shape, dtype=dtype),
         )
         assert_same(torch.cat([run.clone() for run in runs]), expected)
+
+
+@pytest.mark.parametrize("cols", [256, 252])  # with whole words of V1 in a row, and without
+def test_modelopt_weights_are_rounded_as_every_other(cols, monkeypatch):
+    monkeypatch.setattr("awqpack.layouts.weight._CHUNK_CODES", 2048)  # several runs of rows
+    form, weight = PairedRows(), torch.randn(40, cols, generator=torch.Generator().manual_seed(0)).half()
+    scales, zeros = awqpack.min_max_scales(weight, 36 if cols == 252 else 32, symmetric=True)
+    turned = awqpack.quantize(weight.t(), scales.t(), zeros.t())
+    stored = form.quantize(weight, scales, None)
+    assert_same(stored, form.pack(awqpack.unpack(turned).t()))
+    back = torch.empty_like(weight)
+    form.dequantize_into(stored, scales, zeros, back)
+    assert_same(back, awqpack.dequantize(turned, scales.t(), zeros.t()).t())

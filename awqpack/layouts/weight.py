@@ -240,12 +240,50 @@ class PairedRows(WeightFormat):
         if validate:
             checks.require_codes(codes)
         torch.bitwise_left_shift(codes[1::2], 4, out=stored)
-        stored.bitwise_or_(codes[::2] & 15).bitwise_xor_(0x88)
+        stored.bitwise_or_(codes[::2]).bitwise_xor_(0x88)
 
     def unpack_into(self, stored: torch.Tensor, codes: torch.Tensor) -> None:
         torch.bitwise_and(stored, 15, out=codes[::2])
         torch.bitwise_right_shift(stored, 4, out=codes[1::2])
         codes.bitwise_xor_(8)
+
+    # In rows where these are whole words of V1, as a byte lies along one: turned, every byte would be a step away.
+    def quantize_into(
+        self,
+        weight: torch.Tensor,
+        scales: torch.Tensor,
+        zeros: torch.Tensor | None,
+        stored: torch.Tensor,
+        validate: bool = True,
+    ) -> None:
+        if weight.shape[1] % 8 != 0:
+            super().quantize_into(weight, scales, zeros, stored, validate)
+            return
+        payload = floats.quantize(weight, scales, zeros, validate=validate)
+        for codes, rows, pairs in _in_runs(weight):
+            self.pack_into(functional.unpack(payload[rows], out=codes), stored[pairs], validate=False)
+
+    def dequantize_into(
+        self, stored: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor, weight: torch.Tensor
+    ) -> None:
+        if weight.shape[1] % 8 != 0:
+            super().dequantize_into(stored, scales, zeros, weight)
+            return
+        payload = torch.empty(len(weight), weight.shape[1] // 8, dtype=torch.int32, device=weight.device)
+        for codes, rows, pairs in _in_runs(weight):
+            self.unpack_into(stored[pairs], codes)
+            functional.pack(codes, validate=False, out=payload[rows])
+        floats.dequantize(payload, scales, zeros, out=weight)
+
+
+def _in_runs(weight: torch.Tensor) -> Iterator[tuple[torch.Tensor, slice, slice]]:
+    """Memory for the codes of a run of a weight's rows, those rows, and the pairs of them."""
+    rows, cols = weight.shape
+    step = max(_CHUNK_CODES // max(cols, 1) // 2 * 2, 2)
+    memory = torch.empty(min(step, rows), cols, dtype=torch.uint8, device=weight.device)
+    for begin in range(0, rows, step):
+        end = min(begin + step, rows)
+        yield memory[: end - begin], slice(begin, end), slice(begin // 2, end // 2)
 
 
 Take = Callable[[str, torch.dtype, tuple[int, int]], torch.Tensor]  # gives memory for a purpose: "codes" or "stored"

@@ -37,6 +37,20 @@ typedef struct array_view {
     char name[48];
 } array_view;
 
+/* Asks NumPy, which takes a while: only where an error is to name it. */
+static int name_dtype(PyArrayObject *array, char *name, size_t size)
+{
+    PyObject *object = PyObject_Str((PyObject *)PyArray_DESCR(array));
+    const char *text = object == NULL ? NULL : PyUnicode_AsUTF8AndSize(object, NULL);
+    if (text == NULL) {
+        Py_XDECREF(object);
+        return -1;
+    }
+    PyOS_snprintf(name, size, "%s%s", text, PyArray_ISNOTSWAPPED(array) ? "" : " (not native byte order)");
+    Py_DECREF(object);
+    return 0;
+}
+
 static int read_array(PyObject *object, const char *what, array_view *out)
 {
     if (!PyArray_Check(object)) {
@@ -46,29 +60,24 @@ static int read_array(PyObject *object, const char *what, array_view *out)
     }
     PyArrayObject *array = (PyArrayObject *)object;
     const int64_t item = PyArray_ITEMSIZE(array);
+    const awq_dtype dtype = PyArray_ISNOTSWAPPED(array) ? dtype_of(array) : AWQ_DTYPE_OTHER;
     out->view = (awq_view){
         .data = PyArray_DATA(array),
         .sizes = out->sizes,
         .strides = out->strides,
         .ndim = PyArray_NDIM(array),
-        .dtype = PyArray_ISNOTSWAPPED(array) ? dtype_of(array) : AWQ_DTYPE_OTHER,
-        .dtype_name = out->name,
+        .dtype = dtype,
+        .dtype_name = dtype == AWQ_DTYPE_OTHER ? out->name : awq_dtype_name(dtype),
     };
-    PyObject *name = PyObject_Str((PyObject *)PyArray_DESCR(array));
-    const char *text = name == NULL ? NULL : PyUnicode_AsUTF8AndSize(name, NULL);
-    if (text == NULL) {
-        Py_XDECREF(name);
+    if (dtype == AWQ_DTYPE_OTHER && name_dtype(array, out->name, sizeof out->name) < 0) {
         return -1;
     }
-    PyOS_snprintf(out->name, sizeof out->name, "%s%s", text,
-                  PyArray_ISNOTSWAPPED(array) ? "" : " (not native byte order)");
-    Py_DECREF(name);
     for (int d = 0; d < PyArray_NDIM(array); d++) {
         out->sizes[d] = PyArray_DIM(array, d);
-        if (out->view.dtype != AWQ_DTYPE_OTHER && PyArray_STRIDE(array, d) % item != 0) {
+        if (dtype != AWQ_DTYPE_OTHER && PyArray_STRIDE(array, d) % item != 0) {
             PyErr_Format(PyExc_ValueError,
                          "%s expects strides that are multiples of the item size; got stride %zd bytes of dtype %s",
-                         what, (Py_ssize_t)PyArray_STRIDE(array, d), out->name);
+                         what, (Py_ssize_t)PyArray_STRIDE(array, d), out->view.dtype_name);
             return -1;
         }
         out->strides[d] = item == 0 ? 0 : PyArray_STRIDE(array, d) / item;
