@@ -1,5 +1,6 @@
-"""What others' loaders make of converted checkpoints, and we of theirs: GPTQModel and auto-round, on the CPU."""
+"""Loaders of others on converted checkpoints, and ours on theirs: GPTQModel, auto-round, ModelOpt, on the CPU."""
 
+import copy
 import json
 
 import pytest
@@ -128,3 +129,36 @@ def test_what_auto_round_writes(symmetric, auto_round, llamas, tmp_path):
     assert not (tmp_path / "again" / "quantization_config.json").exists()
     expected = AutoModelForCausalLM.from_pretrained(tmp_path / "again").eval()
     assert_same_model(load_by_auto_round(folder), expected)
+
+
+def test_what_modelopt_writes(llamas, tmp_path):
+    """The weights by which ModelOpt's own quantized model computes are those that we read from what it exports, bit for
+    bit: it has no code that unpacks such a checkpoint again. Scales are powers of two, so that neither rounds."""
+    quantization = pytest.importorskip("modelopt.torch.quantization", reason="needs the package nvidia-modelopt")
+    from modelopt.torch.export import export_hf_checkpoint
+    from transformers import AutoModelForCausalLM
+
+    checkpoint.convert(llamas[True][0], tmp_path / "floats", "float32")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "floats").eval()
+    generator = torch.Generator().manual_seed(0)
+    linears = {name: m for name, m in model.named_modules() if isinstance(m, torch.nn.Linear) and name != "lm_head"}
+    for linear in linears.values():
+        weight = torch.rand(linear.weight.shape, generator=generator) * 14 - 7
+        weight[:, ::GROUP_SIZE] = 7  # of each group the largest, and 7 scales
+        linear.weight.data = weight * 2**-7
+    config = copy.deepcopy(quantization.INT4_AWQ_CFG) | {"algorithm": "max"}  # which needs no samples
+    sizes = [entry["cfg"]["block_sizes"] for entry in config["quant_cfg"] if "block_sizes" in entry.get("cfg", {})]
+    for size in sizes:
+        size[-1] = GROUP_SIZE
+    quantization.quantize(model, config, lambda model: None)
+    expected = {name: linear.weight_quantizer(linear.weight).detach().clone() for name, linear in linears.items()}
+    said = logits(model)
+    export_hf_checkpoint(model, export_dir=tmp_path / "theirs")
+    found = checkpoint.inspect(tmp_path / "theirs")
+    assert (found.layout, found.problems, len(found.layers)) == ("modelopt", (), 14)
+    checkpoint.convert(tmp_path / "theirs", tmp_path / "again", "float32")
+    read = AutoModelForCausalLM.from_pretrained(tmp_path / "again").eval()
+    assert {name: torch.equal(read.get_submodule(name).weight, weight) for name, weight in expected.items()} == (
+        dict.fromkeys(expected, True)
+    )
+    torch.testing.assert_close(logits(read), said, rtol=1e-5, atol=1e-5)
