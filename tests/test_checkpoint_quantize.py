@@ -11,7 +11,7 @@ from shared import assert_same
 import awqpack
 from awqpack import checkpoint, cli
 from awqpack.checkpoint import CheckpointError
-from awqpack.layouts import LAYOUTS
+from awqpack.layouts import LAYOUTS, quantize_layer
 
 KEPT = {
     "lm_head": "the head",
@@ -79,6 +79,17 @@ def test_more_than_a_chunk(target, tmp_path):
         layer = opened.decode("layers.0.fc")
     assert_same(layer.scales.contiguous(), scales)
     assert_same(layer.codes.contiguous(), awqpack.unpack(awqpack.quantize(weight, scales, zeros)))
+
+
+def test_gptq_takes_weights_without_negatives(tmp_path):
+    """As quantize_layer has it; chunk by chunk."""
+    weight = torch.randn(2056, 1024, generator=torch.Generator().manual_seed(0)).abs()
+    given = write_floats(tmp_path / "given", {"layers.0.fc.weight": weight})
+    checkpoint.quantize(given, tmp_path / "out", "gptq", group_size=64)
+    written = load_file(tmp_path / "out" / "model.safetensors")
+    expected = quantize_layer(weight, LAYOUTS["gptq"], 64, formula=LAYOUTS["gptq"].formulas[0], dtype=torch.float16)
+    for name, tensor in expected.items():
+        assert_same(written[f"layers.0.fc.{name}"], tensor.contiguous())
 
 
 CHOICES = {

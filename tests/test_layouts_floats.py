@@ -51,6 +51,51 @@ def test_quantize_layer(name, symmetric):
     assert_same(layer.dequantize(), awqpack.dequantize(payload, scales, zeros))
 
 
+def weight_without_negatives(dtype):
+    """Float32 (8, 128) of 2 groups a row; in the first of each, what round-to-nearest gives a zero of 0."""
+    weight = torch.randn(8, 128, generator=torch.Generator().manual_seed(0)).to(dtype)
+    weight[:, :64] = weight[:, :64].abs()
+    weight[1, :64] = 3  # a range of nothing
+    weight[2, :64] = 0
+    weight[3, 5] = -weight[3, :64].max() / 64  # less than half a step
+    return weight
+
+
+def lifted(weight, scales, zeros):
+    """A zero of 0 becomes 1, beside a scale by which code 15 is the largest weight of the group. The twin, in loops."""
+    scales, zeros, size = scales.clone(), zeros.clone(), weight.shape[1] // scales.shape[1]
+    for row in range(zeros.shape[0]):
+        for group in range(zeros.shape[1]):
+            if zeros[row, group] == 0:
+                scales[row, group] = weight[row, group * size : (group + 1) * size].float().max() / 14
+                zeros[row, group] = 1
+    return scales, zeros
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
+def test_gptq_rounds_without_a_zero_of_0(dtype):
+    weight = weight_without_negatives(dtype)
+    scales, zeros = awqpack.min_max_scales(weight, 64)
+    assert bool((zeros[:, 0] == 0).all() and (zeros[:, 1] != 0).all())
+    with pytest.raises(LayoutError, match="has no place for the 0 of row 0, group 0: gptq_v2 has"):
+        LAYOUTS["gptq"].encode_float(weight, scales, zeros)  # somebody's own stay as they are
+    layer = LAYOUTS["gptq"].decode(quantize_layer(weight, LAYOUTS["gptq"], 64), 64)
+    expected_scales, expected_zeros = lifted(weight, scales, zeros)
+    assert_same(layer.scales.contiguous(), expected_scales)
+    assert_same(layer.zeros.contiguous(), expected_zeros)
+    assert_same(layer.codes.contiguous(), awqpack.unpack(awqpack.quantize(weight, expected_scales, expected_zeros)))
+    assert layer.codes[[0, 1, 3], :64].amax(1).tolist() == [15, 15, 15]
+    assert bool((layer.codes[2, :64] == 1).all())
+    assert_same(LAYOUTS["gptq_v2"].decode(quantize_layer(weight, LAYOUTS["gptq_v2"], 64), 64).zeros.contiguous(), zeros)
+
+
+def test_gptq_names_a_scale_that_is_none():
+    weight = torch.zeros(8, 128)
+    weight[0, 0] = 65504 * 14.5  # a range of 15 steps that float16 holds, and none of 14
+    with pytest.raises(LayoutError, match=r"no float16 is 67843\.4, a scale beside a zero of 1"):
+        quantize_layer(weight, LAYOUTS["gptq"], 64, dtype=torch.float16)
+
+
 def test_dequantize_of_any_scale_and_order():
     layer = random_layer(64, 256, 64)
     scales = layer.scales * torch.where(torch.arange(4) % 2 == 0, 1, -1).half()

@@ -184,7 +184,8 @@ class _Quantize(Job):
 
         try:
             name, done = prefixed(self.name, target.names["weight"]), 0
-            for run in quantize_runs(rows, (n, k), target.weight, scales, zeros, formula, buffers.take):
+            lowest = target.lowest_zero
+            for run in quantize_runs(rows, (n, k), target.weight, scales, zeros, formula, lowest, buffers.take):
                 sink.write(name, run, done)
                 done += run.nbytes
             side = target.encode_side(geometry, scales, zeros)

@@ -11,6 +11,7 @@ import torch
 from .. import floats
 from .parts import SCALE_DTYPES, AmbiguousGroupError, Geometry, Layer, LayoutError, QuantizationConfig, TensorSpec
 from .reading import StoredLayout
+from .rounding import lift_zeros
 
 
 class Layout(StoredLayout):
@@ -26,6 +27,7 @@ class Layout(StoredLayout):
 
     # round-to-nearest's scales, as awqpack.min_max_scales names them: with zeros, and symmetric
     formulas: ClassVar[tuple[str, str]] = ("asymmetric", "absmax/7")
+    lowest_zero: ClassVar[int] = 0  # that it holds
 
     # --- what each layout says ---
 
@@ -165,6 +167,8 @@ def quantize_layer(
 ) -> dict[str, torch.Tensor]:
     """The tensors of a float weight in any layout, rounded to the nearest: awqpack.min_max_scales and encode_float.
 
+    Where a layout holds no zero of 0 (gptq), groups that would have it get the zero 1 and the scale ``max / 14``.
+
     Args:
         weight: float16, bfloat16 or float32 ``(N, K)``.
         layout: one of LAYOUTS.
@@ -177,6 +181,7 @@ def quantize_layer(
         ValueError: what awqpack.min_max_scales refuses.
     """
     scales, zeros = floats.min_max_scales(weight, group_size, symmetric=symmetric, formula=formula, dtype=dtype)
+    lift_zeros(weight, scales, zeros, layout.lowest_zero)
     is_symmetric = symmetric or (formula or "").startswith("absmax/")
     return layout.encode_float(weight, scales, None if is_symmetric else zeros, bias)
 

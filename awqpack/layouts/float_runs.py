@@ -9,6 +9,7 @@ import torch
 
 from .. import floats
 from .parts import LayoutError
+from .rounding import lift_zeros
 from .weight import Rows, Take, WeightFormat
 
 # Elements at a time: their floats stay in the last-level cache until they are written.
@@ -66,6 +67,7 @@ def quantize_runs(
     scales: torch.Tensor,
     zeros: torch.Tensor,
     formula: str,
+    lowest_zero: int,
     take: Take,
 ) -> Iterator[torch.Tensor]:
     """What is stored of a float weight, rounded to the nearest, as runs of whole rows; the next may overwrite the last.
@@ -76,6 +78,7 @@ def quantize_runs(
         target: the format. One whose rows run along K is one run, of all that is stored.
         scales, zeros: ``(N, G)``, which are written.
         formula: as for :func:`awqpack.min_max_scales`.
+        lowest_zero: that the target holds.
         take: memory for a purpose, which may be what it gave for that before.
 
     Raises:
@@ -89,6 +92,7 @@ def quantize_runs(
             floats.min_max_scales(weight, k // scales.shape[1], formula=formula, out=(scale, zero))
         except ValueError as error:
             raise LayoutError(_reason_not_rounded(weight, begin) or str(error)) from None
+        lift_zeros(weight, scale, zero, lowest_zero)
         if whole is not None:
             run = target.part(whole, False, begin, end)
         else:

@@ -30,6 +30,7 @@ class Gptq(Layout):
     weight = PackedWeight(AWQPacking.V1, is_turned=True)
     source = "GPTQModel, gptqmodel/nn_modules/qlinear/__init__.py"
     keeps_order = True
+    lowest_zero = 1
     config_files = ("quantize_config.json",)
     formats: ClassVar[tuple[str | None, ...]] = (
         "gptq",
@@ -84,7 +85,7 @@ class Gptq(Layout):
 
     def _stored(self, zeros: torch.Tensor) -> torch.Tensor:
         """What is packed of zeros ``(N, G)``. Raises LayoutError for a zero of 0."""
-        if bool((zeros == 0).any()):
+        if zeros.numel() != 0 and int(zeros.min()) == 0:
             row, group = (zeros == 0).nonzero()[0].tolist()
             raise LayoutError(
                 f"a zero is stored minus one, which has no place for the 0 of row {row}, group {group}: gptq_v2 has"
@@ -159,6 +160,7 @@ class GptqV2(Gptq):
 
     name = "gptq_v2"
     formats = ("gptq_v2",)
+    lowest_zero = 0
 
     def caution(self, config: QuantizationConfig) -> str | None:
         return None

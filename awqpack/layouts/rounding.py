@@ -1,0 +1,33 @@
+"""Round-to-nearest's own scales and zeros, within the zeros that a layout holds."""
+
+from __future__ import annotations
+
+import torch
+
+from .parts import LayoutError
+
+
+def lift_zeros(weight: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor, lowest: int) -> None:
+    """Makes zeros below ``lowest`` that one, in place, beside scales by which the codes above it reach each group's
+    largest weight: ``max(weight) / (15 - lowest)``. What is negative in such a group was, and is, next to nothing.
+
+    Args:
+        weight: ``(N, K)``.
+        scales, zeros: ``(N, G)``, as awqpack.min_max_scales gives them.
+        lowest: zero that a layout holds.
+
+    Raises:
+        LayoutError: a scale is none in its dtype.
+    """
+    if lowest == 0:
+        return
+    is_below = zeros < lowest
+    if not bool(is_below.any()):
+        return
+    groups = weight.reshape(*scales.shape, -1)[is_below]
+    lifted = (groups.amax(1).float().clamp(min=0) / (15 - lowest)).to(scales.dtype)
+    if not bool(lifted.isfinite().all()):
+        name = str(scales.dtype).removeprefix("torch.")
+        raise LayoutError(f"no {name} is {float(groups.max()) / (15 - lowest):g}, a scale beside a zero of {lowest}")
+    scales[is_below] = lifted
+    zeros[is_below] = lowest
