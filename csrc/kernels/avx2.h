@@ -7,7 +7,9 @@
 #include <immintrin.h>
 #include <string.h>
 
+#ifndef AWQ_TARGET
 #define AWQ_TARGET "avx2"
+#endif
 #include "x86.h"
 
 typedef __m256i vector;

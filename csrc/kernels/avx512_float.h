@@ -6,27 +6,42 @@
 
 #include "avx512.h"
 
-enum { LANES = VECTOR / sizeof(float) };
+typedef __m512 floats;
+typedef __m512i ints;
+
+enum { LANES = VECTOR / sizeof(float), STEP = VECTOR };
 
 ALWAYS_INLINE __mmask16 first_lanes(int64_t n)
 {
     return n <= 0 ? 0 : n >= LANES ? (__mmask16)0xffff : (__mmask16)((1u << n) - 1);
 }
 
-/* Up to 16 floats. Masked accesses are slower, stores by far: only the ends of lines take them. */
-ALWAYS_INLINE __m512 load_floats(awq_dtype dtype, const uint8_t *from, __mmask16 lanes)
+ALWAYS_INLINE floats all_of(float value)
 {
-    const bool is_whole = lanes == 0xffff;
-    if (dtype == AWQ_DTYPE_FLOAT32) {
-        return is_whole ? _mm512_loadu_ps(from) : _mm512_maskz_loadu_ps(lanes, from);
-    }
-    const __m256i halves = is_whole ? _mm256_loadu_si256((const void *)from) : _mm256_maskz_loadu_epi16(lanes, from);
+    return _mm512_set1_ps(value);
+}
+
+ALWAYS_INLINE floats widened_halves(awq_dtype dtype, __m256i halves)
+{
     return dtype == AWQ_DTYPE_FLOAT16 ? _mm512_cvtph_ps(halves)
                                       : _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
 }
 
+ALWAYS_INLINE floats load_floats(awq_dtype dtype, const uint8_t *from)
+{
+    return dtype == AWQ_DTYPE_FLOAT32 ? _mm512_loadu_ps(from)
+                                      : widened_halves(dtype, _mm256_loadu_si256((const void *)from));
+}
+
+/* Masked accesses are slower, stores by far: only the ends of lines take them. */
+ALWAYS_INLINE floats load_some(awq_dtype dtype, const uint8_t *from, int64_t n)
+{
+    return dtype == AWQ_DTYPE_FLOAT32 ? _mm512_maskz_loadu_ps(first_lanes(n), from)
+                                      : widened_halves(dtype, _mm256_maskz_loadu_epi16(first_lanes(n), from));
+}
+
 /* The greatest magnitude so far, in lanes as wide as the dtype: what is finite is below infinity there. */
-ALWAYS_INLINE __m512i raise_magnitude(awq_dtype dtype, __m512i most, __m512i weights)
+ALWAYS_INLINE vector raise_magnitude(awq_dtype dtype, vector most, vector weights)
 {
     if (dtype == AWQ_DTYPE_FLOAT32) {
         return _mm512_max_epu32(most, _mm512_and_si512(weights, _mm512_set1_epi32(0x7fffffff)));
@@ -34,7 +49,7 @@ ALWAYS_INLINE __m512i raise_magnitude(awq_dtype dtype, __m512i most, __m512i wei
     return _mm512_max_epu16(most, _mm512_and_si512(weights, _mm512_set1_epi16(0x7fff)));
 }
 
-ALWAYS_INLINE bool is_all_finite(awq_dtype dtype, __m512i most)
+ALWAYS_INLINE bool is_all_finite(awq_dtype dtype, vector most)
 {
     if (dtype == AWQ_DTYPE_FLOAT32) {
         return _mm512_cmpge_epu32_mask(most, _mm512_set1_epi32(0x7f800000)) == 0;

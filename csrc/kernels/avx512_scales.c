@@ -92,14 +92,14 @@ ALWAYS_INLINE bool scan_each(awq_dtype dtype, const uint8_t *restrict from, int6
     __m512i most = _mm512_setzero_si512();
     int64_t i = 0;
     for (; i + LANES <= count; i += LANES) {
-        const __m512 v = load_floats(dtype, from + i * item, 0xffff);
+        const __m512 v = load_floats(dtype, from + i * item);
         most = raise_magnitude(AWQ_DTYPE_FLOAT32, most, _mm512_castps_si512(v));
         _mm512_storeu_ps(low + i, _mm512_min_ps(v, _mm512_loadu_ps(low + i)));
         _mm512_storeu_ps(high + i, _mm512_max_ps(v, _mm512_loadu_ps(high + i)));
     }
     if (i < count) {
         const __mmask16 lanes = first_lanes(count - i);
-        const __m512 v = load_floats(dtype, from + i * item, lanes);
+        const __m512 v = load_some(dtype, from + i * item, count - i);
         most = raise_magnitude(AWQ_DTYPE_FLOAT32, most, _mm512_castps_si512(v));
         _mm512_mask_storeu_ps(low + i, lanes, _mm512_min_ps(v, _mm512_maskz_loadu_ps(lanes, low + i)));
         _mm512_mask_storeu_ps(high + i, lanes, _mm512_max_ps(v, _mm512_maskz_loadu_ps(lanes, high + i)));

@@ -185,16 +185,22 @@ static void widen_zeros(const awq_float_job *job, const uint8_t *from, int64_t l
     }
 }
 
-/* Whether some scale is neither 0 nor one for which a reciprocal does: see AWQ_FLOAT_LEAST_SCALE. */
-static bool find_reciprocals(const float *scales, int64_t count, float *reciprocals)
+/* How quotients are found: see AWQ_FLOAT_LEAST_SCALE and AWQ_FLOAT_BASE. */
+typedef enum quotient { DIVIDED, CORRECTED, SHORT } quotient;
+
+/* The fastest way that all of these scales allow. */
+static quotient find_reciprocals(const awq_float_geometry *g, const float *scales, int64_t count, float *reciprocals)
 {
-    int odd = 0;
+    const bool has_few_bits = g->weight_dtype != AWQ_DTYPE_FLOAT32 && g->scale_dtype != AWQ_DTYPE_FLOAT32;
+    const float least = g->weight_dtype == AWQ_DTYPE_FLOAT16 ? AWQ_FLOAT_LEAST_SHORT : AWQ_FLOAT_LEAST_SCALE;
+    int odd = 0, small = 0;
     for (int64_t i = 0; i < count; i++) {
         const float scale = scales[i];
         odd |= !(scale == 0 || (scale >= AWQ_FLOAT_LEAST_SCALE && scale <= AWQ_FLOAT_MOST_SCALE));
+        small |= scale != 0 && scale < least;
         reciprocals[i] = scale == 0 ? 0 : 1 / scale;
     }
-    return odd != 0;
+    return odd != 0 ? DIVIDED : has_few_bits && small == 0 ? SHORT : CORRECTED;
 }
 
 static void dequantize_line(const awq_float_job *job, scratch *s, const uint8_t *codes, uint8_t *weight,
@@ -211,10 +217,10 @@ static void dequantize_line(const awq_float_job *job, scratch *s, const uint8_t 
 }
 
 static unsigned quantize_line(const awq_float_job *job, scratch *s, uint8_t *codes, const uint8_t *weight,
-                              const awq_float_line *line, bool divides)
+                              const awq_float_line *line, quotient how)
 {
     const awq_float_geometry *g = &job->geometry;
-    const awq_float_kernels *kernels = divides ? &awq_float_scalar : awq_float_kernels_of(job);
+    const awq_float_kernels *kernels = how == DIVIDED ? &awq_float_scalar : awq_float_kernels_of(job);
     if (!job->is_contiguous) {
         awq_gather(s->line, weight, awq_along(job, &g->weight), line->count, awq_dtype_bytes(g->weight_dtype));
         weight = s->line;
@@ -222,7 +228,7 @@ static unsigned quantize_line(const awq_float_job *job, scratch *s, uint8_t *cod
     if (kernels->quantize(g->weight_dtype, weight, codes, line)) {
         return 0;
     }
-    if (!job->validate && !divides) {
+    if (!job->validate && how != DIVIDED) {
         (void)awq_float_scalar.quantize(g->weight_dtype, weight, codes, line);
     }
     return AWQ_FAULT_WEIGHT;
@@ -303,12 +309,18 @@ static void ask(ahead *a)
 
 /* The lines [begin, end) of a chunk, whose scales are ready from that of line `begin` on. */
 static unsigned run_lines(const awq_float_job *job, scratch *s, const awq_float_chunk *c, ahead *next, int64_t begin,
-                          int64_t end, int64_t entries, bool divides)
+                          int64_t end, int64_t entries, quotient how)
 {
     const int64_t group_across = awq_group_across(job);
     const chunk_part weight = weight_of(job, c);
     awq_float_line line = {
-        c->count, awq_group_along(job), c->first % awq_group_along(job), s->scales, s->zeros, s->reciprocals,
+        .count = c->count,
+        .group = awq_group_along(job),
+        .taken = c->first % awq_group_along(job),
+        .scales = s->scales,
+        .zeros = s->zeros,
+        .reciprocals = s->reciprocals,
+        .is_short = how == SHORT,
     };
     int64_t left = group_across - (c->line + begin) % group_across;
     unsigned faults = 0;
@@ -324,7 +336,7 @@ static unsigned run_lines(const awq_float_job *job, scratch *s, const awq_float_
         if (job->op == AWQ_DEQUANTIZE) {
             dequantize_line(job, s, codes, at, &line);
         } else {
-            faults |= quantize_line(job, s, codes, at, &line, divides);
+            faults |= quantize_line(job, s, codes, at, &line, how);
         }
     }
     return faults;
@@ -344,16 +356,16 @@ static unsigned run_floats(const awq_float_job *job, scratch *s, const awq_float
         const int64_t ready = (c->line + begin) / group_across, last = (c->line + c->lines - 1) / group_across;
         const int64_t lines = awq_float_min(AWQ_FLOAT_ENTRIES / entries, last + 1 - ready);
         const int64_t end = awq_float_min(c->lines, (ready + lines) * group_across - c->line);
-        bool divides = false;
+        quotient how = CORRECTED;
         widen_scales(job, scales + (ready * awq_across(job, &g->scales) + entry * awq_along(job, &g->scales)) * item,
                      lines, entries, s->scales, (float *)s->line);
         widen_zeros(
             job, zeros == NULL ? NULL : zeros + ready * awq_across(job, &g->zeros) + entry * awq_along(job, &g->zeros),
             lines, entries, s->zeros);
         if (job->op == AWQ_QUANTIZE) {
-            divides = find_reciprocals(s->scales, lines * entries, s->reciprocals);
+            how = find_reciprocals(g, s->scales, lines * entries, s->reciprocals);
         }
-        faults |= run_lines(job, s, c, next, begin, end, entries, divides);
+        faults |= run_lines(job, s, c, next, begin, end, entries, how);
         begin = end;
     }
     return faults;

@@ -15,7 +15,9 @@ typedef struct awq_float_line {
     int64_t count; /* elements */
     int64_t group, taken;
     const float *scales, *zeros;
-    const float *reciprocals; /* quantize only: 1 / scale, and 0 of a scale of 0 */
+    /* quantize only: */
+    const float *reciprocals; /* 1 / scale, and 0 of a scale of 0 */
+    bool is_short;            /* quotients need no correction: see AWQ_FLOAT_BASE */
 } awq_float_line;
 
 /*
@@ -56,6 +58,15 @@ extern const awq_float_kernels awq_float_neon;   /* aarch64 only */
 #define AWQ_FLOAT_LEAST_SCALE 0x1p-96f
 #define AWQ_FLOAT_MOST_SCALE 0x1p96f
 #define AWQ_FLOAT_CUT 32.0f
+
+/*
+ * Weights and scales of at most 11 bits, as float16 and bfloat16 have, need no correction: w / scale + zero lies exactly
+ * half way between two codes or at least 2^-13 from there. fma(w, r, zero + AWQ_FLOAT_BASE) is off by 2^-20 before it is
+ * rounded to a multiple of 2^-16, so it is half way just where the quotient is, and on its side elsewhere. The base is
+ * even, so that halves go where they should, and codes saturate as bytes do, at 255.
+ */
+#define AWQ_FLOAT_BASE 240.0f
+#define AWQ_FLOAT_LEAST_SHORT 0x1p-14f /* scale: no float16 weight is more than 2^30 of it, so none is cut */
 
 static inline int64_t awq_float_min(int64_t a, int64_t b)
 {
