@@ -1,5 +1,6 @@
 /* Registers the ops between floats and payloads, and runs them on the CPU on torch's thread pool. */
 #include "kernels/float_job.h"
+#include "kernels/float_values.h"
 #include "torch/float_ops.hpp"
 #include "torch/parallel.hpp"
 #include "torch/shim.h"
@@ -18,6 +19,20 @@ unsigned run_on_threads(const awq_float_job &job)
     return faults;
 }
 
+void require_scale_values(const awq_float_views &views)
+{
+    unsigned faults = 0;
+    awq_error error;
+    awq_scale_check check;
+    awq_scale_check_init(&check, views.scales, views.zeros);
+    if (check.units <= check.units_per_task) {
+        faults = awq_scale_check_run(&check, 0, check.units, nullptr);
+    } else {
+        require(awqpack::parallel_run(check, awq_scale_check_run, &faults, &error), error);
+    }
+    require(faults == 0 || awq_check_scale_values(views.scales, views.zeros, &error), error);
+}
+
 const awq_kernels *active_kernels()
 {
     awq_error error;
@@ -29,9 +44,8 @@ const awq_kernels *active_kernels()
 struct Cpu {
     static void dequantize(const Tensor &, const awq_float_views &views, awq_packing packing)
     {
-        awq_error error;
         awq_float_job job;
-        require(awq_check_scale_values(views.scales, views.zeros, &error), error);
+        require_scale_values(views);
         awq_float_job_init(&job, AWQ_DEQUANTIZE, packing, active_kernels(), &views, true);
         run_on_threads(job);
     }
@@ -40,7 +54,9 @@ struct Cpu {
     {
         awq_error error;
         awq_float_job job;
-        require(!validate || awq_check_scale_values(views.scales, views.zeros, &error), error);
+        if (validate) {
+            require_scale_values(views);
+        }
         awq_float_job_init(&job, AWQ_QUANTIZE, packing, active_kernels(), &views, validate);
         const unsigned faults = run_on_threads(job);
         require(!validate || faults == 0 || awq_fail_not_finite("quantize", views.weight, &error), error);
