@@ -8,21 +8,17 @@ from .functional import mark_written, number_of, require_bool, require_tensor_ou
 from .packing import AWQPacking
 
 
-def _require_tensors(**tensors: object) -> None:
-    for name, tensor in tensors.items():
-        if not isinstance(tensor, torch.Tensor):
-            raise TypeError(f"{name} expects a torch.Tensor; got {type(tensor)}")
+def _require_tensor(name: str, tensor: object) -> None:
+    if not isinstance(tensor, torch.Tensor):
+        raise TypeError(f"{name} expects a torch.Tensor; got {type(tensor)}")
 
 
-def _require_no_gradient(op: str, **tensors: torch.Tensor | None) -> None:
+def _require_no_gradient(op: str, name: str, tensor: torch.Tensor) -> None:
     """What is rounded to codes has no gradient, and what is made of codes gets none: better said than lost."""
-    if torch.is_grad_enabled():
-        for name, tensor in tensors.items():
-            if tensor is not None and tensor.requires_grad:
-                raise ValueError(
-                    f"{op} has no gradient, and {name} requires one: call it under torch.no_grad(), "
-                    f"or with {name}.detach()"
-                )
+    if tensor.requires_grad and torch.is_grad_enabled():
+        raise ValueError(
+            f"{op} has no gradient, and {name} requires one: call it under torch.no_grad(), or with {name}.detach()"
+        )
 
 
 def quantize(
@@ -61,10 +57,14 @@ def quantize(
             requires a gradient while gradients are recorded.
         TypeError: an argument is of another type.
     """
-    _require_tensors(weight=weight, scales=scales, **({} if zeros is None else {"zeros": zeros}))
+    _require_tensor("weight", weight)
+    _require_tensor("scales", scales)
+    if zeros is not None:
+        _require_tensor("zeros", zeros)
     number = number_of(packing, reorder)
     require_bool("validate", validate)
-    _require_no_gradient("quantize", weight=weight, scales=scales)
+    _require_no_gradient("quantize", "weight", weight)
+    _require_no_gradient("quantize", "scales", scales)
     if out is None:
         return torch.ops.awqpack.quantize.default(weight, scales, zeros, number, reorder, validate)  # type: ignore[no-any-return]
     require_tensor_out(out, weight)
@@ -103,16 +103,20 @@ def dequantize(
             require a gradient while gradients are recorded.
         TypeError: an argument is of another type.
     """
-    _require_tensors(payload=payload, scales=scales, **({} if zeros is None else {"zeros": zeros}))
+    _require_tensor("payload", payload)
+    _require_tensor("scales", scales)
+    if zeros is not None:
+        _require_tensor("zeros", zeros)
     number = number_of(packing, reorder)
     if dtype is not None and not isinstance(dtype, torch.dtype):
         raise TypeError(f"dtype expects a torch.dtype; got {dtype!r}")
-    _require_no_gradient("dequantize", scales=scales, out=out)
+    _require_no_gradient("dequantize", "scales", scales)
     if out is None:
         return torch.ops.awqpack.dequantize.default(  # type: ignore[no-any-return]
             payload, scales, zeros, number, reorder, scales.dtype if dtype is None else dtype
         )
     require_tensor_out(out, payload)
+    _require_no_gradient("dequantize", "out", out)
     if dtype is not None and out.dtype != dtype:
         raise ValueError(f"out expects dtype {dtype}, as dtype asks for it; got {out.dtype}")
     torch.ops.awqpack.dequantize_out.default(payload, scales, zeros, number, reorder, out=out)
@@ -169,7 +173,7 @@ def min_max_scales(
             recorded.
         TypeError: an argument is of another type.
     """
-    _require_tensors(weight=weight)
+    _require_tensor("weight", weight)
     require_bool("symmetric", symmetric)
     if formula is not None and not isinstance(formula, str):
         raise TypeError(f"formula expects a str; got {formula!r}")
@@ -177,7 +181,7 @@ def min_max_scales(
         raise ValueError(f"min_max_scales expects formula or symmetric=True, not both; got formula {formula}")
     if dtype is not None and not isinstance(dtype, torch.dtype):
         raise TypeError(f"dtype expects a torch.dtype; got {dtype!r}")
-    _require_no_gradient("min_max_scales", weight=weight)
+    _require_no_gradient("min_max_scales", "weight", weight)
     chosen = formula or ("absmax/7" if symmetric else "asymmetric")
     rows, cols = group_size if isinstance(group_size, tuple) and len(group_size) == 2 else (1, group_size)
     sizes = weight.shape if weight.dim() >= 2 else (1, 1)
