@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from .results import Newest, Record, measured_on, newest
@@ -141,7 +141,12 @@ def gpu() -> str:
 
 def floats() -> str:
     """quantize, dequantize and scales beside a copy of the same bytes."""
-    rows = wanted("floats", "a GPU's floats", lambda row: row["table"] == "floats" and bool(row.get("gpu")))
+
+    def is_float(row: Mapping[str, str]) -> bool:
+        return row["table"] == "floats" and bool(row.get("gpu")) and row.get("clock") != "wall"
+
+    largest = max(float(row.get("mib") or 0) for row in wanted("floats", "a GPU's floats", is_float))
+    rows = wanted("floats", "a GPU's floats", lambda row: is_float(row) and float(row.get("mib") or 0) == largest)
     cases = list(dict.fromkeys((row["op"], row["what"]) for row in rows))
     dtypes = list(dict.fromkeys(row["dtype"] for row in rows))
     lines = [[op, what, *(ratio_of(rows, op=op, what=what, dtype=dtype) for dtype in dtypes)] for op, what in cases]

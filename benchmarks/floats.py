@@ -18,11 +18,11 @@ import awqpack
 from awqpack import AWQPacking
 
 from .cpu import copying_pool, torch_threads
-from .harness import MIB, Call, Clock, Row, compare, event, medians, print_table, wall
+from .harness import MIB, Call, Clock, Row, batch, compare, event, medians, print_table, synchronized, wall
 from .models import MODELS
 
 GROUP = 128
-TABLES = ("floats", "relayout", "models")
+TABLES = ("floats", "host", "relayout", "models")
 V1, MARLIN = AWQPacking.V1, AWQPacking.MARLIN
 GEMM = (V1, True)
 
@@ -34,6 +34,7 @@ class Machine:
         self.device = device
         self.threads = threads
         self.clock: Clock = event if device == "cuda" else wall
+        self.clocks: dict[str, Clock] = {"events": event, "wall": synchronized} if device == "cuda" else {"wall": wall}
         self.least_seconds = 0.0 if device == "cuda" else 0.5
 
     def copy(self, moved: int, pool: ThreadPoolExecutor) -> dict[str, Call]:
@@ -69,9 +70,13 @@ class Machine:
 
     def compare(self, table: str, op: str, call: Call, baselines: dict[str, Call], moved: int, turns: int,
                 **what: object) -> list[Row]:  # fmt: skip
-        """One row."""
+        """One row for each clock."""
         what = {**what, "threads": self.threads if self.device == "cpu" else ""}
-        return compare(table, op, {"awqpack": call}, baselines, turns, self.clock, self.least_seconds, moved, what)
+        rows: list[Row] = []
+        for name, clock in self.clocks.items():
+            case = {**what, "clock": name}
+            rows += compare(table, op, {"awqpack": call}, baselines, turns, clock, self.least_seconds, moved, case)
+        return rows
 
 
 def weight_of(shape: tuple[int, int], dtype: torch.dtype, device: str) -> torch.Tensor:
@@ -83,7 +88,7 @@ def weight_of(shape: tuple[int, int], dtype: torch.dtype, device: str) -> torch.
 def bench_floats(machine: Machine, side: int, turns: int, pool: ThreadPoolExecutor) -> Iterator[Row]:
     """Each op into buffers that are there, beside a copy that moves as many bytes."""
     for dtype in (torch.float16, torch.bfloat16):
-        name = str(dtype).removeprefix("torch.")
+        case = {"dtype": str(dtype).removeprefix("torch."), "mib": round(side * side * 2 / MIB)}
         weight = weight_of((side, side), dtype, machine.device)
         scales, zeros = awqpack.min_max_scales(weight, GROUP)
         out = torch.empty_like(weight)
@@ -92,7 +97,7 @@ def bench_floats(machine: Machine, side: int, turns: int, pool: ThreadPoolExecut
         row_payload = awqpack.quantize(weight, scales, zeros)
         gemm_payload = awqpack.quantize(weight.t(), scales.t(), zeros.t(), *GEMM)
         marlin_payload = awqpack.quantize(weight, scales, zeros, MARLIN)
-        turned = (scales.t().contiguous(), zeros.t().contiguous())
+        turned, columns = (scales.t().contiguous(), zeros.t().contiguous()), weight.t()
         ops = torch.ops.awqpack
         dequantize, quantize = ops.dequantize_out.default, ops.quantize_out.default
         by_rows, by_gemm, by_marlin = (scales, zeros, 1, False), (*turned, 1, True), (scales, zeros, 3, False)
@@ -102,17 +107,42 @@ def bench_floats(machine: Machine, side: int, turns: int, pool: ThreadPoolExecut
             ("dequantize", "gemm to (N, K)"): functools.partial(dequantize, gemm_payload, *by_gemm, out=out.t()),
             ("dequantize", "Marlin"): functools.partial(dequantize, marlin_payload, *by_marlin, out=out),
             ("quantize", "V1 rows"): functools.partial(quantize, weight, *by_rows, False, out=row_payload),
-            ("quantize", "V1 rows, checked"): functools.partial(quantize, weight, *by_rows, out=row_payload),
-            ("quantize", "(N, K) to gemm"): functools.partial(quantize, weight.t(), *by_gemm, False, out=gemm_payload),
+            ("quantize", "(N, K) to gemm"): functools.partial(quantize, columns, *by_gemm, False, out=gemm_payload),
             ("quantize", "Marlin"): functools.partial(quantize, weight, *by_marlin, False, out=marlin_payload),
+            ("quantize", "V1 rows, checked"): functools.partial(quantize, weight, *by_rows, out=row_payload),
+            ("quantize", "(N, K) to gemm, checked"): functools.partial(
+                quantize, weight.t(), *by_gemm, out=gemm_payload
+            ),
+            ("quantize", "Marlin, checked"): functools.partial(quantize, weight, *by_marlin, out=marlin_payload),
         }
         for (op, what), call in calls.items():
-            yield from machine.compare("floats", op, call, copies, moved, turns, dtype=name, what=what)
+            yield from machine.compare("floats", op, call, copies, moved, turns, what=what, **case)
         least = functools.partial(awqpack.min_max_scales, weight, GROUP, out=(scales, zeros))
         reads = machine.read(weight, pool)
         yield from machine.compare(
-            "floats", "min_max_scales", least, reads, weight.nbytes, turns, dtype=name, what="groups of 128"
+            "floats", "min_max_scales", least, reads, weight.nbytes, turns, what="groups of 128", **case
         )
+
+
+def bench_host(device: str, turns: int) -> Iterator[Row]:
+    """What the host takes for a call on a small weight, beside t + 1."""
+    weight = weight_of((64, 128), torch.float16, device)
+    scales, zeros = awqpack.min_max_scales(weight, GROUP)
+    payload = awqpack.quantize(weight, scales, zeros)
+    ops, back = torch.ops.awqpack, torch.empty_like(weight)
+    calls: dict[tuple[str, str], Call] = {
+        ("dequantize", "awqpack.dequantize"): lambda: awqpack.dequantize(payload, scales, zeros),
+        ("dequantize", "without zeros"): lambda: awqpack.dequantize(payload, scales),
+        ("dequantize", "out="): lambda: awqpack.dequantize(payload, scales, zeros, out=back),
+        ("dequantize", "the op"): lambda: ops.dequantize.default(payload, scales, zeros, 1, False, torch.float16),
+        ("quantize", "awqpack.quantize"): lambda: awqpack.quantize(weight, scales, zeros, validate=False),
+        ("quantize", "checked"): lambda: awqpack.quantize(weight, scales, zeros),
+        ("min_max_scales", "awqpack.min_max_scales"): lambda: awqpack.min_max_scales(weight, GROUP),
+    }
+    beside = {"t + 1": lambda: weight + 1}
+    for (op, what), call in calls.items():
+        case = {"what": what, "device": device}
+        yield from compare("host", op, {"awqpack": call}, beside, turns, batch(500), what=case)
 
 
 def bench_relayout(machine: Machine, side: int, turns: int, pool: ThreadPoolExecutor) -> Iterator[Row]:
@@ -157,28 +187,39 @@ def bench_models(machine: Machine, turns: int) -> Iterator[Row]:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """What this suite can be told."""
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--size-mib", type=int, default=256, help="MiB of 16-bit weights, twice a square number (256)")
+    parser.add_argument(
+        "--sizes-mib", type=int, nargs="+", help="MiB of 16-bit weights: 256, and on a GPU 1024, whose payload is 256"
+    )
     parser.add_argument("--turns", type=int, default=7, help="timed turns of each call (7)")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="what all threads means")
+    parser.add_argument("--threads", type=int, nargs="+", help="of the CPU: 1 and as many as there are")
     parser.add_argument("--only", choices=TABLES, nargs="*", default=TABLES, help="some tables only")
 
 
 def run(options: argparse.Namespace) -> list[Row]:
     """Measures and prints."""
-    side = int((options.size_mib * MIB / 2) ** 0.5) // 128 * 128
     on_cpu = options.device == "cpu"
+    sizes = options.sizes_mib or ([256] if on_cpu else [256, 1024])
+    sides = [int((mib * MIB / 2) ** 0.5) // 128 * 128 for mib in sizes]
     rows: list[Row] = []
-    print(f"{side}x{side} weights on {options.device}; medians of {options.turns} turns or more")
-    for threads in sorted({1, options.threads}) if on_cpu else [1]:
+    print(f"{' and '.join(f'{side}x{side}' for side in sides)} weights on {options.device}; "
+          f"medians of {options.turns} turns or more")  # fmt: skip
+    counts = options.threads or sorted({1, torch.get_num_threads()})
+    for threads in counts if on_cpu else [1]:
         machine = Machine(options.device, threads)
         with torch_threads(threads) if on_cpu else nullcontext(), copying_pool(threads) as pool:
-            if "floats" in options.only:
-                rows += bench_floats(machine, side, options.turns, pool)
-            if "relayout" in options.only and on_cpu:  # the gpu suite has its own
-                rows += bench_relayout(machine, side, options.turns, pool)
-    down = ("table", "op", "what", "dtype")
-    print_table("Speed beside a copy of the same bytes, or a read (1 = as fast)", rows, down, ("threads",))
-    last = Machine(options.device, options.threads)
+            for side in sides:
+                if "floats" in options.only:
+                    rows += bench_floats(machine, side, options.turns, pool)
+                if "relayout" in options.only and on_cpu:  # the gpu suite has its own
+                    rows += bench_relayout(machine, side, options.turns, pool)
+    down, across = ("table", "op", "what", "dtype"), ("threads", "mib", "clock")
+    print_table("Speed beside a copy of the same bytes, or a read (1 = as fast)", rows, down, across)
+    if "host" in options.only:
+        host = list(bench_host(options.device, options.turns))
+        print_table("Host: the time of t + 1 / ours", host, ("op", "what"), ("who",))
+        print_table("Microseconds of the host for a call", host, ("op", "what"), ("who",), "us")
+        rows += host
+    last = Machine(options.device, counts[-1])
     if "models" in options.only:
         models = list(bench_models(last, options.turns))
         print_table("Milliseconds for all linear weights of a model in bfloat16", models, ("what",), ("op",), "ms")
