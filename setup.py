@@ -125,8 +125,13 @@ class BuildExtension(build_ext):
     """Compiles C and C++ with the flags of each, in parallel, and links with the C++ driver."""
 
     def build_extension(self, ext: Extension) -> None:
-        import numpy
-        import torch
+        try:
+            import numpy
+            import torch
+        except ModuleNotFoundError as error:
+            raise SystemExit(
+                f"awqpack's build needs torch and numpy, and finds no {error.name}: pip install torch numpy, then again"
+            ) from error
 
         torch_root = Path(torch.__file__).parent
         sanitizer = SANITIZER_FLAGS if os.environ.get("AWQPACK_SANITIZE") == "1" else []

@@ -14,8 +14,9 @@ import torch  # noqa: F401  (loads libtorch, which the extension is linked again
 
 if _find_spec(f"{__name__}._C") is None:
     raise ImportError(
-        f"awqpack's C module is not built in {__path__[0]}: run `pip install --no-build-isolation --editable .` in the "
-        "folder above, or start Python elsewhere to use an awqpack that is installed"
+        f"{__path__[0]} is awqpack's source, whose C module is not built. An awqpack that is installed is found from "
+        "any other folder: cd elsewhere. To use this one, run `pip install --no-build-isolation --editable .` in the "
+        "folder above"
     )
 
 from . import _C, ops, serialization

@@ -47,7 +47,8 @@ class Format:
     @property
     def title(self) -> str:
         """As tables have it."""
-        return f"{self.name} reorder" if self.reorder else self.name
+        words = self.name if len(self.name) == 2 else self.name.capitalize()
+        return f"{words} reorder" if self.reorder else words
 
     @property
     def item_codes(self) -> int:

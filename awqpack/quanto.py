@@ -1,4 +1,4 @@
-"""Puts awqpack under optimum-quanto's AWQ weights: its AWQWeightQBitsTensor then packs and moves through this class.
+"""Makes optimum-quanto's AWQ weights use awqpack: its AWQWeightQBitsTensor then packs and moves through this class.
 
     import awqpack.quanto
     awqpack.quanto.enable()

@@ -64,8 +64,13 @@ def ratio_of(rows: Iterable[Record], **case: str) -> str:
     return f"{float(found[0]):.2f}" if found else "-"
 
 
+def _pair(row: Record) -> str:
+    theirs, ours = (f"{float(f'{float(row[key]):.3g}'):g}" for key in ("baseline_ms", "ms"))
+    return f"{theirs} / {ours} (**{times(float(row['ratio']))}x**)"
+
+
 def _beside(suite: str, device: str) -> str:
-    """What others take, how many times as long as awqpack that is, and who cannot run there."""
+    """What others and awqpack take, the ratio, and who cannot run there."""
 
     def is_here(row: Record) -> bool:
         return row["table"] in ("beside", "left out") and (row.get("device") or "cpu") == device
@@ -77,13 +82,11 @@ def _beside(suite: str, device: str) -> str:
     for peer in dict.fromkeys(row["baseline"] for row in rows):
         by_op = {row["op"]: row for row in rows if row["baseline"] == peer}
         version = next(row["version"] for row in rows if row["baseline"] == peer)
-        cells = {
-            op: f"{short(float(row['baseline_ms']))}, {times(float(row['ratio']))} times" for op, row in by_op.items()
-        }
+        cells = {op: _pair(row) for op, row in by_op.items()}
         lines.append([f"{peer} {version.partition('+')[0]}", *(cells.get(op, "-") for op in ops)])
     head = (
-        f"One {rows[0]['size']} weight in {rows[0]['dtype']}, groups of 128: what others take, and how many times as "
-        f"long that is\nas awqpack takes for the same, both in turn ({measured_on(found)})."
+        f"Milliseconds for one {rows[0]['size']} weight in {rows[0]['dtype']}, groups of 128: theirs / awqpack's, and "
+        f"the ratio\n({measured_on(found)}). A row does what that package does, in its layout: compare within a row."
     )
     text = f"{head}\n\n{table(['', *ops], lines)}"
     reasons = [f"{row['baseline']} ({row['reason']})" for row in found if row["table"] == "left out"]
@@ -205,6 +208,13 @@ def adoption() -> str:
     return f"{measured_on(rows)}:\n\n{table(heads, lines)}"
 
 
+def saves() -> str:
+    """How much faster whole saves are."""
+    rows = wanted("adoption", "saves", lambda row: row["table"] == "adoption" and row["op"].startswith("save"))
+    lines = [f"{row['baseline']} {times(float(row['ratio']))} times as fast" for row in rows]
+    return f"Saving a whole model: {', '.join(lines)} ({measured_on(rows)})."
+
+
 def quanto() -> str:
     """optimum-quanto on a GPU, as it is and with awqpack enabled."""
     rows = wanted("quanto", "steps", lambda row: row["who"] in ("awqpack", "optimum-quanto"))
@@ -227,6 +237,7 @@ FIGURES: dict[str, Callable[[], str]] = {
     "host": host,
     "convert": convert,
     "adoption": adoption,
+    "saves": saves,
     "quanto": quanto,
 }
 

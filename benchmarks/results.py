@@ -27,6 +27,8 @@ def _read(path: Path) -> tuple[Record, ...]:
     with path.open(newline="") as file:
         for row in csv.DictReader(file):
             record = {_RENAMED.get(name, name): value for name, value in row.items()}
+            if "packing" in record:
+                record["packing"] = record["packing"].replace("MARLIN", "Marlin")
             if "microseconds" in record:
                 record["ms"] = str(float(record["microseconds"]) / 1e3)
             if record.get("copy_seconds"):

@@ -40,7 +40,7 @@ FENCE = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 SHOWN = {"text", "json"}  # languages of which there is nothing to run
-VARYING = re.compile(r"\d+(?:\.\d+)?(?= (?:[kMG]?B/s|s\b))")
+VARYING = re.compile(r"\d+(?:\.\d+)? (?:[kMG]?B/|m?)s\b")
 
 
 class Block(NamedTuple):

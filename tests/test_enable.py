@@ -70,6 +70,15 @@ def test_enable_and_disable(package):
     assert [vars(owner)[name] for owner, name in places] == originals
 
 
+def test_names_may_be_written_as_the_packages_write_them():
+    assert exchange_of("AutoAWQ") is exchange_of("autoawq")
+    assert exchange_of("compressed_tensors") is exchange_of("compressed-tensors")
+    with awqpack.enable("Compressed_Tensors") as nothing, awqpack.enable("compressed-tensors"):
+        assert nothing is None
+    assert "compressed-tensors 0.17.1" in repr(exchange_of("compressed-tensors").enable())
+    awqpack.disable("compressed-tensors")
+
+
 def test_other_names_are_refused():
     with pytest.raises(ValueError, match=r"expects one of auto-round, autoawq, .*; got 'vllm'"):
         awqpack.enable("vllm")

@@ -95,7 +95,7 @@ def test_peers_of_each_device_are_shown_apart(benchmarks, tmp_path, monkeypatch)
         "H100,Xeon,16,2.11,2026-01-01,left out,,,,0.2,cuda,not installed,,autoawq,,\n"
     )
     shown = figures.filled_in("<!-- figures:gpu-peers -->\n<!-- /figures -->")
-    assert "| torch ops 2.11 | 3 ms, 3.0 times |\n\nLeft out: autoawq (not installed).\n" in shown
+    assert "| torch ops 2.11 | 3 / 1 (**3.0x**) |\n\nLeft out: autoawq (not installed).\n" in shown
     unmeasured = "<!-- figures:peers -->\nold\n<!-- /figures -->"
     assert figures.filled_in(unmeasured) == unmeasured
 

@@ -123,7 +123,10 @@ def find_layers(
 def _no_layer(files: TensorFiles) -> CheckpointError:
     if "awqpack" in files.metadata:
         return CheckpointError(f"{files.path}: holds packed tensors, which awqpack.load_file reads, and no layers")
-    return CheckpointError(f"{files.path}: holds no quantized layer ({len(files.where)} tensors, none of them packed)")
+    return CheckpointError(
+        f"{files.path}: holds no quantized layer ({len(files.where)} tensors, none of them packed); "
+        "`awqpack quantize` rounds floats"
+    )
 
 
 def _tensors_beside(files: TensorFiles, tensor: str) -> tuple[str, dict[str, str]]:

@@ -134,8 +134,7 @@ def run_convert(source: str, target: str, team: Team, **options: Any) -> int:
         )
         return 0
     click.echo(
-        f"{done.target}: {count(done.layers, 'layer')} from {done.source_layout} to {done.target_layout}, "
-        f"{size(done.nbytes)} in {done.seconds:.1f} s ({size(int(done.nbytes / max(done.seconds, 1e-9)))}/s)"
+        f"{done.target}: {count(done.layers, 'layer')} from {done.source_layout} to {done.target_layout}, {_rate(done)}"
     )
     return 0
 
@@ -158,10 +157,14 @@ def run_quantize(source: str, target: str, team: Team, **options: Any) -> int:
         return 0
     click.echo(
         f"{done.target}: {count(done.layers, 'linear')} rounded to {done.target_layout}, without a search for scales; "
-        f"{count(len(done.kept), 'other')} kept in floats; "
-        f"{size(done.nbytes)} in {done.seconds:.1f} s ({size(int(done.nbytes / max(done.seconds, 1e-9)))}/s)"
+        f"{count(len(done.kept), 'other')} kept in floats; {_rate(done)}"
     )
     return 0
+
+
+def _rate(done: Conversion) -> str:
+    took = f"{done.seconds:.1f} s" if done.seconds >= 0.95 else f"{done.seconds * 1e3:.0f} ms"
+    return f"{size(done.nbytes)} in {took} ({size(int(done.nbytes / max(done.seconds, 1e-9)))}/s)"
 
 
 Done = TypeVar("Done", bound=Conversion)

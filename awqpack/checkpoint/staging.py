@@ -50,7 +50,7 @@ class Staging:
         if not self._parent.is_dir():
             raise CheckpointError(f"{self.target}: the directory {self._parent} does not exist")
         if os.path.lexists(self.target) and not self._force:
-            raise CheckpointError(f"{self.target}: exists already; --force replaces it")
+            raise CheckpointError(f"{self.target}: exists already; --force (force=True) replaces it")
         if os.path.lexists(self.target):
             self._require_replaceable()
         if not os.access(self._parent, os.W_OK):

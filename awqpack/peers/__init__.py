@@ -1,4 +1,4 @@
-"""Puts awqpack under other packages: what they pack, unpack and save is the same bytes, sooner.
+"""Makes other packages pack, unpack and round with awqpack: their results are the same bytes, sooner.
 
     awqpack.enable("compressed-tensors")
 
@@ -28,9 +28,10 @@ def exchange_of(package: str) -> Exchange:
     Raises:
         ValueError: awqpack has nothing for a package of this name.
     """
-    if package not in PEERS:
+    name = package.lower().replace("_", "-")
+    if name not in PEERS:
         raise ValueError(f"awqpack.enable expects one of {', '.join(PEERS)}; got {package!r}")
-    exchange: Exchange = importlib.import_module(PEERS[package]).EXCHANGE
+    exchange: Exchange = importlib.import_module(PEERS[name]).EXCHANGE
     return exchange
 
 
@@ -38,7 +39,7 @@ def enable(package: str) -> Enabled:
     """Makes a package pack, unpack and quantize with awqpack: the same results, bit for bit, sooner.
 
     Args:
-        package: "auto-round", "autoawq", "compressed-tensors", "gptqmodel" or "optimum-quanto".
+        package: "auto-round", "autoawq", "compressed-tensors", "gptqmodel" or "optimum-quanto", in any case.
 
     Returns:
         A context manager that gives the package its own functions back; it need not be used.

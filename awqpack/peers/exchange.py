@@ -24,6 +24,9 @@ class Enabled:
         self._exchange = exchange
         self._was_enabled = was_enabled
 
+    def __repr__(self) -> str:
+        return f"<awqpack in {self._exchange.package} {', '.join(self._exchange.versions)}; leaving it disables>"
+
     def __enter__(self) -> None:
         return None
 

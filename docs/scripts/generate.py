@@ -93,7 +93,7 @@ def pairs() -> str:
             is_kept = LAYOUTS[source].weight == LAYOUTS[target].weight
             new = {mark: reason for mark, reason in REASONS[target].items() if mark not in REASONS[source]}
             marks = "".join(mark for mark in new if not _is_said_by_another(mark, new))
-            text = ("bytes" if is_kept else "exact") + (f"<sup>{marks}</sup>" if marks else "")
+            text = ("=" if is_kept else "✓") + (f"<sup>{marks}</sup>" if marks else "")
             row.append("" if source == target else text)
         rows.append(row)
     return _table(["from \\ to", *LAYOUTS], rows)
@@ -121,9 +121,7 @@ def _section(layout: Layout) -> str:
         f"### {layout.name}\n\n{doc}\n\nDefined by {layout.source}.\n\n"
         f"{_table(['tensor', 'holds', 'dtype', 'shape'], rows)}\n"
         f"{_shown(f'layouts/{layout.name}', f'Which codes the first elements of a {layout.name} weight hold')}\n"
-        f'??? note "In config.json"\n\n    ```json\n'
-        + "".join(f"    {line}\n" for line in text.splitlines())
-        + "    ```\n"
+        f"<details markdown>\n<summary>In config.json</summary>\n\n```json\n{text}\n```\n\n</details>\n"
     )
 
 
@@ -137,8 +135,8 @@ _ROLES = {
 
 
 def _shown(name: str, alt: str) -> str:
-    """A picture, as MkDocs Material shows it by the scheme that a reader chose."""
-    images = (f"![{alt}](assets/{name}-{theme}.svg#only-{theme}){{ loading=lazy }}" for theme in pictures.THEMES)
+    """A picture, as MkDocs Material and GitHub show it by the scheme that a reader chose."""
+    images = (f"![{alt}](assets/{name}-{theme}.svg#gh-{theme}-mode-only)" for theme in pictures.THEMES)
     return f'<div class="scroll" markdown>\n{"".join(images)}\n</div>\n'
 
 
