@@ -181,11 +181,11 @@ def convert() -> str:
     """Conversions beside cp -r."""
     rows = wanted("convert", "conversions", lambda row: row["table"] == "checkpoint")
     lines = [
-        [row["op"], short(float(row["baseline_ms"])), short(float(row["ms"])), f"{1 / float(row['ratio']):.2f}"]
+        [row["op"], short(float(row["baseline_ms"])), short(float(row["ms"])), f"{float(row['ratio']):.2f}"]
         for row in rows
     ]
     size = int(rows[0]["bytes"]) / 2**30
-    heads = ["", "`cp -r`", "awqpack", "times as long"]
+    heads = ["", "`cp -r`", "awqpack", "ratio"]
     return f"A checkpoint of {size:.1f} GiB ({measured_on(rows)}):\n\n{table(heads, lines)}"
 
 
