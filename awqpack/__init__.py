@@ -1,4 +1,4 @@
-"""4-bit AWQ weights for PyTorch: packed and unpacked at memory-copy speed, in a tensor that behaves."""
+"""4-bit weights for PyTorch (AWQ, GPTQ and others): packed and converted at about the speed of a memory copy."""
 
 from importlib import import_module as _import_module
 from importlib.metadata import version as _version

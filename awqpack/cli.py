@@ -73,7 +73,7 @@ class _Commands(click.Group):
 @click.version_option(__version__, prog_name="awqpack", message="%(prog)s %(version)s")
 @click.pass_context
 def _awqpack(context: click.Context) -> int:
-    """4-bit AWQ weights for PyTorch: inspect, convert, quantize and verify checkpoints.
+    """4-bit weights for PyTorch (AWQ, GPTQ and others): inspect, convert, quantize and verify checkpoints.
 
     \b
     awqpack COMMAND --help has examples of each command.
@@ -104,7 +104,7 @@ def _layout(flag: str) -> Callable[[Callable[..., int]], Callable[..., int]]:
 @_group_size
 @click.option("--json", "as_json", is_flag=True, help="Print everything as one JSON object.")
 def _inspect(path: str, layout: str, group_size: int | None, as_json: bool) -> int:
-    """Says which AWQ layout a checkpoint is in, lists its quantized layers, and names what is inconsistent.
+    """Says which layout a checkpoint is in, lists its quantized layers, and names what is inconsistent.
 
     PATH is a directory with config.json and safetensors files, one safetensors file, or the name of a model that is in
     the Hugging Face Hub's local cache. A file of awqpack.save_file is listed by its packed tensors.
@@ -124,7 +124,7 @@ def _inspect(path: str, layout: str, group_size: int | None, as_json: bool) -> i
 @_awqpack.command(
     "convert",
     short_help="Write a checkpoint in another layout, or in floats.",
-    help=f"""Writes an AWQ checkpoint in another layout without changing a code, a zero or a scale, or the ordinary
+    help=f"""Writes a 4-bit checkpoint in another layout without changing a code, a zero or a scale, or the ordinary
     model in floats that it stands for. Every other tensor, file and metadata entry is kept; config.json and the index
     are rewritten. The target appears when it is whole.
 
