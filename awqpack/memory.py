@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
 
 if TYPE_CHECKING:
     from .tensor import AWQPackedTensor
@@ -63,20 +64,50 @@ class StagedCodes(torch.UntypedStorage):
         return super().copy_(source, non_blocking)
 
 
+class TracedStorage(CodesStorage):
+    """While torch.compile traces: AOTAutograd tells by `_weak_ref` which inputs alias one that is written to."""
+
+    def _weak_ref(self) -> Any:
+        return self._held[0].untyped_storage()._weak_ref()
+
+
+# Up to 2.13 torch gives traced wrappers the storages that it sees here, and shares them as the real ones are.
+_TRACED_WRAPPERS_SHARE = torch.__version__ < "2.14"
+
+
 def untyped_storage(self: AWQPackedTensor) -> Any:
+    is_traced = isinstance(self.payload, FakeTensor)
+    if is_traced and not _TRACED_WRAPPERS_SHARE:
+        return self.payload.untyped_storage()
     storage: Any = torch.Tensor.untyped_storage(self)
     if type(storage) is torch.UntypedStorage:
-        storage.__class__ = CodesStorage
+        storage.__class__ = TracedStorage if is_traced else CodesStorage
     packing, reorder, order, *_ = self._meta
     storage._held = (self.payload, packing.value, reorder, order)
     return storage
 
 
-def storage(self: AWQPackedTensor) -> NoReturn:
-    """Writers of files come here where untyped_storage() has no address; NotImplementedError would say meta."""
-    raise RuntimeError(
-        f"AWQPackedTensor of shape {tuple(self.shape)} as {self.packing.name} has no storage of codes: {_ADVICE}"
-    )
+class TypedStorage:
+    """What storage() gives: a size, for which torch 2.10's checkpoints ask; all else is refused.
+
+    Writers of files ask for its address where untyped_storage() has none; NotImplementedError would say meta.
+    """
+
+    def __init__(self, packed: AWQPackedTensor) -> None:
+        self._of = f"AWQPackedTensor of shape {tuple(packed.shape)} as {packed.packing.name}"
+        self._size = packed.numel()
+
+    def size(self) -> int:
+        return self._size
+
+    __getitem__ = _refuse
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise RuntimeError(f"{self._of} has no storage of codes: {_ADVICE}")
+
+
+def storage(self: AWQPackedTensor) -> TypedStorage:
+    return TypedStorage(self)
 
 
 def cuda_array_interface(self: AWQPackedTensor) -> NoReturn:

@@ -415,15 +415,15 @@ def test_compiled(backend, name, packing, dynamic, device):
     assert packed.payload is payload
 
 
+def write_one_and_read_the_other(one, other):
+    one.fill_(3)
+    return other + 1
+
+
 @pytest.mark.usefixtures("fresh_dynamo")
 @table(ALIASES)
 def test_a_compiled_write_is_seen_through_an_alias_or_refused(row, device, tmp_path):
     """torch refuses such arguments of any wrapper subclass; a stale value would be wrong."""
-
-    def write_one_and_read_the_other(one, other):
-        one.fill_(3)
-        return other + 1
-
     packed = packed_tensor(PACKINGS["v1"], SHAPE, device)
     before, alias = packed.unpack(), row(packed, tmp_path)
     try:
@@ -432,6 +432,34 @@ def test_a_compiled_write_is_seen_through_an_alias_or_refused(row, device, tmp_p
         assert_same(alias.unpack(), before)
     else:
         assert bool((result == 4).all())
+
+
+PAYLOAD_SHARERS = {
+    "around the payload": lambda p: AWQPackedTensor.from_payload(p.payload, p.packing),
+    "around a part of it": lambda p: AWQPackedTensor.from_payload(p.payload[:32], p.packing),
+    "the payload": lambda p: p.payload,
+    "a view of it": lambda p: p.payload.view(-1),
+}
+
+
+@pytest.mark.usefixtures("fresh_dynamo")
+@table(PAYLOAD_SHARERS)
+def test_a_compiled_write_is_refused_beside_what_shares_the_payload(row, device):
+    packed = packed_tensor(PACKINGS["v1"], SHAPE, device)
+    before, sharer = packed.unpack(), row(packed)
+    with pytest.raises(torch._dynamo.exc.BackendCompilerFailed, match=r"set the storage|aliased|different dtypes"):
+        compiled(write_one_and_read_the_other)(packed, sharer)
+    assert_same(packed.unpack(), before)
+
+
+@pytest.mark.usefixtures("fresh_dynamo")
+@table(
+    {**{name: lambda p, row=row: row(p, None) for name, row in ALIASES.items() if "detach" in name}, **PAYLOAD_SHARERS}
+)
+def test_a_compiled_read_takes_what_shares_the_payload(row, device):
+    packed = packed_tensor(PACKINGS["v1"], SHAPE, device)
+    sharer = row(packed)
+    assert_all_same(compiled(lambda a, b: (a + 1, b + 1))(packed, sharer), (packed + 1, sharer + 1))
 
 
 @pytest.mark.usefixtures("fresh_dynamo")

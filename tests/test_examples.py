@@ -50,4 +50,5 @@ def test_tensor_parallel():
         )
     for process in processes:
         assert process.returncode == 0, process.stderr
-    assert processes[0].stdout == "2 processes, each with 32768 of 65536 bytes\n"
+    said = [line for line in processes[0].stdout.splitlines() if not line.startswith("[Gloo]")]  # torch 2.10's own
+    assert said == ["2 processes, each with 32768 of 65536 bytes"]

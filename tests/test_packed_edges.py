@@ -47,7 +47,8 @@ def test_the_data_pointer_tells_ties_from_copies(packing):
 # Whoever reads `numel` bytes of a tensor asks one of these first; where codes would be, only half as many lie.
 READERS = {
     "safetensors": lambda p: save_file({"w": p}, "w.safetensors"),
-    "storage()": lambda p: p.storage(),
+    "its typed address": lambda p: p.storage().data_ptr(),
+    "bytes of its typed storage": lambda p: p.storage()[0],
     "its address": lambda p: p.untyped_storage().data_ptr(),
     "bytes of it": lambda p: p.untyped_storage()[0],
     "a copy of it": lambda p: p.untyped_storage().clone(),
@@ -68,7 +69,7 @@ def test_the_storage_can_be_compared(packing):
     packed = packed_tensor(packing)
     storage = packed.untyped_storage()
     assert storage._cdata == packed.detach().untyped_storage()._cdata != copy.deepcopy(packed).untyped_storage()._cdata
-    assert storage.nbytes() == packed.numel()
+    assert storage.nbytes() == packed.storage().size() == packed.numel()
     assert "holds none" in repr(storage)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from . import checks
+from . import checks, registry
 
 
 def _pack(codes: torch.Tensor, packing: int, reorder: bool, validate: bool = True) -> torch.Tensor:
@@ -31,7 +31,7 @@ def _unpack_out(payload: torch.Tensor, packing: int, reorder: bool, *, out: torc
 
 def register() -> None:
     """Registers the fake kernels."""
-    torch.library.register_fake("awqpack::pack", _pack)
-    torch.library.register_fake("awqpack::unpack", _unpack)
-    torch.library.register_fake("awqpack::pack_out", _pack_out)
-    torch.library.register_fake("awqpack::unpack_out", _unpack_out)
+    registry.fake("pack", _pack)
+    registry.fake("unpack", _unpack)
+    registry.fake("pack_out", _pack_out)
+    registry.fake("unpack_out", _unpack_out)

@@ -348,5 +348,5 @@ def register() -> None:
         "min_max_scales_out": min_max_scales_out,
     }
     for name in OPS:
-        torch.library.register_fake(f"awqpack::{name}", fakes[name])
+        registry.fake(name, fakes[name])
         registry.impl(name, kernels[name])

@@ -60,7 +60,7 @@ def relayout_out(
 
 def register() -> None:
     """Registers both kernels."""
-    torch.library.register_fake("awqpack::relayout", _fake)
-    torch.library.register_fake("awqpack::relayout_out", _fake_out)
+    registry.fake("relayout", _fake)
+    registry.fake("relayout_out", _fake_out)
     registry.impl("relayout", relayout)
     registry.impl("relayout_out", relayout_out)
