@@ -1,5 +1,6 @@
 """quantize, dequantize and min_max_scales are bit for bit the NumPy twin: dtypes, packings, strides, groups, values."""
 
+import functools
 import hashlib
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 import twin
 from hypothesis import strategies
-from shared import COMPILED, PACKINGS, VARIANTS, Memory, assert_same, random_codes
+from shared import COMPILED, CUDA, PACKINGS, VARIANTS, Memory, assert_same, random_codes
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import awqpack
@@ -158,22 +159,24 @@ def test_any_strides(memory, shape, group, packing):
 
 @pytest.mark.parametrize("shape", [(640, 1088), (3, 64, 4160), (64, 65600)])
 @pytest.mark.parametrize("turned", [False, True])
-def test_more_than_a_chunk(shape, turned, packing):
+def test_more_than_a_chunk(shape, turned):
     """Units that start inside groups, at their ends, and across lines; lines that are columns; outputs of the largest
-    shape are streamed past the cache, from where no line of it starts."""
+    shape are streamed past the cache, from where no line of it starts. In every packing."""
     group = (64, 1) if turned else (1, shape[-1] // 5 if shape[-1] % 5 == 0 else 32)
     scales, zeros = random_scaling(shape, group, torch.bfloat16)
     weight = random_weight(shape, scales, zeros, torch.float16)
-    payload = awqpack.pack(torch.from_numpy(float_twin.quantize(weight, scales, zeros)), *packing)
-    back = float_twin.dequantize(awqpack.unpack(payload, *packing).numpy(), scales, zeros, torch.float16)
+    codes = float_twin.quantize(weight, scales, zeros)
+    back = float_twin.dequantize(codes, scales, zeros, torch.float16)
     if turned:
         weight = weight.transpose(-1, -2).contiguous().transpose(-1, -2)
-    packed = torch.zeros(payload.numel() + 3, dtype=payload.dtype)[3:].view(payload.shape)
-    out = torch.zeros(weight.numel() + 3, dtype=weight.dtype)[3:].as_strided(weight.shape, weight.stride(), 3)
-    assert_same(awqpack.quantize(weight, scales, zeros, *packing, out=packed), payload)
-    assert_same(awqpack.quantize(weight, scales, zeros, *packing), payload)
-    assert is_same_bits(awqpack.dequantize(payload, scales, zeros, *packing, dtype=out.dtype), back)
-    assert is_same_bits(awqpack.dequantize(payload, scales, zeros, *packing, out=out).contiguous(), back)
+    for packing in PACKINGS.values():
+        payload = awqpack.pack(torch.from_numpy(codes), *packing)
+        packed = torch.zeros(payload.numel() + 3, dtype=payload.dtype)[3:].view(payload.shape)
+        out = torch.zeros(weight.numel() + 3, dtype=weight.dtype)[3:].as_strided(weight.shape, weight.stride(), 3)
+        assert_same(awqpack.quantize(weight, scales, zeros, *packing, out=packed), payload)
+        assert_same(awqpack.quantize(weight, scales, zeros, *packing), payload)
+        assert is_same_bits(awqpack.dequantize(payload, scales, zeros, *packing, dtype=out.dtype), back)
+        assert is_same_bits(awqpack.dequantize(payload, scales, zeros, *packing, out=out).contiguous(), back)
     expected = float_twin.min_max_scales(weight, *group, "asymmetric", torch.float16)
     scales, zeros = awqpack.min_max_scales(weight, group)
     assert is_same_bits(scales, expected[0])
@@ -202,17 +205,29 @@ def test_nothing(shape, packing, device):
 # --- values ---
 
 
+def extremes(dtype):
+    """Both zeros, the least and the greatest subnormal number, the least normal and the greatest number."""
+    least = {torch.float16: 0x0400, torch.bfloat16: 0x0080, torch.float32: 0x00800000}[dtype]
+    bits = torch.tensor([0, 1, least - 1, least], dtype=BITS[dtype]).view(dtype)
+    values = torch.cat([bits, torch.tensor([torch.finfo(dtype).max], dtype=dtype)])
+    return torch.cat([values, -values])
+
+
 def bit_patterns(dtype, size, seed):
-    """Every kind of number alike: subnormal, huge, both zeros; nothing infinite, no NaN."""
+    """Every kind of number alike, and the extremes for sure; nothing infinite, no NaN."""
     rng = np.random.default_rng(seed)
     bits = rng.integers(0, 2**32, size, dtype=np.uint32)
     tensor = torch.from_numpy(bits.view(np.int32))
     if dtype != torch.float32:
         tensor = (tensor >> 16).to(torch.int16)
     floats = tensor.view(dtype)
-    return torch.where(floats.isfinite(), floats, torch.zeros_like(floats))
+    floats = torch.where(floats.isfinite(), floats, torch.zeros_like(floats))
+    some = extremes(dtype)[: floats.numel() // 4]
+    floats.view(-1)[torch.from_numpy(rng.permutation(floats.numel())[: len(some)])] = some
+    return floats
 
 
+@pytest.mark.parametrize("device", ["cpu", CUDA])
 @pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES.keys())
 @pytest.mark.parametrize("scale_dtype", DTYPES.values(), ids=DTYPES.keys())
 @hypothesis.given(
@@ -221,9 +236,10 @@ def bit_patterns(dtype, size, seed):
     near=strategies.booleans(),
 )
 @hypothesis.settings(max_examples=25)
-def test_any_bits(dtype, scale_dtype, seed, group, near):
+def test_any_bits(device, dtype, scale_dtype, seed, group, near):
     shape = (8, 64)
-    scales = bit_patterns(scale_dtype, (8 // group[0], 64 // group[1]), seed).abs()
+    scales = bit_patterns(scale_dtype, (8 // group[0], 64 // group[1]), seed)
+    scales = torch.where(scales == 0, scales, scales.abs())  # -0 is a scale of 0
     zeros = torch.from_numpy(random_codes(tuple(scales.shape), seed))
     weight = bit_patterns(dtype, shape, seed + 1)
     if near:
@@ -231,38 +247,42 @@ def test_any_bits(dtype, scale_dtype, seed, group, near):
         weight = torch.where(weight.isfinite(), weight, torch.zeros_like(weight))
     codes = float_twin.quantize(weight, scales, zeros)
     payload = torch.from_numpy(twin.pack(codes, awqpack.AWQPacking.V1, False))
-    assert_same(awqpack.quantize(weight, scales, zeros), payload)
-    assert_same(portable.quantize(weight, scales, zeros, 1, False), payload)
-    assert is_same_bits(
-        awqpack.dequantize(payload, scales, zeros, dtype=dtype), float_twin.dequantize(codes, scales, zeros, dtype)
-    )
+    weight, scales, zeros, there = (tensor.to(device) for tensor in (weight, scales, zeros, payload))
+    assert_same(awqpack.quantize(weight, scales, zeros), there)
+    assert_same(portable.quantize(weight, scales, zeros, 1, False), there)
+    back = awqpack.dequantize(there, scales, zeros, dtype=dtype)
+    assert is_same_bits(back.cpu(), float_twin.dequantize(codes, scales, zeros, dtype))
 
 
 @pytest.mark.parametrize("column_major", [False, True])
-def test_round_trip_of_every_code_zero_and_normal_scale(column_major):
+def test_round_trip_of_every_code_zero_and_normal_scale(column_major, device):
     """quantize(dequantize(p)) == p: 16 codes x 16 zeros x every normal float16 scale."""
-    scales = torch.arange(0x0400, 0x7C00, dtype=torch.int16).view(torch.float16)
-    # 15 times a scale must be a float16 too
-    codes = torch.arange(16, dtype=torch.uint8).repeat(4).expand(len(scales), 64)
+    scales = torch.arange(0x0400, 0x7C00, dtype=torch.int16, device=device).view(torch.float16)[:, None]
+    # Whole vectors of one scale in rows; in columns each has a scale of its own.
+    codes = torch.arange(16, dtype=torch.uint8, device=device).repeat(1 if column_major else 4)
+    payload = awqpack.pack(codes.expand(len(scales), -1).contiguous())
     for zero in range(16):
-        zeros = torch.full((len(scales), 1), zero, dtype=torch.uint8)
-        payload = awqpack.pack(codes)
-        weight = awqpack.dequantize(payload, scales[:, None], zeros)
-        fits = weight.isfinite().all(1)
-        assert int(fits.sum()) >= 30 * 1024 - 4096
-        if column_major:
-            weight = weight.t().contiguous().t()
-        assert_same(awqpack.quantize(weight[fits], scales[fits, None], zeros[fits]), payload[fits])
-        wide = awqpack.dequantize(payload, scales[:, None], zeros, dtype=torch.float32)
-        assert_same(awqpack.quantize(wide, scales[:, None], zeros), payload)
+        zeros = torch.full((len(scales), 1), zero, dtype=torch.uint8, device=device)
+        for dtype in (torch.float16, torch.float32):
+            weight = awqpack.dequantize(payload, scales, zeros, dtype=dtype)
+            if column_major:
+                weight = weight.t().contiguous().t()
+            # 15 times the largest scales is infinite as a float16: these come last.
+            fits = len(scales) if dtype == torch.float32 else int(weight.isfinite().all(1).sum())
+            assert fits >= 30 * 1024 - 4096
+            assert_same(awqpack.quantize(weight[:fits], scales[:fits], zeros[:fits]), payload[:fits])
 
 
-def test_the_quotient_is_that_of_a_division():
-    """Halves of every sort: where a bare reciprocal would round to the other neighbour."""
-    scales = torch.arange(0x0001, 0x7C00, dtype=torch.int16).view(torch.float16)[:, None]
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["float16", "bfloat16"])
+@pytest.mark.parametrize("scale_dtype", [torch.float16, torch.bfloat16], ids=["float16", "bfloat16"])
+def test_the_quotient_is_that_of_a_division(dtype, scale_dtype):
+    """Halves of every sort, and their neighbours: where a bare reciprocal would round to the wrong side."""
+    infinity = 0x7C00 if scale_dtype == torch.float16 else 0x7F80
+    scales = torch.arange(1, infinity, 1 if dtype == scale_dtype == torch.float16 else 7, dtype=torch.int16)
+    scales = scales.view(scale_dtype)[:, None]
     steps = (torch.arange(64) - 16) / 2
-    weight = (scales.float() * steps).to(torch.float16)
-    near = torch.stack([weight.view(torch.int16) + i for i in (-1, 0, 1)]).view(torch.float16)
+    weight = (scales.float() * steps).to(dtype)
+    near = torch.stack([weight.view(torch.int16) + i for i in (-1, 0, 1)]).view(dtype)
     near = torch.where(near.isfinite(), near, torch.zeros_like(near))
     zeros = torch.from_numpy(random_codes((len(scales), 1)))
     for weight in near:
@@ -335,6 +355,7 @@ print(test_floats.digest())
 """
 
 
+@functools.cache
 def digest():
     """A hash of many results."""
     sums = hashlib.sha256()
@@ -362,8 +383,9 @@ def digest():
     return sums.hexdigest()
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", [name for name in VARIANTS if name != awqpack.build_info()["cpu_active"]])
 def test_every_variant_gives_the_same(variant):
+    """As the one that runs here, which the tests above compare with the twin."""
     script = DIGEST.format(tests=str(Path(__file__).parent))
     result = forked.run(script, AWQPACK_CPU=variant)
     assert result.returncode == 0, result.stderr
@@ -392,10 +414,10 @@ def test_thread_counts_give_the_same_result(threads, packing):
 
 
 @pytest.mark.parametrize(("name", "zeros"), [("v1", True), ("v1_reorder", False), ("v2", True), ("marlin", False)])
-def test_opcheck(name, zeros):
+def test_opcheck(name, zeros, device):
     packing = PACKINGS[name]
     ops, number = torch.ops.awqpack, (packing.number, packing.reorder)
-    weight = torch.randn(64, 128)
+    weight = torch.randn(64, 128, device=device)
     scales, found = ops.min_max_scales(weight, 1, 64, "asymmetric", torch.float16)
     given = (scales, found if zeros else None, *number)
     payload = ops.quantize(weight, *given)

@@ -45,6 +45,14 @@ BAD_WEIGHTS = {
     "0-D": ({"weight": W[0, 0]}, r"got shape \(\)"),
     "nan": ({"weight": spoiled(W, (3, 17), NAN)}, r"a finite weight; weight\[3, 17\] is nan"),
     "infinite": ({"weight": spoiled(W, (63, 127), -INF).half()}, r"weight\[63, 127\] is -inf"),
+    "in a batch": (
+        {
+            "weight": spoiled(W.half().expand(2, 3, 64, 128), (1, 2, 3, 4), NAN),
+            "scales": S.expand(2, 3, 64, 2),
+            "zeros": Z.expand(2, 3, 64, 2),
+        },
+        r"weight\[1, 2, 3, 4\] is nan",
+    ),
     "two": (
         {"weight": spoiled(spoiled(W, (9, 1), NAN), (8, 100), INF).t().contiguous().t()},
         r"weight\[8, 100\] is inf",
@@ -113,6 +121,7 @@ OUTS = {
     "shape": (lambda: torch.zeros(64, 8, dtype=torch.int32), lambda: torch.zeros(32, 128), "out expects shape"),
     "dtype": (lambda: P.long(), lambda: W.double(), "expects dtype"),
     "strides": (lambda: P[:1].expand(64, 16), lambda: W[:1].expand(64, 128), "memory of its own"),
+    "device": (lambda: P.to("meta"), lambda: W.to("meta"), "out expects the device of the input, cpu; got meta"),
 }
 
 
@@ -153,6 +162,7 @@ def test_no_gradient():
         lambda: awqpack.quantize(weight, S, Z),
         lambda: awqpack.quantize(W, scales, Z),
         lambda: awqpack.dequantize(P, scales, Z),
+        lambda: awqpack.dequantize(P, S, Z, out=W.clone().requires_grad_()),
         lambda: awqpack.min_max_scales(weight, 64),
     ):
         with pytest.raises(ValueError, match=r"has no gradient.*torch.no_grad\(\)"):
@@ -172,6 +182,7 @@ TYPES = {
     "validate": lambda: awqpack.quantize(W, S, Z, validate=1),
     "dtype": lambda: awqpack.dequantize(P, S, dtype="float16"),
     "group_size": lambda: awqpack.min_max_scales(W, 64.0),
+    "group_size expects an int or a pair": lambda: awqpack.min_max_scales(W, (1, 2, 3)),
     "formula": lambda: awqpack.min_max_scales(W, formula=7),
     "out": lambda: awqpack.quantize(W, S, out=P.numpy()),
 }
@@ -179,7 +190,7 @@ TYPES = {
 
 @pytest.mark.parametrize("name", TYPES)
 def test_types(name):
-    with pytest.raises(TypeError, match=f"{name} expects"):
+    with pytest.raises(TypeError, match=name if " " in name else f"{name} expects"):
         TYPES[name]()
 
 

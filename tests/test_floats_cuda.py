@@ -132,6 +132,16 @@ def test_the_first_bad_scale_or_zero_is_named(packing, spoil, message):
         awqpack.quantize(weight, scales, zeros, *packing)
 
 
+@pytest.mark.parametrize("left", ["scales", "zeros"])
+def test_a_tensor_on_another_device_is_named(left):
+    weight, scales, zeros, payload = case(PACKINGS["v1"], (1, 128), torch.float16)
+    there = {name: value if name == left else value.cuda() for name, value in (("scales", scales), ("zeros", zeros))}
+    with pytest.raises(ValueError, match=f"{left} expects the device of the input"):
+        awqpack.quantize(weight.cuda(), **there)
+    with pytest.raises(ValueError, match=f"{left} expects the device of the input"):
+        awqpack.dequantize(payload.cuda(), **there)
+
+
 def test_a_range_that_the_dtype_does_not_hold_is_named():
     weight = torch.zeros(SHAPE, device="cuda")
     weight[100, 300], weight[200, 3] = 3e38, 3e38

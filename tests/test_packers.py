@@ -4,7 +4,7 @@ import pytest
 import torch
 from shared import assert_same, torch_codes
 
-from awqpack import AWQPacking, pack, unpack
+from awqpack import AWQPacking, min_max_scales, pack, quantize, unpack
 
 V1 = AWQPacking.V1
 GROUP = 32
@@ -23,6 +23,25 @@ def test_compressed_tensors(packed_dim, shape):
     back = unpack_from_int32(ours, 4, torch.Size(shape), packed_dim)
     assert_same((back.to(torch.int16) + 8).to(torch.uint8), codes)
     assert_same(unpack(theirs if packed_dim == 1 else theirs.mT, V1), codes if packed_dim == 1 else codes.mT)
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_compressed_tensors_rounds_to_the_same_codes(symmetric):
+    """Its own code, in float32 and in float16: what test_floats_peers.py counts differences of."""
+    pytest.importorskip("compressed_tensors", reason="needs the package compressed-tensors")
+    import test_floats_peers as peers
+    from compressed_tensors.quantization import QuantizationArgs
+    from compressed_tensors.quantization.lifecycle.forward import quantize as theirs
+
+    weight = peers.random_weight()[:128]
+    scales, zeros = min_max_scales(weight, peers.GROUP, symmetric=symmetric)
+    how = QuantizationArgs(num_bits=4, symmetric=symmetric, strategy="group", group_size=peers.GROUP)
+    for dtype in (torch.float32, torch.float16):
+        signed = zeros.to(torch.int8) - 8
+        codes = theirs(weight.to(dtype), scales.to(dtype), None if symmetric else signed, how, dtype=torch.int8) + 8
+        assert_same(codes.to(torch.uint8), peers.compressed_tensors(weight, scales, zeros, dtype))
+        if dtype == torch.float32:
+            assert_same(pack(codes.to(torch.uint8), V1), quantize(weight, scales, zeros))
 
 
 @pytest.fixture(params=[(64, 128), (96, 256)], ids=str)
