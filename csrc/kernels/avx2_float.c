@@ -3,7 +3,6 @@
 
 #if defined(__x86_64__)
 
-#include "float_bits.h"
 #include "float_kernels.h"
 
 #define AWQ_TARGET "avx2,fma,f16c"
@@ -103,6 +102,16 @@ ALWAYS_INLINE floats lesser(floats a, floats b)
     return _mm256_min_ps(a, b);
 }
 
+ALWAYS_INLINE floats greater(floats a, floats b)
+{
+    return _mm256_max_ps(a, b);
+}
+
+ALWAYS_INLINE vector bits_of(floats v)
+{
+    return _mm256_castps_si256(v);
+}
+
 ALWAYS_INLINE floats multiply_add(floats a, floats b, floats c)
 {
     return _mm256_fmadd_ps(a, b, c);
@@ -186,74 +195,7 @@ ALWAYS_INLINE int64_t look_up(awq_dtype dtype, const uint8_t *restrict codes, ui
     return i;
 }
 
-#include "float_lines.h"
-
-/* --- min_max --- */
-
-/* The least and the greatest of what came before and of elements [i, end); what is left of them is the caller's. */
-ALWAYS_INLINE int64_t scan_group(awq_dtype dtype, const uint8_t *restrict from, int64_t i, int64_t end, float *low,
-                                 float *high, __m256i *most)
-{
-    if (i + LANES > end) {
-        return i;
-    }
-    const int64_t item = item_of(dtype);
-    floats least = _mm256_set1_ps(*low), greatest = _mm256_set1_ps(*high);
-    for (; i + LANES <= end; i += LANES) {
-        const floats w = load_floats(dtype, from + i * item);
-        *most = raise_magnitude(AWQ_DTYPE_FLOAT32, *most, _mm256_castps_si256(w));
-        least = _mm256_min_ps(w, least);
-        greatest = _mm256_max_ps(w, greatest);
-    }
-    float lows[LANES], highs[LANES];
-    _mm256_storeu_ps(lows, least);
-    _mm256_storeu_ps(highs, greatest);
-    for (int k = 0; k < LANES; k++) {
-        *low = lows[k] < *low ? lows[k] : *low;
-        *high = highs[k] > *high ? highs[k] : *high;
-    }
-    return i;
-}
-
-ALWAYS_INLINE bool min_max_as(awq_dtype dtype, const uint8_t *restrict from, int64_t count, int64_t group,
-                              int64_t taken, float *restrict low, float *restrict high)
-{
-    const int64_t item = item_of(dtype);
-    const bool is_each = group == 1;
-    __m256i most = _mm256_setzero_si256();
-    bool is_finite = true;
-    int64_t left = is_each ? count : group - taken;
-    for (int64_t i = 0; i < count; left = group, low++, high++) {
-        const int64_t end = i + awq_float_min(left, count - i);
-        for (; is_each && i + LANES <= end; i += LANES) {
-            const floats w = load_floats(dtype, from + i * item);
-            most = raise_magnitude(AWQ_DTYPE_FLOAT32, most, _mm256_castps_si256(w));
-            _mm256_storeu_ps(low + i, _mm256_min_ps(w, _mm256_loadu_ps(low + i)));
-            _mm256_storeu_ps(high + i, _mm256_max_ps(w, _mm256_loadu_ps(high + i)));
-        }
-        if (!is_each) {
-            i = scan_group(dtype, from, i, end, low, high, &most);
-        }
-        for (; i < end; i++) {
-            const int64_t at = is_each ? i : 0;
-            const float w = awq_float_load(dtype, from + i * item);
-            is_finite = is_finite && awq_is_finite(w);
-            low[at] = w < low[at] ? w : low[at];
-            high[at] = w > high[at] ? w : high[at];
-        }
-    }
-    return is_finite && is_all_finite(AWQ_DTYPE_FLOAT32, most);
-}
-
-static bool min_max(awq_dtype dtype, const void *restrict weight, int64_t count, int64_t group, int64_t taken,
-                    float *restrict low, float *restrict high)
-{
-    switch (dtype) {
-    case AWQ_DTYPE_FLOAT16: return min_max_as(AWQ_DTYPE_FLOAT16, weight, count, group, taken, low, high);
-    case AWQ_DTYPE_BFLOAT16: return min_max_as(AWQ_DTYPE_BFLOAT16, weight, count, group, taken, low, high);
-    default: return min_max_as(AWQ_DTYPE_FLOAT32, weight, count, group, taken, low, high);
-    }
-}
+#include "float_extremes.h"
 
 const awq_float_kernels awq_float_avx2 = {
     .dequantize = dequantize,

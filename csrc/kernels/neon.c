@@ -1,4 +1,5 @@
 /* The kernels for AArch64 NEON: zips and unzips bring the codes of a payload byte together. */
+#include "float_kernels.h"
 #include "kernels.h"
 #include "walk.h"
 
@@ -230,6 +231,7 @@ static const awq_walks v2 = {pack_v2, unpack_v2, pack_panel, unpack_panel, NULL,
 
 const awq_kernels awq_kernels_neon = {
     .name = "neon",
+    .floats = &awq_float_neon,
     .of =
         {
             [AWQ_PACKING_V1] = &v1,

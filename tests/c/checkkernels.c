@@ -381,6 +381,7 @@ static void *check_variant(void *argument)
         }
     }
     free(c->scratch);
+    check_floats(c->kernels, c->random, c->quick, &c->passed, &c->failed);
     return NULL;
 }
 

@@ -56,6 +56,9 @@ typedef enum operation {
 /* What a variant runs, which is the walk over blocks where it has nothing of its own. */
 awq_kernel *kernel_of(const awq_kernels *kernels, awq_packing packing, operation op);
 
+/* Compares the kernels for floats with plain C's, and adds to the counts. */
+void check_floats(const awq_kernels *kernels, uint64_t seed, bool quick, int64_t *passed, int64_t *failed);
+
 typedef struct bench_options {
     const char *variant, *kernel, *packing; /* NULL: all of them */
     int64_t mebibytes;                      /* of codes */
