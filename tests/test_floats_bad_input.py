@@ -45,22 +45,19 @@ BAD_WEIGHTS = {
     "0-D": ({"weight": W[0, 0]}, r"got shape \(\)"),
     "nan": ({"weight": spoiled(W, (3, 17), NAN)}, r"a finite weight; weight\[3, 17\] is nan"),
     "infinite": ({"weight": spoiled(W, (63, 127), -INF).half()}, r"weight\[63, 127\] is -inf"),
-    "in a batch": (
-        {
-            "weight": spoiled(W.half().expand(2, 3, 64, 128), (1, 2, 3, 4), NAN),
-            "scales": S.expand(2, 3, 64, 2),
-            "zeros": Z.expand(2, 3, 64, 2),
-        },
-        r"weight\[1, 2, 3, 4\] is nan",
-    ),
     "two": (
         {"weight": spoiled(spoiled(W, (9, 1), NAN), (8, 100), INF).t().contiguous().t()},
         r"weight\[8, 100\] is inf",
     ),
 }
+BATCH = {"weight": spoiled(W.half().expand(2, 3, 64, 128), (1, 2, 3, 4), NAN)}
 QUANTIZE = {
     **BAD_SCALES,
     **BAD_WEIGHTS,
+    "in a batch": (
+        {**BATCH, "scales": S.expand(2, 3, 64, 2), "zeros": Z.expand(2, 3, 64, 2)},
+        r"weight\[1, 2, 3, 4\] is nan",
+    ),
     "columns": ({"weight": W[:, :12], "scales": S[:, :1], "zeros": None}, "quantize as V1 .* multiple of 8; got 12"),
 }
 DEQUANTIZE = {
@@ -73,6 +70,7 @@ DEQUANTIZE = {
 }
 MIN_MAX = {
     **BAD_WEIGHTS,
+    "in a batch": (BATCH, r"weight\[1, 2, 3, 4\] is nan"),
     "groups": ({"group_size": 48}, r"groups of \(1, 48\) for shape \(64, 128\)"),
     "groups of rows": ({"group_size": (5, 1)}, r"groups of \(5, 1\)"),
     "group 0": ({"group_size": 0}, "a positive number, or -1"),
