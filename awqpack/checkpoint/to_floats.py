@@ -90,7 +90,11 @@ def _reason_part_not_held(source: Checkpoint, layer: SourceLayer, dtype: torch.d
         scales, zeros = layer.layout.decode_side(layer.geometry, side)
     except LayoutError as error:
         return str(error)
-    largest = layer.layout.weight.largest(zeros) * scales.float().abs()
+    form = layer.layout.weight
+    bound = form.largest(torch.zeros(1, dtype=zeros.dtype)) * scales.float().abs().max()
+    if bool(bound.to(dtype).isfinite().all()):  # most models: then no group has to be looked at
+        return None
+    largest = form.largest(zeros) * scales.float().abs()
     is_beyond = ~largest.to(dtype).isfinite()
     if bool(is_beyond.any()):
         row, group = is_beyond.nonzero()[0].tolist()

@@ -119,11 +119,12 @@ class CompressedTensors(CompressedTensorsFormat, Layout):
         return spec == expected or (name == "weight_shape" and spec == (torch.int32, (2,)))
 
     def encode_side(self, geometry: Geometry, scales: torch.Tensor, zeros: torch.Tensor) -> dict[str, torch.Tensor]:
-        whole = padded(zeros, 0, -(-geometry.out_features // 8) * 8)
+        rows = geometry.out_features
+        whole = zeros if rows % 8 == 0 else padded(zeros, 0, -(-rows // 8) * 8)
         return {
             "weight_zero_point": functional.pack(whole.t(), AWQPacking.V1).t().contiguous(),
             "weight_scale": scales.contiguous(),
-            "weight_shape": torch.tensor([geometry.out_features, geometry.in_features]),
+            "weight_shape": torch.tensor([rows, geometry.in_features]),
         }
 
     def decode_scales(self, geometry: Geometry, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
