@@ -91,7 +91,7 @@ def _reason_part_not_held(source: Checkpoint, layer: SourceLayer, dtype: torch.d
     except LayoutError as error:
         return str(error)
     form = layer.layout.weight
-    bound = form.largest(torch.zeros(1, dtype=zeros.dtype)) * scales.float().abs().max()
+    bound = form.largest(torch.zeros(1, dtype=zeros.dtype)) * scales.float().abs().amax((0, 1))
     if bool(bound.to(dtype).isfinite().all()):  # most models: then no group has to be looked at
         return None
     largest = form.largest(zeros) * scales.float().abs()
