@@ -2,7 +2,7 @@
 
 The blocks of a page run from top to bottom. ``python`` blocks share one namespace. In ``console`` blocks what follows
 ``$`` is a command, and what follows that, if anything does, is what it prints: ``...`` stands for any lines, times and
-rates may differ.
+rates may differ. ``sh`` blocks hold commands alone, to copy.
 A block below ``<!-- not run: REASON -->`` is compiled, or its commands parsed, and no more. ``/tmp`` is a folder of the
 page's own.
 """
@@ -54,7 +54,10 @@ def blocks(page):
     text = page.read_text(encoding="utf-8")
     for match in FENCE.finditer(text):
         line = text.count("\n", 0, match.start("body")) + 1
-        yield Block(match["language"], textwrap.dedent(match["body"]), line, match["reason"])
+        body, language = textwrap.dedent(match["body"]), match["language"]
+        if language == "sh":
+            body, language = re.sub("^", "$ ", body, flags=re.MULTILINE), "console"
+        yield Block(language, body, line, match["reason"])
 
 
 def commands(block):
@@ -155,7 +158,9 @@ def test_blocks(name, folder):
                     assert_printed(command, f"{name}, line {line}", "\n".join(expected), printed)
         else:
             where = f"{name}, line {block.line}"
-            assert block.language in SHOWN, f"{where}: expects python, console, text or json; got {block.language!r}"
+            assert block.language in SHOWN, (
+                f"{where}: expects python, console, sh, text or json; got {block.language!r}"
+            )
 
 
 @pytest.mark.parametrize("name", NAMES)
