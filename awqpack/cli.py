@@ -69,15 +69,26 @@ class _Commands(click.Group):
         return super().resolve_command(ctx, args)
 
 
-@click.group(cls=_Commands, context_settings=_SETTINGS, invoke_without_command=True)
+_WHAT_IS_KNOWN = f"""layouts: {", ".join(LAYOUTS)}; auto-round's checkpoints are read as gemm, gptq or gptq_v2
+
+    floats: {", ".join(FLOATS)}
+
+    4-bit floats, which become floats alone: {", ".join(FLOAT_LAYOUTS)}"""
+
+
+@click.group(
+    cls=_Commands,
+    context_settings=_SETTINGS,
+    invoke_without_command=True,
+    help=f"""4-bit weights for PyTorch (AWQ, GPTQ and others): inspect, convert, quantize and verify checkpoints.
+
+    awqpack COMMAND --help has examples of each command.
+
+    {_WHAT_IS_KNOWN}""",
+)
 @click.version_option(__version__, prog_name="awqpack", message="%(prog)s %(version)s")
 @click.pass_context
 def _awqpack(context: click.Context) -> int:
-    """4-bit weights for PyTorch (AWQ, GPTQ and others): inspect, convert, quantize and verify checkpoints.
-
-    \b
-    awqpack COMMAND --help has examples of each command.
-    """
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
     return 0
@@ -131,11 +142,7 @@ def _inspect(path: str, layout: str, group_size: int | None, as_json: bool) -> i
     SRC is a directory, one safetensors file, or the name of a model in the Hugging Face Hub's local cache. DST is a new
     directory, or file.
 
-    layouts: {", ".join(LAYOUTS)}
-
-    floats: {", ".join(FLOATS)}
-
-    4-bit floats, which become floats alone: {", ".join(FLOAT_LAYOUTS)}
+    {_WHAT_IS_KNOWN}
 
     \b
     examples:

@@ -14,6 +14,8 @@ from safetensors.torch import load_file, save_file
 
 import awqpack
 from awqpack import checkpoint, cli
+from awqpack.checkpoint.to_floats import FLOATS
+from awqpack.layouts import FLOAT_LAYOUTS, LAYOUTS
 
 
 def run(capsys, *arguments):
@@ -37,6 +39,14 @@ def test_help_teaches_by_example(command, capsys, monkeypatch):
     assert "  examples:\n    awqpack " + command in text
     assert "exit status:" in text
     assert max(len(line) for line in text.splitlines()) <= 80
+
+
+@pytest.mark.parametrize("words", [("--help",), ("convert", "--help")], ids=" ".join)
+def test_help_lists_what_is_known(words, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    text = " ".join(run(capsys, *words)[1].split()).replace("- ", "-")  # names that wrap at a hyphen
+    assert f"layouts: {', '.join(LAYOUTS)}; auto-round's checkpoints" in text
+    assert f"floats: {', '.join(FLOATS)} 4-bit floats, which become floats alone: {', '.join(FLOAT_LAYOUTS)}" in text
 
 
 def test_inspect(given, capsys):

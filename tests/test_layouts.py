@@ -106,15 +106,20 @@ def test_runs_are_the_payload(source, target, chunk, monkeypatch):
     monkeypatch.setattr("awqpack.layouts.weight._CHUNK_CODES", chunk)
     codes = random_layer(72, 320, 32).codes
     one, other = LAYOUTS[source].weight, LAYOUTS[target].weight
-    memory = {"codes": torch.full((72 * 320,), 17, dtype=torch.uint8)}
-    memory["stored"] = torch.full((72 * 320,), 17, dtype=other.dtype)
+    memory = {
+        purpose: torch.full((72 * 320,), 17, dtype=torch.uint8) for purpose in ("rows", "codes", "stored", "whole")
+    }
 
     def take(purpose, dtype, shape):
-        assert memory[purpose].dtype == dtype
-        return memory[purpose][: shape[0] * shape[1]].view(shape)
+        return memory[purpose][: shape[0] * shape[1] * dtype.itemsize].view(dtype).view(shape)
 
     payload = one.pack(codes)
-    runs = relayout_runs(lambda begin, end: payload[begin:end], (72, 320), one, other, take)
+
+    def rows(begin, end, take_bytes):
+        part = payload[begin:end]
+        return take_bytes(part.nbytes).view(part.dtype).view(part.shape).copy_(part)
+
+    runs = relayout_runs(rows, (72, 320), one, other, take)
     assert_same(torch.cat([run.clone() for run in runs]), other.pack(codes))
 
 

@@ -91,7 +91,7 @@ def test_from_each_format_to_each_other(one, other, monkeypatch):
     assert_same(relayout(stored, source, target), expected)
     if one != other:
         runs = relayout_runs(
-            lambda begin, end: stored[begin:end],
+            lambda begin, end, take_bytes: stored[begin:end],
             SHAPE,
             source,
             target,

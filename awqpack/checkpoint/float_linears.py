@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
 from ..layouts import SCALE_DTYPES, TensorSpec
+from ..layouts.weight import Rows, TakeBytes
 from .fused import Experts, names_of_experts
-from .shard import Shard, TakeBytes
+from .shard import Shard
 from .tensor_files import TensorFiles
 
 _OF_EXPERTS = ("gate_up_proj", "gate_proj", "up_proj", "down_proj")
 _ALTERNATING = ("gpt_oss",)  # models whose gate and up take turns, row by row
-
-Rows = Callable[[int, int, TakeBytes], torch.Tensor]
 
 
 @dataclass(frozen=True)

@@ -177,11 +177,7 @@ class _Quantize(Job):
         zeros = torch.empty(n, geometry.groups, dtype=torch.uint8)
         formula = target.formulas[self._symmetric]
 
-        read = self._linear.reader(self._files.shard(self.weight))
-
-        def rows(begin: int, end: int) -> torch.Tensor:
-            return read(begin, end, buffers.bytes)
-
+        rows = self._linear.reader(self._files.shard(self.weight))
         try:
             name, done = prefixed(self.name, target.names["weight"]), 0
             lowest = target.lowest_zero

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 
 import torch
 
@@ -29,10 +30,7 @@ def relayout_read(
     if device.type != "cpu":
         return [relayout(source.weight(layer).to(device), form, target).cpu()]
 
-    def rows(begin: int, end: int) -> torch.Tensor:
-        return source.weight_rows(layer, begin, end, buffers.bytes)
-
-    return relayout_runs(rows, (n, k), form, target, buffers.take)
+    return relayout_runs(partial(source.weight_rows, layer), (n, k), form, target, buffers.take)
 
 
 def stored_read(source: Checkpoint, layer: SourceLayer, buffers: Buffers) -> Iterator[torch.Tensor]:
@@ -52,7 +50,5 @@ def dequantized_read(
     scales, zeros = source.scales_and_zeros(layer)
     order = layer.layout.decode_order(layer.geometry, source.side_tensors(layer))
 
-    def rows(begin: int, end: int) -> torch.Tensor:
-        return source.weight_rows(layer, begin, end, buffers.bytes)
-
+    rows = partial(source.weight_rows, layer)
     return dequantize_runs(rows, (n, k), layer.layout.weight, scales, zeros, order, dtype, buffers.take)

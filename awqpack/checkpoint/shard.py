@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +11,7 @@ import safetensors
 import torch
 
 from ..layouts import TensorSpec
+from ..layouts.weight import TakeBytes
 from .errors import CheckpointError
 from .files import open_regular, read_at, require_no_pointer, unreadable
 
@@ -43,7 +43,6 @@ TORCH_DTYPES = {
     "U64": torch.uint64,
 }
 DTYPE_NAMES = {dtype: name for name, dtype in TORCH_DTYPES.items()}
-TakeBytes = Callable[[int], torch.Tensor]  # uint8 memory of that many bytes, to be overwritten
 
 
 def _fresh(nbytes: int) -> torch.Tensor:

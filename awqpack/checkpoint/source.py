@@ -9,11 +9,11 @@ from types import TracebackType
 import torch
 
 from ..layouts import SOURCES, Layer, LayoutError, QuantizationConfig, StoredLayout
+from ..layouts.weight import TakeBytes
 from .config_files import ConfigFiles
 from .errors import CheckpointError
 from .hub import located
 from .layers import SourceLayer, find_layers, layout_of_tensors
-from .shard import TakeBytes
 from .tensor_files import TensorFiles
 
 

@@ -95,22 +95,24 @@ class Buffers(threading.local):
     """Memory that each thread reuses: fresh memory costs page faults, several times the packing."""
 
     def __init__(self) -> None:
-        self._memory: dict[object, torch.Tensor] = {}
+        self._memory: dict[str, torch.Tensor] = {}
 
     def bytes(self, count: int) -> torch.Tensor:
         """So many uninitialised bytes, which the next call overwrites."""
-        return self._take("bytes", torch.uint8, count)
+        return self._take("bytes", count)
 
     def other_bytes(self, count: int) -> torch.Tensor:
         """So many more, apart from those."""
-        return self._take("other bytes", torch.uint8, count)
+        return self._take("other bytes", count)
 
     def take(self, purpose: str, dtype: torch.dtype, shape: tuple[int, int]) -> torch.Tensor:
-        """An uninitialised tensor, which the next call for the same purpose and dtype overwrites."""
-        return self._take((purpose, dtype), dtype, shape[0] * shape[1]).view(shape)
+        """An uninitialised tensor, which the next call for the same purpose overwrites."""
+        return self._take(purpose, shape[0] * shape[1] * dtype.itemsize).view(dtype).view(shape)
 
-    def _take(self, key: object, dtype: torch.dtype, count: int) -> torch.Tensor:
-        memory = self._memory.get(key)
+    def _take(self, purpose: str, count: int) -> torch.Tensor:
+        memory = self._memory.get(purpose)
         if memory is None or memory.numel() < count:
-            memory = self._memory[key] = torch.empty(count, dtype=dtype)
+            self._memory.pop(purpose, None)
+            memory = None  # before there is more of it
+            memory = self._memory[purpose] = torch.empty(count, dtype=torch.uint8)
         return memory[:count]

@@ -10,7 +10,7 @@ import torch
 from .. import floats
 from .parts import LayoutError
 from .rounding import lift_zeros
-from .weight import Rows, Take, WeightFormat
+from .weight import Rows, Take, WeightFormat, bytes_for
 
 # Elements at a time: their floats stay in the last-level cache until they are written.
 _CHUNK_ELEMENTS = 1 << 20
@@ -31,7 +31,7 @@ def dequantize_runs(
     """The weight ``(N, K)`` as runs of whole rows, one after the other; the next may overwrite the last.
 
     Args:
-        rows: gives rows begin..end of what is stored, on the CPU, and may overwrite what it gave before.
+        rows: gives rows begin..end of what is stored, on the CPU.
         features: ``(out_features, in_features)``.
         source: the format of what is stored.
         scales, zeros: ``(N, G)``.
@@ -40,11 +40,12 @@ def dequantize_runs(
         take: memory for a purpose, which may be what it gave for that before.
     """
     n, k = features
-    whole = rows(0, source.shape(n, k)[0]) if source.runs_along_k else None
+    whole = rows(0, source.shape(n, k)[0], bytes_for(take, "whole")) if source.runs_along_k else None
+    take_rows = bytes_for(take, "rows")
     columns = None if order is None else order.long()
     for begin, end in _chunks(source, n, k):
         if whole is None:
-            stored = rows(source.shape(begin, k)[0], source.shape(end, k)[0])
+            stored = rows(source.shape(begin, k)[0], source.shape(end, k)[0], take_rows)
         else:
             stored = source.part(whole, False, begin, end)
         scale, zero = scales[begin:end], zeros[begin:end]
@@ -73,7 +74,7 @@ def quantize_runs(
     """What is stored of a float weight, rounded to the nearest, as runs of whole rows; the next may overwrite the last.
 
     Args:
-        rows: gives rows begin..end of the weight ``(N, K)``, on the CPU, and may overwrite what it gave before.
+        rows: gives rows begin..end of the weight ``(N, K)``, on the CPU.
         features: ``(out_features, in_features)``.
         target: the format. One whose rows run along K is one run, of all that is stored.
         scales, zeros: ``(N, G)``, which are written.
@@ -85,9 +86,10 @@ def quantize_runs(
         LayoutError: a weight is not finite, and named, or a scale is none in the dtype of scales.
     """
     n, k = features
-    whole = take("stored", target.dtype, target.shape(n, k)) if target.runs_along_k else None
+    whole = take("whole", target.dtype, target.shape(n, k)) if target.runs_along_k else None
+    take_rows = bytes_for(take, "rows")
     for begin, end in _chunks(target, n, k):
-        weight, scale, zero = rows(begin, end), scales[begin:end], zeros[begin:end]
+        weight, scale, zero = rows(begin, end, take_rows), scales[begin:end], zeros[begin:end]
         try:
             floats.min_max_scales(weight, k // scales.shape[1], formula=formula, out=(scale, zero))
         except ValueError as error:

@@ -286,8 +286,15 @@ def _in_runs(weight: torch.Tensor) -> Iterator[tuple[torch.Tensor, slice, slice]
         yield memory[: end - begin], slice(begin, end), slice(begin // 2, end // 2)
 
 
-Take = Callable[[str, torch.dtype, tuple[int, int]], torch.Tensor]  # gives memory for a purpose: "codes" or "stored"
-Rows = Callable[[int, int], torch.Tensor]
+# Gives memory for a purpose: "rows" and "stored" of a chunk, its "codes", and the "whole" of a weight on either side.
+Take = Callable[[str, torch.dtype, tuple[int, int]], torch.Tensor]
+TakeBytes = Callable[[int], torch.Tensor]  # gives uint8 memory of that many bytes, to be overwritten
+Rows = Callable[[int, int, TakeBytes], torch.Tensor]  # reads rows begin..end of a tensor into such memory
+
+
+def bytes_for(take: Take, purpose: str) -> TakeBytes:
+    """Memory for a purpose, by bytes."""
+    return lambda count: take(purpose, torch.uint8, (1, count)).view(-1)
 
 
 def relayout(
@@ -340,7 +347,7 @@ def relayout_runs(
     """The codes of one format in another as runs of whole rows, one after the other; the next may overwrite the last.
 
     Args:
-        rows: gives rows begin..end of what is stored, on the CPU, and may overwrite what it gave before.
+        rows: gives rows begin..end of what is stored, on the CPU.
         features: ``(out_features, in_features)`` of the codes.
         source, target: two different formats.
         take: memory for a purpose, which may be what it gave for that before. Runs of a chunk's size
@@ -349,9 +356,9 @@ def relayout_runs(
     """
     n, k = features
     along_k, step = _chunks(source, target, n, k)
-    read = _reader(rows, features, source, along_k)
+    read = _reader(rows, features, source, along_k, take)
     is_run = along_k == target.runs_along_k
-    whole = None if is_run else take("stored", target.dtype, target.shape(n, k))
+    whole = None if is_run else take("whole", target.dtype, target.shape(n, k))
     length, width = (k, n) if along_k else (n, k)
     scratch = take("codes", torch.uint8, (min(step, length), width))
     for begin in range(0, length, step):
@@ -368,18 +375,21 @@ def relayout_runs(
         yield whole
 
 
-def _reader(rows: Rows, features: tuple[int, int], source: WeightFormat, along_k: bool) -> Rows:
+def _reader(
+    rows: Rows, features: tuple[int, int], source: WeightFormat, along_k: bool, take: Take
+) -> Callable[[int, int], torch.Tensor]:
     """Gives the chunk that holds in_features (along_k) or out_features begin..end: rows of what is stored, or a part of
     all of them where it crosses these."""
     n, k = features
     if along_k != source.runs_along_k:
-        stored = rows(0, source.shape(n, k)[0])
+        stored = rows(0, source.shape(n, k)[0], bytes_for(take, "whole"))
         return lambda begin, end: source.part(stored, along_k, begin, end)
 
     def row(feature: int) -> int:
         return source.shape(n, feature)[0] if along_k else source.shape(feature, k)[0]
 
-    return lambda begin, end: rows(row(begin), row(end))
+    take_rows = bytes_for(take, "rows")
+    return lambda begin, end: rows(row(begin), row(end), take_rows)
 
 
 def _chunks(source: WeightFormat, target: WeightFormat, out_features: int, in_features: int) -> tuple[bool, int]:
