@@ -99,6 +99,16 @@ def _row(case: Case, count: int, pairs: list[tuple[Copied, Ran]], nbytes: int, i
     return Row("checkpoint", case.name, "awqpack", ran, dict(what), nbytes, f"cp -r of {case.copied}", copied)
 
 
+def _show(row: Row) -> None:
+    """A line for what is measured, as the whole takes minutes."""
+    what = row.what
+    print(
+        f"{row.op}, processes {what['processes']}: {row.seconds:.2f} s, {row.baseline} {row.baseline_seconds:.2f} s, "
+        f"ratio {row.ratio:.2f} (median {what['median_ratio']}), peak {what['peak_mib']} MiB",
+        flush=True,
+    )
+
+
 def _size_of(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.iterdir())
 
@@ -145,10 +155,13 @@ def run(options: argparse.Namespace) -> list[Row]:
         state = "sources not cached, targets synced" if options.cold else "sources in the file cache, nothing synced"
         print(f"{total / 2**30:.2f} GiB of gemm in {SHARDS} files or so, the best of {options.turns} turns; {state}")
         print(f"a process that imports torch and does nothing else: {peak_of_torch() // MIB} MiB at its peak")
+        chosen = [case for case in CASES if options.only is None or any(word in case.name for word in options.only)]
         for case in CASES:
-            wanted = options.only is None or any(word in case.name for word in options.only)
-            if wanted or case.target in {other.source for other in CASES}:
-                rows += bench(folder, case, counts if wanted else [], options.turns, options.cold)
+            if case in chosen or case.target in {other.source for other in chosen}:
+                found = bench(folder, case, counts if case in chosen else [], options.turns, options.cold)
+                for row in found:
+                    _show(row)
+                rows += found
     columns = (
         "op",
         "processes",
