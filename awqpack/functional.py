@@ -25,8 +25,9 @@ def number_of(packing: AWQPacking, reorder: bool) -> int:
     """Packing as the ops number it, once both arguments are known to be what they should be."""
     if not isinstance(packing, AWQPacking):
         raise TypeError(f"packing expects {alternatives(AWQPacking)}; got {packing!r}")
-    require_bool("reorder", reorder)
-    return packing.value
+    if reorder is not True and reorder is not False:
+        require_bool("reorder", reorder)
+    return packing._value_  # .value, at a fourth of its time
 
 
 def require_tensor_out(out: object, given: torch.Tensor) -> None:
