@@ -47,6 +47,12 @@ class Machine:
             calls["memcpy"] = functools.partial(self._in_parts, pool, ctypes.memmove, target, source)
         return calls
 
+    @staticmethod
+    def wait_for(call: Call) -> None:
+        """A call on a GPU, and its end."""
+        call()
+        torch.cuda.current_stream().synchronize()
+
     def read(self, weight: torch.Tensor, pool: ThreadPoolExecutor) -> dict[str, Call]:
         """What reads a weight and writes nothing: libc's memcmp with itself; on a GPU a copy of half of it."""
         if self.device == "cuda":
@@ -115,8 +121,14 @@ def bench_floats(machine: Machine, side: int, turns: int, pool: ThreadPoolExecut
             ),
             ("quantize", "Marlin, checked"): functools.partial(quantize, weight, *by_marlin, out=marlin_payload),
         }
+        waited: dict[str, Call] = {
+            f"{name}, waited for": functools.partial(machine.wait_for, copy) for name, copy in copies.items()
+        }
         for (op, what), call in calls.items():
             yield from machine.compare("floats", op, call, copies, moved, turns, what=what, **case)
+            if "checked" in what and machine.device == "cuda":  # the call itself waits for what it finds
+                what = what.replace("checked", "checked, beside a copy that is waited for")
+                yield from machine.compare("floats", op, call, waited, moved, turns, what=what, **case)
         least = functools.partial(awqpack.min_max_scales, weight, GROUP, out=(scales, zeros))
         reads = machine.read(weight, pool)
         yield from machine.compare(
