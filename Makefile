@@ -40,9 +40,10 @@ COMPILED_FROM := $(sort $(SOURCES) $(shell find awqpack tests -name '*.py'))
 # Named after the list of files, as one that is gone is newer than nothing.
 MADE := .made-$(firstword $(shell echo $(COMPILED_FROM) | cksum))
 
-test: $(VENV)/.test $(BUILD)/inductor/$(MADE) ## a quick form of the C checks, then pytest
-	$(CHECK_C) check BUILD=$(BUILD)/c CHECK=--quick
-	$(call PYTEST_ENV,$(BUILD)/inductor) $(BIN)/python -m pytest $(PYTEST_ARGS) $(ARGS)
+test: $(VENV)/.test $(BUILD)/inductor/$(MADE) ## a quick form of the C checks, and pytest beside it
+	@$(CHECK_C) check BUILD=$(BUILD)/c CHECK=--quick & checks=$$!; \
+	$(call PYTEST_ENV,$(BUILD)/inductor) $(BIN)/python -m pytest $(PYTEST_ARGS) $(ARGS); status=$$?; \
+	wait $$checks || { echo 'the C checks failed: they say so above'; exit 1; }; exit $$status
 
 test-clients: $(VENV)/.packers ## the longer tests under others' packages
 	$(BIN)/python -m pytest -m clients $(ARGS)

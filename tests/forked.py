@@ -2,7 +2,7 @@
 
 Nothing of awqpack is imported before the script begins, and no thread of torch's has started. A script has the folder
 and the environment of its run(); what Python and torch read of the latter as they start is that of the first.
-multiprocessing's forkserver would not do: its children end without finalizing the interpreter, which some scripts test.
+multiprocessing's forkserver would not do: its children never finalize the interpreter, which some scripts test.
 """
 
 import atexit
@@ -20,7 +20,7 @@ import threading
 import time
 
 SERVER = """
-import gc, json, os, signal, socket, sys, warnings
+import atexit, gc, json, os, signal, socket, sys, threading, warnings
 import torch
 if torch.distributed.is_available():
     import torch.distributed.tensor  # torch itself does so at the first op of a subclass, and it takes a second
@@ -57,11 +57,29 @@ def next_job():
     with open(job) as job:
         return json.load(job)
 
-sys.argv, folder, environment, script = next_job()  # returns in each process that is to run a script, as python -c
+def end(status):
+    # As a process of multiprocessing's ends. Where output cannot be written, the interpreter is left to say so.
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    try:
+        sys.stdout.flush(), sys.stderr.flush()
+    except (AttributeError, OSError, ValueError):
+        return
+    os._exit(status)
+
+# It returns in each process that is to run a script, as python -c.
+sys.argv, folder, environment, script, is_taken_apart = next_job()
 os.chdir(folder)
 os.environ.clear()
 os.environ.update(environment)
-exec(compile(script, "<script>", "exec"), {"__name__": "__main__"})
+try:
+    exec(compile(script, "<script>", "exec"), {"__name__": "__main__"})
+except SystemExit as error:
+    if not is_taken_apart and type(error.code) in (int, type(None)):
+        end(error.code or 0)
+    raise
+if not is_taken_apart:
+    end(0)
 """
 
 
@@ -118,12 +136,17 @@ def _run(job, deadline, files):
         return status
 
 
-def run(script, *arguments, timeout=120, **environment):
-    """As subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, timeout=...)."""
+def run(script, *arguments, timeout=120, is_taken_apart=False, **environment):
+    """As subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, timeout=...).
+
+    Once the script is over, its threads and what atexit knows, the process ends. Where `is_taken_apart`, the
+    interpreter and all it holds are finalized as ever: for tests of that, as it takes most of a short script's time.
+    """
     deadline = time.monotonic() + timeout
     arguments = ["-c", *map(str, arguments)]
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
-        status = _run([arguments, os.getcwd(), {**os.environ, **environment}, script], deadline, [out, err])
+        job = [arguments, os.getcwd(), {**os.environ, **environment}, script, is_taken_apart]
+        status = _run(job, deadline, [out, err])
         for file in (out, err):
             file.seek(0)
         if status is None:

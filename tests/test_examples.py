@@ -45,7 +45,10 @@ def test_tensor_parallel():
     with ThreadPoolExecutor(2) as pool:
         processes = list(
             pool.map(
-                lambda rank: forked.run(script, **shared, WORLD_SIZE="2", OMP_NUM_THREADS="1", RANK=str(rank)), range(2)
+                lambda rank: forked.run(
+                    script, is_taken_apart=True, **shared, WORLD_SIZE="2", OMP_NUM_THREADS="1", RANK=str(rank)
+                ),
+                range(2),
             )
         )
     for process in processes:

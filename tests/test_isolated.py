@@ -194,7 +194,7 @@ awqpack.AWQPackedTensor.pack(torch.ones(8, 64, dtype=torch.uint8)).fill_(3)
 
 @pytest.mark.parametrize("script", [IMPORT_IS_INTERRUPTED, IMPORT_FAILS_IN_C], ids=["interrupted", "something lacks"])
 def test_an_import_that_failed_can_be_tried_again(script):
-    done = forked.run(script)
+    done = forked.run(script, is_taken_apart=True)
     assert done.returncode == 0, done.stderr
     assert "Overriding a previously registered kernel" not in done.stderr
 

@@ -38,7 +38,7 @@ last.__del__()  # what torch imports at the first call of an op, it cannot at th
 
 @pytest.mark.parametrize("what", AT_THE_END)
 def test_an_interpreter_ends_while_there_is(what):
-    done = forked.run(BEGIN + AT_THE_END[what] + "\nprint('last')")
+    done = forked.run(BEGIN + AT_THE_END[what] + "\nprint('last')", is_taken_apart=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "last\n", "")
 
 
@@ -79,7 +79,7 @@ packed.fill_(2)
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 @pytest.mark.parametrize("what", IN_A_CHILD)
 def test_a_forked_child(what):
-    done = forked.run(BEGIN + FORK, IN_A_CHILD[what])
+    done = forked.run(BEGIN + FORK, IN_A_CHILD[what], is_taken_apart=True)
     assert done.returncode == 0, done.stderr
 
 
@@ -98,5 +98,6 @@ assert "awqpack works in a process's main interpreter alone, as torch does" in t
 
 @pytest.mark.parametrize("is_first", [True, False])
 def test_a_subinterpreter_is_told(is_first):
-    done = forked.run(IN_A_SUBINTERPRETER + BEGIN if is_first else BEGIN + IN_A_SUBINTERPRETER + "packed.fill_(3)")
+    script = IN_A_SUBINTERPRETER + BEGIN if is_first else BEGIN + IN_A_SUBINTERPRETER + "packed.fill_(3)"
+    done = forked.run(script, is_taken_apart=True)
     assert (done.returncode, done.stderr) == (0, "")

@@ -10,7 +10,7 @@ const packing_shape packing_shapes[AWQ_PACKING_COUNT] = {
 };
 
 /* Row n and column k of W whose code is in a nibble of an item of a line of the payload. */
-static void formula_place(awq_packing packing, int64_t line, int64_t item, int nibble, int64_t *n, int64_t *k)
+static inline void formula_place(awq_packing packing, int64_t line, int64_t item, int nibble, int64_t *n, int64_t *k)
 {
     static const int order[8] = {0, 2, 4, 6, 1, 3, 5, 7};
     switch (packing) {
@@ -36,23 +36,37 @@ static void formula_place(awq_packing packing, int64_t line, int64_t item, int n
     }
 }
 
-/* Calls `at` for every nibble, in the order of the payload. */
-static uint8_t formula_walk(const awq_panel *p, void (*at)(uint8_t *code, uint8_t *byte, bool is_high, uint8_t *seen))
+typedef void nibble_job(uint8_t *code, uint8_t *byte, bool is_high, uint8_t *seen);
+
+/* Calls `at` for every nibble, in the order of the payload. Each packing and job has a walk of its own once compiled. */
+static inline __attribute__((always_inline)) uint8_t walk(const awq_panel *p, awq_packing packing, nibble_job *at)
 {
-    const packing_shape *s = &packing_shapes[p->packing];
+    const packing_shape *s = &packing_shapes[packing];
     const int64_t lines = p->rows / s->line_rows, items = p->cols * s->line_rows / 2 / s->item_bytes;
     uint8_t seen = 0;
     for (int64_t line = 0; line < lines; line++) {
-        for (int64_t i = 0; i < items * s->item_bytes * 2; i++) {
-            int64_t n, k;
-            formula_place(p->packing, line, i / 2 / s->item_bytes, (int)(i % (2 * s->item_bytes)), &n, &k);
-            const int64_t row = s->is_turned ? k : n, col = s->is_turned ? n : k;
-            const int64_t item = i / 2 / s->item_bytes, byte = i / 2 % s->item_bytes;
-            at(p->codes + row * p->row_stride + col * p->col_stride,
-               p->payload + line * p->line_stride + item * p->item_stride + byte, i % 2 != 0, &seen);
+        for (int64_t item = 0; item < items; item++) {
+            for (int nibble = 0; nibble < 2 * s->item_bytes; nibble++) {
+                int64_t n, k;
+                formula_place(packing, line, item, nibble, &n, &k);
+                const int64_t row = s->is_turned ? k : n, col = s->is_turned ? n : k;
+                at(p->codes + row * p->row_stride + col * p->col_stride,
+                   p->payload + line * p->line_stride + item * p->item_stride + nibble / 2, nibble % 2 != 0, &seen);
+            }
         }
     }
     return seen;
+}
+
+static inline __attribute__((always_inline)) uint8_t formula_walk(const awq_panel *p, nibble_job *at)
+{
+    switch (p->packing) {
+    case AWQ_PACKING_V1: return walk(p, AWQ_PACKING_V1, at);
+    case AWQ_PACKING_V1_REORDER: return walk(p, AWQ_PACKING_V1_REORDER, at);
+    case AWQ_PACKING_V2: return walk(p, AWQ_PACKING_V2, at);
+    case AWQ_PACKING_MARLIN: return walk(p, AWQ_PACKING_MARLIN, at);
+    default: abort();
+    }
 }
 
 static void pack_nibble(uint8_t *code, uint8_t *byte, bool is_high, uint8_t *seen)
