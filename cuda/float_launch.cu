@@ -319,13 +319,13 @@ FloatChoice choose(const awq_float_geometry &g, FloatJob &job, const FloatKernel
         }
     } else if (has_rows && has_payload(traits.block_rows > 1 ? 16 : 4)) {
         const FloatRowKernel *rows = choose_rows(g, job, kernels);
-        if (rows != nullptr) {
+        if (rows != nullptr && rows[g.packing].kernel != nullptr) {
             return {rows[g.packing].kernel, rows[g.packing].shape(job, kernels.unit)};
         }
     } else if (has_columns && has_payload(16)) {
         const bool by_row = !holds_runs(job.group_rows, float_slot_rows);
-        if (suits_slots(g, job, by_row)) {
-            const FloatTileKernel &tile = kernels.tiles[by_row][g.packing];
+        const FloatTileKernel &tile = kernels.tiles[by_row][g.packing];
+        if (tile.kernel != nullptr && suits_slots(g, job, by_row)) {
             return {tile.kernel, tile.shape(job)};
         }
     }

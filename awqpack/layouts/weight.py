@@ -279,7 +279,7 @@ class PairedRows(WeightFormat):
 def _in_runs(weight: torch.Tensor) -> Iterator[tuple[torch.Tensor, slice, slice]]:
     """Memory for the codes of a run of a weight's rows, those rows, and the pairs of them."""
     rows, cols = weight.shape
-    step = max(_CHUNK_CODES // max(cols, 1) // 2 * 2, 2)
+    step = max(_CHUNK_CODES // max(cols, 1) // 2 * 2, 2) if weight.device.type == "cpu" else max(rows, 1)
     memory = torch.empty(min(step, rows), cols, dtype=torch.uint8, device=weight.device)
     for begin in range(0, rows, step):
         end = min(begin + step, rows)
