@@ -11,7 +11,8 @@ import functools
 import importlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -83,7 +84,8 @@ def timed(linear: torch.nn.Linear, turns: int) -> list[Row]:
     return rows
 
 
-class Entered(NamedTuple):
+@dataclass(frozen=True)
+class Entered:
     """A step, and what it runs under; entering that is not timed."""
 
     enabled: Callable[[], Any]
