@@ -60,12 +60,11 @@ static inline vector pack_block(const uint8_t *codes, row_keys keys, vector *see
     return keys.is_v2 ? pack_block_v2(a, b) : pack_block_v1(a, b, keys.order);
 }
 
-static inline void pack_line(const uint8_t *first, const uint8_t *second, uint8_t *to, row_keys keys, store_mode mode,
-                             vector *seen)
+static inline void pack_line(const uint8_t *first, const uint8_t *second, row_keys keys, vector *seen,
+                             vector line[HALVES])
 {
-    const vector block = pack_block(first, keys, seen), next = pack_block(second, keys, seen);
-    store(to, block, mode);
-    store(to + VECTOR, next, mode);
+    line[0] = pack_block(first, keys, seen);
+    line[1] = pack_block(second, keys, seen);
 }
 
 /* Half a block: 16 payload bytes to 32 codes. */
@@ -76,7 +75,7 @@ static inline vector unpack_half_v1(const uint8_t *payload, vector order)
     return _mm256_shuffle_epi8(_mm256_and_si256(both, _mm256_set1_epi8(AWQ_CODE_MAX)), order);
 }
 
-static inline void unpack_block_v2(const uint8_t *payload, uint8_t *codes, store_mode mode)
+static inline void unpack_block_v2(const uint8_t *payload, vector codes[HALVES])
 {
     const vector mask = _mm256_set1_epi8(AWQ_CODE_MAX);
     const vector split =
@@ -86,24 +85,24 @@ static inline void unpack_block_v2(const uint8_t *payload, uint8_t *codes, store
     const vector high = _mm256_and_si256(_mm256_srli_epi16(bytes, 4), mask);
     const vector front = _mm256_unpacklo_epi64(low, high);
     const vector back = _mm256_unpackhi_epi64(low, high);
-    store(codes, _mm256_permute2x128_si256(front, back, 0x20), mode);
-    store(codes + VECTOR, _mm256_permute2x128_si256(front, back, 0x31), mode);
+    codes[0] = _mm256_permute2x128_si256(front, back, 0x20);
+    codes[1] = _mm256_permute2x128_si256(front, back, 0x31);
 }
 
-static inline void unpack_block(const uint8_t *from, uint8_t *to, row_keys keys, store_mode mode)
+static inline void unpack_block(const uint8_t *from, row_keys keys, vector codes[HALVES])
 {
     if (keys.is_v2) {
-        unpack_block_v2(from, to, mode);
+        unpack_block_v2(from, codes);
     } else {
-        store(to, unpack_half_v1(from, keys.order), mode);
-        store(to + VECTOR, unpack_half_v1(from + AWQ_BLOCK_BYTES / 2, keys.order), mode);
+        codes[0] = unpack_half_v1(from, keys.order);
+        codes[1] = unpack_half_v1(from + AWQ_BLOCK_BYTES / 2, keys.order);
     }
 }
 
-static inline void unpack_line(const uint8_t *from, uint8_t *first, uint8_t *second, row_keys keys, store_mode mode)
+static inline void unpack_line(const uint8_t *from, row_keys keys, vector first[HALVES], vector second[HALVES])
 {
-    unpack_block(from, first, keys, mode);
-    unpack_block(from + AWQ_BLOCK_BYTES, second, keys, mode);
+    unpack_block(from, keys, first);
+    unpack_block(from + AWQ_BLOCK_BYTES, keys, second);
 }
 
 /* Words one by one: the ends that fill no line. */
@@ -131,9 +130,21 @@ static inline void unpack_words(const uint8_t *payload, uint8_t *codes, int64_t 
 #include "rows.h"
 #include "turned.h"
 
-static const awq_walks v1 = {pack_v1,       unpack_v1, awq_avx2_pack_v1_panel, awq_avx2_unpack_panel, pack_turned,
-                             unpack_turned, false};
-static const awq_walks v2 = {pack_v2, unpack_v2, awq_avx2_pack_v2_panel, awq_avx2_unpack_panel, NULL, NULL, true};
+static const awq_walks v1 = {
+    .pack_rows = pack_v1,
+    .unpack_rows = unpack_v1,
+    .pack_panel = awq_avx2_pack_v1_panel,
+    .unpack_panel = awq_avx2_unpack_panel,
+    .pack_turned = pack_turned,
+    .unpack_turned = unpack_turned,
+};
+static const awq_walks v2 = {
+    .pack_rows = pack_v2,
+    .unpack_rows = unpack_v2,
+    .pack_panel = awq_avx2_pack_v2_panel,
+    .unpack_panel = awq_avx2_unpack_panel,
+    .has_lines = true,
+};
 
 const awq_kernels awq_kernels_avx2 = {
     .name = "avx2",

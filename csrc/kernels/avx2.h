@@ -14,7 +14,7 @@
 
 typedef __m256i vector;
 
-enum { VECTOR = sizeof(vector) };
+enum { VECTOR = sizeof(vector), LANE_COUNT = VECTOR / 16, HALVES = LINE / VECTOR };
 
 static inline vector load(const uint8_t *p)
 {
@@ -30,14 +30,19 @@ static inline void put(uint8_t *p, vector v, bool stream)
     }
 }
 
-/* As put, and with streaming stores where only 16 bytes are aligned. */
-static inline void store(uint8_t *p, vector v, store_mode mode)
+/* A run that starts anywhere; only its whole lines are streamed. Most have no ends: memcpy is a call. */
+static inline void copy_run(uint8_t *restrict to, const uint8_t *restrict from, int64_t bytes, bool stream)
 {
-    if (mode == STORE_STREAM_16) {
-        _mm_stream_si128((void *)p, _mm256_castsi256_si128(v));
-        _mm_stream_si128((void *)(p + 16), _mm256_extracti128_si256(v, 1));
-    } else {
-        put(p, v, mode == STORE_STREAM);
+    int64_t i = stream ? bytes_to_line(to, bytes) : 0;
+    if (i > 0) {
+        memcpy(to, from, (size_t)i);
+    }
+    for (; i + LINE <= bytes; i += LINE) {
+        put(to + i, load(from + i), stream);
+        put(to + i + VECTOR, load(from + i + VECTOR), stream);
+    }
+    if (i < bytes) {
+        memcpy(to + i, from + i, (size_t)(bytes - i));
     }
 }
 
@@ -114,13 +119,13 @@ static inline vector nibbles(vector bytes, int shift)
     return _mm256_and_si256(_mm256_srl_epi16(bytes, _mm_cvtsi32_si128(shift)), _mm256_set1_epi8(AWQ_CODE_MAX));
 }
 
-/* Stores 16 bytes l of each of four vectors, side by side, at l strides; and the way back. */
-static inline void put_lanes(const vector v[4], uint8_t *to, int64_t stride, bool stream)
+/* 16 bytes l of each of four vectors, side by side, as line l; and the way back, from lines `stride` apart. */
+static inline void lines_of_lanes(const vector v[4], vector lines[LANE_COUNT][HALVES])
 {
-    put(to, _mm256_permute2x128_si256(v[0], v[1], 0x20), stream);
-    put(to + VECTOR, _mm256_permute2x128_si256(v[2], v[3], 0x20), stream);
-    put(to + stride, _mm256_permute2x128_si256(v[0], v[1], 0x31), stream);
-    put(to + stride + VECTOR, _mm256_permute2x128_si256(v[2], v[3], 0x31), stream);
+    lines[0][0] = _mm256_permute2x128_si256(v[0], v[1], 0x20);
+    lines[0][1] = _mm256_permute2x128_si256(v[2], v[3], 0x20);
+    lines[1][0] = _mm256_permute2x128_si256(v[0], v[1], 0x31);
+    lines[1][1] = _mm256_permute2x128_si256(v[2], v[3], 0x31);
 }
 
 static inline void get_lanes(vector v[4], const uint8_t *from, int64_t stride)
@@ -131,6 +136,30 @@ static inline void get_lanes(vector v[4], const uint8_t *from, int64_t stride)
     v[2] = _mm256_permute2x128_si256(b, d, 0x20);
     v[3] = _mm256_permute2x128_si256(b, d, 0x31);
 }
+
+/* By whole lanes, which is how NumPy's buffers start. */
+static inline bool can_shift(int shift)
+{
+    return shift % 16 == 0;
+}
+
+/* The last `shift` bytes of a line, and the others of the one that follows it. */
+static inline void shift_line(const uint8_t *rest, const vector line[HALVES], int shift, vector shifted[HALVES])
+{
+    const vector last = load(rest + VECTOR);
+    if (shift == 16) {
+        shifted[0] = _mm256_permute2x128_si256(last, line[0], 0x21);
+        shifted[1] = _mm256_permute2x128_si256(line[0], line[1], 0x21);
+    } else if (shift == 32) {
+        shifted[0] = last;
+        shifted[1] = line[0];
+    } else {
+        shifted[0] = load(rest + 16);
+        shifted[1] = _mm256_permute2x128_si256(last, line[0], 0x21);
+    }
+}
+
+#include "lines.h"
 
 /* Contracts in kernels.h. */
 awq_kernel awq_avx2_pack_v1_panel, awq_avx2_pack_v2_panel, awq_avx2_unpack_panel;

@@ -11,14 +11,14 @@ static inline vector turn(vector v)
     return _mm256_permutevar8x32_epi32(v, _mm256_setr_epi32(0, 4, 2, 6, 1, 5, 3, 7));
 }
 
-static inline void put_line(const vector v[2], uint8_t *to, bool stream)
+static inline void join_line(const vector v[HALVES], vector line[HALVES])
 {
     const vector a = turn(v[0]), b = turn(v[1]);
-    put(to, zip64_low(a, b), stream);
-    put(to + VECTOR, zip64_high(a, b), stream);
+    line[0] = zip64_low(a, b);
+    line[1] = zip64_high(a, b);
 }
 
-static inline void get_line(vector v[2], const uint8_t *from)
+static inline void split_line(const uint8_t *from, vector v[HALVES])
 {
     const vector a = load(from), b = load(from + VECTOR);
     v[0] = turn(zip64_low(a, b));
@@ -27,7 +27,12 @@ static inline void get_line(vector v[2], const uint8_t *from)
 
 #include "marlin.h"
 
-const awq_walks awq_avx2_marlin = {pack_rows, unpack_rows, pack_panel, unpack_panel, NULL, NULL, false};
+const awq_walks awq_avx2_marlin = {
+    .pack_rows = pack_rows,
+    .unpack_rows = unpack_rows,
+    .pack_panel = pack_panel,
+    .unpack_panel = unpack_panel,
+};
 
 TARGET_END
 #endif

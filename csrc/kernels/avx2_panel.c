@@ -26,23 +26,6 @@ enum {
 };
 _Static_assert(V2_COLS <= V1_COLS && V2_COLS / STRIP_COLS * V2_PITCH <= PIECES_BYTES, "a slice of V2 fits too");
 
-/* A payload row of whole blocks that starts anywhere; only its whole lines are streamed. Most have no ends: memcpy is a
-   call. */
-static inline void copy_run(uint8_t *restrict to, const uint8_t *restrict from, int64_t bytes, bool stream)
-{
-    int64_t i = stream ? bytes_to_line(to, bytes) : 0;
-    if (i > 0) {
-        memcpy(to, from, (size_t)i);
-    }
-    for (; i + LINE <= bytes; i += LINE) {
-        put(to + i, load(from + i), stream);
-        put(to + i + VECTOR, load(from + i + VECTOR), stream);
-    }
-    if (i < bytes) {
-        memcpy(to + i, from + i, (size_t)(bytes - i));
-    }
-}
-
 /* Asks for a line of each column of a strip; a hint alone, so it may lie past the end of the codes. */
 static inline void ask_for_lines(const uint8_t *codes, const int64_t *columns, int64_t row)
 {

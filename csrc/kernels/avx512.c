@@ -71,10 +71,10 @@ static inline vector join_blocks(vector a, vector b, row_keys keys, vector *seen
     return _mm512_permutexvar_epi64(halves, _mm512_packus_epi16(a, b));
 }
 
-static inline void pack_line(const uint8_t *first, const uint8_t *second, uint8_t *to, row_keys keys, store_mode mode,
-                             vector *seen)
+static inline void pack_line(const uint8_t *first, const uint8_t *second, row_keys keys, vector *seen,
+                             vector line[HALVES])
 {
-    store(to, join_blocks(load(first), load(second), keys, seen), mode);
+    line[0] = join_blocks(load(first), load(second), keys, seen);
 }
 
 /* Block 0 or 1 of a payload line to its 64 codes. */
@@ -85,11 +85,11 @@ static inline vector split_block(vector line, row_keys keys, int block)
     return _mm512_and_si512(bits, _mm512_set1_epi8(AWQ_CODE_MAX));
 }
 
-static inline void unpack_line(const uint8_t *from, uint8_t *first, uint8_t *second, row_keys keys, store_mode mode)
+static inline void unpack_line(const uint8_t *from, row_keys keys, vector first[HALVES], vector second[HALVES])
 {
     const vector line = load(from);
-    store(first, split_block(line, keys, 0), mode);
-    store(second, split_block(line, keys, 1), mode);
+    first[0] = split_block(line, keys, 0);
+    second[0] = split_block(line, keys, 1);
 }
 
 /* Fewer words than fill a line (or just as many), by masked accesses. */
@@ -114,9 +114,21 @@ static inline void unpack_words(const uint8_t *payload, uint8_t *codes, int64_t 
 #include "rows.h"
 #include "turned.h"
 
-static const awq_walks v1 = {pack_v1,       unpack_v1, awq_avx512_pack_v1_panel, awq_avx512_unpack_panel, pack_turned,
-                             unpack_turned, false};
-static const awq_walks v2 = {pack_v2, unpack_v2, awq_avx512_pack_v2_panel, awq_avx512_unpack_panel, NULL, NULL, true};
+static const awq_walks v1 = {
+    .pack_rows = pack_v1,
+    .unpack_rows = unpack_v1,
+    .pack_panel = awq_avx512_pack_v1_panel,
+    .unpack_panel = awq_avx512_unpack_panel,
+    .pack_turned = pack_turned,
+    .unpack_turned = unpack_turned,
+};
+static const awq_walks v2 = {
+    .pack_rows = pack_v2,
+    .unpack_rows = unpack_v2,
+    .pack_panel = awq_avx512_pack_v2_panel,
+    .unpack_panel = awq_avx512_unpack_panel,
+    .has_lines = true,
+};
 
 const awq_kernels awq_kernels_avx512 = {
     .name = "avx512",

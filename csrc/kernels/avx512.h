@@ -12,7 +12,7 @@
 
 typedef __m512i vector;
 
-enum { VECTOR = sizeof(vector) };
+enum { VECTOR = sizeof(vector), LANE_COUNT = VECTOR / 16, HALVES = LINE / VECTOR };
 
 static inline vector load(const uint8_t *p)
 {
@@ -28,22 +28,22 @@ static inline void put(uint8_t *p, vector v, bool stream)
     }
 }
 
-/* As put, and with streaming stores where only 16 bytes are aligned. */
-static inline void store(uint8_t *p, vector v, store_mode mode)
-{
-    if (mode == STORE_STREAM_16) {
-        _mm_stream_si128((void *)p, _mm512_castsi512_si128(v));
-        _mm_stream_si128((void *)(p + 16), _mm512_extracti32x4_epi32(v, 1));
-        _mm_stream_si128((void *)(p + 32), _mm512_extracti32x4_epi32(v, 2));
-        _mm_stream_si128((void *)(p + 48), _mm512_extracti32x4_epi32(v, 3));
-    } else {
-        put(p, v, mode == STORE_STREAM);
-    }
-}
-
 static inline uint64_t first_bytes(int64_t n)
 {
     return n <= 0 ? 0 : n >= LINE ? UINT64_MAX : (UINT64_C(1) << n) - 1;
+}
+
+/* A run that starts anywhere; only its whole lines are streamed. */
+static inline void copy_run(uint8_t *restrict to, const uint8_t *restrict from, int64_t bytes, bool stream)
+{
+    const int64_t head = stream ? bytes_to_line(to, bytes) : 0;
+    _mm512_mask_storeu_epi8(to, first_bytes(head), _mm512_maskz_loadu_epi8(first_bytes(head), from));
+    int64_t i = head;
+    for (; i + LINE <= bytes; i += LINE) {
+        put(to + i, load(from + i), stream);
+    }
+    const uint64_t rest = first_bytes(bytes - i);
+    _mm512_mask_storeu_epi8(to + i, rest, _mm512_maskz_loadu_epi8(rest, from + i));
 }
 
 static inline vector no_codes(void)
@@ -130,24 +130,42 @@ static inline void transpose_four(vector v[4])
     v[3] = _mm512_shuffle_i32x4(c, d, 0xdd);
 }
 
-/* Stores 16 bytes l of each of four vectors, side by side, at l strides; and the way back. */
-static inline void put_lanes(vector v[4], uint8_t *to, int64_t stride, bool stream)
+/* 16 bytes l of each of four vectors, side by side, as line l; and the way back, from lines `stride` apart. */
+static inline void lines_of_lanes(vector v[4], vector lines[LANE_COUNT][HALVES])
 {
     transpose_four(v);
 #pragma GCC unroll 4
-    for (int l = 0; l < 4; l++) {
-        put(to + l * stride, v[l], stream);
+    for (int l = 0; l < LANE_COUNT; l++) {
+        lines[l][0] = v[l];
     }
 }
 
 static inline void get_lanes(vector v[4], const uint8_t *from, int64_t stride)
 {
 #pragma GCC unroll 4
-    for (int l = 0; l < 4; l++) {
+    for (int l = 0; l < LANE_COUNT; l++) {
         v[l] = load(from + l * stride);
     }
     transpose_four(v);
 }
+
+static inline bool can_shift(int shift)
+{
+    (void)shift;
+    return true;
+}
+
+/* The last `shift` bytes of a line, and the others of the one that follows it. */
+static inline void shift_line(const uint8_t *rest, const vector line[HALVES], int shift, vector shifted[HALVES])
+{
+    const int64_t eight = 0x0706050403020100, next = 0x0808080808080808;
+    const vector bytes = _mm512_setr_epi64(eight, eight + next, eight + 2 * next, eight + 3 * next, eight + 4 * next,
+                                           eight + 5 * next, eight + 6 * next, eight + 7 * next);
+    const vector at = _mm512_add_epi8(bytes, _mm512_set1_epi8((char)(LINE - shift)));
+    shifted[0] = _mm512_permutex2var_epi8(load(rest), at, line[0]);
+}
+
+#include "lines.h"
 
 /* Contracts in kernels.h. */
 awq_kernel awq_avx512_pack_v1_panel, awq_avx512_pack_v2_panel, awq_avx512_unpack_panel;

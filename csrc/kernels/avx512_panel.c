@@ -22,19 +22,6 @@ enum {
     PIECES = SLICE_STRIPS * (SPAN_TILES + 2),
 };
 
-/* A run of a payload row that starts anywhere; only its whole lines are streamed. */
-static inline void copy_run(uint8_t *restrict to, const uint8_t *restrict from, int64_t bytes, bool stream)
-{
-    const int64_t head = stream ? bytes_to_line(to, bytes) : 0;
-    _mm512_mask_storeu_epi8(to, first_bytes(head), _mm512_maskz_loadu_epi8(first_bytes(head), from));
-    int64_t i = head;
-    for (; i + LINE <= bytes; i += LINE) {
-        put(to + i, load(from + i), stream);
-    }
-    const uint64_t rest = first_bytes(bytes - i);
-    _mm512_mask_storeu_epi8(to + i, rest, _mm512_maskz_loadu_epi8(rest, from + i));
-}
-
 /* A tile of pieces on its way to the payload. */
 typedef struct outgoing {
     const uint8_t *pieces;

@@ -9,9 +9,8 @@ enum {
     GROUP = 16,             /* payload bytes of a row that are transposed together ... */
     GROUP_COLS = 2 * GROUP, /* ... and the columns they hold */
     BLOCK_GROUPS = AWQ_BLOCK_BYTES / GROUP,
-    TILE = AWQ_PANEL_STEP,  /* rows that are transposed together: a line of a column, ... */
-    HALVES = TILE / VECTOR, /* ... in this many vectors */
-    SLICE_ROWS = 512,       /* of a panel that is unpacked at once */
+    TILE = AWQ_PANEL_STEP, /* rows that are transposed together: a line of a column */
+    SLICE_ROWS = 512,      /* of a panel that is unpacked at once */
     MAX_TILES = SLICE_ROWS / TILE,
     STRIP = 8,              /* payload bytes of a row that are packed together ... */
     STRIP_COLS = 2 * STRIP, /* ... from columns that are read side by side */
@@ -93,13 +92,6 @@ static inline void ask(ahead *next, int count)
     }
 }
 
-/* Bytes of a run before its first whole line. */
-static inline int64_t bytes_to_line(const uint8_t *p, int64_t bytes)
-{
-    const int64_t head = (int64_t)(-(uintptr_t)p % LINE);
-    return head < bytes ? head : bytes;
-}
-
 /* Transposes the 16 x 16 bytes of each 128-bit lane: four perfect shuffles of sixteen vectors. */
 static inline void transpose_lanes(vector v[16])
 {
@@ -168,7 +160,7 @@ static inline awq_panel slice_of(const awq_panel *panel, int64_t row)
 }
 
 /* Asks for the ends of the columns of a group, which are not streamed. */
-static inline void ask_for_ends(const uint8_t *codes, const int64_t *columns, int64_t rows)
+static inline void ask_for_column_ends(const uint8_t *codes, const int64_t *columns, int64_t rows)
 {
     for (int i = 0; i < GROUP_COLS; i++) {
         prefetch(codes, columns[i]);
@@ -190,7 +182,7 @@ static inline void write_columns(const awq_panel *part, const uint8_t *restrict 
     for (int64_t g = 0; g < part->cols / GROUP_COLS; g++) {
         const int64_t *columns = all + g * GROUP_COLS;
         if (has_ends) {
-            ask_for_ends(part->codes, columns, part->rows);
+            ask_for_column_ends(part->codes, columns, part->rows);
         }
         for (int i = 0; i < GROUP; i++) {
             const uint8_t *bytes = scratch + (g * GROUP + i) * pitch;

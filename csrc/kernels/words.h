@@ -13,10 +13,4 @@ static inline void transpose_words(vector v[4])
     v[3] = zip64_high(c, d);
 }
 
-/* Whether lines at an address and at all multiples of a stride from it can be streamed. */
-static inline bool is_streamed(const awq_panel *p, const uint8_t *target, int64_t stride)
-{
-    return p->stream && ((uintptr_t)target | (uintptr_t)stride) % LINE == 0;
-}
-
 #endif

@@ -27,8 +27,12 @@ enum {
     SCRATCH = 1 << 20, /* bytes that panels ask for */
 };
 
-/* Stores of 16 bytes still fill whole lines one after another, which is all that NumPy's alignment allows. */
-typedef enum store_mode { STORE_PLAIN, STORE_STREAM_16, STORE_STREAM } store_mode;
+/* Bytes of a run before its first whole line. */
+static inline int64_t bytes_to_line(const uint8_t *p, int64_t bytes)
+{
+    const int64_t head = (int64_t)(-(uintptr_t)p % LINE);
+    return head < bytes ? head : bytes;
+}
 
 /* The address is a number here, since it may lie past the end of the source. */
 static inline void prefetch(const uint8_t *p, int64_t ahead)
