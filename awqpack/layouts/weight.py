@@ -197,6 +197,14 @@ class PackedWeight(WeightFormat):
             scales, zeros, weight = scales.t(), zeros.t(), weight.t()
         floats.dequantize(payload, scales, zeros, self.packing, self.reorder, out=weight)
 
+    def relayout_into(self, stored: torch.Tensor, target: PackedWeight, out: torch.Tensor) -> None:
+        """Writes what another payload holds of the same codes, without ever holding all of them."""
+        payload, transpose = target._payload(out), self.is_transposed != target.is_transposed
+        given, wanted = (self.packing, self.reorder), (target.packing, target.reorder)
+        functional.relayout(self._payload(stored), given, wanted, transpose=transpose, out=payload)
+        if self.is_signed != target.is_signed:
+            payload.bitwise_xor_(_SIGNS[payload.dtype])
+
     def unpack_into(self, stored: torch.Tensor, codes: torch.Tensor) -> None:
         of = codes.t() if self.is_transposed else codes
         functional.unpack(self._payload(stored), self.packing, self.reorder, out=of)
@@ -298,11 +306,7 @@ def bytes_for(take: Take, purpose: str) -> TakeBytes:
 
 
 def relayout(
-    stored: torch.Tensor,
-    source: WeightFormat,
-    target: WeightFormat,
-    out: torch.Tensor | None = None,
-    take: Take | None = None,
+    stored: torch.Tensor, source: WeightFormat, target: WeightFormat, out: torch.Tensor | None = None
 ) -> torch.Tensor:
     """The codes of one format in another.
 
@@ -310,30 +314,19 @@ def relayout(
         stored: of ``source``'s dtype and shape.
         source, target: the two formats.
         out: where to write, of ``target``'s dtype and shape; it saves the page faults of fresh memory.
-        take: memory of a dtype and shape for the codes on the way, likewise.
 
     Returns:
         ``out``, or a new tensor on the same device; ``stored`` itself when the formats are the same.
     """
-    n, k = source.features(tuple(stored.shape))
     if source == target:
         return stored if out is None else out.copy_(stored)
     if out is None:
-        out = torch.empty(target.shape(n, k), dtype=target.dtype, device=stored.device)
-    along_k, step = _chunks(source, target, n, k)
-    length, width = (k, n) if along_k else (n, k)
-    if stored.is_cuda:
-        step = length
-    shape = (min(step, length), width)
-    scratch = (
-        torch.empty(shape, dtype=torch.uint8, device=stored.device)
-        if take is None
-        else take("codes", torch.uint8, shape)
-    )
-    for begin in range(0, length, step):
-        end = min(begin + step, length)
-        chunk, codes = source.part(stored, along_k, begin, end), scratch[: end - begin]
-        _relayout_chunk(chunk, source, target, codes, along_k, target.part(out, along_k, begin, end))
+        shape = target.shape(*source.features(tuple(stored.shape)))
+        out = torch.empty(shape, dtype=target.dtype, device=stored.device)
+    if isinstance(source, PackedWeight) and isinstance(target, PackedWeight):
+        source.relayout_into(stored, target, out)
+    else:
+        target.pack_into(source.unpack(stored), out, validate=False)  # codes that were unpacked are below 16
     return out
 
 
@@ -368,7 +361,10 @@ def relayout_runs(
         else:
             shape = target.shape(n, end - begin) if along_k else target.shape(end - begin, k)
             run = take("stored", target.dtype, shape)
-        _relayout_chunk(read(begin, end), source, target, scratch[: end - begin], along_k, run)
+        # The codes are contiguous on the side whose rows the chunk follows.
+        codes = scratch[: end - begin].t() if along_k else scratch[: end - begin]
+        source.unpack_into(read(begin, end), codes)
+        target.pack_into(codes, run, validate=False)
         if is_run:
             yield run
     if whole is not None:
@@ -400,17 +396,3 @@ def _chunks(source: WeightFormat, target: WeightFormat, out_features: int, in_fe
     along_k = in_features >= out_features if is_mixed else source.runs_along_k
     unit = max(_KERNEL_CODES, *(format.unit()[along_k] for format in (source, target)))
     return along_k, max(_CHUNK_CODES // max(out_features if along_k else in_features, 1) // unit * unit, unit)
-
-
-def _relayout_chunk(
-    stored: torch.Tensor,
-    source: WeightFormat,
-    target: WeightFormat,
-    scratch: torch.Tensor,
-    along_k: bool,
-    out: torch.Tensor,
-) -> None:
-    """Part of a weight. The scratch's codes are contiguous on the side whose rows the chunk follows."""
-    codes = scratch.t() if along_k else scratch
-    source.unpack_into(stored, codes)
-    target.pack_into(codes, out, validate=False)  # codes that were unpacked are below 16

@@ -81,6 +81,13 @@ static int64_t unit_of(const awq_relayout *r, bool is_rows)
                  is_rows ? target->block_rows : target->block_cols);
 }
 
+/* Whether a payload is viewed transposed. */
+static bool is_turned(const awq_relayout *r)
+{
+    return (r->source_col_stride != 1 && r->source_row_stride == 1) ||
+           (r->target_col_stride != 1 && r->target_row_stride == 1);
+}
+
 /* How a chunk's codes lie, in the target's rows and columns. */
 typedef struct chunk {
     bool is_row_major;
@@ -103,7 +110,8 @@ static chunk chunk_of(const awq_relayout *r)
         return c;
     }
     c.is_row_major = target_is_row_major;
-    const int64_t unit_along = unit_of(r, !c.is_row_major), unit_across = unit_of(r, c.is_row_major);
+    const int64_t unit_along = unit_of(r, !c.is_row_major), unit = unit_of(r, c.is_row_major);
+    const int64_t unit_across = is_turned(r) ? max64(unit, SHORT) : unit; /* a turned payload's runs cross the lines */
     const int64_t length = max64(c.is_row_major ? r->cols : r->rows, unit_along);
     const int64_t along = min64(length, LINE_CODES / unit_across / unit_along * unit_along);
     const int64_t across = max64(LINE_CODES / along / unit_across * unit_across, unit_across);
