@@ -15,7 +15,7 @@ from typing import NamedTuple
 from awqpack import checkpoint
 
 from . import cpus
-from .converting import Copied, Ran, Ranks, copy, forget, peak_of_torch, run_peer, run_ranks
+from .converting import Copied, Ran, Ranks, copy, file_system, forget, peak_of_torch, run_peer, run_ranks
 from .harness import MIB, Row, print_table
 from .synthetic import write_checkpoint
 
@@ -78,15 +78,16 @@ def bench(folder: Path, case: Case, counts: list[int], turns: int, is_cold: bool
     nbytes = _size_of(folder / case.copied)
     if is_kept:
         target.rename(first)
-    return [_row(case, count, pairs[count], nbytes, is_cold) for count in counts]
+    files = f"{'cold, synced' if is_cold else 'cached'}, {file_system(folder)}"
+    return [_row(case, count, pairs[count], nbytes, files) for count in counts]
 
 
-def _row(case: Case, count: int, pairs: list[tuple[Copied, Ran]], nbytes: int, is_cold: bool) -> Row:
+def _row(case: Case, count: int, pairs: list[tuple[Copied, Ran]], nbytes: int, files: str) -> Row:
     """The best of each, which says what the programs cost, and the median of the turns' ratios beside it."""
     copied = min(pair[0].seconds for pair in pairs)
     ran = min(pair[1].seconds for pair in pairs)
     what = {
-        "files": "cold, synced" if is_cold else "cached",
+        "files": files,
         "processes": count,
         "threads": pairs[0][1].threads,
         "bytes": nbytes,

@@ -107,6 +107,11 @@ def forget(*folders: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def file_system(folder: Path) -> str:
+    """Its type, such as ext4."""
+    return subprocess.check_output(["stat", "-f", "-c", "%T", folder], text=True).strip()
+
+
 def _settle(source: Path, is_cold: bool) -> None:
     start = time.perf_counter()
     os.sync()

@@ -179,14 +179,43 @@ def host() -> str:
 
 def convert() -> str:
     """Conversions beside cp -r."""
-    rows = wanted("convert", "conversions", lambda row: row["table"] == "checkpoint")
+    rows = wanted("convert", "conversions", lambda row: row["table"] == "checkpoint" and row["processes"] == "1")
     lines = [
-        [row["op"], short(float(row["baseline_ms"])), short(float(row["ms"])), f"{float(row['ratio']):.2f}"]
+        [
+            row["op"],
+            short(float(row["baseline_ms"])),
+            short(float(row["ms"])),
+            f"{float(row['ratio']):.2f}",
+            row["median_ratio"],
+            f"{row['peak_mib']} MiB",
+        ]
         for row in rows
     ]
     size = int(rows[0]["bytes"]) / 2**30
-    heads = ["", "`cp -r`", "awqpack", "ratio"]
-    return f"A checkpoint of {size:.1f} GiB ({measured_on(rows)}):\n\n{table(heads, lines)}"
+    heads = ["", "`cp -r`", "awqpack", "ratio", "median", "peak memory"]
+    start = max(int(row["peak_mib_before"]) for row in rows)
+    return (
+        f"{size:.1f} GiB, {rows[0]['threads']} threads, files {rows[0]['files']}, the best of each, the median of the "
+        f"turns' ratios ({measured_on(rows)}). Of the memory, {start} MiB are there once torch is imported:\n\n"
+        f"{table(heads, lines)}"
+    )
+
+
+def processes() -> str:
+    """Conversions by several processes, seconds and ratios to cp -r."""
+    rows = wanted("convert", "several processes", lambda row: row["table"] == "checkpoint" and int(row["cpus"]) > 2)
+    counts = list(dict.fromkeys(row["processes"] for row in rows))
+    lines = []
+    for op in dict.fromkeys(row["op"] for row in rows):
+        of_op = {row["processes"]: row for row in rows if row["op"] == op}
+        cells = [f"{short(float(of_op[n]['ms']))} ({float(of_op[n]['ratio']):.2f})" for n in counts if n in of_op]
+        lines.append([op, short(min(float(row["baseline_ms"]) for row in of_op.values())), *cells])
+    size = int(rows[0]["bytes"]) / 2**30
+    heads = ["", "`cp -r`", *(f"{count} process{'es' if count != '1' else ''}" for count in counts)]
+    return (
+        f"{size:.1f} GiB by processes of one thread, or one of {rows[0]['threads']}, files {rows[0]['files']}, and how "
+        f"many times as fast as `cp -r`, which has one ({measured_on(rows)}):\n\n{table(heads, lines)}"
+    )
 
 
 def adoption() -> str:
@@ -236,6 +265,7 @@ FIGURES: dict[str, Callable[[], str]] = {
     "floats": floats,
     "host": host,
     "convert": convert,
+    "processes": processes,
     "adoption": adoption,
     "saves": saves,
     "quanto": quanto,
