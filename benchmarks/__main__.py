@@ -70,6 +70,7 @@ def main() -> None:
     if name in REPORTS:
         importlib.import_module(f".{name}", __package__).main(words)
         return
+    os.environ.setdefault("TQDM_DISABLE", "1")  # bars of others; ours says for itself whether it is shown
     if name in BOUND and cpus.ALL:
         # Before torch is imported: two of its threads on one CPU would take twice as long.
         os.environ.setdefault("OMP_PROC_BIND", "spread")
