@@ -17,6 +17,7 @@ from awqpack.layouts import (
     layout_of_config,
     relayout,
     relayout_runs,
+    weight,
 )
 
 # What tensors alone cannot tell: these differ in values.
@@ -121,6 +122,15 @@ def test_runs_are_the_payload(source, target, chunk, monkeypatch):
 
     runs = relayout_runs(rows, (72, 320), one, other, take)
     assert_same(torch.cat([run.clone() for run in runs]), other.pack(codes))
+
+
+@pytest.mark.parametrize("shape", [(4096, 4096), (14336, 4096), (4096, 14336), (28672, 8192), (1024, 5120)], ids=str)
+def test_chunks_end_where_the_panels_of_kernels_do(shape):
+    """What is left of a panel is walked a code at a time: of 216 rows of 14336 that took two fifths of a conversion."""
+    for source, target in itertools.permutations({LAYOUTS[name].weight for name in LAYOUT_NAMES}, 2):
+        along_k, step = weight._chunks(source, target, *shape)
+        assert step % 64 == 0
+        assert step * shape[not along_k] <= 3 << 20 or step == 64
 
 
 def parts(**change):
