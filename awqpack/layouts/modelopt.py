@@ -80,7 +80,7 @@ class ModelOpt(Layout):
         return said(config).get("quant_algo") == ALGORITHM
 
     def missing_keys(self, config: Mapping[str, Any]) -> list[str]:
-        return [] if "quantization" in config or "quant_method" in config else ["quant_method"]
+        return [] if isinstance(config.get("quantization"), dict) or "quant_method" in config else ["quant_method"]
 
     def read_config(self, config: Mapping[str, Any]) -> QuantizationConfig:
         says = said(config)
@@ -98,7 +98,7 @@ class ModelOpt(Layout):
     def write_config(self, config: QuantizationConfig) -> dict[str, Any]:
         """What stands in config.json or, for one that came from there, in hf_quant_config.json."""
         left_out = shell_names(config)
-        if "quantization" in config.raw:
+        if isinstance(config.raw.get("quantization"), dict):
             written = copy.deepcopy(dict(config.raw))
             written["quantization"] |= {"group_size": config.group_size, "exclude_modules": left_out}
             return written
