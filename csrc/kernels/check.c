@@ -40,20 +40,26 @@ static shape_text format_shape(const int64_t *sizes, int64_t ndim)
 
 const char *awq_dtype_name(awq_dtype dtype)
 {
-    static const char *const names[] = {"another dtype", "uint8", "int16", "int32", "float16", "bfloat16", "float32"};
+    static const char *const names[] = {
+        [AWQ_DTYPE_OTHER] = "another dtype", [AWQ_DTYPE_UINT8] = "uint8",     [AWQ_DTYPE_INT16] = "int16",
+        [AWQ_DTYPE_INT32] = "int32",         [AWQ_DTYPE_FLOAT16] = "float16", [AWQ_DTYPE_BFLOAT16] = "bfloat16",
+        [AWQ_DTYPE_FLOAT32] = "float32",
+    };
     return names[dtype];
 }
 
 int64_t awq_dtype_bytes(awq_dtype dtype)
 {
-    switch (dtype) {
+    switch (dtype) { /* no default: the compiler names a dtype that is missing */
     case AWQ_DTYPE_INT32:
     case AWQ_DTYPE_FLOAT32: return 4;
     case AWQ_DTYPE_INT16:
     case AWQ_DTYPE_FLOAT16:
     case AWQ_DTYPE_BFLOAT16: return 2;
-    default: return 1;
+    case AWQ_DTYPE_UINT8:
+    case AWQ_DTYPE_OTHER: break;
     }
+    return 1;
 }
 
 /* A list for a sentence. */

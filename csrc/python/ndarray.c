@@ -27,7 +27,12 @@ static awq_dtype dtype_of(PyArrayObject *array)
 
 static int type_number(awq_dtype dtype)
 {
-    return dtype == AWQ_DTYPE_INT32 ? NPY_INT32 : dtype == AWQ_DTYPE_INT16 ? NPY_INT16 : NPY_UINT8;
+    switch (dtype) {
+    case AWQ_DTYPE_UINT8: return NPY_UINT8;
+    case AWQ_DTYPE_INT16: return NPY_INT16;
+    case AWQ_DTYPE_INT32: return NPY_INT32;
+    default: return NPY_NOTYPE; /* of which NumPy makes no array, but a ValueError */
+    }
 }
 
 /* An awq_view with room for its own numbers: NumPy's are npy_intp, and its strides are in bytes. */
@@ -93,7 +98,7 @@ static PyObject *new_array(int64_t ndim, const int64_t *sizes, const int64_t *or
     if (!awq_dense_strides(ndim, sizes, order, dense, &error)) {
         return awqpack_raise(&error);
     }
-    const npy_intp item = dtype == AWQ_DTYPE_INT32 ? 4 : dtype == AWQ_DTYPE_INT16 ? 2 : 1;
+    const npy_intp item = (npy_intp)awq_dtype_bytes(dtype);
     for (int64_t d = 0; d < ndim; d++) {
         dims[d] = (npy_intp)sizes[d];
         strides[d] = (npy_intp)dense[d] * item;

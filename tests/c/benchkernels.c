@@ -11,7 +11,8 @@
 
 enum { MAX_THREADS = 256, MAX_REPEATS = 101, SLACK = 4096, SCRATCH = 1 << 20 };
 
-static const char *const packings[AWQ_PACKING_COUNT] = {"v1", "v1_reorder", "v2", "marlin"};
+static const char *const packings[] = {"v1", "v1_reorder", "v2", "marlin"};
+_Static_assert(sizeof packings / sizeof packings[0] == AWQ_PACKING_COUNT, "a name each");
 
 typedef struct work {
     const awq_kernels *kernels; /* NULL: memcpy */

@@ -79,29 +79,14 @@ typedef struct awq_packing_traits {
     awq_place step[AWQ_PLACE_BITS]; /* powers of two, each bit of a row or column once */
 } awq_packing_traits;
 
-/* clang-format off: a line or two a row */
+/* A line or two a row. */
+/* clang-format off */
 AWQ_CONSTANT awq_packing_traits awq_packings[AWQ_PACKING_COUNT] = {
     {"V1", 1, true, false, AWQ_DTYPE_INT32, 4, 1, 8, false, {{0, 1}, {0, 2}, {0, 4}}},
     {"V1", 1, true, true, AWQ_DTYPE_INT32, 4, 1, 8, false, {{0, 2}, {0, 4}, {0, 1}}}, /* 0, 2, 4, 6, 1, 3, 5, 7 */
-    {"V2",
-     2,
-     false,
-     false,
-     AWQ_DTYPE_INT16,
-     2,
-     4,
-     64,
-     false,
+    {"V2", 2, false, false, AWQ_DTYPE_INT16, 2, 4, 64, false,
      {{0, 8}, {0, 16}, {0, 1}, {0, 2}, {0, 4}, {0, 32}, {1, 0}, {2, 0}}},
-    {"MARLIN",
-     3,
-     false,
-     false,
-     AWQ_DTYPE_INT32,
-     4,
-     64,
-     16,
-     true,
+    {"MARLIN", 3, false, false, AWQ_DTYPE_INT32, 4, 64, 16, true,
      {{0, 8}, {8, 0}, {0, 1}, {16, 0}, {32, 0}, {0, 2}, {0, 4}, {1, 0}, {2, 0}, {4, 0}}},
 };
 /* clang-format on */
