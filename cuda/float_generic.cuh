@@ -30,6 +30,7 @@ template <awq_packing P>
 __device__ __forceinline__ FloatItem float_item(const FloatJob &job, uint32_t split)
 {
     constexpr awq_packing_traits traits = awq_packings[P];
+    static_assert(traits.item_bytes == 2 || traits.item_bytes == 4, "what the kernels below load and store");
     constexpr int block_items = traits.block_rows * traits.block_cols / 2 / traits.item_bytes;
     const int64_t blocks_down = job.rows / traits.block_rows, blocks_across = job.cols / traits.block_cols;
     const int64_t lines = traits.runs_down ? blocks_across : blocks_down;

@@ -349,8 +349,9 @@ cudaError_t run(const awq_float_geometry &g, const FloatKernels &kernels, uint64
 
 /* ---- min_max ---- */
 
-/* Groups below each other that threads share, where one has not enough to load at once. */
-constexpr int line_groups = 8;
+/* Groups below each other that threads share, where one has not enough to load at once; and what a lane loads of a
+   group, so that few lanes have to compare what they found. */
+constexpr int line_groups = 8, lane_loads = 2;
 
 template <class T>
 constexpr ScalesKernel scales_kernels[3] = {scales_of_lines<T, 1>, scales_of_lines<T, line_groups>,
@@ -411,7 +412,7 @@ cudaError_t run_min_max(const awq_float_geometry &geometry, awq_scale_mode mode,
         job.vectors = job.vectors && g.group_cols % vector == 0;
         const int64_t loads = g.group_rows * (job.vectors ? g.group_cols / vector : g.group_cols);
         job.lanes = 1;
-        while (job.lanes < 32 && job.lanes < loads) {
+        while (job.lanes < 32 && job.lanes * lane_loads < loads) {
             job.lanes *= 2;
         }
         has_many = loads < line_groups * job.lanes;

@@ -170,6 +170,41 @@ __device__ __forceinline__ void store_group(const ScalesJob &job, const Extent<T
     }
 }
 
+/* The groups that a lane finishes: extents[0..count). */
+struct HeldGroups {
+    int first, count;
+};
+
+/* Brings together what `lanes` neighbouring lanes found of `Groups` groups. Half of the groups that a lane holds go to
+   another for the other half of that one's, as long as there are two. */
+template <class T, int Groups>
+__device__ __forceinline__ HeldGroups share_extents(Extent<T> (&extents)[Groups], int lane, int lanes)
+{
+    HeldGroups held = {0, Groups};
+    int step = lanes / 2;
+#pragma unroll
+    for (int half = Groups / 2; half > 0; half /= 2, step /= 2) {
+        if (step == 0) {
+            return held;
+        }
+        const bool upper = (lane & step) != 0;
+#pragma unroll
+        for (int g = 0; g < half; g++) {
+            const Extent<T> given = upper ? extents[g] : extents[g + half];
+            extents[g] = upper ? extents[g + half] : extents[g];
+            extents[g].take(__shfl_xor_sync(0xffffffff, given.low, step),
+                            __shfl_xor_sync(0xffffffff, given.high, step));
+        }
+        held = {held.first + (upper ? half : 0), half};
+    }
+    const bool is_first = step == 0 || lane % (2 * step) == 0; /* of the lanes that now compare the same group */
+    for (; step > 0; step /= 2) {
+        extents[0].take(__shfl_xor_sync(0xffffffff, extents[0].low, step),
+                        __shfl_xor_sync(0xffffffff, extents[0].high, step));
+    }
+    return {held.first, is_first ? 1 : 0};
+}
+
 /*
  * A block is (lanes x groups across) x (threads down), split = blocks across. `lanes` lanes of a warp share `Groups`
  * groups below each other, of whose lines they take 16 bytes at a time; each then finishes some of these groups.
@@ -213,21 +248,16 @@ __global__ void __launch_bounds__(scales_threads)
             }
         }
     }
-#pragma unroll
-    for (int g = 0; g < Groups; g++) {
-        for (int step = job.lanes / 2; step > 0; step /= 2) {
-            extents[g].take(__shfl_xor_sync(0xffffffff, extents[g].low, step),
-                            __shfl_xor_sync(0xffffffff, extents[g].high, step));
-        }
-    }
-    for (int g = lane; g < Groups; g += job.lanes) {
+    const HeldGroups held = share_extents<T, Groups>(extents, lane, job.lanes);
+    for (int g = 0; g < held.count; g++) {
         Extent<T> mine = extents[0];
 #pragma unroll
         for (int k = 1; k < Groups; k++) {
             mine = g == k ? extents[k] : mine;
         }
-        if (col < job.cols && row + g * job.group_rows.size < job.rows) {
-            store_group<T>(job, mine, first + g, group_col);
+        const int64_t group = held.first + g;
+        if (col < job.cols && row + group * job.group_rows.size < job.rows) {
+            store_group<T>(job, mine, first + group, group_col);
         }
     }
     finish_check(job.fault);
