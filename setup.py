@@ -14,6 +14,8 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent
 
+# A free-threaded CPython has no limited API before 3.15: a build for one serves it alone, and turns its GIL on.
+IS_FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 PY_LIMITED_API = "0x030A0000"  # CPython 3.10
 TORCH_TARGET_VERSION = "0x020A000000000000"  # libtorch's stable ABI of 2.10
 
@@ -144,7 +146,7 @@ class BuildExtension(build_ext):
             f"-isystem{sysconfig.get_path('include')}",
         ]
         macros = [
-            ("Py_LIMITED_API", PY_LIMITED_API),
+            *([] if IS_FREE_THREADED else [("Py_LIMITED_API", PY_LIMITED_API)]),
             ("TORCH_TARGET_VERSION", TORCH_TARGET_VERSION),
             ("AWQPACK_BUILT_WITH_TORCH", f'"{torch.__version__}"'),
         ]
@@ -193,7 +195,7 @@ extension = Extension(
     depends=[
         str(path.relative_to(ROOT)) for path in sorted([*(ROOT / "csrc").rglob("*.h*"), *(ROOT / "cuda").iterdir()])
     ],
-    py_limited_api=True,
+    py_limited_api=not IS_FREE_THREADED,
 )
 
 setup(
@@ -201,5 +203,8 @@ setup(
     cmdclass={"build_ext": BuildExtension},
     # An editable install is a path: a finder would come after the folder of a clone, which Python takes for a package
     # without code when it is started in the folder above.
-    options={"bdist_wheel": {"py_limited_api": "cp310"}, "editable_wheel": {"mode": "compat"}},
+    options={
+        "bdist_wheel": {} if IS_FREE_THREADED else {"py_limited_api": "cp310"},
+        "editable_wheel": {"mode": "compat"},
+    },
 )
