@@ -153,7 +153,8 @@ def floats() -> str:
     cases = list(dict.fromkeys((row["op"], row["what"]) for row in rows))
     dtypes = list(dict.fromkeys(row["dtype"] for row in rows))
     lines = [[op, what, *(ratio_of(rows, op=op, what=what, dtype=dtype) for dtype in dtypes)] for op, what in cases]
-    text = f"{measured_on(rows)}:\n\n{table(['op', 'from or to', *dtypes], lines)}"
+    size = f"{largest / 1024:.2g} GiB of weights, " if largest else ""
+    text = f"{size}{measured_on(rows)}:\n\n{table(['op', 'from or to', *dtypes], lines)}"
     models = newest("floats", lambda row: row["table"] == "models" and row.get("what") == "Llama-3.1-70B")
     seconds = {row["op"]: float(row["ms"]) for row in models}
     if seconds:
