@@ -210,12 +210,14 @@ def processes() -> str:
     for op in dict.fromkeys(row["op"] for row in rows):
         of_op = {row["processes"]: row for row in rows if row["op"] == op}
         cells = [f"{short(float(of_op[n]['ms']))} ({float(of_op[n]['ratio']):.2f})" for n in counts if n in of_op]
-        lines.append([op, short(min(float(row["baseline_ms"]) for row in of_op.values())), *cells])
+        copies = [float(row["baseline_ms"]) for row in of_op.values()]
+        lines.append([op, f"{short(min(copies))} to {short(max(copies))}", *cells])
     size = int(rows[0]["bytes"]) / 2**30
     heads = ["", "`cp -r`", *(f"{count} process{'es' if count != '1' else ''}" for count in counts)]
     return (
-        f"{size:.1f} GiB by processes of one thread, or one of {rows[0]['threads']}, files {rows[0]['files']}, and how "
-        f"many times as fast as `cp -r`, which has one ({measured_on(rows)}):\n\n{table(heads, lines)}"
+        f"{size:.1f} GiB, files {rows[0]['files']}, by processes of one thread, but for one alone, which has 8 where "
+        f"there are as many CPUs; how many times as fast as a `cp -r` just before ({measured_on(rows)}):\n\n"
+        f"{table(heads, lines)}"
     )
 
 
