@@ -94,10 +94,14 @@ figures: $(VENV)/.bench ## draw docs/assets/plots, and fill in README's and the 
 bench-%: $(VENV)/.bench
 	$(BIN)/python -m benchmarks $* $(ARGS)
 
-# Each torch takes an environment of its own, several GB of them with CUDA packages: by hand, not in CI.
-COMPAT ?= 2.10.0 2.11.0 2.13.0 2.15.0
-compat: ## the tests under other versions of torch (COMPAT="2.10.0 2.15.0")
-	for version in $(COMPAT); do $(MAKE) test TORCH=$$version VENV=.venv-$$version || exit 1; done
+# Each pair takes an environment of its own, several GB of them with CUDA packages: by hand, not in CI. docs/reliability.md has the rows.
+COMPAT ?= python3.10=2.10.0 python3.11=2.11.0 python3.12=2.13.0 python3.13=2.15.0
+compat: wheel ## the wheel under Pythons and torches; a table of them in .build/compat.md (COMPAT="python3.13=2.15.0")
+	@printf '| Python | torch | result |\n|---|---|---|\n' > $(BUILD)/compat.md
+	@failed=0; for pair in $(COMPAT); do python=$${pair%%=*}; torch=$${pair##*=}; log=$(BUILD)/compat-$$(basename $$python)-$$torch.log; \
+		$(MAKE) --no-print-directory check-wheel PYTHON=$$python TORCH=$$torch > $$log 2>&1 || failed=1; \
+		echo "| $$python | $$torch | $$(tail -n 20 $$log | grep -E ' (passed|failed|error)' | tail -n 1 | tr -d =) |" | tee -a $(BUILD)/compat.md; \
+	done; exit $$failed
 
 # From the sdist, so that it holds what a build needs; torch's libraries stay outside, as every torch brings its own.
 DIST := $(BUILD)/dist
