@@ -15,7 +15,7 @@ BUILD_STAMP := $(VENV)/.awqpack
 SOURCES := setup.py $(shell find csrc cuda -name '*.[ch]' -o -name '*.[ch]pp' -o -name '*.cu' -o -name '*.cuh')
 C_SOURCES = $(shell find csrc cuda tests/c tests/faults tests/fuzz -name '*.[ch]' -o -name '*.[ch]pp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: help demo bench figures test test-clients asan tsan valgrind failing-calls fuzz fuzz-writes asan-fuzz-writes sanitize-gpu check-c check-neon check-wheel lint docs docs-serve compat wheel clean
+.PHONY: help demo bench figures test test-clients coverage asan tsan valgrind failing-calls fuzz fuzz-writes asan-fuzz-writes sanitize-gpu check-c check-neon check-wheel lint docs docs-serve compat wheel clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -144,6 +144,17 @@ asan: $(VENV)/.test $(BUILD)/asan/.built $(BUILD)/asan-inductor/$(MADE) ## the C
 	@echo 'pytest under the sanitizers'
 	@$(call PYTEST_ENV,$(BUILD)/asan-inductor) $(ASAN_ENV) $(BIN)/pytest $(PYTEST_ARGS) -p no:cacheprovider --capture=sys $(ARGS)
 
+# Processes that end without being taken apart write no counts, as most scripts of tests/forked.py do. Branches that only
+# the compiler knows, such as those of what may throw, are left out.
+COVERAGE_ENV = PYTHONSAFEPATH=1 PYTHONPATH=$(BUILD)/coverage
+coverage: $(VENV)/.test $(BUILD)/coverage/.built $(BUILD)/inductor/$(MADE) ## the lines and branches of csrc that pytest reaches, by gcov
+	@find $(BUILD)/coverage-objects -name '*.gcda' -delete
+	@cd $(BUILD) && $(COVERAGE_ENV) $(abspath $(BIN))/python -c \
+		'import awqpack; assert awqpack.__file__.startswith("$(BUILD)/coverage"), awqpack.__file__'
+	-$(call PYTEST_ENV,$(BUILD)/inductor) $(COVERAGE_ENV) $(BIN)/pytest $(PYTEST_ARGS) -p no:cacheprovider $(ARGS)
+	$(BIN)/gcovr --root csrc --exclude-throw-branches --exclude-unreachable-branches --txt-metric branch \
+		--json-summary $(BUILD)/coverage/summary.json --html-details $(BUILD)/coverage/lines.html --print-summary $(BUILD)/coverage-objects
+
 tsan: ## the C kernels on several threads under ThreadSanitizer
 	$(CHECK_C) check-tsan BUILD=$(BUILD)/c
 
@@ -185,6 +196,12 @@ $(BUILD)/asan/.built: $(TORCH_STAMP) $(SOURCES) $(wildcard awqpack/*.py)
 	@echo 'building awqpack with sanitizers'
 	@AWQPACK_SANITIZE=1 AWQPACK_CUDA=0 $(BIN)/python setup.py --quiet build_py --build-lib $(BUILD)/asan \
 		build_ext --build-lib $(BUILD)/asan --build-temp $(BUILD)/asan-objects
+	@touch $@
+
+$(BUILD)/coverage/.built: $(TORCH_STAMP) $(SOURCES) $(wildcard awqpack/*.py)
+	@echo 'building awqpack with counts of its lines'
+	@AWQPACK_COVERAGE=1 AWQPACK_CUDA=0 $(BIN)/python setup.py --quiet build_py --build-lib $(BUILD)/coverage \
+		build_ext --build-lib $(BUILD)/coverage --build-temp $(BUILD)/coverage-objects
 	@touch $@
 
 # torch first: its headers are needed to build, and every later pip finds it there.

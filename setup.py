@@ -28,6 +28,7 @@ SANITIZER_FLAGS = [
     "-fno-sanitize-recover=undefined",
     "-fno-omit-frame-pointer",
 ]
+COVERAGE_FLAGS = ["--coverage", "-fprofile-abs-path", "-fprofile-update=atomic", "-O1"]
 
 
 def c_sources() -> list[str]:
@@ -136,7 +137,8 @@ class BuildExtension(build_ext):
             ) from error
 
         torch_root = Path(torch.__file__).parent
-        sanitizer = SANITIZER_FLAGS if os.environ.get("AWQPACK_SANITIZE") == "1" else []
+        instrumented = SANITIZER_FLAGS if os.environ.get("AWQPACK_SANITIZE") == "1" else []
+        instrumented = COVERAGE_FLAGS if os.environ.get("AWQPACK_COVERAGE") == "1" else instrumented
         includes = [
             "csrc",
             "csrc/include",
@@ -163,7 +165,7 @@ class BuildExtension(build_ext):
 
         def compile_one(source: str) -> list[str]:
             language = CXX_FLAGS if source.endswith(".cpp") else C_FLAGS
-            flags = [*COMMON_FLAGS, *sanitizer, *language, *system]
+            flags = [*COMMON_FLAGS, *instrumented, *language, *system]
             return self.compiler.compile(
                 [source],
                 output_dir=self.build_temp,
@@ -184,7 +186,12 @@ class BuildExtension(build_ext):
             self.get_ext_fullpath(ext.name),
             libraries=libraries,
             library_dirs=library_dirs,
-            extra_postargs=[*sanitizer, "-Wl,--as-needed", "-Wl,--exclude-libs,ALL", f"-Wl,--version-script={EXPORTS}"],
+            extra_postargs=[
+                *instrumented,
+                "-Wl,--as-needed",
+                "-Wl,--exclude-libs,ALL",
+                f"-Wl,--version-script={EXPORTS}",
+            ],
             target_lang="c++",
         )
 
