@@ -16,6 +16,11 @@ _min_max_scales = torch.ops.awqpack.min_max_scales.default
 _min_max_scales_out = torch.ops.awqpack.min_max_scales_out.default
 
 
+# An overload hands its arguments on from Python, with a dictionary, which shows in a small call's time; what it calls
+# is asked for at each call, as torch 2.15 has it replaced. Compilers want the overload itself.
+_is_compiled = torch.compiler.is_dynamo_compiling
+
+
 def _require_tensor(name: str, tensor: object) -> None:
     if not isinstance(tensor, torch.Tensor):
         raise TypeError(f"{name} expects a torch.Tensor; got {type(tensor)}")
@@ -65,18 +70,22 @@ def quantize(
             requires a gradient while gradients are recorded.
         TypeError: an argument is of another type.
     """
-    _require_tensor("weight", weight)
-    _require_tensor("scales", scales)
-    if zeros is not None:
+    if not isinstance(weight, torch.Tensor) or not isinstance(scales, torch.Tensor):
+        _require_tensor("weight", weight)
+        _require_tensor("scales", scales)
+    if zeros is not None and not isinstance(zeros, torch.Tensor):
         _require_tensor("zeros", zeros)
     number = number_of(packing, reorder)
     require_bool("validate", validate)
-    _require_no_gradient("quantize", "weight", weight)
-    _require_no_gradient("quantize", "scales", scales)
+    if weight.requires_grad or scales.requires_grad:
+        _require_no_gradient("quantize", "weight", weight)
+        _require_no_gradient("quantize", "scales", scales)
     if out is None:
-        return _quantize(weight, scales, zeros, number, reorder, validate)  # type: ignore[no-any-return]
+        op = _quantize if _is_compiled() else _quantize._op
+        return op(weight, scales, zeros, number, reorder, validate)  # type: ignore[no-any-return]
     require_tensor_out(out, weight)
-    _quantize_out(weight, scales, zeros, number, reorder, validate, out=out)
+    op = _quantize_out if _is_compiled() else _quantize_out._op
+    op(weight, scales, zeros, number, reorder, validate, out=out)
     mark_written(out)
     return out
 
@@ -111,23 +120,26 @@ def dequantize(
             require a gradient while gradients are recorded.
         TypeError: an argument is of another type.
     """
-    _require_tensor("payload", payload)
-    _require_tensor("scales", scales)
-    if zeros is not None:
+    if not isinstance(payload, torch.Tensor) or not isinstance(scales, torch.Tensor):
+        _require_tensor("payload", payload)
+        _require_tensor("scales", scales)
+    if zeros is not None and not isinstance(zeros, torch.Tensor):
         _require_tensor("zeros", zeros)
-    number = number_of(packing, reorder)
+    # Looked at here: a function's call for each argument shows in the time of a small tensor.
+    number = packing._value_ if type(packing) is AWQPacking and type(reorder) is bool else number_of(packing, reorder)
     if dtype is not None and not isinstance(dtype, torch.dtype):
         raise TypeError(f"dtype expects a torch.dtype; got {dtype!r}")
-    _require_no_gradient("dequantize", "scales", scales)
+    if scales.requires_grad:
+        _require_no_gradient("dequantize", "scales", scales)
     if out is None:
-        return _dequantize(  # type: ignore[no-any-return]
-            payload, scales, zeros, number, reorder, scales.dtype if dtype is None else dtype
-        )
+        op = _dequantize if _is_compiled() else _dequantize._op
+        return op(payload, scales, zeros, number, reorder, scales.dtype if dtype is None else dtype)  # type: ignore[no-any-return]
     require_tensor_out(out, payload)
     _require_no_gradient("dequantize", "out", out)
     if dtype is not None and out.dtype != dtype:
         raise ValueError(f"out expects dtype {dtype}, as dtype asks for it; got {out.dtype}")
-    _dequantize_out(payload, scales, zeros, number, reorder, out=out)
+    op = _dequantize_out if _is_compiled() else _dequantize_out._op
+    op(payload, scales, zeros, number, reorder, out=out)
     mark_written(out)
     return out
 
