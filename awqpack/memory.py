@@ -72,7 +72,7 @@ class TracedStorage(CodesStorage):
 
 
 # Up to 2.13 torch gives traced wrappers the storages that it sees here, and shares them as the real ones are.
-_TRACED_WRAPPERS_SHARE = torch.__version__ < "2.14"
+_TRACED_WRAPPERS_SHARE = torch.__version__ < "2.14.0a0"
 
 
 def untyped_storage(self: AWQPackedTensor) -> Any:
@@ -100,9 +100,11 @@ class TypedStorage:
     def size(self) -> int:
         return self._size
 
-    __getitem__ = _refuse
+    __getitem__ = __setitem__ = __len__ = __copy__ = __deepcopy__ = __reduce_ex__ = _refuse
 
     def __getattr__(self, name: str) -> NoReturn:
+        if name.startswith("__"):
+            raise AttributeError(name)  # asked whether it is there
         raise RuntimeError(f"{self._of} has no storage of codes: {_ADVICE}")
 
 

@@ -47,9 +47,9 @@ def fold(items):
     """
     cases = {}
     for item in items:
-        skips = [mark for mark in item.iter_markers("skipif") if mark.args[0] is True]
+        skips = [mark for mark in item.iter_markers("skipif") if mark.args[:1] == (True,)]
         if skips and item.get_closest_marker("cuda"):
-            cases.setdefault((item.path, item.originalname, skips[0].kwargs["reason"]), []).append(item)
+            cases.setdefault((item.path, item.originalname, skips[0].kwargs.get("reason")), []).append(item)
     for (_, _, reason), (item, *others) in cases.items():
         if others:
             reason = f"{reason}: this case and {len(others)} more"
@@ -72,6 +72,7 @@ def pytest_collection_finish():
     gc.enable()
 
 
+@pytest.hookimpl(trylast=True)  # when what a module's tests shared is gone
 def pytest_runtest_teardown(item, nextitem):
     if nextitem and nextitem.path != item.path:
         gc.collect()

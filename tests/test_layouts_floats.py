@@ -57,6 +57,7 @@ def weight_without_negatives(dtype):
     weight[:, :64] = weight[:, :64].abs()
     weight[1, :64] = 3  # a range of nothing
     weight[2, :64] = 0
+    weight[2, 1:64:2] *= -1  # -0, of which no scale may be made
     weight[3, 5] = -weight[3, :64].max() / 64  # less than half a step
     return weight
 

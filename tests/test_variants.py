@@ -252,6 +252,25 @@ def test_any_shape_and_strides(case):
     assert_guards_untouched(payload_buffer, payload)
 
 
+@pytest.mark.parametrize("cols", [64, 192, 320])
+@pytest.mark.parametrize("is_turned", [False, True])
+def test_codes_that_overlap_each_other(is_turned, cols, packing, variant):
+    """Rows and columns both one byte apart, as those of a sliding window: both strides look like the contiguous one."""
+    shape = packing.fit((64, cols))
+    line = random_codes((1, sum(shape) - 1))[0]
+    codes = np.lib.stride_tricks.sliding_window_view(line, shape[1])
+    assert codes.strides == (1, 1)
+    rows, items = packing.payload_shape(shape)
+    dtype = packing.payload_dtype
+    buffer = np.full((rows * items + 4096,), 7, str(dtype).removeprefix("torch."))
+    payload = (
+        buffer[: rows * items].reshape((items, rows)).T if is_turned else buffer[: rows * items].reshape(rows, items)
+    )
+    pack_array(codes, packing, out=payload, variant=variant)
+    assert_same(np.ascontiguousarray(payload), pack_array(np.ascontiguousarray(codes), packing, variant="scalar"))
+    assert (buffer[rows * items :] == 7).all()
+
+
 @hypothesis.given(
     strategies.sampled_from(sorted(PACKINGS)),
     strategies.integers(1, 20),

@@ -25,7 +25,9 @@ def lift_zeros(weight: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor, 
     if not bool(is_below.any()):
         return
     groups = weight.reshape(*scales.shape, -1)[is_below]
-    lifted = (groups.amax(1).float().clamp(min=0) / (15 - lowest)).to(scales.dtype)
+    largest = groups.amax(1).float()
+    # Divided by a tensor, as a GPU multiplies by the reciprocal of a number; the largest of zeros can be -0.
+    lifted = torch.where(largest > 0, largest / torch.full_like(largest, 15 - lowest), 0.0).to(scales.dtype)
     if not bool(lifted.isfinite().all()):
         name = str(scales.dtype).removeprefix("torch.")
         raise LayoutError(f"no {name} is {float(groups.max()) / (15 - lowest):g}, a scale beside a zero of {lowest}")

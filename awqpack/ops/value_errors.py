@@ -12,7 +12,7 @@ from .. import _C
 def register(ops: Iterable[str]) -> None:
     """Lets our overloads (torch.ops.awqpack.pack.default), which all of awqpack calls and compiled code too, raise
     ValueError under every torch. The packets (torch.ops.awqpack.pack) stay as torch makes them."""
-    if torch.__version__ < "2.15":
+    if torch.__version__ < "2.15.0a0":
         return
     for name in ops:
         overload = getattr(torch.ops.awqpack, name).default

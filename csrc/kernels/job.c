@@ -58,7 +58,7 @@ static void choose(awq_job *job, const awq_kernels *kernels)
     } else if (is_turned && (m->col_stride == 1 || m->row_stride == 1)) {
         job->run_panel = is_pack ? w->pack_turned : w->unpack_turned;
     }
-    job->step_cols = is_turned && m->row_stride != 1 ? AWQ_TURNED_COLS : AWQ_PANEL_STEP;
+    job->step_cols = is_turned && m->col_stride == 1 ? AWQ_TURNED_COLS : AWQ_PANEL_STEP; /* as pack_turned chooses */
     /* Threads write other rows of the output, unless they can read whole columns. */
     const bool has_columns = m->row_stride == 1 && m->col_stride != 1;
     const bool is_tall = awq_packings[m->packing].runs_down && m->rows > AWQ_TALL_ROWS;

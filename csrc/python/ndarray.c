@@ -31,7 +31,7 @@ static int type_number(awq_dtype dtype)
     case AWQ_DTYPE_UINT8: return NPY_UINT8;
     case AWQ_DTYPE_INT16: return NPY_INT16;
     case AWQ_DTYPE_INT32: return NPY_INT32;
-    default: return NPY_NOTYPE; /* of which NumPy makes no array, but a ValueError */
+    default: return NPY_NOTYPE;
     }
 }
 
@@ -103,7 +103,12 @@ static PyObject *new_array(int64_t ndim, const int64_t *sizes, const int64_t *or
         dims[d] = (npy_intp)sizes[d];
         strides[d] = (npy_intp)dense[d] * item;
     }
-    return PyArray_New(&PyArray_Type, (int)ndim, dims, type_number(dtype), strides, NULL, 0, 0, NULL);
+    const int number = type_number(dtype);
+    if (number == NPY_NOTYPE) {
+        PyErr_Format(PyExc_ValueError, "awqpack makes no NumPy array of dtype %s", awq_dtype_name(dtype));
+        return NULL;
+    }
+    return PyArray_New(&PyArray_Type, (int)ndim, dims, number, strides, NULL, 0, 0, NULL);
 }
 
 static int run_job(awq_direction direction, awq_packing packing, const awq_kernels *kernels, const awq_view *codes,

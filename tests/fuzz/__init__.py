@@ -36,15 +36,19 @@ _CHUNK = 200  # cases that hypothesis draws before it begins anew, with the next
 
 
 class Count:
-    """A check that counts its calls, and passes over what comes after its end."""
+    """A check that counts its calls, and passes over what comes after its end, but for a failure to be shown again."""
 
     def __init__(self, check, end=math.inf):
-        self.check, self.end, self.calls = check, end, 0
+        self.check, self.end, self.calls, self.has_failed = check, end, 0, False
 
     def __call__(self, case):
-        if time.monotonic() < self.end:
+        if self.has_failed or time.monotonic() < self.end:
             self.calls += 1
-            self.check(case)
+            try:
+                self.check(case)
+            except BaseException:
+                self.has_failed = True
+                raise
 
 
 def module_of(name):
