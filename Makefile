@@ -174,7 +174,7 @@ fuzz-writes: $(VENV)/.test ## op sequences on packed tensors beside plain ones t
 
 # One property a target; tests/fuzz/README.md says which. A run goes on from what the runs before have bred.
 MINUTES ?= 30
-FUZZ_TARGETS = kernels $(shell sed -n 's/^    "\(.*\)": (".*/\1/p' tests/fuzz/__init__.py)
+FUZZ_TARGETS = kernels $(shell sed -n 's/^    "\(.*\)": .".*/\1/p' tests/fuzz/__init__.py)
 fuzz: $(VENV)/.fuzz ## every fuzz target for so long (MINUTES=30); fuzz-kernels, fuzz-floats...: one
 	@for target in $(FUZZ_TARGETS); do $(MAKE) --no-print-directory --silent fuzz-$$target || exit 1; done
 

@@ -1,6 +1,7 @@
 """The short form of the fuzz targets: the same few cases each time; `make fuzz` looks for minutes."""
 
 import random
+import subprocess
 
 import fuzz
 import pytest
@@ -25,6 +26,14 @@ def test_every_module_of_the_folder_is_a_target():
     helpers = {"__init__", "__main__"}
     modules = {path.stem for path in fuzz.CORPUS.parent.glob("*.py")} - helpers
     assert modules == {module for module, _ in fuzz.TARGETS.values()}
+
+
+def test_make_runs_every_target():
+    done = subprocess.run(
+        ["make", "--dry-run", "fuzz"], cwd=fuzz.CORPUS.parents[2], capture_output=True, text=True, check=True
+    )
+    loop = next(line for line in done.stdout.splitlines() if line.startswith("for target in "))
+    assert loop.removeprefix("for target in ").partition(";")[0].split() == ["kernels", *fuzz.TARGETS]
 
 
 def test_a_finding_is_kept_and_replays(monkeypatch, tmp_path):
