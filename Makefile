@@ -151,9 +151,9 @@ coverage: $(VENV)/.test $(BUILD)/coverage/.built $(BUILD)/inductor/$(MADE) ## th
 	@find $(BUILD)/coverage-objects -name '*.gcda' -delete
 	@cd $(BUILD) && $(COVERAGE_ENV) $(abspath $(BIN))/python -c \
 		'import awqpack; assert awqpack.__file__.startswith("$(BUILD)/coverage"), awqpack.__file__'
-	-$(call PYTEST_ENV,$(BUILD)/inductor) $(COVERAGE_ENV) $(BIN)/pytest $(PYTEST_ARGS) -p no:cacheprovider $(ARGS)
+	@$(call PYTEST_ENV,$(BUILD)/inductor) $(COVERAGE_ENV) $(BIN)/pytest $(PYTEST_ARGS) -p no:cacheprovider $(ARGS); status=$$?; \
 	$(BIN)/gcovr --root csrc --exclude-throw-branches --exclude-unreachable-branches --txt-metric branch \
-		--json-summary $(BUILD)/coverage/summary.json --html-details $(BUILD)/coverage/lines.html --print-summary $(BUILD)/coverage-objects
+		--json-summary $(BUILD)/coverage/summary.json --html-details $(BUILD)/coverage/lines.html --print-summary $(BUILD)/coverage-objects && exit $$status
 
 tsan: ## the C kernels on several threads under ThreadSanitizer
 	$(CHECK_C) check-tsan BUILD=$(BUILD)/c
@@ -192,13 +192,13 @@ asan-fuzz-writes: $(VENV)/.test $(BUILD)/asan/.built ## the same under AddressSa
 sanitize-gpu: $(VENV)/.test ## check_cuda and the GPU tests under compute-sanitizer
 	PYTHON=$(BIN)/python BUILD=$(BUILD)/c tests/c/sanitize_gpu.sh $(ARGS)
 
-$(BUILD)/asan/.built: $(TORCH_STAMP) $(SOURCES) $(wildcard awqpack/*.py)
+$(BUILD)/asan/.built: $(TORCH_STAMP) $(SOURCES) $(shell find awqpack -name '*.py')
 	@echo 'building awqpack with sanitizers'
 	@AWQPACK_SANITIZE=1 AWQPACK_CUDA=0 $(BIN)/python setup.py --quiet build_py --build-lib $(BUILD)/asan \
 		build_ext --build-lib $(BUILD)/asan --build-temp $(BUILD)/asan-objects
 	@touch $@
 
-$(BUILD)/coverage/.built: $(TORCH_STAMP) $(SOURCES) $(wildcard awqpack/*.py)
+$(BUILD)/coverage/.built: $(TORCH_STAMP) $(SOURCES) $(shell find awqpack -name '*.py')
 	@echo 'building awqpack with counts of its lines'
 	@AWQPACK_COVERAGE=1 AWQPACK_CUDA=0 $(BIN)/python setup.py --quiet build_py --build-lib $(BUILD)/coverage \
 		build_ext --build-lib $(BUILD)/coverage --build-temp $(BUILD)/coverage-objects

@@ -17,7 +17,8 @@ _min_max_scales_out = torch.ops.awqpack.min_max_scales_out.default
 
 
 # An overload hands its arguments on from Python, with a dictionary, which shows in a small call's time; what it calls
-# is asked for at each call, as torch 2.15 has it replaced. Compilers want the overload itself.
+# is asked for at each call, as torch 2.15 has it replaced. Compilers want the overload itself, and so would a torch
+# without `_op`.
 _is_compiled = torch.compiler.is_dynamo_compiling if hasattr(_quantize, "_op") else lambda: True
 
 

@@ -20,7 +20,7 @@ import threading
 import time
 
 SERVER = """
-import atexit, gc, json, os, signal, socket, sys, threading, warnings
+import atexit, ctypes, gc, json, os, signal, socket, sys, threading, warnings
 import torch
 if torch.distributed.is_available():
     import torch.distributed.tensor  # torch itself does so at the first op of a subclass, and it takes a second
@@ -65,6 +65,7 @@ def end(status):
         sys.stdout.flush(), sys.stderr.flush()
     except (AttributeError, OSError, ValueError):
         return
+    ctypes.CDLL(None).fflush(None)  # what C and C++ libraries printed
     os._exit(status)
 
 # It returns in each process that is to run a script, as python -c.

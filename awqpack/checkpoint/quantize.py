@@ -52,8 +52,8 @@ def quantize(
 
     The scales are those of awqpack.min_max_scales: they come from each group's least and largest weight alone. None is
     searched, as AWQ and GPTQ search them with data, and so a model is less exact than theirs. ``gptq`` stores each zero
-    minus one and so has no zero of 0: groups that would have it, those without negative weights, get the zero 1 and the
-    scale ``max / 14``.
+    minus one and so has no zero of 0: groups that would have it, with next to no negative weights, get the zero 1 and
+    the scale ``max / 14``.
 
     Args:
         source: a directory with safetensors files and config.json, or one safetensors file.

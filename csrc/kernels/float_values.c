@@ -106,7 +106,8 @@ static bool is_met_by_all(demand what, const awq_view *view)
     return first_not(what, &turned, &linear) == NULL;
 }
 
-/* Bytes that hold the elements of a view and nothing else, from its data on; 0 where they do not lie so. */
+/* Bytes from a view's data on that hold all its elements, and nothing else where no stride is 0: what is found amiss in
+ * them is looked for again by element. 0 where the elements do not lie so. */
 static int64_t dense_bytes(const awq_view *view)
 {
     const int64_t item = awq_dtype_bytes(view->dtype);

@@ -1,4 +1,5 @@
-/* What the x86 kernels share that move words of four codes' bytes, Marlin's and a turned payload's: below avx2.h or avx512.h. */
+/* What the x86 kernels share that move words of four codes' bytes, Marlin's and a turned payload's: below avx2.h or
+ * avx512.h. */
 #ifndef AWQPACK_WORDS_H
 #define AWQPACK_WORDS_H
 
