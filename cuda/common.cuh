@@ -307,21 +307,35 @@ __device__ __forceinline__ uint64_t matrix_index(const Job &job)
     return job.first + blockIdx.y * job.batch_step;
 }
 
-__device__ __forceinline__ unsigned long long fault_key(uint64_t index, uint8_t code)
+/*
+ * Reports the first invalid one of the `count` codes of a thread, of which place(i) counts row and column from (row, col);
+ * reads them again, since this is the rare case. Their order does not matter.
+ */
+template <class Place>
+__device__ __forceinline__ void report_codes(const Job &job, int64_t row, int64_t col, int count, Place place)
 {
-    return static_cast<unsigned long long>(index) << 8 | code;
-}
-
-/* Reports the first invalid of `count` contiguous codes; reads them again, since this is the rare case. */
-__device__ __forceinline__ void report_row(const Job &job, const uint8_t *codes, int count, uint64_t index)
-{
+    if (!job.fault.is_wanted()) {
+        return;
+    }
+    const uint8_t *codes = job.codes + blockIdx.y * job.codes_batch + row * job.codes_row + col * job.codes_col;
+    const uint64_t index = matrix_index(job) + static_cast<uint64_t>(row * job.cols + col);
+    unsigned long long key = UINT64_MAX;
 #pragma unroll 1
     for (int i = 0; i < count; i++) {
-        if (codes[i] > AWQ_CODE_MAX) {
-            report_fault(job.fault, fault_key(index + i, codes[i]));
-            return;
+        const awq_place at = place(i);
+        const uint8_t code = codes[at.row * job.codes_row + at.col * job.codes_col];
+        const unsigned long long here = (index + static_cast<uint64_t>(at.row * job.cols + at.col)) << 8 | code;
+        if (code > AWQ_CODE_MAX && here < key) {
+            key = here;
         }
     }
+    report_fault(job.fault, key);
+}
+
+/* The same of contiguous ones of a row. */
+__device__ __forceinline__ void report_row(const Job &job, int64_t row, int64_t col, int count)
+{
+    report_codes(job, row, col, count, [](int i) { return awq_place{0, i}; });
 }
 
 } // namespace awq_cuda

@@ -78,24 +78,20 @@ __device__ __forceinline__ void pack_item(const Job &job, const Item &item)
 {
     const uint8_t *source =
         job.codes + blockIdx.y * job.codes_batch + item.row * job.codes_row + item.col * job.codes_col;
-    const uint64_t index = matrix_index(job) + static_cast<uint64_t>(item.row * job.cols + item.col);
     ItemOf<P> packed = 0;
-    unsigned long long key = UINT64_MAX;
+    uint8_t seen = 0;
 #pragma unroll
     for (int nibble = 0; nibble < item_codes<P>; nibble++) {
         const awq_place place = place_of<P>(nibble);
         const uint8_t code = source[place.row * job.codes_row + place.col * job.codes_col];
         packed |= static_cast<ItemOf<P>>(code & AWQ_CODE_MAX) << (4 * nibble);
-        const uint64_t at = index + static_cast<uint64_t>(place.row * job.cols + place.col);
-        if (code > AWQ_CODE_MAX && fault_key(at, code) < key) {
-            key = fault_key(at, code);
-        }
+        seen |= code;
     }
     uint8_t *target =
         job.payload + blockIdx.y * job.payload_batch + item.line * job.payload_row + item.number * job.payload_col;
     *reinterpret_cast<ItemOf<P> *>(target) = packed;
-    if (key != UINT64_MAX && job.fault.is_wanted()) {
-        report_fault(job.fault, key);
+    if (seen > AWQ_CODE_MAX) {
+        report_codes(job, item.row, item.col, item_codes<P>, place_of<P>);
     }
 }
 

@@ -109,24 +109,6 @@ __device__ __forceinline__ int64_t marlin_rows_payload(const Job &job, const Mar
            64 * place.q + 16 * place.t;
 }
 
-/* Reports the first invalid code of a lane; reads them again, since this is the rare case. */
-__device__ __forceinline__ void report_marlin_rows(const Job &job, const MarlinRows &place, const uint8_t *codes)
-{
-    const int64_t first = place.block * block_rows<marlin> + place.q;
-#pragma unroll 1
-    for (int step = 0; step < marlin_row_steps; step++) {
-#pragma unroll 1
-        for (int col = 0; col < sixteen; col++) {
-            const uint8_t code = codes[8 * step * job.codes_row + col];
-            if (code > AWQ_CODE_MAX) {
-                const int64_t index = (first + 8 * step) * job.cols + (place.line + place.t) * sixteen + col;
-                report_fault(job.fault, fault_key(matrix_index(job) + static_cast<uint64_t>(index), code));
-                return;
-            }
-        }
-    }
-}
-
 template <class Side>
 __global__ void __launch_bounds__(marlin_threads) pack_marlin_rows(const Job job, const uint32_t split)
 {
@@ -146,8 +128,9 @@ __global__ void __launch_bounds__(marlin_threads) pack_marlin_rows(const Job job
             invalid |= any_invalid(rows[m]);
         }
     }
-    if (invalid && job.fault.is_wanted()) {
-        report_marlin_rows(job, place, source);
+    if (invalid) {
+        report_codes(job, place.block * block_rows<marlin> + place.q, col, marlin_row_steps * sixteen,
+                     [](int i) { return awq_place{i / sixteen * 8, i % sixteen}; });
     }
     uint32_t words[4][4]; /* by j, then by t until quads exchange them, then by the block */
 #pragma unroll
@@ -277,26 +260,6 @@ __device__ __forceinline__ int marlin_column(int number)
     return number / 2 + number % 2 * 8;
 }
 
-__device__ __forceinline__ void report_marlin_columns(const Job &job, const MarlinColumns &place, int line,
-                                                      const uint8_t *codes)
-{
-    constexpr int columns[4] = {0, 1, 8, 9};
-    const int64_t first = place.block * block_rows<marlin> + sixteen * place.j;
-    const int64_t col = (place.line + line) * block_cols<marlin> + 2 * place.t;
-#pragma unroll 1
-    for (int row = 0; row < sixteen; row++) {
-#pragma unroll 1
-        for (int i = 0; i < 4; i++) {
-            const uint8_t code = codes[columns[i] * job.codes_col + row];
-            if (code > AWQ_CODE_MAX) {
-                const int64_t index = (first + row) * job.cols + col + columns[i];
-                report_fault(job.fault, fault_key(matrix_index(job) + static_cast<uint64_t>(index), code));
-                return;
-            }
-        }
-    }
-}
-
 template <class Side>
 __global__ void __launch_bounds__(marlin_threads) pack_marlin_columns(const Job job, const uint32_t split)
 {
@@ -319,9 +282,9 @@ __global__ void __launch_bounds__(marlin_threads) pack_marlin_columns(const Job 
 #pragma unroll
     for (int i = 0; i < marlin_unroll; i++) {
         const Words<4> *const c = columns[i];
-        if ((any_invalid(c[0]) || any_invalid(c[1]) || any_invalid(c[2]) || any_invalid(c[3])) &&
-            job.fault.is_wanted()) {
-            report_marlin_columns(job, place, i, source + i * block_cols<marlin> * job.codes_col);
+        if (any_invalid(c[0]) || any_invalid(c[1]) || any_invalid(c[2]) || any_invalid(c[3])) {
+            report_codes(job, row, (place.line + i) * block_cols<marlin> + 2 * place.t, 4 * sixteen,
+                         [](int k) { return awq_place{k / 4, marlin_column(k % 4)}; });
         }
         /* by halves of q: bytes are those of the rows q, q + 8 of two columns, then of the others */
 #pragma unroll

@@ -147,15 +147,14 @@ __device__ __forceinline__ Words<4> unpack_unit(const Words<2> &payload, bool od
 
 /* Reports the first invalid code of each unit of a thread. */
 template <awq_packing P, class Config>
-__device__ __forceinline__ void report_units(const Job &job, const RowPlace &place, const uint8_t *codes)
+__device__ __forceinline__ void report_units(const Job &job, const RowPlace &place)
 {
 #pragma unroll 1
     for (int i = 0; i < Config::unroll; i++) {
         const int64_t unit = place.unit + i * place.step;
         if (unit < place.units) {
-            const int64_t row = unit_row<P>(place.line, unit), col = unit_col<P>(unit);
-            report_row(job, codes + row * job.codes_row + col, unit_count(job, col),
-                       matrix_index(job) + static_cast<uint64_t>(row * job.cols + col));
+            const int64_t col = unit_col<P>(unit);
+            report_row(job, unit_row<P>(place.line, unit), col, unit_count(job, col));
         }
     }
 }
@@ -203,8 +202,8 @@ __global__ void __launch_bounds__(Config::threads, most_threads / Config::thread
             invalid |= any_invalid(codes[i]);
         }
     }
-    if (invalid && job.fault.is_wanted()) {
-        report_units<P, Config>(job, place, source);
+    if (invalid) {
+        report_units<P, Config>(job, place);
     }
     finish_check(job.fault);
 }

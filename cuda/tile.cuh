@@ -220,29 +220,6 @@ __device__ __forceinline__ Words<4> get_vector(const Vector &v)
     return is_exchanged<Config>(v) ? Words<4>{{u.z, u.w, u.x, u.y}} : Words<4>{{u.x, u.y, u.z, u.w}};
 }
 
-/* Reports the first invalid code of a slot; reads them again, since this is the rare case. */
-template <awq_packing P>
-__device__ __forceinline__ void report_slot(const Job &job, const Slot &slot, const uint8_t *codes)
-{
-#pragma unroll 1
-    for (int row = 0; row < slot.count; row++) {
-        unsigned long long key = UINT64_MAX;
-#pragma unroll 1
-        for (int i = 0; i < AWQ_WORD_CODES; i++) {
-            const int col = low_column<P>(i / 2) + i % 2 * high_step<P>;
-            const uint8_t code = codes[col * job.codes_col + row];
-            const uint64_t index = static_cast<uint64_t>((slot.row + row) * job.cols + slot.col + col);
-            if (code > AWQ_CODE_MAX && fault_key(matrix_index(job) + index, code) < key) {
-                key = fault_key(matrix_index(job) + index, code);
-            }
-        }
-        if (key != UINT64_MAX) {
-            report_fault(job.fault, key);
-            return;
-        }
-    }
-}
-
 template <awq_packing P, class Config>
 __global__ void __launch_bounds__(Config::threads, resident_threads_min / Config::threads)
     pack_tiles(const Job job, const uint32_t split)
@@ -276,8 +253,9 @@ __global__ void __launch_bounds__(Config::threads, resident_threads_min / Config
         for (int k = 0; k < 4; k++) {
             invalid |= any_invalid(low[k]) | any_invalid(high[k]);
         }
-        if (invalid && job.fault.is_wanted()) {
-            report_slot<P>(job, slot, p);
+        if (invalid) {
+            report_codes(job, slot.row, slot.col, slot.count * AWQ_WORD_CODES,
+                         [](int i) { return awq_place{i / AWQ_WORD_CODES, place_of<P>(i % AWQ_WORD_CODES).col}; });
         }
 #pragma unroll
         for (int i = 0; i < N; i++) {

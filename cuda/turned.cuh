@@ -38,24 +38,6 @@ __device__ __forceinline__ TurnedPlace turned_place(const Job &job, uint32_t spl
             row > 0 && left >= turned_rows + 3};
 }
 
-/* Reports the first invalid code of a thread; reads them again, since this is the rare case. */
-template <awq_packing P>
-__device__ __forceinline__ void report_turned(const Job &job, const TurnedPlace &place, const uint8_t *codes)
-{
-#pragma unroll 1
-    for (int row = 0; row < place.count; row++) {
-#pragma unroll 1
-        for (int col = 0; col < block_cols<P>; col++) {
-            const uint8_t code = codes[row + col * job.codes_col];
-            if (code > AWQ_CODE_MAX) {
-                const int64_t index = (place.row + row) * job.cols + place.word * block_cols<P> + col;
-                report_fault(job.fault, fault_key(matrix_index(job) + static_cast<uint64_t>(index), code));
-                return;
-            }
-        }
-    }
-}
-
 template <awq_packing P>
 __global__ void __launch_bounds__(turned_threads) pack_turned_columns(const Job job, const uint32_t split)
 {
@@ -83,8 +65,9 @@ __global__ void __launch_bounds__(turned_threads) pack_turned_columns(const Job 
     } else {
         store_payload<P, 4>(target, words, place.count);
     }
-    if ((seen & high_nibbles) != 0 && job.fault.is_wanted()) {
-        report_turned<P>(job, place, source);
+    if ((seen & high_nibbles) != 0) {
+        report_codes(job, place.row, place.word * block_cols<P>, place.count * block_cols<P>,
+                     [](int i) { return awq_place{i / block_cols<P>, i % block_cols<P>}; });
     }
     finish_check(job.fault);
 }
@@ -187,9 +170,8 @@ __global__ void __launch_bounds__(turned_threads) pack_turned_rows(const Job job
         const uint32_t *const w = codes[pass].w;
         tile[unit.word * turned_pitch + unit.row] = pack_word<P>(w[0], w[1]);
         tile[(unit.word + 1) * turned_pitch + unit.row] = pack_word<P>(w[2], w[3]);
-        if (any_invalid(codes[pass]) && job.fault.is_wanted()) {
-            report_row(job, source + unit.at_row * job.codes_row + unit.at_col, unit.words * block_cols<P>,
-                       matrix_index(job) + static_cast<uint64_t>(unit.at_row * job.cols + unit.at_col));
+        if (any_invalid(codes[pass])) {
+            report_row(job, unit.at_row, unit.at_col, unit.words * block_cols<P>);
         }
     }
     __syncthreads();
