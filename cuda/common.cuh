@@ -153,6 +153,23 @@ __device__ __forceinline__ void unpack_word(uint32_t word, uint32_t *first, uint
     }
 }
 
+/* The same of sixteen codes and two words. */
+template <awq_packing P>
+__device__ __forceinline__ Words<2> pack_words(const Words<4> &codes)
+{
+    return {{pack_word<P>(codes.w[0], codes.w[1]), pack_word<P>(codes.w[2], codes.w[3])}};
+}
+
+template <awq_packing P>
+__device__ __forceinline__ Words<4> unpack_words(const Words<2> &words)
+{
+    static_assert(has_row_words<P> && block_items<P> == 1, "a word is a block");
+    Words<4> codes;
+    unpack_word<P>(words.w[0], &codes.w[0], &codes.w[1]);
+    unpack_word<P>(words.w[1], &codes.w[2], &codes.w[3]);
+    return codes;
+}
+
 /* Transposes a 4x4 square of bytes, one row a word. */
 __device__ __forceinline__ void transpose_bytes(uint32_t w[4])
 {
@@ -251,6 +268,23 @@ __device__ __forceinline__ void store_codes(uint8_t *p, const Words<N> &v, int c
     }
 }
 
+/* The same two where all is whole vectors, aligned to their size, if `aligned` says so. */
+template <int N>
+__device__ __forceinline__ Words<N> load_codes(const uint8_t *p, int count, bool inside, bool aligned)
+{
+    return aligned && count == 4 * N ? load_vector<N>(p) : load_codes<N>(p, count, inside);
+}
+
+template <int N>
+__device__ __forceinline__ void store_codes(uint8_t *p, const Words<N> &v, int count, bool aligned)
+{
+    if (aligned && count == 4 * N) {
+        store_vector<N>(p, v);
+    } else {
+        store_codes<N>(p, v, count);
+    }
+}
+
 /* Loads the first `count` of N contiguous payload words that are aligned to their items; the rest is zero. */
 template <awq_packing P, int N>
 __device__ __forceinline__ Words<N> load_payload(const uint8_t *p, int count)
@@ -285,6 +319,22 @@ __device__ __forceinline__ void store_payload(uint8_t *p, const Words<N> &v, int
                 halves[1] = static_cast<unsigned short>(v.w[i] >> 16);
             }
         }
+    }
+}
+
+template <awq_packing P, int N>
+__device__ __forceinline__ Words<N> load_payload(const uint8_t *p, int count, bool aligned)
+{
+    return aligned && count == N ? load_vector<N>(p) : load_payload<P, N>(p, count);
+}
+
+template <awq_packing P, int N>
+__device__ __forceinline__ void store_payload(uint8_t *p, const Words<N> &v, int count, bool aligned)
+{
+    if (aligned && count == N) {
+        store_vector<N>(p, v);
+    } else {
+        store_payload<P, N>(p, v, count);
     }
 }
 

@@ -78,7 +78,7 @@ __global__ void __launch_bounds__(Config::threads, Config::resident)
         const Vector v = tile_vector<P, Config>(i * Config::threads + static_cast<int>(threadIdx.x));
         int count;
         const uint8_t *p = payload + vector_offset<P>(job, block, v, &count);
-        packed[i] = count == 4 ? load_vector<4>(p) : load_payload<P, 4>(p, count);
+        packed[i] = load_payload<P, 4>(p, count, true);
     }
 #pragma unroll
     for (int i = 0; i < passes; i++) {
@@ -121,7 +121,6 @@ __global__ void __launch_bounds__(Config::threads, Config::resident)
     uint32_t *const tile = reinterpret_cast<uint32_t *>(tile_memory);
     const TilePlace block = block_place<Config>(job, split);
     const uint8_t *weights = job.codes + blockIdx.y * job.codes_batch;
-    uint8_t *payload = job.payload + blockIdx.y * job.payload_batch;
 
 #pragma unroll 1
     for (int number = 0; number < Config::tiles * tile_slots; number += Config::threads) {
@@ -172,18 +171,7 @@ __global__ void __launch_bounds__(Config::threads, Config::resident)
         }
     }
     __syncthreads();
-#pragma unroll
-    for (int first = 0; first < Config::tiles * Config::vectors; first += Config::threads) {
-        const Vector v = tile_vector<P, Config>(first + static_cast<int>(threadIdx.x));
-        const Words<4> packed = get_vector<Config>(v);
-        int count;
-        uint8_t *p = payload + vector_offset<P>(job, block, v, &count);
-        if (count == 4) {
-            store_vector<4>(p, packed);
-        } else {
-            store_payload<P, 4>(p, packed, count);
-        }
-    }
+    store_lines<P, Config>(job, block, true);
     finish_check(job.fault);
 }
 

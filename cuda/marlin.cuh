@@ -33,21 +33,6 @@ __device__ __forceinline__ void exchange_quad(uint32_t w[4], int place)
     }
 }
 
-/* Four words of payload. */
-__device__ __forceinline__ Words<4> load_quad(const uint8_t *p, bool aligned)
-{
-    return aligned ? load_vector<4>(p) : load_payload<marlin, 4>(p, 4);
-}
-
-__device__ __forceinline__ void store_quad(uint8_t *p, const Words<4> &v, bool aligned)
-{
-    if (aligned) {
-        store_vector<4>(p, v);
-    } else {
-        store_payload<marlin, 4>(p, v, 4);
-    }
-}
-
 /* ---- rows of contiguous codes ---- */
 
 /*
@@ -148,8 +133,8 @@ __global__ void __launch_bounds__(marlin_threads) pack_marlin_rows(const Job job
 #pragma unroll
     for (int i = 0; i < marlin_across; i++) {
         if (i < place.lines) {
-            store_quad(target + i * job.payload_row, {{words[0][i], words[1][i], words[2][i], words[3][i]}},
-                       job.payload_aligned);
+            store_payload<marlin, 4>(target + i * job.payload_row,
+                                     {{words[0][i], words[1][i], words[2][i], words[3][i]}}, 4, job.payload_aligned);
         }
     }
     finish_check(job.fault);
@@ -164,7 +149,7 @@ __global__ void __launch_bounds__(marlin_threads) unpack_marlin_rows(const Job j
 #pragma unroll
     for (int i = 0; i < marlin_across; i++) {
         if (i < place.lines) {
-            const Words<4> v = load_quad(source + i * job.payload_row, job.payload_aligned);
+            const Words<4> v = load_payload<marlin, 4>(source + i * job.payload_row, 4, job.payload_aligned);
 #pragma unroll
             for (int j = 0; j < 4; j++) {
                 words[j][i] = v.w[j];
@@ -295,8 +280,8 @@ __global__ void __launch_bounds__(marlin_threads) pack_marlin_columns(const Job 
             transpose_bytes(words);
             exchange_quad(words, place.j);
             if (i < place.lines) {
-                store_quad(target + i * job.payload_row + half * (marlin_block_bytes / 2),
-                           {{words[0], words[1], words[2], words[3]}}, job.payload_aligned);
+                store_payload<marlin, 4>(target + i * job.payload_row + half * (marlin_block_bytes / 2),
+                                         {{words[0], words[1], words[2], words[3]}}, 4, job.payload_aligned);
             }
         }
     }
@@ -313,8 +298,11 @@ __global__ void __launch_bounds__(marlin_threads) unpack_marlin_columns(const Jo
 #pragma unroll
     for (int i = 0; i < marlin_unroll; i++) {
         if (i < place.lines) {
-            packed[i][0] = load_quad(source + i * job.payload_row, job.payload_aligned);
-            packed[i][1] = load_quad(source + i * job.payload_row + marlin_block_bytes / 2, job.payload_aligned);
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                packed[i][half] = load_payload<marlin, 4>(
+                    source + i * job.payload_row + half * (marlin_block_bytes / 2), 4, job.payload_aligned);
+            }
         }
     }
 #pragma unroll

@@ -120,29 +120,23 @@ __device__ __forceinline__ Words<2> pack_unit(const Words<4> &codes, bool odd)
         const uint32_t odd_bytes = odd ? high : other;
         return {{__byte_perm(even_bytes, odd_bytes, 0x5140), __byte_perm(even_bytes, odd_bytes, 0x7362)}};
     } else {
-        return {{pack_word<P>(codes.w[0], codes.w[1]), pack_word<P>(codes.w[2], codes.w[3])}};
+        return pack_words<P>(codes);
     }
 }
 
 template <awq_packing P>
 __device__ __forceinline__ Words<4> unpack_unit(const Words<2> &payload, bool odd)
 {
-    Words<4> codes;
     if constexpr (swaps_halves<P>) {
         const uint32_t even_bytes = __byte_perm(payload.w[0], payload.w[1], 0x6420);
         const uint32_t odd_bytes = __byte_perm(payload.w[0], payload.w[1], 0x7531);
         const uint32_t other = __shfl_xor_sync(0xffffffff, odd ? even_bytes : odd_bytes, 1);
         const uint32_t low = odd ? other : even_bytes;
         const uint32_t high = odd ? odd_bytes : other;
-        codes.w[0] = low & low_nibbles;
-        codes.w[1] = high & low_nibbles;
-        codes.w[2] = low >> 4 & low_nibbles;
-        codes.w[3] = high >> 4 & low_nibbles;
+        return {{low & low_nibbles, high & low_nibbles, low >> 4 & low_nibbles, high >> 4 & low_nibbles}};
     } else {
-        unpack_word<P>(payload.w[0], &codes.w[0], &codes.w[1]);
-        unpack_word<P>(payload.w[1], &codes.w[2], &codes.w[3]);
+        return unpack_words<P>(payload);
     }
-    return codes;
 }
 
 /* Reports the first invalid code of each unit of a thread. */
@@ -168,23 +162,13 @@ __global__ void __launch_bounds__(Config::threads, most_threads / Config::thread
     uint8_t *target = job.payload + blockIdx.y * job.payload_batch + place.line * job.payload_row;
 
     Words<4> codes[Config::unroll] = {}; /* all loads are under way before the first store */
-    if (job.codes_aligned && place.full) {
 #pragma unroll
-        for (int i = 0; i < Config::unroll; i++) {
-            const int64_t unit = place.unit + i * place.step;
-            if (unit < place.units) {
-                codes[i] = load_vector<4>(source + unit_row<P>(place.line, unit) * job.codes_row + unit_col<P>(unit));
-            }
-        }
-    } else {
-#pragma unroll
-        for (int i = 0; i < Config::unroll; i++) {
-            const int64_t unit = place.unit + i * place.step;
-            if (unit < place.units) {
-                const int64_t col = unit_col<P>(unit);
-                codes[i] = load_codes<4>(source + unit_row<P>(place.line, unit) * job.codes_row + col,
-                                         unit_count(job, col), col > 0 && col + unit_codes + 3 <= job.cols);
-            }
+    for (int i = 0; i < Config::unroll; i++) {
+        const int64_t unit = place.unit + i * place.step;
+        if (unit < place.units) {
+            const int64_t col = unit_col<P>(unit);
+            codes[i] = load_codes<4>(source + unit_row<P>(place.line, unit) * job.codes_row + col, unit_count(job, col),
+                                     col > 0 && col + unit_codes + 3 <= job.cols, job.codes_aligned && place.full);
         }
     }
     bool invalid = false;
@@ -193,12 +177,8 @@ __global__ void __launch_bounds__(Config::threads, most_threads / Config::thread
         const int64_t unit = place.unit + i * place.step;
         const Words<2> packed = pack_unit<P>(codes[i], threadIdx.x % 2 != 0);
         if (unit < place.units) {
-            if (job.payload_aligned && place.full) {
-                store_vector<2>(target + unit * unit_bytes, packed);
-            } else {
-                store_payload<P, 2>(target + unit * unit_bytes, packed,
-                                    unit_count(job, unit_col<P>(unit)) / AWQ_WORD_CODES);
-            }
+            store_payload<P, 2>(target + unit * unit_bytes, packed, unit_count(job, unit_col<P>(unit)) / AWQ_WORD_CODES,
+                                job.payload_aligned && place.full);
             invalid |= any_invalid(codes[i]);
         }
     }
@@ -216,22 +196,13 @@ __global__ void __launch_bounds__(Config::threads) unpack_rows(const Job job, co
     uint8_t *target = job.codes + blockIdx.y * job.codes_batch;
 
     Words<2> packed[Config::unroll] = {};
-    if (job.payload_aligned && place.full) {
 #pragma unroll
-        for (int i = 0; i < Config::unroll; i++) {
-            const int64_t unit = place.unit + i * place.step;
-            if (unit < place.units) {
-                packed[i] = load_vector<2>(source + unit * unit_bytes);
-            }
-        }
-    } else {
-#pragma unroll
-        for (int i = 0; i < Config::unroll; i++) {
-            const int64_t unit = place.unit + i * place.step;
-            if (unit < place.units) {
-                packed[i] =
-                    load_payload<P, 2>(source + unit * unit_bytes, unit_count(job, unit_col<P>(unit)) / AWQ_WORD_CODES);
-            }
+    for (int i = 0; i < Config::unroll; i++) {
+        const int64_t unit = place.unit + i * place.step;
+        if (unit < place.units) {
+            packed[i] =
+                load_payload<P, 2>(source + unit * unit_bytes, unit_count(job, unit_col<P>(unit)) / AWQ_WORD_CODES,
+                                   job.payload_aligned && place.full);
         }
     }
 #pragma unroll
@@ -240,12 +211,8 @@ __global__ void __launch_bounds__(Config::threads) unpack_rows(const Job job, co
         const Words<4> codes = unpack_unit<P>(packed[i], threadIdx.x % 2 != 0);
         if (unit < place.units) {
             const int64_t col = unit_col<P>(unit);
-            uint8_t *p = target + unit_row<P>(place.line, unit) * job.codes_row + col;
-            if (job.codes_aligned && place.full) {
-                store_vector<4>(p, codes);
-            } else {
-                store_codes<4>(p, codes, unit_count(job, col));
-            }
+            store_codes<4>(target + unit_row<P>(place.line, unit) * job.codes_row + col, codes, unit_count(job, col),
+                           job.codes_aligned && place.full);
         }
     }
 }

@@ -17,33 +17,13 @@ struct ByteCodes {
     /* `inside` as load_codes wants it. */
     static __device__ __forceinline__ Words<4> load(const Job &job, const uint8_t *p, bool inside)
     {
-        return job.codes_aligned ? load_vector<4>(p) : load_codes<4>(p, sixteen, inside);
+        return load_codes<4>(p, sixteen, inside, job.codes_aligned);
     }
     static __device__ __forceinline__ void store(const Job &job, uint8_t *p, const Words<4> &codes)
     {
-        if (job.codes_aligned) {
-            store_vector<4>(p, codes);
-        } else {
-            store_codes<4>(p, codes, sixteen);
-        }
+        store_codes<4>(p, codes, sixteen, job.codes_aligned);
     }
 };
-
-template <awq_packing P>
-__device__ __forceinline__ Words<4> unpack_words(const Words<2> &words)
-{
-    static_assert(has_row_words<P> && block_items<P> == 1, "a word is a block");
-    Words<4> codes;
-    unpack_word<P>(words.w[0], &codes.w[0], &codes.w[1]);
-    unpack_word<P>(words.w[1], &codes.w[2], &codes.w[3]);
-    return codes;
-}
-
-template <awq_packing P>
-__device__ __forceinline__ Words<2> pack_words(const Words<4> &codes)
-{
-    return {{pack_word<P>(codes.w[0], codes.w[1]), pack_word<P>(codes.w[2], codes.w[3])}};
-}
 
 template <awq_packing P>
 struct WordCodes {
@@ -53,15 +33,11 @@ struct WordCodes {
 
     static __device__ __forceinline__ Words<4> load(const Job &job, const uint8_t *p, bool)
     {
-        return unpack_words<P>(job.codes_aligned ? load_vector<2>(p) : load_payload<P, 2>(p, 2));
+        return unpack_words<P>(load_payload<P, 2>(p, 2, job.codes_aligned));
     }
     static __device__ __forceinline__ void store(const Job &job, uint8_t *p, const Words<4> &codes)
     {
-        if (job.codes_aligned) {
-            store_vector<2>(p, pack_words<P>(codes));
-        } else {
-            store_payload<P, 2>(p, pack_words<P>(codes), 2);
-        }
+        store_payload<P, 2>(p, pack_words<P>(codes), 2, job.codes_aligned);
     }
 };
 

@@ -220,6 +220,21 @@ __device__ __forceinline__ Words<4> get_vector(const Vector &v)
     return is_exchanged<Config>(v) ? Words<4>{{u.z, u.w, u.x, u.y}} : Words<4>{{u.x, u.y, u.z, u.w}};
 }
 
+/* Stores the lines of a block, once all of its threads have put their words. */
+template <awq_packing P, class Config>
+__device__ __forceinline__ void store_lines(const Job &job, const TilePlace &block, bool aligned)
+{
+    uint8_t *target = job.payload + blockIdx.y * job.payload_batch;
+#pragma unroll
+    for (int first = 0; first < Config::tiles * Config::vectors; first += Config::threads) {
+        const Vector v = tile_vector<P, Config>(first + static_cast<int>(threadIdx.x));
+        const Words<4> packed = get_vector<Config>(v);
+        int count;
+        uint8_t *p = target + vector_offset<P>(job, block, v, &count);
+        store_payload<P, 4>(p, packed, count, aligned);
+    }
+}
+
 template <awq_packing P, class Config>
 __global__ void __launch_bounds__(Config::threads, resident_threads_min / Config::threads)
     pack_tiles(const Job job, const uint32_t split)
@@ -228,25 +243,17 @@ __global__ void __launch_bounds__(Config::threads, resident_threads_min / Config
     uint32_t *const tile = reinterpret_cast<uint32_t *>(tile_memory);
     const TilePlace block = block_place<Config>(job, split);
     const uint8_t *source = job.codes + blockIdx.y * job.codes_batch;
-    uint8_t *target = job.payload + blockIdx.y * job.payload_batch;
 
 #pragma unroll 1
     for (int number = 0; number < Config::tiles * tile_slots; number += Config::threads) {
         const Slot slot = tile_slot<P, Config>(job, block, number + static_cast<int>(threadIdx.x));
         const uint8_t *p = source + slot.col * job.codes_col + slot.row;
         Words<N> low[4], high[4]; /* of byte 0..3 of the word */
-        if (job.codes_aligned && slot.count == Config::rows) {
 #pragma unroll
-            for (int k = 0; k < 4; k++) {
-                low[k] = load_vector<N>(p + low_column<P>(k) * job.codes_col);
-                high[k] = load_vector<N>(p + (low_column<P>(k) + high_step<P>)*job.codes_col);
-            }
-        } else {
-#pragma unroll
-            for (int k = 0; k < 4; k++) {
-                low[k] = load_codes<N>(p + low_column<P>(k) * job.codes_col, slot.count, slot.inside);
-                high[k] = load_codes<N>(p + (low_column<P>(k) + high_step<P>)*job.codes_col, slot.count, slot.inside);
-            }
+        for (int k = 0; k < 4; k++) {
+            low[k] = load_codes<N>(p + low_column<P>(k) * job.codes_col, slot.count, slot.inside, job.codes_aligned);
+            high[k] = load_codes<N>(p + (low_column<P>(k) + high_step<P>)*job.codes_col, slot.count, slot.inside,
+                                    job.codes_aligned);
         }
         bool invalid = false;
 #pragma unroll
@@ -272,18 +279,7 @@ __global__ void __launch_bounds__(Config::threads, resident_threads_min / Config
         }
     }
     __syncthreads();
-#pragma unroll
-    for (int first = 0; first < Config::tiles * Config::vectors; first += Config::threads) {
-        const Vector v = tile_vector<P, Config>(first + static_cast<int>(threadIdx.x));
-        const Words<4> packed = get_vector<Config>(v);
-        int count;
-        uint8_t *p = target + vector_offset<P>(job, block, v, &count);
-        if (job.payload_aligned && count == 4) {
-            store_vector<4>(p, packed);
-        } else {
-            store_payload<P, 4>(p, packed, count);
-        }
-    }
+    store_lines<P, Config>(job, block, job.payload_aligned);
     finish_check(job.fault);
 }
 
@@ -351,13 +347,8 @@ __global__ void __launch_bounds__(Config::threads, Config::resident) unpack_tile
             }
             uint8_t *to_low = p + low_column<P>(k) * job.codes_col;
             uint8_t *to_high = p + (low_column<P>(k) + high_step<P>)*job.codes_col;
-            if (job.codes_aligned && slot.count == Config::rows) {
-                store_vector<N>(to_low, low);
-                store_vector<N>(to_high, high);
-            } else {
-                store_codes<N>(to_low, low, slot.count);
-                store_codes<N>(to_high, high, slot.count);
-            }
+            store_codes<N>(to_low, low, slot.count, job.codes_aligned);
+            store_codes<N>(to_high, high, slot.count, job.codes_aligned);
         }
     }
 }

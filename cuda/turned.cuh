@@ -60,11 +60,7 @@ __global__ void __launch_bounds__(turned_threads) pack_turned_columns(const Job 
     transpose_bytes(words.w);
     uint8_t *target =
         job.payload + blockIdx.y * job.payload_batch + place.row * AWQ_WORD_BYTES + place.word * job.payload_col;
-    if (job.payload_aligned && place.count == turned_rows) {
-        store_vector<4>(target, words);
-    } else {
-        store_payload<P, 4>(target, words, place.count);
-    }
+    store_payload<P, 4>(target, words, place.count, job.payload_aligned);
     if ((seen & high_nibbles) != 0) {
         report_codes(job, place.row, place.word * block_cols<P>, place.count * block_cols<P>,
                      [](int i) { return awq_place{i / block_cols<P>, i % block_cols<P>}; });
@@ -79,8 +75,7 @@ __global__ void __launch_bounds__(turned_threads) unpack_turned_columns(const Jo
     const uint8_t *source =
         job.payload + blockIdx.y * job.payload_batch + place.row * AWQ_WORD_BYTES + place.word * job.payload_col;
     uint8_t *target = job.codes + blockIdx.y * job.codes_batch + place.row + place.word * block_cols<P> * job.codes_col;
-    Words<4> words = job.payload_aligned && place.count == turned_rows ? load_vector<4>(source)
-                                                                       : load_payload<P, 4>(source, place.count);
+    Words<4> words = load_payload<P, 4>(source, place.count, job.payload_aligned);
     transpose_bytes(words.w);
 #pragma unroll
     for (int k = 0; k < 4; k++) {
@@ -160,16 +155,14 @@ __global__ void __launch_bounds__(turned_threads) pack_turned_rows(const Job job
         const TurnedUnit unit = turned_unit<P>(job, split, pass);
         const uint8_t *p = source + unit.at_row * job.codes_row + unit.at_col;
         const bool inside = unit.at_col > 0 && unit.at_col + turned_unit_words * block_cols<P> + 3 <= job.cols;
-        codes[pass] = job.codes_aligned && unit.words == turned_unit_words
-                          ? load_vector<4>(p)
-                          : load_codes<4>(p, unit.words * block_cols<P>, inside);
+        codes[pass] = load_codes<4>(p, unit.words * block_cols<P>, inside, job.codes_aligned);
     }
 #pragma unroll
     for (int pass = 0; pass < turned_passes; pass++) {
         const TurnedUnit unit = turned_unit<P>(job, split, pass);
-        const uint32_t *const w = codes[pass].w;
-        tile[unit.word * turned_pitch + unit.row] = pack_word<P>(w[0], w[1]);
-        tile[(unit.word + 1) * turned_pitch + unit.row] = pack_word<P>(w[2], w[3]);
+        const Words<2> words = pack_words<P>(codes[pass]);
+        tile[unit.word * turned_pitch + unit.row] = words.w[0];
+        tile[(unit.word + 1) * turned_pitch + unit.row] = words.w[1];
         if (any_invalid(codes[pass])) {
             report_row(job, unit.at_row, unit.at_col, unit.words * block_cols<P>);
         }
@@ -196,11 +189,7 @@ __global__ void __launch_bounds__(turned_threads) unpack_turned_rows(const Job j
                 unpack_word<P>(tile[(unit.word + 1) * turned_pitch + unit.row], &codes.w[2], &codes.w[3]);
             }
             uint8_t *p = job.codes + blockIdx.y * job.codes_batch + unit.at_row * job.codes_row + unit.at_col;
-            if (job.codes_aligned && unit.words == turned_unit_words) {
-                store_vector<4>(p, codes);
-            } else {
-                store_codes<4>(p, codes, unit.words * block_cols<P>);
-            }
+            store_codes<4>(p, codes, unit.words * block_cols<P>, job.codes_aligned);
         }
     }
 }
