@@ -26,6 +26,11 @@ struct Job {
     bool payload_aligned;
 };
 
+inline __host__ __device__ int64_t ceil_div(int64_t a, int64_t b)
+{
+    return (a + b - 1) / b;
+}
+
 /* `split` is what the kernel family needs to find its place in the grid; see the shape function beside each. */
 using Kernel = void (*)(Job job, uint32_t split);
 
@@ -36,6 +41,23 @@ struct Shape {
     uint32_t split;
     size_t shared = 0; /* bytes */
 };
+
+/* Blocks along the direction in which they are counted first, which is what `split` says, and across it. */
+inline Shape grid_shape(int64_t along, int64_t across, dim3 threads)
+{
+    return {static_cast<uint64_t>(along) * static_cast<uint64_t>(across), threads, static_cast<uint32_t>(along)};
+}
+
+/* For so many threads along and across: blocks as wide as these need, a power of two from `least` to `threads`, and as
+   high as they then can be. */
+inline Shape grid_of_threads(int64_t along, int64_t across, int least, int threads)
+{
+    int width = least;
+    while (width < threads && width < along) {
+        width *= 2;
+    }
+    return grid_shape(ceil_div(along, width), ceil_div(across, threads / width), dim3(width, threads / width));
+}
 
 /* What launch.cu has to know of a kernel; there is none where `kernel` is null. */
 struct Walk {
@@ -52,11 +74,6 @@ template <int N>
 struct Words {
     uint32_t w[N];
 };
-
-inline __host__ __device__ int64_t ceil_div(int64_t a, int64_t b)
-{
-    return (a + b - 1) / b;
-}
 
 /* ---- packings ---- */
 

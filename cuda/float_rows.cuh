@@ -38,15 +38,8 @@ constexpr int dequantized_unit = 16 / static_cast<int>(sizeof(T));
 template <class Config>
 Shape float_rows_shape(const FloatJob &job, int unit)
 {
-    const int64_t threads = ceil_div(job.cols, near_units * Config::across * unit) * near_units;
-    int width = near_units;
-    while (width < Config::threads && width < threads) {
-        width *= 2;
-    }
-    const int height = Config::threads / width;
-    const int64_t across = ceil_div(threads, width);
-    return {static_cast<uint64_t>(across * ceil_div(job.rows, height * Config::down)), dim3(width, height),
-            static_cast<uint32_t>(across)};
+    return grid_of_threads(ceil_div(job.cols, near_units * Config::across * unit) * near_units,
+                           ceil_div(job.rows, Config::down), near_units, Config::threads);
 }
 
 /* The first unit of a thread, and how many of its units exist; one that has none is placed where others are. */

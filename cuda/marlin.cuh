@@ -14,7 +14,6 @@ namespace awq_cuda {
 constexpr awq_packing marlin = AWQ_PACKING_MARLIN;
 constexpr int marlin_block_bytes = awq_block_bytes(&awq_packings[marlin]);
 constexpr int marlin_threads = 256;
-constexpr int marlin_warps = marlin_threads / 32;
 static_assert(block_rows<marlin> == 64 && block_cols<marlin> == 16 && runs_down<marlin>, "what lanes are dealt for");
 
 /* Of a quad of lanes, the one at `place` gets word `place` of each: word i is then that of lane i. Undoes itself. */
@@ -45,15 +44,8 @@ constexpr int marlin_row_steps = block_rows<marlin> / 8;
 /* Blocks of (warps along a row) x (blocks down); split = blocks along a row. */
 inline Shape marlin_rows_shape(const Job &job)
 {
-    const int64_t groups = ceil_div(job.cols, marlin_across * block_cols<marlin>);
-    int width = 1;
-    while (width < marlin_warps && width < groups) {
-        width *= 2;
-    }
-    const int64_t across = ceil_div(groups, width);
-    const int64_t down = ceil_div(job.rows / block_rows<marlin>, marlin_warps / width);
-    return {static_cast<uint64_t>(across) * static_cast<uint64_t>(down), dim3(32 * width, marlin_warps / width),
-            static_cast<uint32_t>(across)};
+    return grid_of_threads(32 * ceil_div(job.cols, marlin_across * block_cols<marlin>), job.rows / block_rows<marlin>,
+                           32, marlin_threads);
 }
 
 /* What a lane does. */
@@ -192,15 +184,8 @@ constexpr int marlin_unroll = 2;
 /* Blocks of (warps down a column) x (pairs across); split = blocks down. */
 inline Shape marlin_columns_shape(const Job &job)
 {
-    const int64_t pairs = ceil_div(job.rows, marlin_down * block_rows<marlin>);
-    int width = 1;
-    while (width < marlin_warps && width < pairs) {
-        width *= 2;
-    }
-    const int64_t down = ceil_div(pairs, width);
-    const int64_t across = ceil_div(job.cols / block_cols<marlin>, marlin_warps / width * marlin_unroll);
-    return {static_cast<uint64_t>(across) * static_cast<uint64_t>(down), dim3(32 * width, marlin_warps / width),
-            static_cast<uint32_t>(down)};
+    return grid_of_threads(32 * ceil_div(job.rows, marlin_down * block_rows<marlin>),
+                           ceil_div(job.cols / block_cols<marlin>, marlin_unroll), 32, marlin_threads);
 }
 
 struct MarlinColumns {

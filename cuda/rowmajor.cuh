@@ -47,17 +47,8 @@ constexpr __host__ __device__ int64_t line_units(int64_t cols)
 template <awq_packing P, class Config>
 Shape rows_shape(const Job &job)
 {
-    constexpr int unroll = Config::unroll;
-    const int64_t units = line_units<P>(job.cols);
-    int width = min_row_threads;
-    while (width < Config::threads && static_cast<int64_t>(width) * unroll < units) {
-        width *= 2;
-    }
-    const int height = Config::threads / width;
-    const int64_t across = ceil_div(units, static_cast<int64_t>(width) * unroll);
-    const int64_t down = ceil_div(payload_lines<P>(job.rows, job.cols), height);
-    return {static_cast<uint64_t>(across) * static_cast<uint64_t>(down), dim3(width, height),
-            static_cast<uint32_t>(across)};
+    return grid_of_threads(ceil_div(line_units<P>(job.cols), Config::unroll), payload_lines<P>(job.rows, job.cols),
+                           min_row_threads, Config::threads);
 }
 
 /* Where a thread works: its payload row, its first unit there and how far apart its units are. */

@@ -73,11 +73,10 @@ __host__ __device__ __forceinline__ TileGrid tile_grid(const Job &job)
 template <class Config>
 Shape tile_shape(const Job &job)
 {
-    const uint64_t down = static_cast<uint64_t>(ceil_div(job.rows, Config::block_rows));
-    const uint64_t across = static_cast<uint64_t>(ceil_div(job.cols, Config::block_cols));
-    const uint64_t fast = Config::rows_first ? down : across;
-    return {down * across, dim3(Config::threads),
-            static_cast<uint32_t>(fast < static_cast<uint64_t>(Config::band) ? fast : Config::band), Config::shared};
+    const TileGrid grid = tile_grid<Config>(job);
+    const uint32_t fast = Config::rows_first ? grid.down : grid.across;
+    return {static_cast<uint64_t>(grid.down) * grid.across, dim3(Config::threads),
+            fast < static_cast<uint32_t>(Config::band) ? fast : Config::band, Config::shared};
 }
 
 struct TilePlace {

@@ -15,9 +15,7 @@ constexpr int turned_rows = 4;
 template <awq_packing P>
 Shape turned_columns_shape(const Job &job)
 {
-    const int64_t down = ceil_div(job.rows, turned_threads * turned_rows);
-    return {static_cast<uint64_t>(down) * static_cast<uint64_t>(job.cols / block_cols<P>), dim3(turned_threads),
-            static_cast<uint32_t>(down)};
+    return grid_shape(ceil_div(job.rows, turned_threads * turned_rows), job.cols / block_cols<P>, dim3(turned_threads));
 }
 
 struct TurnedPlace {
@@ -98,10 +96,8 @@ constexpr int turned_passes = turned_tile_rows * turned_units / turned_threads;
 template <awq_packing P>
 Shape turned_rows_shape(const Job &job)
 {
-    const int64_t across = ceil_div(job.cols, turned_tile_words * block_cols<P>);
-    const int64_t down = ceil_div(job.rows, turned_tile_rows);
-    return {static_cast<uint64_t>(across) * static_cast<uint64_t>(down), dim3(turned_threads),
-            static_cast<uint32_t>(across)};
+    return grid_shape(ceil_div(job.cols, turned_tile_words * block_cols<P>), ceil_div(job.rows, turned_tile_rows),
+                      dim3(turned_threads));
 }
 
 /* A unit of 16 codes of a row, or the 8 that are left of it. */
