@@ -373,14 +373,7 @@ awq_float_geometry exchange(const awq_float_geometry &g)
 Shape scales_of_lines_shape(const awq_float_geometry &g, int lanes, int groups)
 {
     const int64_t down = g.rows / g.group_rows, across = g.cols / g.group_cols;
-    int width = lanes < 32 ? 32 : lanes;
-    while (width < scales_threads && width < across * lanes) {
-        width *= 2;
-    }
-    const int height = scales_threads / width;
-    const int64_t blocks_across = ceil_div(across * lanes, width);
-    return {static_cast<uint64_t>(blocks_across * ceil_div(down, height * groups)), dim3(width, height),
-            static_cast<uint32_t>(blocks_across)};
+    return grid_of_threads(across * lanes, ceil_div(down, groups), lanes < 32 ? 32 : lanes, scales_threads);
 }
 
 cudaError_t run_min_max(const awq_float_geometry &geometry, awq_scale_mode mode, uint64_t *fault, cudaStream_t stream)
@@ -405,9 +398,7 @@ cudaError_t run_min_max(const awq_float_geometry &geometry, awq_scale_mode mode,
     bool has_many = false;
     Shape shape;
     if (columns) {
-        const int64_t across = ceil_div(g.cols, vector * column_lanes);
-        shape = {static_cast<uint64_t>(across * (g.rows / g.group_rows)), dim3(scales_threads),
-                 static_cast<uint32_t>(across)};
+        shape = grid_shape(ceil_div(g.cols, vector * column_lanes), g.rows / g.group_rows, dim3(scales_threads));
     } else {
         job.vectors = job.vectors && g.group_cols % vector == 0;
         const int64_t loads = g.group_rows * (job.vectors ? g.group_cols / vector : g.group_cols);

@@ -2,6 +2,8 @@
 #ifndef AWQPACK_CUDA_GENERIC_CUH
 #define AWQPACK_CUDA_GENERIC_CUH
 
+#include <type_traits>
+
 #include "common.cuh"
 
 namespace awq_cuda {
@@ -52,26 +54,10 @@ __device__ __forceinline__ Item generic_item(const Job &job, uint32_t split)
     return item;
 }
 
-template <int Bytes>
-struct ItemOfBytes;
-template <>
-struct ItemOfBytes<1> {
-    using type = uint8_t;
-};
-template <>
-struct ItemOfBytes<2> {
-    using type = uint16_t;
-};
-template <>
-struct ItemOfBytes<4> {
-    using type = uint32_t;
-};
-template <>
-struct ItemOfBytes<8> {
-    using type = uint64_t;
-};
 template <awq_packing P>
-using ItemOf = typename ItemOfBytes<item_bytes<P>>::type;
+using ItemOf = std::conditional_t<
+    item_bytes<P> == 8, uint64_t,
+    std::conditional_t<item_bytes<P> == 4, uint32_t, std::conditional_t<item_bytes<P> == 2, uint16_t, uint8_t>>>;
 
 template <awq_packing P>
 __device__ __forceinline__ void pack_item(const Job &job, const Item &item)

@@ -49,25 +49,6 @@ struct Payload {
     const int64_t *batch_strides;
 };
 
-/* The source takes the place of codes. */
-cudaError_t run_generic(const awq_relayout &r, const Payload &source, const Payload &target, cudaStream_t stream)
-{
-    const Batch batch = {r.batch_dims,         r.batch_sizes, source.batch_strides,
-                         target.batch_strides, source.item,   target.item};
-    Job job = {};
-    job.rows = r.rows;
-    job.cols = r.cols;
-    job.codes = source.data;
-    job.codes_row = source.row;
-    job.codes_col = source.col;
-    job.payload = target.data;
-    job.payload_row = target.row;
-    job.payload_col = target.col;
-    const Walk walk = {relayout_generic, nullptr, 1, 1};
-    const Plan plan = make_plan(job, walk, relayout_shape(job, {r.source, r.target, r.transpose}), batch, 0, 0);
-    return launch_plan(plan, batch, {}, stream);
-}
-
 cudaError_t run(const awq_relayout &r, const void *source_data, void *target_data, cudaStream_t stream)
 {
     const int64_t source_item = awq_packings[r.source].item_bytes, target_item = awq_packings[r.target].item_bytes;
@@ -77,28 +58,36 @@ cudaError_t run(const awq_relayout &r, const void *source_data, void *target_dat
     const Payload target = {static_cast<uint8_t *>(target_data), target_item, r.target_row_stride * target_item,
                             r.target_col_stride * target_item, r.target_batch_strides};
     const Pair *pair = find_pair(r);
-    const bool is_packing = pair == nullptr || pair->is_packing;
+    bool is_packing = pair == nullptr || pair->is_packing;
+    const Payload &beside = is_packing ? source : target, &of_marlin = is_packing ? target : source;
+    const bool is_plain = beside.col == beside.item, is_turned = beside.row == beside.item && !r.transpose;
+    if (pair != nullptr && (of_marlin.col != of_marlin.item || !(is_plain || is_turned))) {
+        pair = nullptr;
+        is_packing = true;
+    }
     const Payload &codes = is_packing ? source : target, &payload = is_packing ? target : source;
     const Batch batch = {r.batch_dims,          r.batch_sizes, codes.batch_strides,
                          payload.batch_strides, codes.item,    payload.item};
     if (count_matrices(batch) == 0 || r.rows == 0 || r.cols == 0) {
         return cudaSuccess;
     }
+    const bool turns = r.transpose && !is_packing; /* Marlin's codes are then the source's */
     Job job = {};
+    job.rows = turns ? r.cols : r.rows;
+    job.cols = turns ? r.rows : r.cols;
     job.codes = codes.data;
+    job.codes_row = codes.row;
+    job.codes_col = codes.col;
     job.payload = payload.data;
     job.payload_row = payload.row;
     job.payload_col = payload.col;
-    const bool is_plain = codes.col == codes.item, is_turned = codes.row == codes.item && !r.transpose;
-    if (pair == nullptr || payload.col != payload.item || !(is_plain || is_turned)) {
-        return run_generic(r, source, target, stream);
+    if (pair == nullptr) {
+        const Walk walk = {relayout_generic, nullptr, 1, 1};
+        const Shape shape = relayout_shape(job, {r.source, r.target, r.transpose});
+        return launch_plan(make_plan(job, walk, shape, batch, 0, 0), batch, {}, stream);
     }
-    const bool turns = r.transpose && !is_packing; /* Marlin's codes are then the source's */
-    job.rows = turns ? r.cols : r.rows;
-    job.cols = turns ? r.rows : r.cols;
-    (r.transpose ? job.codes_col : job.codes_row) = codes.row;
-    if (!is_plain) {
-        job.codes_col = codes.col;
+    if (r.transpose) { /* columns of Marlin's codes are rows of the payload beside it */
+        job.codes_col = codes.row;
     }
     const Walk &walk = pair->walks[!is_plain ? beside_turned : r.transpose ? beside_transposed : beside_same];
     return launch_plan(make_plan(job, walk, walk.shape(job), batch, codes.row, payload.row), batch, {}, stream);
