@@ -66,18 +66,8 @@ __global__ void __launch_bounds__(marlin_threads)
     dequantize_marlin_rows(const __grid_constant__ FloatJob job, const uint32_t split)
 {
     const MarlinRows place = marlin_rows_place(job, split);
-    const uint8_t *source = job.payload + marlin_rows_payload(job, place);
     uint32_t words[4][4] = {};
-#pragma unroll
-    for (int i = 0; i < marlin_across; i++) {
-        if (i < place.lines) {
-            const Words<4> v = load_vector<4>(source + i * job.payload_row);
-#pragma unroll
-            for (int j = 0; j < 4; j++) {
-                words[j][i] = v.w[j];
-            }
-        }
-    }
+    load_blocks(job, place, true, words);
     Factor factors[marlin_row_steps];
     load_marlin_factors(job, place, factors);
     uint8_t *target = job.codes + blockIdx.y * job.codes_batch +
@@ -87,13 +77,7 @@ __global__ void __launch_bounds__(marlin_threads)
     for (int j = 0; j < 4; j++) {
         exchange_quad(words[j], place.t);
         Words<4> upper, lower;
-#pragma unroll
-        for (int half = 0; half < 2; half++) {
-            const uint32_t x = __byte_perm(words[j][2 * half], words[j][2 * half + 1], 0x6420);
-            const uint32_t y = __byte_perm(words[j][2 * half], words[j][2 * half + 1], 0x7531);
-            upper.w[half] = x & low_nibbles, upper.w[half + 2] = x >> 4 & low_nibbles;
-            lower.w[half] = y & low_nibbles, lower.w[half + 2] = y >> 4 & low_nibbles;
-        }
+        split_rows(words[j], &upper, &lower);
         store_marlin_row<T>(target + 16 * j * job.codes_row, upper, factors[2 * j], place);
         store_marlin_row<T>(target + (16 * j + 8) * job.codes_row, lower, factors[2 * j + 1], place);
     }
@@ -137,23 +121,11 @@ __global__ void __launch_bounds__(marlin_threads, 2)
         }
 #pragma unroll
         for (int j = 0; j < together / 2; j++) {
-#pragma unroll
-            for (int half = 0; half < 2; half++) {
-                const uint32_t x = join_nibbles(rows[2 * j].w[half], rows[2 * j].w[half + 2]);
-                const uint32_t y = join_nibbles(rows[2 * j + 1].w[half], rows[2 * j + 1].w[half + 2]);
-                words[first + j][2 * half] = __byte_perm(x, y, 0x5140);
-                words[first + j][2 * half + 1] = __byte_perm(x, y, 0x7362);
-            }
+            join_rows(rows[2 * j], rows[2 * j + 1], words[first + j]);
             exchange_quad(words[first + j], place.t);
         }
     }
-    uint8_t *target = job.payload + marlin_rows_payload(job, place);
-#pragma unroll
-    for (int i = 0; i < marlin_across; i++) {
-        if (i < place.lines) {
-            store_vector<4>(target + i * job.payload_row, {{words[0][i], words[1][i], words[2][i], words[3][i]}});
-        }
-    }
+    store_blocks(job, place, true, words);
     finish_check(job.fault);
 }
 

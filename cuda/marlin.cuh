@@ -86,6 +86,59 @@ __device__ __forceinline__ int64_t marlin_rows_payload(const Job &job, const Mar
            64 * place.q + 16 * place.t;
 }
 
+/* Words by t, of a lane's row of sixteen codes and the row eight below. */
+__device__ __forceinline__ void join_rows(const Words<4> &upper, const Words<4> &lower, uint32_t (&words)[4])
+{
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        const uint32_t x = join_nibbles(upper.w[half], upper.w[half + 2]);
+        const uint32_t y = join_nibbles(lower.w[half], lower.w[half + 2]);
+        words[2 * half] = __byte_perm(x, y, 0x5140);
+        words[2 * half + 1] = __byte_perm(x, y, 0x7362);
+    }
+}
+
+__device__ __forceinline__ void split_rows(const uint32_t (&words)[4], Words<4> *upper, Words<4> *lower)
+{
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        const uint32_t x = __byte_perm(words[2 * half], words[2 * half + 1], 0x6420);
+        const uint32_t y = __byte_perm(words[2 * half], words[2 * half + 1], 0x7531);
+        upper->w[half] = x & low_nibbles, upper->w[half + 2] = x >> 4 & low_nibbles;
+        lower->w[half] = y & low_nibbles, lower->w[half + 2] = y >> 4 & low_nibbles;
+    }
+}
+
+/* What a lane moves of each of its warp's blocks: by j, then by the block. */
+__device__ __forceinline__ void load_blocks(const Job &job, const MarlinRows &place, bool aligned,
+                                            uint32_t (&words)[4][4])
+{
+    const uint8_t *source = job.payload + marlin_rows_payload(job, place);
+#pragma unroll
+    for (int i = 0; i < marlin_across; i++) {
+        if (i < place.lines) {
+            const Words<4> v = load_payload<marlin, 4>(source + i * job.payload_row, 4, aligned);
+#pragma unroll
+            for (int j = 0; j < 4; j++) {
+                words[j][i] = v.w[j];
+            }
+        }
+    }
+}
+
+__device__ __forceinline__ void store_blocks(const Job &job, const MarlinRows &place, bool aligned,
+                                             const uint32_t (&words)[4][4])
+{
+    uint8_t *target = job.payload + marlin_rows_payload(job, place);
+#pragma unroll
+    for (int i = 0; i < marlin_across; i++) {
+        if (i < place.lines) {
+            store_payload<marlin, 4>(target + i * job.payload_row,
+                                     {{words[0][i], words[1][i], words[2][i], words[3][i]}}, 4, aligned);
+        }
+    }
+}
+
 template <class Side>
 __global__ void __launch_bounds__(marlin_threads) pack_marlin_rows(const Job job, const uint32_t split)
 {
@@ -112,23 +165,10 @@ __global__ void __launch_bounds__(marlin_threads) pack_marlin_rows(const Job job
     uint32_t words[4][4]; /* by j, then by t until quads exchange them, then by the block */
 #pragma unroll
     for (int j = 0; j < 4; j++) {
-#pragma unroll
-        for (int half = 0; half < 2; half++) {
-            const uint32_t x = join_nibbles(rows[2 * j].w[half], rows[2 * j].w[half + 2]);
-            const uint32_t y = join_nibbles(rows[2 * j + 1].w[half], rows[2 * j + 1].w[half + 2]);
-            words[j][2 * half] = __byte_perm(x, y, 0x5140);
-            words[j][2 * half + 1] = __byte_perm(x, y, 0x7362);
-        }
+        join_rows(rows[2 * j], rows[2 * j + 1], words[j]);
         exchange_quad(words[j], place.t);
     }
-    uint8_t *target = job.payload + marlin_rows_payload(job, place);
-#pragma unroll
-    for (int i = 0; i < marlin_across; i++) {
-        if (i < place.lines) {
-            store_payload<marlin, 4>(target + i * job.payload_row,
-                                     {{words[0][i], words[1][i], words[2][i], words[3][i]}}, 4, job.payload_aligned);
-        }
-    }
+    store_blocks(job, place, job.payload_aligned, words);
     finish_check(job.fault);
 }
 
@@ -136,18 +176,8 @@ template <class Side>
 __global__ void __launch_bounds__(marlin_threads) unpack_marlin_rows(const Job job, const uint32_t split)
 {
     const MarlinRows place = marlin_rows_place(job, split);
-    const uint8_t *source = job.payload + marlin_rows_payload(job, place);
     uint32_t words[4][4] = {};
-#pragma unroll
-    for (int i = 0; i < marlin_across; i++) {
-        if (i < place.lines) {
-            const Words<4> v = load_payload<marlin, 4>(source + i * job.payload_row, 4, job.payload_aligned);
-#pragma unroll
-            for (int j = 0; j < 4; j++) {
-                words[j][i] = v.w[j];
-            }
-        }
-    }
+    load_blocks(job, place, job.payload_aligned, words);
 #pragma unroll
     for (int j = 0; j < 4; j++) {
         exchange_quad(words[j], place.t);
@@ -159,13 +189,7 @@ __global__ void __launch_bounds__(marlin_threads) unpack_marlin_rows(const Job j
 #pragma unroll
     for (int j = 0; j < 4; j++) {
         Words<4> upper, lower;
-#pragma unroll
-        for (int half = 0; half < 2; half++) {
-            const uint32_t x = __byte_perm(words[j][2 * half], words[j][2 * half + 1], 0x6420);
-            const uint32_t y = __byte_perm(words[j][2 * half], words[j][2 * half + 1], 0x7531);
-            upper.w[half] = x & low_nibbles, upper.w[half + 2] = x >> 4 & low_nibbles;
-            lower.w[half] = y & low_nibbles, lower.w[half + 2] = y >> 4 & low_nibbles;
-        }
+        split_rows(words[j], &upper, &lower);
         Side::store(job, target + 16 * j * job.codes_row, upper);
         Side::store(job, target + (16 * j + 8) * job.codes_row, lower);
     }
