@@ -1,4 +1,5 @@
-"""What libraries that rebuild parameters ask of a class: ``type(p)(codes)`` where ``p`` rests on the meta device.
+"""What libraries that rebuild parameters ask of a class: ``type(p)(packed)`` and, where ``p`` rests on the meta device,
+``type(p)(codes)``.
 
 accelerate keeps a weight on a disk as its codes, and on meta a parameter of which it asks nothing but its class when
 the codes come back. So the class of a packed parameter that was rebuilt on meta knows the packing.
@@ -30,7 +31,25 @@ def _class_of(packing: AWQPacking, reorder: bool) -> type[AWQPackedTensor]:
     return types.new_class("AWQPackedTensor", (AWQPackedTensor,), exec_body=lambda body: body.update(names))
 
 
-def remember_packing(parameter: AWQPackedTensor) -> None:
-    """Gives a packed parameter on meta the class that packs codes as it was packed; a user's subclass is left alone."""
-    if type(parameter) is AWQPackedTensor:
-        parameter.__class__ = _class_of(parameter.packing, parameter.reorder)
+def again(cls: type[AWQPackedTensor], packed: AWQPackedTensor, /, **attributes: Any) -> AWQPackedTensor:
+    """What the constructor makes of a packed tensor alone, as nn.Parameter does: another one around its payload.
+
+    Args:
+        cls: the class that was called.
+        attributes: nothing that is new here: ``requires_grad=False``, by which a caller means a parameter, or all of a
+            parameter's ``__dict__``, whose entries become attributes.
+    """
+    for name in () if "_is_param" in attributes else attributes:
+        if name != "requires_grad":
+            raise TypeError(f"AWQPackedTensor of a packed tensor expects no argument but requires_grad; got {name!r}")
+    result = packed.detach()
+    if not isinstance(result, cls):
+        result.__class__ = cls
+    if "requires_grad" in attributes:
+        del attributes["requires_grad"]
+        attributes["_is_param"] = True
+    vars(result).update(attributes)
+    # A class that packs codes as these were packed, for who rebuilds what is on meta; a user's subclass is left alone.
+    if result.is_meta and type(result) is AWQPackedTensor:
+        result.__class__ = _class_of(result.packing, result.reorder)
+    return result

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from . import _C, functional, memory
+from .formats import format_of
 from .ops import checks
 from .packing import AWQPacking
 
@@ -206,6 +207,29 @@ class AWQPackedTensor(torch.Tensor):
 
     # --- what others ask of a tensor ---
 
+    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
+        """Shape, packing, reorder, device and the first codes, without touching values that are not there."""
+        prefix = "Parameter containing:\n" if getattr(self, "_is_param", False) is True else ""
+        says = f"shape={tuple(self.shape)}, packing={self.packing.name}, reorder={self.reorder}"
+        return f"{prefix}AWQPackedTensor({says}, device='{self.payload.device}'{_first_codes(self)})"
+
+    def tolist(self) -> Any:
+        """The codes as nested lists of ints."""
+        return self.unpack().tolist()
+
+    def data_ptr(self) -> int:
+        """The payload's address: it tells ties from copies. What lies there are not the codes."""
+        return self.payload.data_ptr()
+
+    def share_memory_(self) -> AWQPackedTensor:
+        """Moves the payload into memory that other processes can map; returns self."""
+        self.payload.share_memory_()  # type: ignore[no-untyped-call]
+        return self
+
+    def is_shared(self) -> bool:
+        """Whether the payload is in shared memory."""
+        return bool(self.payload.is_shared())  # type: ignore[no-untyped-call]
+
     def _stable_hash_for_caching(self) -> str:
         """What distinguishes this tensor from others in AOTAutograd's cache: everything but its values."""
         payload = self.payload
@@ -237,6 +261,10 @@ class AWQPackedTensor(torch.Tensor):
     storage = memory.storage
     __cuda_array_interface__ = property(memory.cuda_array_interface)
 
+    def __setitem__(self, key: Any, value: Any) -> None:
+        """Indexing gives a plain copy, so an assignment goes through the codes and back into the payload."""
+        _C.edit_codes(self, lambda codes: codes.__setitem__(key, value))
+
     fill_diagonal_ = _written_through_codes("fill_diagonal_")
     apply_ = _written_through_codes("apply_")
     map_ = _written_through_codes("map_")
@@ -262,6 +290,20 @@ def rebuild_packed_tensor(
 
 
 rebuild_packed_tensor.__module__ = "awqpack"
+
+
+def _first_codes(packed: AWQPackedTensor) -> str:
+    """ ", codes=[0, 1, 2, ...]" of the first row; nothing where there are no values, which a repr is not to ask for."""
+    payload = packed.payload
+    # torch <= 2.11 calls repr() while compiling
+    if type(payload) is not torch.Tensor or payload.is_meta or torch._C._len_torch_dispatch_stack() > 0:
+        return ""
+    try:
+        corner = payload.flatten(0, -2)[:1, : format_of(packed.packing.value).block_items]
+        codes = functional.unpack(corner, packed.packing, packed.reorder)[0, :8].tolist()
+    except Exception:  # an empty one, or one that lost its memory
+        return ""
+    return f", codes=[{', '.join(map(str, codes))}, ...]"
 
 
 def _attributes(tensor: AWQPackedTensor) -> dict[str, Any]:

@@ -10,7 +10,4 @@ PyObject *awqpack_install(PyObject *module, PyObject *args);
 /* methods.c */
 extern PyMethodDef packed_methods[];
 
-/* repr.c */
-PyObject *packed_repr(PyObject *self, PyObject *args, PyObject *kwargs);
-
 #endif

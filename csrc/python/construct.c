@@ -98,6 +98,30 @@ static PyObject *construct(PyObject *cls, PyObject *data, PyObject *packing, PyO
     return self;
 }
 
+static int check_gradient(int requires_grad)
+{
+    if (requires_grad > 0) {
+        PyErr_SetString(PyExc_ValueError,
+                        "AWQPackedTensor expects requires_grad=False; uint8 codes carry no gradient, got True");
+    }
+    return requires_grad == 0 ? 0 : -1;
+}
+
+/* AWQPackedTensor(packed, requires_grad=False), by which libraries rebuild a parameter: awqpack.rebuilt.again. */
+static PyObject *construct_again(PyObject *args, PyObject *kwargs)
+{
+    PyObject *requires_grad = kwargs == NULL ? NULL : PyDict_GetItem(kwargs, awqpack.names.requires_grad);
+    if (requires_grad != NULL && check_gradient(PyObject_IsTrue(requires_grad)) < 0) {
+        return NULL;
+    }
+    PyObject *module = PyImport_ImportModule("awqpack.rebuilt");
+    PyObject *again = module == NULL ? NULL : PyObject_GetAttrString(module, "again");
+    PyObject *self = again == NULL ? NULL : PyObject_Call(again, args, kwargs);
+    Py_XDECREF(module);
+    Py_XDECREF(again);
+    return self;
+}
+
 PyObject *packed_construct(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
 {
     static char *keywords[] = {"data", "packing", "reorder", "size", "stride", "requires_grad", NULL};
@@ -108,15 +132,16 @@ PyObject *packed_construct(PyObject *Py_UNUSED(module), PyObject *args, PyObject
         return PyErr_Format(PyExc_TypeError, "AWQPackedTensor.__new__ expects a subclass of AWQPackedTensor; got %R",
                             cls);
     }
-    if (packed_is_again(args, kwargs)) {
-        return packed_again(args, kwargs);
+    if (PyTuple_Size(args) == 2 && awqpack_is_packed(PyTuple_GetItem(args, 1)) &&
+        (kwargs == NULL || PyDict_GetItem(kwargs, awqpack.names.packing) == NULL)) {
+        return construct_again(args, kwargs);
     }
     PyObject *rest = PyTuple_GetSlice(args, 1, PyTuple_Size(args)); /* as a caller counts them */
     PyObject *self = NULL;
     if (rest != NULL &&
         PyArg_ParseTupleAndKeywords(rest, kwargs, "OOOOO|p:AWQPackedTensor", keywords, &data, &packing, &reorder, &size,
                                     &stride, &requires_grad) &&
-        packed_refuse_gradient(requires_grad) == 0) {
+        check_gradient(requires_grad) == 0) {
         self = construct(cls, data, packing, reorder, size, stride);
     }
     Py_XDECREF(rest);

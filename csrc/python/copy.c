@@ -92,39 +92,24 @@ PyObject *copy_into_packed(PyObject *packed, PyObject *source, PyObject *non_blo
     return status < 0 ? NULL : Py_NewRef(packed);
 }
 
-int edit_codes(PyObject *packed, int (*change)(void *state, PyObject *codes), void *state)
+PyObject *awqpack_edit_codes(PyObject *Py_UNUSED(module), PyObject *args)
 {
+    PyObject *packed, *change, *copied = NULL;
     packed_fields fields;
     memory_claim *claim;
-    PyObject *copied = NULL;
-    if (packed_fields_get(packed, &fields) < 0) {
-        return -1;
+    if (!PyArg_ParseTuple(args, "O!O:edit_codes", (PyTypeObject *)awqpack.packed_type, &packed, &change) ||
+        packed_fields_get(packed, &fields) < 0) {
+        return NULL;
     }
     if (claim_payload(fields.payload, &claim) == 0) {
         PyObject *codes = packed_unpack_fields(&fields);
-        if (codes != NULL && change(state, codes) == 0) {
-            copied = PyObject_CallMethodObjArgs(packed, awqpack.names.copy_, codes, NULL);
-        }
+        PyObject *done = codes == NULL ? NULL : PyObject_CallFunctionObjArgs(change, codes, NULL);
+        copied = done == NULL ? NULL : PyObject_CallMethodObjArgs(packed, awqpack.names.copy_, codes, NULL);
         Py_XDECREF(codes);
+        Py_XDECREF(done);
         release_memory(claim);
     }
     packed_fields_clear(&fields);
     Py_XDECREF(copied);
-    return copied == NULL ? -1 : 0;
-}
-
-static int call_with_codes(void *state, PyObject *codes)
-{
-    PyObject *done = PyObject_CallFunctionObjArgs(state, codes, NULL);
-    Py_XDECREF(done);
-    return done == NULL ? -1 : 0;
-}
-
-PyObject *awqpack_edit_codes(PyObject *Py_UNUSED(module), PyObject *args)
-{
-    PyObject *packed, *change;
-    if (!PyArg_ParseTuple(args, "O!O:edit_codes", (PyTypeObject *)awqpack.packed_type, &packed, &change)) {
-        return NULL;
-    }
-    return edit_codes(packed, call_with_codes, change) < 0 ? NULL : Py_NewRef(Py_None);
+    return copied == NULL ? NULL : Py_NewRef(Py_None);
 }

@@ -5,7 +5,6 @@
 #include "ndarray.h"
 #include "payload.h"
 #include "plain.h"
-#include "writes.h"
 
 static PyObject *unpack_into(PyObject *self, PyObject *out)
 {
@@ -101,59 +100,6 @@ static PyObject *packed_numpy(PyObject *self, PyObject *args, PyObject *kwargs)
     return array;
 }
 
-static int set_item(void *state, PyObject *codes)
-{
-    PyObject **key_and_value = state;
-    return PyObject_SetItem(codes, key_and_value[0], key_and_value[1]);
-}
-
-/* Indexing returns a plain copy, so an assignment must go through the codes and back into the payload. */
-static PyObject *packed_setitem(PyObject *self, PyObject *args)
-{
-    PyObject *key_and_value[2];
-    if (!PyArg_ParseTuple(args, "OO:__setitem__", &key_and_value[0], &key_and_value[1])) {
-        return NULL;
-    }
-    return edit_codes(self, set_item, key_and_value) < 0 ? NULL : Py_NewRef(Py_None);
-}
-
-/* The codes lie in no memory, so the payload's address stands for the tensor where libraries tell ties by it. */
-static PyObject *packed_data_ptr(PyObject *self, PyObject *Py_UNUSED(unused))
-{
-    PyObject *payload = PyObject_GetAttr(self, awqpack.names._data);
-    PyObject *pointer = payload == NULL ? NULL : PyObject_CallMethodObjArgs(payload, awqpack.names.data_ptr, NULL);
-    Py_XDECREF(payload);
-    return pointer;
-}
-
-static PyObject *packed_tolist(PyObject *self, PyObject *Py_UNUSED(unused))
-{
-    PyObject *codes = packed_unpack(self, NULL);
-    PyObject *list = codes == NULL ? NULL : PyObject_CallMethod(codes, "tolist", NULL);
-    Py_XDECREF(codes);
-    return list;
-}
-
-static PyObject *packed_share_memory(PyObject *self, PyObject *Py_UNUSED(unused))
-{
-    PyObject *payload = PyObject_GetAttr(self, awqpack.names._data);
-    PyObject *shared = payload == NULL ? NULL : PyObject_CallMethod(payload, "share_memory_", NULL);
-    Py_XDECREF(payload);
-    if (shared == NULL) {
-        return NULL;
-    }
-    Py_DECREF(shared);
-    return Py_NewRef(self);
-}
-
-static PyObject *packed_is_shared(PyObject *self, PyObject *Py_UNUSED(unused))
-{
-    PyObject *payload = PyObject_GetAttr(self, awqpack.names._data);
-    PyObject *answer = payload == NULL ? NULL : PyObject_CallMethod(payload, "is_shared", NULL);
-    Py_XDECREF(payload);
-    return answer;
-}
-
 #define KEYWORDS(function) (PyCFunction)(void (*)(void))(function), METH_VARARGS | METH_KEYWORDS
 
 PyMethodDef packed_methods[] = {
@@ -171,13 +117,5 @@ PyMethodDef packed_methods[] = {
      "detach($self)\n--\n\nAs torch.Tensor.detach: packed, with a payload in the same memory."},
     {"to", KEYWORDS(packed_to),
      "to($self, *args, **kwargs)\n--\n\nAs torch.Tensor.to: packed on CUDA and XPU, plain codes elsewhere."},
-    {"data_ptr", packed_data_ptr, METH_NOARGS,
-     "data_ptr($self)\n--\n\nThe payload's address: it tells ties from copies. What lies there are not the codes."},
-    {"tolist", packed_tolist, METH_NOARGS, "tolist($self)\n--\n\nThe codes as nested lists of ints."},
-    {"share_memory_", packed_share_memory, METH_NOARGS,
-     "share_memory_($self)\n--\n\nMoves the payload into memory that other processes can map; returns self."},
-    {"is_shared", packed_is_shared, METH_NOARGS, "is_shared($self)\n--\n\nWhether the payload is in shared memory."},
-    {"__setitem__", packed_setitem, METH_VARARGS, NULL},
-    {"__repr__", KEYWORDS(packed_repr), NULL},
     {NULL, NULL, 0, NULL},
 };

@@ -12,7 +12,6 @@
 #define AWQPACK_NAMES(X)                                                                                               \
     X(_data)                                                                                                           \
     X(_meta)                                                                                                           \
-    X(_is_param)                                                                                                       \
     X(_schema)                                                                                                         \
     X(alias_info)                                                                                                      \
     X(arguments)                                                                                                       \

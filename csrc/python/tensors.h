@@ -26,10 +26,4 @@ int packed_check_size(PyObject *data, PyObject *packing, PyObject *size, int64_t
 PyObject *packed_flatten(PyObject *self, PyObject *unused);
 PyObject *packed_unflatten(PyObject *module, PyObject *args, PyObject *kwargs);
 
-/* again.c: AWQPackedTensor(packed, requires_grad=False). */
-int packed_is_again(PyObject *args, PyObject *kwargs);
-PyObject *packed_again(PyObject *args, PyObject *kwargs);
-/* -1, with an exception unless there is one, when requires_grad is not 0. */
-int packed_refuse_gradient(int requires_grad);
-
 #endif

@@ -11,9 +11,8 @@ PyObject *write_packed(PyObject *func, const op_plan *plan, PyObject *args, PyOb
 /* copy.c: packed.copy_(source), which is payload.copy_(...): AOTAutograd forbids a copy_ into the unpacked
    intermediate. Returns packed. */
 PyObject *copy_into_packed(PyObject *packed, PyObject *source, PyObject *non_blocking);
-/* Changes the codes of a packed tensor: `change` is given them unpacked. No other write comes between. */
-int edit_codes(PyObject *packed, int (*change)(void *state, PyObject *codes), void *state);
-/* edit_codes(packed, change): change is called with the codes, which then go into the payload. */
+/* edit_codes(packed, change): change is called with the codes, which then go into the payload. No other write comes
+   between. */
 PyObject *awqpack_edit_codes(PyObject *module, PyObject *args);
 
 #endif
