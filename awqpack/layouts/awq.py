@@ -9,6 +9,7 @@ import torch
 
 from .auto_round import in_words_of
 from .base import Layout
+from .names import list_of_names
 from .parts import Geometry, LayoutError, QuantizationConfig
 
 QUANT_METHOD = "awq"
@@ -46,17 +47,15 @@ class AwqLayout(Layout):
         if type(group_size) is not int or (group_size < 1 and group_size != -1):
             raise LayoutError(f"group_size expects a positive number or -1; got {group_size!r}")
         not_converted = config.get("modules_to_not_convert")
-        if not_converted is not None and (
-            not isinstance(not_converted, list) or not all(isinstance(name, str) for name in not_converted)
-        ):
-            raise LayoutError(f"modules_to_not_convert expects a list of names; got {not_converted!r}")
+        if not_converted is not None:
+            not_converted = tuple(list_of_names("modules_to_not_convert", not_converted))
         zero_point = config.get("zero_point", True)
         if not isinstance(zero_point, bool):
             raise LayoutError(f"zero_point expects true or false; got {zero_point!r}")
         return QuantizationConfig(
             group_size,
             not zero_point,
-            None if not_converted is None else tuple(not_converted),
+            not_converted,
             raw,
             has_head=config.get("lm_head") is True,
         )
@@ -110,8 +109,6 @@ _WIDTH_MULTIPLES = {64: 2, 32: 4}
 class PaddedLayout(AwqLayout):
     """A layout whose scales and zeros have a zero tail, up to whole words and multiples of them."""
 
-    group_dim: ClassVar[int]  # of the scales as they are stored
-
     def words(self, geometry: Geometry) -> int:
         """zw: int32 words that the zeros of a row take."""
         multiple = 1 if geometry.group_size >= 128 else _WIDTH_MULTIPLES[geometry.group_size]
@@ -128,7 +125,7 @@ class PaddedLayout(AwqLayout):
         return None
 
     def decode_scales(self, geometry: Geometry, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        stored = tensors["scales"] if self.group_dim == 1 else tensors["scales"].t()
+        stored = super().decode_scales(geometry, tensors)
         groups = geometry.groups
         if bool((stored[:, groups:] != 0).any()):
             used = self.used_groups(tensors["scales"])

@@ -12,7 +12,7 @@ import torch
 from .. import functional
 from ..packing import AWQPacking
 from .base import Layout, padded
-from .names import part_or_pattern, pattern_of
+from .names import list_of_names, part_or_pattern, pattern_of
 from .parts import HEAD, Geometry, LayoutError, QuantizationConfig, TensorSpec
 from .reading import Role, StoredLayout
 from .weight import PackedWeight
@@ -48,9 +48,7 @@ class CompressedTensorsFormat(StoredLayout):
             raise LayoutError("config_groups expects every group to be symmetric, or none")
         group_size, is_symmetric = found.pop()
         group_size = group_size if len(sizes) == 1 else None  # the tensors of each layer tell
-        ignore = config.get("ignore") or []
-        if not isinstance(ignore, list) or not all(isinstance(name, str) for name in ignore):
-            raise LayoutError(f"ignore expects a list of names; got {ignore!r}")
+        ignore = list_of_names("ignore", config.get("ignore") or [])
         return QuantizationConfig(group_size, is_symmetric, _not_converted(ignore), config)
 
     def _read_group(self, name: str, group: Any) -> tuple[int | None, bool]:
@@ -101,10 +99,6 @@ class CompressedTensors(CompressedTensorsFormat, Layout):
         """Rows may be as many as they are: zeros are padded to whole words."""
         n, k, group = geometry
         return super().reason_not_held(Geometry(-(-n // 8) * 8, k, group))
-
-    def groups(self, specs: Mapping[str, TensorSpec]) -> int | None:
-        shape = specs["weight_scale"].shape
-        return shape[1] if len(shape) == 2 else 0
 
     def side_specs(self, geometry: Geometry, dtype: torch.dtype) -> dict[str, TensorSpec]:
         n, groups = geometry.out_features, geometry.groups

@@ -25,14 +25,8 @@ class E2M1Weight(WeightFormat):
     """Two columns in a byte: uint8 ``(N, K/2)``, column 2k in the low nibble and column 2k + 1 in the high one."""
 
     is_linear = False
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return torch.uint8
-
-    @property
-    def runs_along_k(self) -> bool:
-        return False
+    dtype = torch.uint8
+    runs_along_k = False
 
     def shape(self, out_features: int, in_features: int) -> tuple[int, int]:
         return out_features, in_features // 2
@@ -91,6 +85,9 @@ class E2M1Layout(StoredLayout):
         if group != self.group_size:
             return f"group size {group} is not {self.group_size}"
         return None if k % group == 0 else f"in_features {k} is not a multiple of the group size {group}"
+
+    def side_specs(self, geometry: Geometry, dtype: torch.dtype) -> dict[str, TensorSpec]:
+        return {self.names["scales"]: TensorSpec(dtype, (geometry.out_features, geometry.groups))}
 
     def geometry(
         self, specs: Mapping[str, TensorSpec], group_size: int | None = None, is_symmetric: bool | None = None

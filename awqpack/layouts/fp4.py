@@ -10,6 +10,7 @@ import torch
 from .compressed_tensors import CompressedTensorsFormat
 from .e2m1 import E2M1Layout
 from .modelopt import read_modelopt, said
+from .names import list_of_names
 from .parts import Geometry, LayoutError, QuantizationConfig, TensorSpec
 from .reading import Role
 
@@ -35,54 +36,41 @@ class _OfCompressedTensors(E2M1Layout, CompressedTensorsFormat):
         return self.group_size, True
 
 
-class Mxfp4(_OfCompressedTensors):
+class _MxScales(E2M1Layout):
+    """Exponents of two plus 127 (N, K/32)."""
+
+    group_size = 32
+
+    def decode_scales(self, geometry: Geometry, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        return scales_of_exponents(tensors[self.names["scales"]])
+
+
+class Mxfp4(_MxScales, _OfCompressedTensors):
     """weight_packed uint8 (N, K/2), weight_scale (N, K/32): exponents of two plus 127, as uint8 or float8_e8m0fnu."""
 
     name = format = "mxfp4-pack-quantized"
     names: ClassVar[Mapping[Role, str]] = {"weight": "weight_packed", "scales": "weight_scale"}
     source = "compressed-tensors, compressors/mxfp4"
-    group_size = 32
     scale_dtypes = (torch.uint8, torch.float8_e8m0fnu)
 
-    def groups(self, specs: Mapping[str, TensorSpec]) -> int | None:
-        shape = specs["weight_scale"].shape
-        return shape[1] if len(shape) == 2 else 0
 
-    def side_specs(self, geometry: Geometry, dtype: torch.dtype) -> dict[str, TensorSpec]:
-        return {"weight_scale": TensorSpec(dtype, (geometry.out_features, geometry.groups))}
-
-    def decode_scales(self, geometry: Geometry, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        return scales_of_exponents(tensors["weight_scale"])
-
-
-class GptOss(E2M1Layout):
+class GptOss(_MxScales):
     """blocks uint8 (N, K/32, 16), scales uint8 (N, K/32), of every expert: what transformers calls mxfp4."""
 
     name = "mxfp4"
     names: ClassVar[Mapping[Role, str]] = {"weight": "blocks", "scales": "scales"}
     source = "transformers, integrations/mxfp4.py"
-    group_size = 32
     scale_dtypes = (torch.uint8,)
     floats_are_turned = True
-
-    def groups(self, specs: Mapping[str, TensorSpec]) -> int | None:
-        shape = specs["scales"].shape
-        return shape[1] if len(shape) == 2 else 0
-
-    def side_specs(self, geometry: Geometry, dtype: torch.dtype) -> dict[str, TensorSpec]:
-        return {"scales": TensorSpec(dtype, (geometry.out_features, geometry.groups))}
-
-    def decode_scales(self, geometry: Geometry, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        return scales_of_exponents(tensors["scales"])
 
     def claims(self, config: Mapping[str, Any]) -> bool:
         return config.get("quant_method") == "mxfp4"
 
     def read_config(self, config: Mapping[str, Any]) -> QuantizationConfig:
         left_out = config.get("modules_to_not_convert")
-        if left_out is not None and not (isinstance(left_out, list) and all(isinstance(x, str) for x in left_out)):
-            raise LayoutError(f"modules_to_not_convert expects a list of names; got {left_out!r}")
-        return QuantizationConfig(self.group_size, True, None if left_out is None else tuple(left_out), config)
+        if left_out is not None:
+            left_out = tuple(list_of_names("modules_to_not_convert", left_out))
+        return QuantizationConfig(self.group_size, True, left_out, config)
 
 
 class _NvfpScales(E2M1Layout):
@@ -94,14 +82,10 @@ class _NvfpScales(E2M1Layout):
     def is_optional(self, role: Role) -> bool:
         return role == "activations"
 
-    def groups(self, specs: Mapping[str, TensorSpec]) -> int | None:
-        shape = specs["weight_scale"].shape
-        return shape[1] if len(shape) == 2 else 0
-
     def side_specs(self, geometry: Geometry, dtype: torch.dtype) -> dict[str, TensorSpec]:
         one = TensorSpec(torch.float32, (1,))
         specs = {name: one for role, name in self.names.items() if role in ("global scale", "activations")}
-        return {"weight_scale": TensorSpec(dtype, (geometry.out_features, geometry.groups)), **specs}
+        return super().side_specs(geometry, dtype) | specs
 
     def _fits(self, name: str, spec: TensorSpec, expected: TensorSpec) -> bool:
         return spec == expected or (expected.shape == (1,) and spec == (expected.dtype, ()))

@@ -24,7 +24,6 @@ class Gemv(PaddedLayout):
     weight = PackedWeight(AWQPacking.V1)
     versions = ("gemv",)
     source = "AutoAWQ, awq/modules/linear/gemv.py"
-    group_dim = 1
 
     def side_specs(self, geometry: Geometry, dtype: torch.dtype) -> dict[str, TensorSpec]:
         n, words = geometry.out_features, self.words(geometry)

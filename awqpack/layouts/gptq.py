@@ -30,6 +30,7 @@ class Gptq(Layout):
     weight = PackedWeight(AWQPacking.V1, is_turned=True)
     source = "GPTQModel, gptqmodel/nn_modules/qlinear/__init__.py"
     keeps_order = True
+    group_dim = 0
     lowest_zero = 1
     config_files = ("quantize_config.json",)
     formats: ClassVar[tuple[str | None, ...]] = (
@@ -39,10 +40,6 @@ class Gptq(Layout):
 
     def is_optional(self, role: Role) -> bool:
         return role == "order"
-
-    def groups(self, specs: Mapping[str, TensorSpec]) -> int | None:
-        shape = specs["scales"].shape
-        return shape[0] if len(shape) == 2 else 0
 
     def side_specs(self, geometry: Geometry, dtype: torch.dtype) -> dict[str, TensorSpec]:
         n, groups = geometry.out_features, geometry.groups
@@ -62,9 +59,6 @@ class Gptq(Layout):
         self, geometry: Geometry, order: torch.Tensor | None, device: torch.device
     ) -> dict[str, torch.Tensor]:
         return {"g_idx": _in_turn(geometry, device) if order is None else order}
-
-    def decode_scales(self, geometry: Geometry, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        return tensors["scales"].t()
 
     def decode_zeros(
         self, geometry: Geometry, tensors: Mapping[str, torch.Tensor], scales: torch.Tensor

@@ -37,10 +37,6 @@ class Mlx(Layout):
             return f"group size {geometry.group_size} is none of {', '.join(map(str, _GROUP_SIZES))}"
         return reason
 
-    def groups(self, specs: Mapping[str, TensorSpec]) -> int | None:
-        shape = specs["scales"].shape
-        return shape[1] if len(shape) == 2 else 0
-
     def side_specs(self, geometry: Geometry, dtype: torch.dtype) -> dict[str, TensorSpec]:
         spec = TensorSpec(dtype, (geometry.out_features, geometry.groups))
         return {"biases": spec, "scales": spec}
@@ -49,9 +45,6 @@ class Mlx(Layout):
         biases = torch.empty(scales.shape, dtype=scales.dtype, device=scales.device)
         scaled_zeros.write_scaled(scales, zeros, biases)
         return {"biases": biases, "scales": scales.contiguous()}
-
-    def decode_scales(self, geometry: Geometry, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        return tensors["scales"]
 
     def decode_zeros(
         self, geometry: Geometry, tensors: Mapping[str, torch.Tensor], scales: torch.Tensor

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 
 from .base import Layout
-from .names import of_shell, shell_names
+from .names import list_of_names, of_shell, shell_names
 from .parts import HEAD, SYMMETRIC_ZERO, Geometry, LayoutError, QuantizationConfig, TensorSpec
 from .reading import Role
 from .weight import PairedRows
@@ -36,10 +36,6 @@ class ModelOpt(Layout):
 
     def is_optional(self, role: Role) -> bool:
         return role == "activations"
-
-    def groups(self, specs: Mapping[str, TensorSpec]) -> int | None:
-        shape = specs["weight_scale"].shape
-        return shape[1] if len(shape) == 2 else 0
 
     def side_specs(self, geometry: Geometry, dtype: torch.dtype) -> dict[str, TensorSpec]:
         return {
@@ -131,8 +127,6 @@ def read_modelopt(config: Mapping[str, Any]) -> QuantizationConfig:
     group_size = says.get("group_size")
     if group_size is not None and (type(group_size) is not int or group_size < 1):
         raise LayoutError(f"group_size expects a positive number; got {group_size!r}")
-    left_out = says.get("exclude_modules", says.get("ignore")) or []
-    if not isinstance(left_out, list) or not all(isinstance(name, str) for name in left_out):
-        raise LayoutError(f"exclude_modules expects a list of names; got {left_out!r}")
+    left_out = list_of_names("exclude_modules", says.get("exclude_modules", says.get("ignore")) or [])
     entries = tuple(of_shell(name) for name in left_out if name != HEAD)
     return QuantizationConfig(group_size, True, entries or None, config, has_head=HEAD not in left_out)

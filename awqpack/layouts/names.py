@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import fnmatch
 import re
+from typing import Any
 
-from .parts import HEAD, QuantizationConfig
+from .parts import HEAD, LayoutError, QuantizationConfig
 
 PATTERN = "re:"
 _PART = re.compile(r"re:\.\*(.*)\.\*")
+
+
+def list_of_names(key: str, value: Any) -> list[str]:
+    """What a configuration has under this key. Raises LayoutError where that is no list of names."""
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        raise LayoutError(f"{key} expects a list of names; got {value!r}")
+    return value
 
 
 def pattern_of(part: str) -> str:

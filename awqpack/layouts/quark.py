@@ -6,19 +6,17 @@ import copy
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import torch
-
 from ..packing import AWQPacking
-from .base import Layout
-from .names import of_shell, shell_names
-from .parts import HEAD, Geometry, LayoutError, QuantizationConfig, TensorSpec
+from .gemm import GemmTensors
+from .names import list_of_names, of_shell, shell_names
+from .parts import HEAD, LayoutError, QuantizationConfig
 from .reading import Role
 from .weight import PackedWeight
 
 QUANT_METHOD = "quark"
 
 
-class Quark(Layout):
+class Quark(GemmTensors):
     """weight int32 (K, N/8), as gemm's qweight; weight_zero_point int32 (G, N/8), as qzeros; weight_scale (G, N)."""
 
     name = "quark"
@@ -27,37 +25,9 @@ class Quark(Layout):
         "zeros": "weight_zero_point",
         "scales": "weight_scale",
     }
-    weight = PackedWeight(AWQPacking.V1, reorder=True, is_transposed=True)
     source = "AMD Quark, quark/torch/utils/pack.py"
     ignores_by_name = True
     dtype: ClassVar[str] = "uint4"  # as the configuration has it
-
-    def groups(self, specs: Mapping[str, TensorSpec]) -> int | None:
-        shape = specs["weight_scale"].shape
-        return shape[0] if len(shape) == 2 else 0
-
-    def side_specs(self, geometry: Geometry, dtype: torch.dtype) -> dict[str, TensorSpec]:
-        n, groups = geometry.out_features, geometry.groups
-        return {
-            "weight_zero_point": TensorSpec(torch.int32, (groups, n // 8)),
-            "weight_scale": TensorSpec(dtype, (groups, n)),
-        }
-
-    def encode_side(self, geometry: Geometry, scales: torch.Tensor, zeros: torch.Tensor) -> dict[str, torch.Tensor]:
-        return {"weight_zero_point": self._zeros.pack(zeros), "weight_scale": scales.t().contiguous()}
-
-    def decode_scales(self, geometry: Geometry, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        return tensors["weight_scale"].t()
-
-    def decode_zeros(
-        self, geometry: Geometry, tensors: Mapping[str, torch.Tensor], scales: torch.Tensor
-    ) -> torch.Tensor:
-        return self._zeros.unpack(tensors["weight_zero_point"])
-
-    @property
-    def _zeros(self) -> PackedWeight:
-        """Zeros (N, G) are packed as codes are."""
-        return self.weight
 
     def claims(self, config: Mapping[str, Any]) -> bool:
         return config.get("quant_method") == QUANT_METHOD and _weight_spec(config).get("dtype") == self.dtype
@@ -82,9 +52,7 @@ class Quark(Layout):
         export = config.get("export") or {}
         if export.get("pack_method", "reorder") != "reorder":
             raise LayoutError(f"export.pack_method expects reorder; got {export['pack_method']!r}")
-        exclude = config.get("exclude") or []
-        if not isinstance(exclude, list) or not all(isinstance(name, str) for name in exclude):
-            raise LayoutError(f"exclude expects a list of names; got {exclude!r}")
+        exclude = list_of_names("exclude", config.get("exclude") or [])
         entries = tuple(of_shell(name) for name in exclude if name != HEAD)
         return QuantizationConfig(
             group_size, bool(spec.get("symmetric", False)), entries or None, config, has_head=HEAD not in exclude

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
+from ..formats import alternatives
 from .parts import (
     SCALE_DTYPES,
     SYMMETRIC_ZERO,
@@ -34,6 +35,7 @@ class StoredLayout(ABC):
     names: ClassVar[Mapping[Role, str]]
     weight: ClassVar[WeightFormat]
     source: ClassVar[str]  # the project, and the file in it, that defines the layout
+    group_dim: ClassVar[int] = 1  # of the scales as they are stored
     scale_dtypes: ClassVar[tuple[torch.dtype, ...]] = SCALE_DTYPES  # that scales are stored in
     stores_scaled_zeros: ClassVar[bool] = False  # as floats, which not every zero survives
     ignores_by_name: ClassVar[bool] = False  # its readers leave out whatever a name matches, quantized or not
@@ -43,16 +45,8 @@ class StoredLayout(ABC):
     # --- what each layout says ---
 
     @abstractmethod
-    def groups(self, specs: Mapping[str, TensorSpec]) -> int | None:
-        """Groups of a row, where the shapes alone tell."""
-
-    @abstractmethod
     def side_specs(self, geometry: Geometry, dtype: torch.dtype) -> dict[str, TensorSpec]:
         """Every tensor but the weight and the bias, for scales of this dtype."""
-
-    @abstractmethod
-    def decode_scales(self, geometry: Geometry, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Scales ``(N, G)``, of any strides."""
 
     @abstractmethod
     def claims(self, config: Mapping[str, Any]) -> bool:
@@ -63,6 +57,16 @@ class StoredLayout(ABC):
         """Raises LayoutError for what no AWQ layout holds, such as other than 4 bits."""
 
     # --- what few layouts say ---
+
+    def groups(self, specs: Mapping[str, TensorSpec]) -> int | None:
+        """Groups of a row, where the shapes alone tell."""
+        shape = specs[self.names["scales"]].shape
+        return shape[self.group_dim] if len(shape) == 2 else 0
+
+    def decode_scales(self, geometry: Geometry, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Scales ``(N, G)``, of any strides."""
+        stored = tensors[self.names["scales"]]
+        return stored if self.group_dim == 1 else stored.t()
 
     def decode_zeros(
         self, geometry: Geometry, tensors: Mapping[str, torch.Tensor], scales: torch.Tensor
@@ -132,8 +136,7 @@ class StoredLayout(ABC):
         n, k = self.weight.features(weight.shape)
         scales = specs[self.names["scales"]]
         if scales.dtype not in self.scale_dtypes:
-            *others, last = (str(dtype).removeprefix("torch.") for dtype in self.scale_dtypes)
-            expected = f"{', '.join(others)} or {last}" if others else last
+            expected = alternatives(str(dtype).removeprefix("torch.") for dtype in self.scale_dtypes)
             raise LayoutError(f"{self.names['scales']} expects {expected}; got {scales}")
         if n == 0 or k == 0:
             raise LayoutError(f"{self.names['weight']} expects at least one row and column; got {weight}")

@@ -224,13 +224,8 @@ class PairedRows(WeightFormat):
     """Two rows in a byte: uint8 ``(N/2, K)``, row 2n in the low nibble and row 2n + 1 in the high one, each code - 8 in
     two's complement."""
 
-    @property
-    def dtype(self) -> torch.dtype:
-        return torch.uint8
-
-    @property
-    def runs_along_k(self) -> bool:
-        return False
+    dtype = torch.uint8
+    runs_along_k = False
 
     def shape(self, out_features: int, in_features: int) -> tuple[int, int]:
         return out_features // 2, in_features
