@@ -116,7 +116,7 @@ ALWAYS_INLINE bool min_max_as(awq_dtype dtype, const uint8_t *restrict from, int
     const int64_t item = dtype == AWQ_DTYPE_FLOAT32 ? 4 : 2;
     bool is_finite = true;
     for (int64_t i = 0, left = group - taken; i < count; i += left, left = group, low++, high++) {
-        is_finite &= scan_group(dtype, from + i * item, awq_float_min(left, count - i), low, high);
+        is_finite &= scan_group(dtype, from + i * item, awq_min(left, count - i), low, high);
     }
     return is_finite;
 }

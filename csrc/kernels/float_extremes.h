@@ -54,7 +54,7 @@ ALWAYS_INLINE bool min_max_as(awq_dtype dtype, const uint8_t *restrict from, int
     }
     int64_t left = group - taken;
     for (int64_t i = 0; i < count; i += left, left = group, low++, high++) {
-        most = widen_extremes(dtype, from + i * item_of(dtype), awq_float_min(left, count - i), false, low, high, most);
+        most = widen_extremes(dtype, from + i * item_of(dtype), awq_min(left, count - i), false, low, high, most);
     }
     return is_all_finite(AWQ_DTYPE_FLOAT32, most);
 }

@@ -64,25 +64,12 @@ void awq_float_job_orient(awq_float_job *job)
 void awq_float_job_cut(awq_float_job *job, int64_t chunk_along, int64_t chunk_across)
 {
     const awq_float_geometry *g = &job->geometry;
-    int64_t batch = 1;
-    for (int32_t d = 0; d < g->batch_dims; d++) {
-        batch *= g->batch_sizes[d];
-    }
     job->chunk_along = chunk_along;
     job->chunk_across = chunk_across;
-    job->along_units = awq_float_ceil(job->along, chunk_along);
-    job->across_units = awq_float_ceil(job->across, chunk_across);
-    job->units = batch * job->along_units * job->across_units;
-    job->units_per_task = awq_float_ceil(AWQ_FLOAT_TASK, chunk_along * chunk_across);
-}
-
-static int64_t total_of(const awq_float_geometry *g)
-{
-    int64_t total = g->rows * g->cols;
-    for (int32_t d = 0; d < g->batch_dims; d++) {
-        total *= g->batch_sizes[d];
-    }
-    return total;
+    job->along_units = awq_ceil_div(job->along, chunk_along);
+    job->across_units = awq_ceil_div(job->across, chunk_across);
+    job->units = awq_count(g->batch_sizes, g->batch_dims) * job->along_units * job->across_units;
+    job->units_per_task = awq_ceil_div(AWQ_FLOAT_TASK, chunk_along * chunk_across);
 }
 
 /* Bytes between the lines of a chunk's codes: off a power of two, so that they lie in different sets of the cache. */
@@ -99,16 +86,16 @@ static void cut_beside_payload(awq_float_job *job)
     const int64_t block_across = job->is_column_major ? traits->block_cols : traits->block_rows;
     const bool has_lines = !job->is_column_major && g->payload.col_stride == 1, has_blocks = block_across > 1;
     const int64_t most = !has_lines ? COLUMN_ALONG : has_blocks ? BLOCK_ALONG : MOST_ALONG;
-    const int64_t parts = awq_float_ceil(job->along, most); /* equal ones of a line, which may have no element */
-    int64_t along = parts == 0 ? most : awq_float_ceil(awq_float_ceil(job->along, parts), ALONG_STEP) * ALONG_STEP;
-    along = awq_float_min(along, AWQ_FLOAT_ENTRIES / 2 * awq_group_along(job));
-    along = awq_float_min(along, job->is_contiguous ? along : AWQ_FLOAT_STRIDED);
+    const int64_t parts = awq_ceil_div(job->along, most); /* equal ones of a line, which may have no element */
+    int64_t along = parts == 0 ? most : awq_ceil_div(awq_ceil_div(job->along, parts), ALONG_STEP) * ALONG_STEP;
+    along = awq_min(along, AWQ_FLOAT_ENTRIES / 2 * awq_group_along(job));
+    along = awq_min(along, job->is_contiguous ? along : AWQ_FLOAT_STRIDED);
     along -= along % AWQ_BLOCK_CODES;
     const int64_t codes = !has_lines                   ? CHUNK_CODES
                           : awq_group_across(job) != 1 ? SHARED_CODES
                           : has_blocks                 ? BLOCK_CODES
                                                        : LINE_CODES;
-    const int64_t lines = awq_float_min(codes / along, MOST_LINES);
+    const int64_t lines = awq_min(codes / along, MOST_LINES);
     awq_float_job_cut(job, along, lines < block_across ? block_across : lines / block_across * block_across);
 }
 
@@ -120,7 +107,8 @@ void awq_float_job_init(awq_float_job *job, awq_float_op op, awq_packing packing
     awq_float_geometry_init(g, packing, views);
     awq_float_job_orient(job);
     cut_beside_payload(job);
-    job->stream = op == AWQ_DEQUANTIZE && total_of(g) >= STREAM_CODES;
+    const bool is_large = awq_count(g->batch_sizes, g->batch_dims) * g->rows * g->cols >= STREAM_CODES;
+    job->stream = op == AWQ_DEQUANTIZE && is_large;
     const awq_geometry part = {
         .packing = packing,
         .codes_row_stride = job->is_column_major ? 1 : line_bytes(job),
@@ -129,7 +117,7 @@ void awq_float_job_init(awq_float_job *job, awq_float_op op, awq_packing packing
         .payload_col_stride = g->payload.col_stride,
     };
     awq_job_init_part(&job->part, op == AWQ_QUANTIZE ? AWQ_PACK : AWQ_UNPACK, kernels, &part);
-    job->part.matrix.stream = op == AWQ_QUANTIZE && total_of(g) >= STREAM_CODES;
+    job->part.matrix.stream = op == AWQ_QUANTIZE && is_large;
     job->scratch_bytes = sizeof(scratch) + job->part.scratch_bytes;
 }
 
@@ -150,7 +138,7 @@ static void widen_scales(const awq_float_job *job, const uint8_t *from, int64_t 
     }
     for (int64_t e = 0; e < count; e++) {
         for (int64_t begin = 0; begin < lines; begin += AWQ_FLOAT_STRIDED) {
-            const int64_t some = awq_float_min(AWQ_FLOAT_STRIDED, lines - begin);
+            const int64_t some = awq_min(AWQ_FLOAT_STRIDED, lines - begin);
             const uint8_t *at = from + (e * along + begin * across) * item;
             if (across == 1) {
                 kernels->widen(g->scale_dtype, at, some, spare);
@@ -288,10 +276,10 @@ static ahead ahead_of(const awq_float_job *job, const awq_float_chunk *c, int64_
     }
     if (!is_payload) {
         *here = weight_of(job, c);
-        const int64_t lead = awq_float_min(awq_float_ahead(here->bytes), c->lines);
+        const int64_t lead = awq_min(awq_float_ahead(here->bytes), c->lines);
         here->first += lead * here->stride;
         here->lines -= lead;
-        next->lines = awq_float_min(next->lines, lead);
+        next->lines = awq_min(next->lines, lead);
     }
     a.lines = next->bytes > MOST_ASKED || here->bytes > MOST_ASKED ? 0 : here->lines + next->lines;
     return a;
@@ -354,8 +342,8 @@ static unsigned run_floats(const awq_float_job *job, scratch *s, const awq_float
     unsigned faults = 0;
     for (int64_t begin = 0; begin < c->lines;) {
         const int64_t ready = (c->line + begin) / group_across, last = (c->line + c->lines - 1) / group_across;
-        const int64_t lines = awq_float_min(AWQ_FLOAT_ENTRIES / entries, last + 1 - ready);
-        const int64_t end = awq_float_min(c->lines, (ready + lines) * group_across - c->line);
+        const int64_t lines = awq_min(AWQ_FLOAT_ENTRIES / entries, last + 1 - ready);
+        const int64_t end = awq_min(c->lines, (ready + lines) * group_across - c->line);
         quotient how = CORRECTED;
         widen_scales(job, scales + (ready * awq_across(job, &g->scales) + entry * awq_along(job, &g->scales)) * item,
                      lines, entries, s->scales, (float *)s->line);

@@ -4,6 +4,7 @@
 #define AWQPACK_FLOAT_KERNELS_H
 
 #include "awqpack/floats.h"
+#include "sizes.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -67,11 +68,6 @@ extern const awq_float_kernels awq_float_neon;   /* aarch64 only */
  */
 #define AWQ_FLOAT_BASE 240.0f
 #define AWQ_FLOAT_LEAST_SHORT 0x1p-14f /* scale: no float16 weight is more than 2^30 of it, so none is cut */
-
-static inline int64_t awq_float_min(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
 
 #ifdef __cplusplus
 }

@@ -52,7 +52,7 @@ ALWAYS_INLINE void multiply(awq_dtype dtype, const uint8_t *restrict codes, uint
         put_pair(dtype, to + i * item, v, stream);
     }
     for (; i < count; i += LANES) {
-        const int64_t n = awq_float_min(count - i, LANES);
+        const int64_t n = awq_min(count - i, LANES);
         if (is_each) {
             scale = load_line_end(scales + i, n);
             zero = load_line_end(zeros + i, n);
@@ -84,7 +84,7 @@ ALWAYS_INLINE void dequantize_as(awq_dtype dtype, const uint8_t *restrict codes,
     }
     int64_t left = line->group - line->taken;
     for (int64_t i = 0, entry = 0; i < line->count; i += left, left = line->group, entry++) {
-        const int64_t count = awq_float_min(left, line->count - i);
+        const int64_t count = awq_min(left, line->count - i);
         if (stream && (uintptr_t)(to + i * item) % VECTOR == 0) {
             dequantize_group(dtype, codes + i, to + i * item, count, line->scales + entry, line->zeros + entry, true);
         } else {
@@ -154,7 +154,7 @@ ALWAYS_INLINE vector divide(awq_dtype dtype, bool is_short, const uint8_t *restr
         put_codes(codes + i, v, is_short);
     }
     for (; i < count; i += LANES) {
-        const int64_t n = awq_float_min(count - i, LANES);
+        const int64_t n = awq_min(count - i, LANES);
         if (is_each) {
             by = divisor_of(load_line_end(scales + i, n), load_line_end(reciprocals + i, n),
                             load_line_end(zeros + i, n), is_short);
@@ -175,7 +175,7 @@ ALWAYS_INLINE bool quantize_as(awq_dtype dtype, bool is_short, const uint8_t *re
     }
     int64_t left = line->group - line->taken;
     for (int64_t i = 0, entry = 0; i < line->count; i += left, left = line->group, entry++) {
-        const int64_t count = awq_float_min(left, line->count - i);
+        const int64_t count = awq_min(left, line->count - i);
         most = divide(dtype, is_short, from + i * item, codes + i, count, line, entry, false, most);
     }
     return is_all_finite(dtype, most);
@@ -201,7 +201,7 @@ static void widen(awq_dtype dtype, const void *restrict from, int64_t count, flo
     const uint8_t *at = from;
     const int64_t item = item_of(dtype);
     for (int64_t i = 0; i < count; i += LANES) {
-        const int64_t n = awq_float_min(count - i, LANES);
+        const int64_t n = awq_min(count - i, LANES);
         put_some(AWQ_DTYPE_FLOAT32, (uint8_t *)(to + i), load_some(dtype, at + i * item, n), n);
     }
 }
@@ -211,7 +211,7 @@ static void narrow(awq_dtype dtype, const float *restrict from, int64_t count, v
     uint8_t *at = to;
     const int64_t item = item_of(dtype);
     for (int64_t i = 0; i < count; i += LANES) {
-        const int64_t n = awq_float_min(count - i, LANES);
+        const int64_t n = awq_min(count - i, LANES);
         put_some(dtype, at + i * item, load_line_end(from + i, n), n);
     }
 }

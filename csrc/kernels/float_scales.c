@@ -16,7 +16,7 @@ void awq_float_job_init_min_max(awq_float_job *job, awq_scale_mode mode, const a
     awq_float_geometry_init(&job->geometry, AWQ_PACKING_V1, views);
     awq_float_job_orient(job);
     const int64_t group = awq_group_along(job);
-    const int64_t groups = awq_float_min(MOST_GROUPS, CHUNK / group);
+    const int64_t groups = awq_min(MOST_GROUPS, CHUNK / group);
     awq_float_job_cut(job, group * (groups > 0 ? groups : 1), awq_group_across(job));
 }
 
@@ -88,7 +88,7 @@ static bool scan_line(const awq_float_job *job, const uint8_t *weight, int64_t c
     uint8_t piece[AWQ_FLOAT_STRIDED * sizeof(float)];
     bool is_finite = true;
     for (int64_t done = 0; done < count; done += AWQ_FLOAT_STRIDED) {
-        const int64_t part = awq_float_min(AWQ_FLOAT_STRIDED, count - done);
+        const int64_t part = awq_min(AWQ_FLOAT_STRIDED, count - done);
         awq_gather(piece, weight + done * stride * item, stride, part, item);
         is_finite &= kernels->min_max(g->weight_dtype, piece, part, group, done % group, low + done / group,
                                       high + done / group);

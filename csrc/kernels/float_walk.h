@@ -18,11 +18,6 @@ static inline const awq_float_kernels *awq_float_kernels_of(const awq_float_job 
     return job->kernels->floats != NULL ? job->kernels->floats : &awq_float_scalar;
 }
 
-static inline int64_t awq_float_ceil(int64_t a, int64_t b)
-{
-    return (a + b - 1) / b;
-}
-
 static inline int64_t awq_along(const awq_float_job *job, const awq_plane *plane)
 {
     return job->is_column_major ? plane->row_stride : plane->col_stride;
@@ -46,11 +41,7 @@ static inline int64_t awq_group_across(const awq_float_job *job)
 /* Element (0, 0) of the matrix of that number in the batch. */
 static inline uint8_t *awq_plane_at(const awq_float_geometry *g, const awq_plane *plane, int64_t item, int64_t batch)
 {
-    int64_t offset = 0;
-    for (int32_t d = g->batch_dims - 1; d >= 0; d--) {
-        offset += batch % g->batch_sizes[d] * plane->batch_strides[d];
-        batch /= g->batch_sizes[d];
-    }
+    const int64_t offset = awq_offset_of(batch, g->batch_sizes, plane->batch_strides, g->batch_dims);
     return (uint8_t *)plane->data + offset * item;
 }
 
@@ -64,8 +55,8 @@ static inline awq_float_chunk awq_float_chunk_at(const awq_float_job *job, int64
     const int64_t row = unit / job->along_units;
     const int64_t line = row % job->across_units * job->chunk_across,
                   first = unit % job->along_units * job->chunk_along;
-    return (awq_float_chunk){row / job->across_units, line, first, awq_float_min(job->chunk_across, job->across - line),
-                             awq_float_min(job->chunk_along, job->along - first)};
+    return (awq_float_chunk){row / job->across_units, line, first, awq_min(job->chunk_across, job->across - line),
+                             awq_min(job->chunk_along, job->along - first)};
 }
 
 /* Asks for bytes that are read soon, where lines are too short for the processor to see them coming. */

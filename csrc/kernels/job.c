@@ -1,6 +1,8 @@
 /* Walks a tensor of any strides and hands the kernels the runs and panels they know. */
 #include "job.h"
 
+#include "sizes.h"
+
 enum {
     RUN_CODES = 1 << 15,  /* codes of one unit of a row-major walk: long runs, yet enough units to share */
     TASK_CODES = 1 << 19, /* fewer codes than this take less time than a thread that wakes late on a busy machine */
@@ -13,16 +15,6 @@ enum {
     STREAM_PACKED_PANELS = 1 << 20,
     STREAM_UNPACKED_PANELS = 4 << 20,
 };
-
-static int64_t ceil_div(int64_t a, int64_t b)
-{
-    return (a + b - 1) / b;
-}
-
-static int64_t min64(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
 
 /* The matrix in lines: where blocks run down it is turned. */
 static void turn(awq_job *job)
@@ -72,16 +64,16 @@ static void cut(awq_job *job, int64_t batch)
     const bool is_rows = job->run_line != NULL;
     job->unit_rows = is_rows ? awq_line_rows(m) : PANEL_ROWS;
     job->unit_cols = is_rows ? RUN_CODES / job->unit_rows : AWQ_PANEL_COLS;
-    job->row_units = ceil_div(m->rows, job->unit_rows);
-    job->col_units = ceil_div(m->cols, job->unit_cols);
+    job->row_units = awq_ceil_div(m->rows, job->unit_rows);
+    job->col_units = awq_ceil_div(m->cols, job->unit_cols);
     while (!is_rows && batch * job->row_units * job->col_units < MIN_UNITS && job->unit_cols > LEAST_COLS) {
         if (job->unit_rows >= job->unit_cols) {
             job->unit_rows /= 2;
         } else {
             job->unit_cols /= 2;
         }
-        job->row_units = ceil_div(m->rows, job->unit_rows);
-        job->col_units = ceil_div(m->cols, job->unit_cols);
+        job->row_units = awq_ceil_div(m->rows, job->unit_rows);
+        job->col_units = awq_ceil_div(m->cols, job->unit_cols);
     }
     job->units = batch * job->row_units * job->col_units;
 }
@@ -102,14 +94,11 @@ void awq_job_init(awq_job *job, awq_direction direction, awq_packing packing, co
     choose(job, kernels);
     job->matrix.codes = codes->data;
     job->matrix.payload = payload->data;
-    int64_t batch = 1;
-    for (int32_t d = 0; d < job->geometry.batch_dims; d++) {
-        batch *= job->geometry.batch_sizes[d];
-    }
+    const int64_t batch = awq_count(job->geometry.batch_sizes, job->geometry.batch_dims);
     cut(job, batch);
     const int64_t total = batch * job->matrix.rows * job->matrix.cols;
     const bool is_rows = job->run_line != NULL;
-    job->units_per_task = job->units > 0 ? ceil_div(TASK_CODES, ceil_div(total, job->units)) : 1;
+    job->units_per_task = job->units > 0 ? awq_ceil_div(TASK_CODES, awq_ceil_div(total, job->units)) : 1;
     if (direction == AWQ_PACK) {
         job->matrix.stream = total / 2 >= (is_rows ? STREAM_PACKED_ROWS : STREAM_PACKED_PANELS);
     } else {
@@ -133,18 +122,12 @@ static awq_panel unit_of(const awq_job *job, int64_t batch, int64_t row, int64_t
 {
     const awq_geometry *g = &job->geometry;
     awq_panel matrix = job->matrix;
-    int64_t codes_offset = 0, payload_offset = 0;
-    for (int32_t d = g->batch_dims - 1; d >= 0; d--) {
-        const int64_t index = batch % g->batch_sizes[d];
-        batch /= g->batch_sizes[d];
-        codes_offset += index * g->codes_batch_strides[d];
-        payload_offset += index * g->payload_batch_strides[d];
-    }
-    matrix.codes += codes_offset;
-    matrix.payload += payload_offset * awq_packings[g->packing].item_bytes;
+    matrix.codes += awq_offset_of(batch, g->batch_sizes, g->codes_batch_strides, g->batch_dims);
+    matrix.payload += awq_offset_of(batch, g->batch_sizes, g->payload_batch_strides, g->batch_dims) *
+                      awq_packings[g->packing].item_bytes;
     matrix.scratch = scratch;
-    return part_of(&matrix, row, col, min64(job->unit_rows, matrix.rows - row),
-                   min64(job->unit_cols, matrix.cols - col));
+    return part_of(&matrix, row, col, awq_min(job->unit_rows, matrix.rows - row),
+                   awq_min(job->unit_cols, matrix.cols - col));
 }
 
 /* Line by line. */
@@ -195,12 +178,12 @@ static uint8_t go_across(const awq_job *job, int64_t begin, int64_t end, void *s
     while (begin < end) {
         const int64_t line = begin / job->col_units, unit = begin % job->col_units;
         const int64_t below = job->row_units - line % job->row_units;
-        const int64_t whole = unit == 0 ? min64((end - begin) / job->col_units, below) : 0;
-        const int64_t stop = whole > 0 ? begin + whole * job->col_units : min64(end, (line + 1) * job->col_units);
+        const int64_t whole = unit == 0 ? awq_min((end - begin) / job->col_units, below) : 0;
+        const int64_t stop = whole > 0 ? begin + whole * job->col_units : awq_min(end, (line + 1) * job->col_units);
         const int64_t row = line % job->row_units * job->unit_rows, col = unit * job->unit_cols;
         awq_panel s = unit_of(job, line / job->row_units, row, col, scratch);
-        s.rows = min64((whole > 0 ? whole : 1) * job->unit_rows, job->matrix.rows - row);
-        s.cols = min64((stop - line * job->col_units) * job->unit_cols, job->matrix.cols) - col;
+        s.rows = awq_min((whole > 0 ? whole : 1) * job->unit_rows, job->matrix.rows - row);
+        s.cols = awq_min((stop - line * job->col_units) * job->unit_cols, job->matrix.cols) - col;
         seen |= run_unit(job, &s);
         begin = stop;
     }
@@ -213,11 +196,11 @@ static uint8_t go_down(const awq_job *job, int64_t begin, int64_t end, void *scr
     uint8_t seen = 0;
     while (begin < end) {
         const int64_t group = begin / job->row_units;
-        const int64_t stop = min64(end, (group + 1) * job->row_units);
+        const int64_t stop = awq_min(end, (group + 1) * job->row_units);
         const int64_t row = begin % job->row_units * job->unit_rows;
         const int64_t col = group % job->col_units * job->unit_cols;
         awq_panel s = unit_of(job, group / job->col_units, row, col, scratch);
-        s.rows = min64((stop - group * job->row_units) * job->unit_rows, job->matrix.rows) - row;
+        s.rows = awq_min((stop - group * job->row_units) * job->unit_rows, job->matrix.rows) - row;
         seen |= run_unit(job, &s);
         begin = stop;
     }

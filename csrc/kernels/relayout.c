@@ -2,6 +2,8 @@
    next. */
 #include "relayout.h"
 
+#include "sizes.h"
+
 enum {
     LINE_CODES = 1 << 17, /* of a chunk between lines that run the same way: long runs of both payloads, ... */
     /* ... and its sides between lines that cross, one of which is read or written in panels: measured */
@@ -58,27 +60,12 @@ void awq_relayout_init(awq_relayout *relayout, awq_packing source, awq_packing t
     }
 }
 
-static int64_t max64(int64_t a, int64_t b)
-{
-    return a > b ? a : b;
-}
-
-static int64_t min64(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
-
-static int64_t ceil_div(int64_t a, int64_t b)
-{
-    return (a + b - 1) / b;
-}
-
 /* Rows (or columns) of the target's codes that a unit is a multiple of. Blocks' sides are powers of two. */
 static int64_t unit_of(const awq_relayout *r, bool is_rows)
 {
     const awq_packing_traits *source = &awq_packings[r->source], *target = &awq_packings[r->target];
-    return max64(is_rows == r->transpose ? source->block_cols : source->block_rows,
-                 is_rows ? target->block_rows : target->block_cols);
+    return awq_max(is_rows == r->transpose ? source->block_cols : source->block_rows,
+                   is_rows ? target->block_rows : target->block_cols);
 }
 
 /* Whether a payload is viewed transposed. */
@@ -111,23 +98,15 @@ static chunk chunk_of(const awq_relayout *r)
     }
     c.is_row_major = target_is_row_major;
     const int64_t unit_along = unit_of(r, !c.is_row_major), unit = unit_of(r, c.is_row_major);
-    const int64_t unit_across = is_turned(r) ? max64(unit, SHORT) : unit; /* a turned payload's runs cross the lines */
-    const int64_t length = max64(c.is_row_major ? r->cols : r->rows, unit_along);
-    const int64_t along = min64(length, LINE_CODES / unit_across / unit_along * unit_along);
-    const int64_t across = max64(LINE_CODES / along / unit_across * unit_across, unit_across);
+    const int64_t unit_across =
+        is_turned(r) ? awq_max(unit, SHORT) : unit; /* a turned payload's runs cross the lines */
+    const int64_t length = awq_max(c.is_row_major ? r->cols : r->rows, unit_along);
+    const int64_t along = awq_min(length, LINE_CODES / unit_across / unit_along * unit_along);
+    const int64_t across = awq_max(LINE_CODES / along / unit_across * unit_across, unit_across);
     c.rows = c.is_row_major ? across : along;
     c.cols = c.is_row_major ? along : across;
     c.pitch = along + PAD;
     return c;
-}
-
-static int64_t batch_of(const awq_relayout *r)
-{
-    int64_t batch = 1;
-    for (int32_t d = 0; d < r->batch_dims; d++) {
-        batch *= r->batch_sizes[d];
-    }
-    return batch;
 }
 
 void awq_relayout_job_init(awq_relayout_job *job, const awq_relayout *relayout, const awq_kernels *kernels,
@@ -154,12 +133,12 @@ void awq_relayout_job_init(awq_relayout_job *job, const awq_relayout *relayout, 
         .relayout = *r, .source = source, .target = target, .unit_rows = c.rows, .unit_cols = c.cols};
     awq_job_init_part(&job->unpack, AWQ_UNPACK, kernels, &from);
     awq_job_init_part(&job->pack, AWQ_PACK, kernels, &to);
-    const int64_t batch = batch_of(r);
+    const int64_t batch = awq_count(r->batch_sizes, r->batch_dims);
     job->pack.matrix.stream = batch * r->rows * r->cols / 2 >= STREAM_BYTES && !c.has_short_lines;
-    job->row_units = ceil_div(r->rows, c.rows);
-    job->col_units = ceil_div(r->cols, c.cols);
+    job->row_units = awq_ceil_div(r->rows, c.rows);
+    job->col_units = awq_ceil_div(r->cols, c.cols);
     job->units = batch * job->row_units * job->col_units;
-    job->units_per_task = ceil_div(TASK_CODES, c.rows * c.cols);
+    job->units_per_task = awq_ceil_div(TASK_CODES, c.rows * c.cols);
     job->codes_bytes = (size_t)((c.is_row_major ? c.rows : c.cols) * c.pitch);
     const size_t kernels_bytes =
         job->unpack.scratch_bytes > job->pack.scratch_bytes ? job->unpack.scratch_bytes : job->pack.scratch_bytes;
@@ -171,15 +150,12 @@ static void run_unit(const awq_relayout_job *job, int64_t batch, int64_t row, in
 {
     const awq_relayout *r = &job->relayout;
     const awq_packing_traits *from = &awq_packings[r->source], *to = &awq_packings[r->target];
-    const int64_t rows = min64(job->unit_rows, r->rows - row), cols = min64(job->unit_cols, r->cols - col);
-    int64_t source = awq_block_offset(from, r->source_row_stride, r->source_col_stride, r->transpose ? col : row,
-                                      r->transpose ? row : col);
-    int64_t target = awq_block_offset(to, r->target_row_stride, r->target_col_stride, row, col);
-    for (int32_t d = r->batch_dims - 1; d >= 0; d--) {
-        source += batch % r->batch_sizes[d] * r->source_batch_strides[d];
-        target += batch % r->batch_sizes[d] * r->target_batch_strides[d];
-        batch /= r->batch_sizes[d];
-    }
+    const int64_t rows = awq_min(job->unit_rows, r->rows - row), cols = awq_min(job->unit_cols, r->cols - col);
+    const int64_t source = awq_offset_of(batch, r->batch_sizes, r->source_batch_strides, r->batch_dims) +
+                           awq_block_offset(from, r->source_row_stride, r->source_col_stride, r->transpose ? col : row,
+                                            r->transpose ? row : col);
+    const int64_t target = awq_offset_of(batch, r->batch_sizes, r->target_batch_strides, r->batch_dims) +
+                           awq_block_offset(to, r->target_row_stride, r->target_col_stride, row, col);
     uint8_t *payload = (uint8_t *)(uintptr_t)job->source + source * from->item_bytes; /* only read */
     uint8_t *kernels_scratch = scratch + job->codes_bytes;
     (void)awq_job_run_part(&job->unpack, scratch, payload, r->transpose ? cols : rows, r->transpose ? rows : cols,
