@@ -19,9 +19,14 @@ IS_FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 PY_LIMITED_API = "0x030A0000"  # CPython 3.10
 TORCH_TARGET_VERSION = "0x020A000000000000"  # libtorch's stable ABI of 2.10
 
-C_FLAGS = ["-std=c11", "-Wall", "-Wextra", "-Werror"]
-CXX_FLAGS = ["-std=c++17", "-Wall", "-Wextra", "-Werror"]
+# A checkout's warnings are errors; an sdist may meet a compiler that is newer than it and finds more.
+IS_CHECKOUT = (ROOT / ".git").exists()
+WARNING_FLAGS = ["-Wall", "-Wextra", *(["-Werror"] if IS_CHECKOUT else [])]
+C_FLAGS = ["-std=c11", *WARNING_FLAGS]
+CXX_FLAGS = ["-std=c++17", *WARNING_FLAGS]
 COMMON_FLAGS = ["-O3", "-g1", "-fPIC", "-fvisibility=hidden"]
+# Some distributions set it by themselves: then the compiler warns of more.
+FORTIFY_FLAGS = ["-U_FORTIFY_SOURCE", "-D_FORTIFY_SOURCE=2"]
 EXPORTS = "csrc/exports.map"
 SANITIZER_FLAGS = [
     "-fsanitize=address,undefined",
@@ -42,8 +47,8 @@ CUDA_ARCHS = ["75", "80", "86", "89", "90", "100", "120"]
 NVCC_FLAGS = [
     "-std=c++17",
     "-O3",
-    "-Werror=all-warnings",
-    "-Xcompiler=-fPIC,-fvisibility=hidden,-Wall,-Wextra,-Werror",
+    *(["-Werror=all-warnings"] if IS_CHECKOUT else []),
+    f"-Xcompiler={','.join(['-fPIC', '-fvisibility=hidden', *WARNING_FLAGS])}",
 ]
 
 
@@ -137,7 +142,7 @@ class BuildExtension(build_ext):
             ) from error
 
         torch_root = Path(torch.__file__).parent
-        instrumented = SANITIZER_FLAGS if os.environ.get("AWQPACK_SANITIZE") == "1" else []
+        instrumented = SANITIZER_FLAGS if os.environ.get("AWQPACK_SANITIZE") == "1" else FORTIFY_FLAGS
         instrumented = COVERAGE_FLAGS if os.environ.get("AWQPACK_COVERAGE") == "1" else instrumented
         includes = [
             "csrc",

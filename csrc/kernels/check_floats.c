@@ -119,9 +119,9 @@ static bool retell(const char *from, const char *to, awq_error *error)
 {
     const size_t length = strlen(from);
     if (strncmp(error->text, from, length) == 0) {
-        text rest[3];
-        snprintf(rest->chars, sizeof rest, "%s", error->text + length);
-        snprintf(error->text, sizeof error->text, "%s%s", to, rest->chars);
+        char rest[384];
+        snprintf(rest, sizeof rest, "%s", error->text + length);
+        snprintf(error->text, sizeof error->text, "%s%s", to, rest);
     }
     return false;
 }
