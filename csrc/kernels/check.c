@@ -16,26 +16,33 @@ bool awq_fail(awq_error *error, awq_error_kind kind, const char *format, ...)
     return false;
 }
 
-void awq_format_shape(const int64_t *sizes, int64_t ndim, char *text, size_t length)
+static awq_text format_list(const int64_t *numbers, int64_t count, const char *open, const char *close)
 {
-    size_t used = (size_t)snprintf(text, length, "(");
-    for (int64_t d = 0; d < ndim && used < length; d++) {
-        used += (size_t)snprintf(text + used, length - used, "%s%lld", d == 0 ? "" : ", ", (long long)sizes[d]);
+    awq_text text;
+    size_t used = (size_t)snprintf(text.chars, sizeof text.chars, "%s", open);
+    for (int64_t i = 0; i < count && used < sizeof text.chars; i++) {
+        used += (size_t)snprintf(text.chars + used, sizeof text.chars - used, "%s%lld", i == 0 ? "" : ", ",
+                                 (long long)numbers[i]);
     }
-    if (used < length) {
-        snprintf(text + used, length - used, ndim == 1 ? ",)" : ")");
+    if (used < sizeof text.chars) {
+        snprintf(text.chars + used, sizeof text.chars - used, "%s", close);
     }
+    return text;
 }
 
-typedef struct shape_text {
-    char chars[128];
-} shape_text;
-
-static shape_text format_shape(const int64_t *sizes, int64_t ndim)
+awq_text awq_shape_text(const int64_t *sizes, int64_t ndim)
 {
-    shape_text text;
-    awq_format_shape(sizes, ndim, text.chars, sizeof text.chars);
-    return text;
+    return format_list(sizes, ndim, "(", ndim == 1 ? ",)" : ")");
+}
+
+awq_text awq_index_text(const int64_t *sizes, int64_t ndim, int64_t number)
+{
+    int64_t index[AWQ_MAX_DIMS];
+    for (int64_t d = ndim - 1; d >= 0; d--) {
+        index[d] = number % sizes[d];
+        number /= sizes[d];
+    }
+    return format_list(index, ndim, "[", "]");
 }
 
 const char *awq_dtype_name(awq_dtype dtype)
@@ -62,68 +69,37 @@ int64_t awq_dtype_bytes(awq_dtype dtype)
     return 1;
 }
 
-/* A list for a sentence. */
-typedef struct list_text {
-    char chars[192];
-} list_text;
+/* A list for a sentence: what users know of each packing. */
+typedef enum list_kind { PACKING_NAMES, PACKING_NUMBERS, PAYLOAD_DTYPES } list_kind;
 
-static void add_to_list(list_text *list, const char *item, const char *before)
+static void list_packings(list_kind kind, char *text, size_t length)
 {
-    const size_t used = strlen(list->chars);
-    snprintf(list->chars + used, sizeof list->chars - used, "%s%s", used == 0 ? "" : before, item);
-}
-
-/* True for the first of the rows that users know as one packing. */
-static bool is_named_first(int packing)
-{
-    return packing == 0 || awq_packings[packing].number != awq_packings[packing - 1].number;
-}
-
-static bool is_named_last(int packing)
-{
-    return awq_packings[packing].number == awq_packings[AWQ_PACKING_COUNT - 1].number;
-}
-
-/* "1 (AWQPacking.V1), 2 (AWQPacking.V2) or ..." */
-static list_text packing_numbers(void)
-{
-    list_text list = {""};
-    for (int i = 0; i < AWQ_PACKING_COUNT; i++) {
-        if (is_named_first(i)) {
-            char item[48];
-            snprintf(item, sizeof item, "%d (AWQPacking.%s)", awq_packings[i].number, awq_packings[i].name);
-            add_to_list(&list, item, is_named_last(i) ? " or " : ", ");
+    size_t used = 0;
+    for (int i = 0; i < AWQ_PACKING_COUNT && used < length; i++) {
+        const awq_packing_traits *t = &awq_packings[i];
+        if (i > 0 && t->number == t[-1].number) { /* two rows, but one packing to users */
+            continue;
         }
+        const bool is_last = t->number == awq_packings[AWQ_PACKING_COUNT - 1].number;
+        const char *before = used == 0 ? "" : is_last && kind != PAYLOAD_DTYPES ? " or " : ", ";
+        int more = 0;
+        switch (kind) {
+        case PACKING_NAMES: more = snprintf(text + used, length - used, "%sAWQPacking.%s", before, t->name); break;
+        case PACKING_NUMBERS:
+            more = snprintf(text + used, length - used, "%s%d (AWQPacking.%s)", before, t->number, t->name);
+            break;
+        case PAYLOAD_DTYPES:
+            more =
+                snprintf(text + used, length - used, "%s%s payloads are %s", before, t->name, awq_dtype_name(t->dtype));
+            break;
+        }
+        used += (size_t)more;
     }
-    return list;
 }
 
 void awq_packing_names(char *text, size_t length)
 {
-    list_text list = {""};
-    for (int i = 0; i < AWQ_PACKING_COUNT; i++) {
-        if (is_named_first(i)) {
-            char item[48];
-            snprintf(item, sizeof item, "AWQPacking.%s", awq_packings[i].name);
-            add_to_list(&list, item, is_named_last(i) ? " or " : ", ");
-        }
-    }
-    snprintf(text, length, "%s", list.chars);
-}
-
-/* "V1 payloads are int32, V2 payloads are int16" */
-static list_text payload_dtypes(void)
-{
-    list_text list = {""};
-    for (int i = 0; i < AWQ_PACKING_COUNT; i++) {
-        if (is_named_first(i)) {
-            char item[48];
-            snprintf(item, sizeof item, "%s payloads are %s", awq_packings[i].name,
-                     awq_dtype_name(awq_packings[i].dtype));
-            add_to_list(&list, item, ", ");
-        }
-    }
-    return list;
+    list_packings(PACKING_NAMES, text, length);
 }
 
 bool awq_packing_from_number(int64_t number, bool reorder, awq_packing *packing, awq_error *error)
@@ -134,7 +110,9 @@ bool awq_packing_from_number(int64_t number, bool reorder, awq_packing *packing,
             return true;
         }
     }
-    return awq_fail(error, AWQ_ERROR_VALUE, "packing expects %s; got %lld", packing_numbers().chars, (long long)number);
+    char numbers[192];
+    list_packings(PACKING_NUMBERS, numbers, sizeof numbers);
+    return awq_fail(error, AWQ_ERROR_VALUE, "packing expects %s; got %lld", numbers, (long long)number);
 }
 
 awq_dtype awq_payload_dtype(awq_packing packing)
@@ -147,7 +125,7 @@ static bool check_ndim(const awq_view *view, const char *what, awq_error *error)
     if (view->ndim < 2) {
         return awq_fail(error, AWQ_ERROR_VALUE,
                         "%s of at least 2 dimensions (..., out_features, in_features); got shape %s", what,
-                        format_shape(view->sizes, view->ndim).chars);
+                        awq_shape_text(view->sizes, view->ndim).chars);
     }
     if (view->ndim > AWQ_MAX_DIMS) {
         return awq_fail(error, AWQ_ERROR_VALUE, "%s of at most %d dimensions; got %lld", what, AWQ_MAX_DIMS,
@@ -172,27 +150,20 @@ bool awq_check_codes(const awq_view *codes, awq_packing packing, int64_t *payloa
     const awq_packing_traits *traits = &awq_packings[packing];
     const int64_t rows = codes->sizes[codes->ndim - 2];
     const int64_t cols = codes->sizes[codes->ndim - 1];
-    if (cols % traits->block_cols != 0) {
-        return awq_fail(
-            error, AWQ_ERROR_VALUE,
-            "pack as %s expects in_features (the last dimension) to be a multiple of %d; got %lld in shape %s",
-            traits->name, traits->block_cols, (long long)cols, format_shape(codes->sizes, codes->ndim).chars);
-    }
-    if (rows % traits->block_rows != 0) {
-        return awq_fail(error, AWQ_ERROR_VALUE,
-                        "pack as %s expects out_features (the last dimension but one) to be a multiple of %d; "
-                        "got %lld in shape %s",
-                        traits->name, traits->block_rows, (long long)rows,
-                        format_shape(codes->sizes, codes->ndim).chars);
+    const bool fits_across = cols % traits->block_cols == 0;
+    if (!fits_across || rows % traits->block_rows != 0) {
+        return awq_fail(error, AWQ_ERROR_VALUE, "pack as %s expects %s to be a multiple of %d; got %lld in shape %s",
+                        traits->name,
+                        fits_across ? "out_features (the last dimension but one)" : "in_features (the last dimension)",
+                        fits_across ? traits->block_rows : traits->block_cols, (long long)(fits_across ? rows : cols),
+                        awq_shape_text(codes->sizes, codes->ndim).chars);
     }
     const int64_t down = rows / traits->block_rows, right = cols / traits->block_cols;
     if ((traits->runs_down ? down : right) > INT64_MAX / awq_block_items(traits)) {
         return awq_fail(error, AWQ_ERROR_VALUE, "pack expects a payload of sizes below 2^63; got codes of shape %s",
-                        format_shape(codes->sizes, codes->ndim).chars);
+                        awq_shape_text(codes->sizes, codes->ndim).chars);
     }
-    for (int64_t d = 0; d < codes->ndim; d++) {
-        payload_sizes[d] = codes->sizes[d];
-    }
+    memcpy(payload_sizes, codes->sizes, (size_t)codes->ndim * sizeof *payload_sizes);
     payload_sizes[codes->ndim - 2] = traits->runs_down ? right : down;
     payload_sizes[codes->ndim - 1] = (traits->runs_down ? down : right) * awq_block_items(traits);
     return true;
@@ -202,8 +173,10 @@ bool awq_check_payload(const awq_view *payload, awq_packing packing, int64_t *co
 {
     const awq_packing_traits *traits = &awq_packings[packing];
     if (payload->dtype != traits->dtype) {
+        char dtypes[192];
+        list_packings(PAYLOAD_DTYPES, dtypes, sizeof dtypes);
         return awq_fail(error, AWQ_ERROR_VALUE, "unpack of %s expects an %s payload; got dtype %s (%s)", traits->name,
-                        awq_dtype_name(traits->dtype), payload->dtype_name, payload_dtypes().chars);
+                        awq_dtype_name(traits->dtype), payload->dtype_name, dtypes);
     }
     if (!check_ndim(payload, "unpack expects a payload", error)) {
         return false;
@@ -214,16 +187,15 @@ bool awq_check_payload(const awq_view *payload, awq_packing packing, int64_t *co
         return awq_fail(
             error, AWQ_ERROR_VALUE,
             "unpack of %s expects a payload whose last dimension is a multiple of %lld; got %lld in shape %s",
-            traits->name, (long long)block_items, (long long)items, format_shape(payload->sizes, payload->ndim).chars);
+            traits->name, (long long)block_items, (long long)items,
+            awq_shape_text(payload->sizes, payload->ndim).chars);
     }
-    for (int64_t d = 0; d < payload->ndim; d++) {
-        codes_sizes[d] = payload->sizes[d];
-    }
+    memcpy(codes_sizes, payload->sizes, (size_t)payload->ndim * sizeof *codes_sizes);
     const int64_t down = traits->runs_down ? items / block_items : lines;
     const int64_t right = traits->runs_down ? lines : items / block_items;
     if (down > INT64_MAX / traits->block_rows || right > INT64_MAX / traits->block_cols) {
         return awq_fail(error, AWQ_ERROR_VALUE, "unpack expects sizes below 2^63; got a payload of shape %s",
-                        format_shape(payload->sizes, payload->ndim).chars);
+                        awq_shape_text(payload->sizes, payload->ndim).chars);
     }
     codes_sizes[payload->ndim - 2] = down * traits->block_rows;
     codes_sizes[payload->ndim - 1] = right * traits->block_cols;
@@ -291,18 +263,14 @@ bool awq_check_out(const awq_view *out, awq_dtype dtype, const int64_t *sizes, c
     if (out->dtype != dtype) {
         return awq_fail(error, AWQ_ERROR_VALUE, "out expects dtype %s; got %s", awq_dtype_name(dtype), out->dtype_name);
     }
-    bool has_same_sizes = out->ndim == input->ndim;
-    for (int64_t d = 0; has_same_sizes && d < out->ndim; d++) {
-        has_same_sizes = out->sizes[d] == sizes[d];
-    }
-    if (!has_same_sizes) {
-        return awq_fail(error, AWQ_ERROR_VALUE, "out expects shape %s; got %s", format_shape(sizes, input->ndim).chars,
-                        format_shape(out->sizes, out->ndim).chars);
+    if (out->ndim != input->ndim || memcmp(out->sizes, sizes, (size_t)out->ndim * sizeof *sizes) != 0) {
+        return awq_fail(error, AWQ_ERROR_VALUE, "out expects shape %s; got %s",
+                        awq_shape_text(sizes, input->ndim).chars, awq_shape_text(out->sizes, out->ndim).chars);
     }
     if (!has_distinct_elements(out)) {
         return awq_fail(error, AWQ_ERROR_VALUE,
                         "out expects memory of its own for each element; got overlapping strides %s for shape %s",
-                        format_shape(out->strides, out->ndim).chars, format_shape(out->sizes, out->ndim).chars);
+                        awq_shape_text(out->strides, out->ndim).chars, awq_shape_text(out->sizes, out->ndim).chars);
     }
     const byte_range ours = memory_of(out), theirs = memory_of(input);
     if (ours.begin < theirs.end && theirs.begin < ours.end) {
@@ -320,7 +288,7 @@ bool awq_dense_strides(int64_t ndim, const int64_t *sizes, const int64_t *order,
         if (d < 0 || d >= ndim || is_placed[d]) {
             return awq_fail(error, AWQ_ERROR_VALUE,
                             "stride_order expects a permutation of the %lld dimensions, outermost first; got %s",
-                            (long long)ndim, format_shape(order, ndim).chars);
+                            (long long)ndim, awq_shape_text(order, ndim).chars);
         }
         is_placed[d] = true;
         strides[d] = stride;
@@ -332,46 +300,6 @@ bool awq_dense_strides(int64_t ndim, const int64_t *sizes, const int64_t *order,
 
 bool awq_fail_code_at(const int64_t *sizes, int64_t ndim, int64_t linear, int code, awq_error *error)
 {
-    int64_t index[AWQ_MAX_DIMS];
-    for (int64_t d = ndim - 1; d >= 0; d--) {
-        index[d] = linear % sizes[d];
-        linear /= sizes[d];
-    }
-    shape_text text = format_shape(index, ndim);
-    text.chars[0] = '[';
-    for (char *c = text.chars; *c != '\0'; c++) {
-        if (*c == ')') {
-            *c = ']';
-        }
-    }
-    return awq_fail(error, AWQ_ERROR_VALUE, "pack expects uint8 codes in 0..15; codes%s is %d", text.chars, code);
-}
-
-bool awq_fail_invalid_code(const awq_view *codes, awq_error *error)
-{
-    int64_t index[AWQ_MAX_DIMS] = {0};
-    const int64_t last = codes->ndim - 1;
-    const uint8_t *row = codes->data;
-    for (int64_t linear = 0;; linear += codes->sizes[last]) {
-        for (int64_t k = 0; k < codes->sizes[last]; k++) {
-            const uint8_t code = row[k * codes->strides[last]];
-            if (code > AWQ_CODE_MAX) {
-                return awq_fail_code_at(codes->sizes, codes->ndim, linear + k, code, error);
-            }
-        }
-        int64_t d = last - 1;
-        for (; d >= 0; d--) {
-            row += codes->strides[d];
-            if (++index[d] < codes->sizes[d]) {
-                break;
-            }
-            row -= codes->sizes[d] * codes->strides[d];
-            index[d] = 0;
-        }
-        if (d < 0) {
-            return awq_fail(
-                error, AWQ_ERROR_VALUE,
-                "pack expects uint8 codes in 0..15; some were larger while they were packed, and have changed since");
-        }
-    }
+    return awq_fail(error, AWQ_ERROR_VALUE, "pack expects uint8 codes in 0..15; codes%s is %d",
+                    awq_index_text(sizes, ndim, linear).chars, code);
 }

@@ -6,37 +6,6 @@
 
 #include "float_bits.h"
 
-typedef struct text {
-    char chars[128];
-} text;
-
-static text shape_of(const awq_view *view)
-{
-    text shape;
-    awq_format_shape(view->sizes, view->ndim, shape.chars, sizeof shape.chars);
-    return shape;
-}
-
-/* "[3, 4]" */
-static text index_of(const awq_view *view, int64_t linear)
-{
-    int64_t index[AWQ_MAX_DIMS];
-    for (int64_t d = view->ndim - 1; d >= 0; d--) {
-        index[d] = linear % view->sizes[d];
-        linear /= view->sizes[d];
-    }
-    text found;
-    size_t used = 0;
-    for (int64_t d = 0; d < view->ndim && used < sizeof found.chars; d++) {
-        used += (size_t)snprintf(found.chars + used, sizeof found.chars - used, "%s%lld", d == 0 ? "[" : ", ",
-                                 (long long)index[d]);
-    }
-    if (used < sizeof found.chars) {
-        snprintf(found.chars + used, sizeof found.chars - used, "]");
-    }
-    return found;
-}
-
 bool awq_dtype_is_float(awq_dtype dtype)
 {
     return dtype == AWQ_DTYPE_FLOAT16 || dtype == AWQ_DTYPE_BFLOAT16 || dtype == AWQ_DTYPE_FLOAT32;
@@ -71,7 +40,14 @@ static bool check_weight(const char *op, const awq_view *weight, awq_error *erro
     return (weight->ndim >= 2 && weight->ndim <= AWQ_MAX_DIMS) ||
            awq_fail(error, AWQ_ERROR_VALUE,
                     "%s expects a weight of 2 to %d dimensions (..., out_features, in_features); got shape %s", op,
-                    AWQ_MAX_DIMS, shape_of(weight).chars);
+                    AWQ_MAX_DIMS, awq_shape_text(weight->sizes, weight->ndim).chars);
+}
+
+static bool check_target(const char *op, awq_dtype dtype, awq_error *error)
+{
+    return awq_dtype_is_float(dtype) ||
+           awq_fail(error, AWQ_ERROR_VALUE, "%s expects dtype float16, bfloat16 or float32; got %s", op,
+                    awq_dtype_name(dtype));
 }
 
 /* Whether `parts` equal parts make `size`; nothing is any number of parts. */
@@ -86,19 +62,14 @@ static bool check_scales(const char *op, const int64_t *sizes, int64_t ndim, con
     if (!check_float(op, "scales", scales, error)) {
         return false;
     }
-    bool fits = scales->ndim == ndim && divides(scales->sizes[ndim - 2], sizes[ndim - 2]) &&
-                divides(scales->sizes[ndim - 1], sizes[ndim - 1]);
-    for (int64_t d = 0; fits && d < ndim - 2; d++) {
-        fits = scales->sizes[d] == sizes[d];
-    }
-    if (!fits) {
-        text codes;
-        awq_format_shape(sizes, ndim, codes.chars, sizeof codes.chars);
+    if (scales->ndim != ndim || !divides(scales->sizes[ndim - 2], sizes[ndim - 2]) ||
+        !divides(scales->sizes[ndim - 1], sizes[ndim - 1]) ||
+        memcmp(scales->sizes, sizes, (size_t)(ndim - 2) * sizeof *sizes) != 0) {
         return awq_fail(
             error, AWQ_ERROR_VALUE,
             "%s expects scales (..., R, C) whose last two sizes divide those of the weight, %s, and whose others "
             "equal them; got shape %s",
-            op, codes.chars, shape_of(scales).chars);
+            op, awq_shape_text(sizes, ndim).chars, awq_shape_text(scales->sizes, scales->ndim).chars);
     }
     if (zeros == NULL) {
         return true;
@@ -106,12 +77,9 @@ static bool check_scales(const char *op, const int64_t *sizes, int64_t ndim, con
     if (zeros->dtype != AWQ_DTYPE_UINT8) {
         return awq_fail(error, AWQ_ERROR_VALUE, "%s expects uint8 zeros in 0..15; got dtype %s", op, zeros->dtype_name);
     }
-    bool is_same = zeros->ndim == ndim;
-    for (int64_t d = 0; is_same && d < ndim; d++) {
-        is_same = zeros->sizes[d] == scales->sizes[d];
-    }
-    return is_same || awq_fail(error, AWQ_ERROR_VALUE, "%s expects zeros of the shape of the scales, %s; got shape %s",
-                               op, shape_of(scales).chars, shape_of(zeros).chars);
+    return (zeros->ndim == ndim && memcmp(zeros->sizes, scales->sizes, (size_t)ndim * sizeof *sizes) == 0) ||
+           awq_fail(error, AWQ_ERROR_VALUE, "%s expects zeros of the shape of the scales, %s; got shape %s", op,
+                    awq_shape_text(scales->sizes, scales->ndim).chars, awq_shape_text(zeros->sizes, zeros->ndim).chars);
 }
 
 /* The rules of shapes are those of pack and unpack, and so are the sentences but for the name they start with. */
@@ -146,22 +114,15 @@ bool awq_check_dequantize(const awq_view *payload, const awq_view *scales, const
     if (!awq_check_payload(payload, packing, weight_sizes, error)) {
         return retell("unpack", "dequantize", error);
     }
-    if (!awq_dtype_is_float(dtype)) {
-        return awq_fail(error, AWQ_ERROR_VALUE, "dequantize expects dtype float16, bfloat16 or float32; got %s",
-                        awq_dtype_name(dtype));
-    }
-    return check_scales("dequantize", weight_sizes, payload->ndim, scales, zeros, error);
+    return check_target("dequantize", dtype, error) &&
+           check_scales("dequantize", weight_sizes, payload->ndim, scales, zeros, error);
 }
 
 bool awq_check_min_max(const awq_view *weight, int64_t group_rows, int64_t group_cols, awq_dtype dtype,
                        int64_t *scale_sizes, awq_error *error)
 {
-    if (!check_weight("min_max_scales", weight, error)) {
+    if (!check_weight("min_max_scales", weight, error) || !check_target("min_max_scales", dtype, error)) {
         return false;
-    }
-    if (!awq_dtype_is_float(dtype)) {
-        return awq_fail(error, AWQ_ERROR_VALUE, "min_max_scales expects dtype float16, bfloat16 or float32; got %s",
-                        awq_dtype_name(dtype));
     }
     const int64_t last = weight->ndim - 1;
     if (group_rows < 1 || group_cols < 1 || weight->sizes[last - 1] % group_rows != 0 ||
@@ -170,11 +131,9 @@ bool awq_check_min_max(const awq_view *weight, int64_t group_rows, int64_t group
             error, AWQ_ERROR_VALUE,
             "min_max_scales expects groups (rows, columns) that divide the weight's last two dimensions; got "
             "groups of (%lld, %lld) for shape %s",
-            (long long)group_rows, (long long)group_cols, shape_of(weight).chars);
+            (long long)group_rows, (long long)group_cols, awq_shape_text(weight->sizes, weight->ndim).chars);
     }
-    for (int64_t d = 0; d < last - 1; d++) {
-        scale_sizes[d] = weight->sizes[d];
-    }
+    memcpy(scale_sizes, weight->sizes, (size_t)(last - 1) * sizeof *scale_sizes);
     scale_sizes[last - 1] = weight->sizes[last - 1] / group_rows;
     scale_sizes[last] = weight->sizes[last] / group_cols;
     return true;
@@ -185,7 +144,7 @@ bool awq_check_min_max(const awq_view *weight, int64_t group_rows, int64_t group
 bool awq_fail_weight_at(const char *op, const awq_view *weight, int64_t linear, float value, awq_error *error)
 {
     return awq_fail(error, AWQ_ERROR_VALUE, "%s expects a finite weight; weight%s is %s", op,
-                    index_of(weight, linear).chars,
+                    awq_index_text(weight->sizes, weight->ndim, linear).chars,
                     value != value ? "nan"
                     : value > 0    ? "inf"
                                    : "-inf");
@@ -196,20 +155,20 @@ bool awq_fail_scale_at(const awq_view *scales, int64_t linear, float value, awq_
     char number[32];
     snprintf(number, sizeof number, "%.9g", (double)value);
     return awq_fail(error, AWQ_ERROR_VALUE, "scales are expected to be finite and not negative; scales%s is %s",
-                    index_of(scales, linear).chars, value != value ? "nan" : number);
+                    awq_index_text(scales->sizes, scales->ndim, linear).chars, value != value ? "nan" : number);
 }
 
 bool awq_fail_zero_at(const awq_view *zeros, int64_t linear, int value, awq_error *error)
 {
-    return awq_fail(error, AWQ_ERROR_VALUE, "zeros are expected in 0..15; zeros%s is %d", index_of(zeros, linear).chars,
-                    value);
+    return awq_fail(error, AWQ_ERROR_VALUE, "zeros are expected in 0..15; zeros%s is %d",
+                    awq_index_text(zeros->sizes, zeros->ndim, linear).chars, value);
 }
 
 bool awq_fail_range_at(const awq_view *scales, int64_t linear, awq_error *error)
 {
     return awq_fail(error, AWQ_ERROR_VALUE,
                     "min_max_scales expects weights whose range %s holds; scales%s would be infinite",
-                    awq_dtype_name(scales->dtype), index_of(scales, linear).chars);
+                    awq_dtype_name(scales->dtype), awq_index_text(scales->sizes, scales->ndim, linear).chars);
 }
 
 /* --- geometry --- */
@@ -217,22 +176,6 @@ bool awq_fail_range_at(const awq_view *scales, int64_t linear, awq_error *error)
 static bool can_merge(const awq_view *view, int64_t outer, int64_t inner)
 {
     return view == NULL || view->strides[outer] == view->strides[inner] * view->sizes[inner];
-}
-
-static void set_plane(awq_plane *plane, const awq_view *view)
-{
-    if (view != NULL) {
-        plane->data = view->data;
-        plane->row_stride = view->strides[view->ndim - 2];
-        plane->col_stride = view->strides[view->ndim - 1];
-    }
-}
-
-static void set_batch_stride(awq_plane *plane, const awq_view *view, int64_t dim, int32_t at)
-{
-    if (view != NULL) {
-        plane->batch_strides[at] = view->strides[dim];
-    }
 }
 
 void awq_float_geometry_init(awq_float_geometry *geometry, awq_packing packing, const awq_float_views *views)
@@ -267,11 +210,15 @@ void awq_float_geometry_init(awq_float_geometry *geometry, awq_packing packing, 
         geometry->batch_sizes[at] = weight->sizes[d] * (is_merged ? geometry->batch_sizes[at] : 1);
         geometry->batch_dims = at + 1;
         for (int i = 0; i < 4; i++) {
-            set_batch_stride(planes[i], all[i], d, at);
+            planes[i]->batch_strides[at] = all[i] == NULL ? 0 : all[i]->strides[d];
         }
         previous = d;
     }
     for (int i = 0; i < 4; i++) {
-        set_plane(planes[i], all[i]);
+        if (all[i] != NULL) {
+            planes[i]->data = all[i]->data;
+            planes[i]->row_stride = all[i]->strides[last - 1];
+            planes[i]->col_stride = all[i]->strides[last];
+        }
     }
 }

@@ -36,11 +36,9 @@ int packed_check_size(PyObject *data, PyObject *packing, PyObject *size, int64_t
         is_same = sizes[d] == expected[d];
     }
     if (!is_same) {
-        char shape_text[160], payload_text[160];
-        awq_format_shape(expected, payload_ndim, shape_text, sizeof shape_text);
-        awq_format_shape(payload_sizes, payload_ndim, payload_text, sizeof payload_text);
         PyErr_Format(PyExc_ValueError, "AWQPackedTensor expects size %s with an %S payload of shape %s; got %R",
-                     shape_text, packing, payload_text, size);
+                     awq_shape_text(expected, payload_ndim).chars, packing,
+                     awq_shape_text(payload_sizes, payload_ndim).chars, size);
     }
     return is_same ? 1 : -1;
 }

@@ -1,6 +1,6 @@
 /* Registers the ops between floats and payloads, and runs them on the CPU on torch's thread pool. */
 #include "kernels/float_job.h"
-#include "kernels/float_values.h"
+#include "kernels/values.h"
 #include "torch/float_ops.hpp"
 #include "torch/parallel.hpp"
 #include "torch/shim.h"

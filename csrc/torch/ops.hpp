@@ -126,11 +126,9 @@ inline Tensor empty_beside(const Tensor &input, const int64_t *sizes, const int6
     AtenTensorHandle handle;
     if (aoti_torch_empty_strided(input.dim(), sizes, strides, torch_dtype(dtype), device_type, device_index, &handle) !=
         TORCH_SUCCESS) {
-        char shape[128];
-        awq_format_shape(sizes, input.dim(), shape, sizeof shape);
         awq_fail(&error, AWQ_ERROR_MEMORY,
-                 "awqpack could not allocate a result of shape %s and dtype torch.%s: out of memory?", shape,
-                 awq_dtype_name(dtype));
+                 "awqpack could not allocate a result of shape %s and dtype torch.%s: out of memory?",
+                 awq_shape_text(sizes, input.dim()).chars, awq_dtype_name(dtype));
         raise(error);
     }
     return Tensor(handle);

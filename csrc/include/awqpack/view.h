@@ -55,8 +55,16 @@ int64_t awq_dtype_bytes(awq_dtype dtype);
 /* As torch and NumPy name it. */
 const char *awq_dtype_name(awq_dtype dtype);
 
-/* Writes "(a, b, c)" into text. */
-void awq_format_shape(const int64_t *sizes, int64_t ndim, char *text, size_t length);
+/* A part of a sentence. */
+typedef struct awq_text {
+    char chars[160];
+} awq_text;
+
+/* "(a, b, c)" */
+awq_text awq_shape_text(const int64_t *sizes, int64_t ndim);
+
+/* "[a, b, c]" of the element of that number in row-major order. */
+awq_text awq_index_text(const int64_t *sizes, int64_t ndim, int64_t number);
 
 /* Describes codes and payload, whose shapes are already checked, with every mergeable dimension merged. */
 void awq_geometry_init(awq_geometry *geometry, awq_packing packing, const awq_view *codes, const awq_view *payload);

@@ -1,6 +1,6 @@
-/* The values of scales and zeros before they are used, on as many threads as there are; what was wrong, once something
-   was. */
-#include "float_values.h"
+/* The values of scales and zeros before they are used, on as many threads as there are; which of these, of codes and of
+   weights was wrong, once something was. */
+#include "values.h"
 
 #include <stddef.h>
 
@@ -12,11 +12,11 @@ enum {
 };
 
 /* What an element must be. */
-typedef enum demand { FINITE, SCALE, ZERO } demand;
+typedef enum demand { FINITE, SCALE, NIBBLE } demand;
 
 static bool is_met(demand what, awq_dtype dtype, const void *address)
 {
-    if (what == ZERO) {
+    if (what == NIBBLE) {
         return *(const uint8_t *)address <= AWQ_CODE_MAX;
     }
     const float value = awq_float_load(dtype, address);
@@ -28,7 +28,7 @@ static bool is_met(demand what, awq_dtype dtype, const void *address)
 static bool is_met_by_row(demand what, awq_dtype dtype, const void *row, int64_t count)
 {
     unsigned bad = 0;
-    if (what == ZERO) {
+    if (what == NIBBLE) {
         for (int64_t i = 0; i < count; i++) {
             bad |= ((const uint8_t *)row)[i];
         }
@@ -140,14 +140,14 @@ unsigned awq_scale_check_run(const awq_scale_check *check, int64_t begin, int64_
     (void)scratch;
     const awq_view *scales = check->scales, *zeros = check->zeros;
     if (check->total == 0) {
-        return !is_met_by_all(SCALE, scales) || (zeros != NULL && !is_met_by_all(ZERO, zeros));
+        return !is_met_by_all(SCALE, scales) || (zeros != NULL && !is_met_by_all(NIBBLE, zeros));
     }
     bool is_met = true;
     for (int64_t first = begin * UNIT; first < end * UNIT && first < check->total; first += UNIT) {
         const int64_t count = first + UNIT < check->total ? UNIT : check->total - first;
         const uint8_t *scale = (const uint8_t *)scales->data + first * awq_dtype_bytes(scales->dtype);
         is_met &= is_met_by_row(SCALE, scales->dtype, scale, count);
-        is_met &= zeros == NULL || is_met_by_row(ZERO, AWQ_DTYPE_UINT8, (const uint8_t *)zeros->data + first, count);
+        is_met &= zeros == NULL || is_met_by_row(NIBBLE, AWQ_DTYPE_UINT8, (const uint8_t *)zeros->data + first, count);
     }
     return !is_met;
 }
@@ -160,11 +160,23 @@ bool awq_check_scale_values(const awq_view *scales, const awq_view *zeros, awq_e
         return awq_fail_scale_at(scales, found == NULL ? 0 : linear,
                                  found == NULL ? 0 : awq_float_load(scales->dtype, found), error);
     }
-    if (zeros != NULL && !is_met_by_all(ZERO, zeros)) {
-        const uint8_t *found = first_not(ZERO, zeros, &linear);
+    if (zeros != NULL && !is_met_by_all(NIBBLE, zeros)) {
+        const uint8_t *found = first_not(NIBBLE, zeros, &linear);
         return awq_fail_zero_at(zeros, found == NULL ? 0 : linear, found == NULL ? 0 : *found, error);
     }
     return true;
+}
+
+bool awq_fail_invalid_code(const awq_view *codes, awq_error *error)
+{
+    int64_t linear;
+    const uint8_t *found = first_not(NIBBLE, codes, &linear);
+    if (found == NULL) {
+        return awq_fail(
+            error, AWQ_ERROR_VALUE,
+            "pack expects uint8 codes in 0..15; some were larger while they were packed, and have changed since");
+    }
+    return awq_fail_code_at(codes->sizes, codes->ndim, linear, *found, error);
 }
 
 bool awq_fail_not_finite(const char *op, const awq_view *weight, awq_error *error)

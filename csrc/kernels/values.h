@@ -1,6 +1,6 @@
 /* Whether scales and zeros are as they must be, cut into units that any number of threads may take. */
-#ifndef AWQPACK_FLOAT_VALUES_H
-#define AWQPACK_FLOAT_VALUES_H
+#ifndef AWQPACK_VALUES_H
+#define AWQPACK_VALUES_H
 
 #include "awqpack/floats.h"
 
