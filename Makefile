@@ -164,10 +164,9 @@ valgrind: ## the C checks under valgrind's memcheck
 failing-calls: $(VENV)/.test ## every call that awqpack._C makes of others fails once, under each of a hundred operations
 	$(BIN)/python tests/faults/failing_calls.py $(ARGS)
 
-# Chunks of 50,000, each with a seed of its own.
+# Chunks of 50,000, each with a seed of its own, as many at a time as there are CPUs.
 OPS ?= 1000000
-FUZZ = for seed in $$(seq $$(( ($(OPS) + 49999) / 50000 ))); do \
-	$(1) $(BIN)/python -m fuzz.sequences 50000 --seed $$seed || exit 1; done
+FUZZ = seq $$(( ($(OPS) + 49999) / 50000 )) | xargs -P $$(nproc) -n 1 env $(1) $(BIN)/python -m fuzz.sequences 50000 --seed
 
 fuzz-writes: $(VENV)/.test ## op sequences on packed tensors beside plain ones that share memory alike (OPS=1000000)
 	@$(call FUZZ,PYTHONPATH=tests)

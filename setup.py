@@ -8,6 +8,7 @@ import subprocess
 import sysconfig
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
@@ -28,11 +29,7 @@ COMMON_FLAGS = ["-O3", "-g1", "-fPIC", "-fvisibility=hidden"]
 # Some distributions set it by themselves: then the compiler warns of more.
 FORTIFY_FLAGS = ["-U_FORTIFY_SOURCE", "-D_FORTIFY_SOURCE=2"]
 EXPORTS = "csrc/exports.map"
-SANITIZER_FLAGS = [
-    "-fsanitize=address,undefined",
-    "-fno-sanitize-recover=undefined",
-    "-fno-omit-frame-pointer",
-]
+SANITIZER_FLAGS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer"]
 COVERAGE_FLAGS = ["--coverage", "-fprofile-abs-path", "-fprofile-update=atomic", "-O1"]
 
 
@@ -102,31 +99,26 @@ def compile_cuda(nvcc: Path) -> tuple[list[str], list[str]]:
     # Kept between builds, unlike build_temp: eight architectures take a minute.
     build_dir = ROOT / "build" / "cuda" / names.replace(" ", "-")
     build_dir.mkdir(parents=True, exist_ok=True)
+    newest = max(path.stat().st_mtime for path in [*(ROOT / "cuda").iterdir(), ROOT / "setup.py"])
+    flags = [*NVCC_FLAGS, *codes, "--threads", "0", f'-DAWQPACK_CUDA_ARCHS="{names}"', "-Icsrc/include"]
     objects = []
     for source in sorted((ROOT / "cuda").glob("*.cu")):
         target = build_dir / f"{source.stem}.cu.o"
-        newest = max(path.stat().st_mtime for path in [*(ROOT / "cuda").iterdir(), ROOT / "setup.py"])
         if not target.exists() or target.stat().st_mtime < newest:
-            define = f'-DAWQPACK_CUDA_ARCHS="{names}"'
-            command = [
-                nvcc,
-                *NVCC_FLAGS,
-                *codes,
-                "--threads",
-                "0",
-                define,
-                "-Icsrc/include",
-                "-c",
-                source,
-                "-o",
-                target,
-            ]
+            command = [nvcc, *flags, "-c", source, "-o", target]
             if subprocess.run(command, cwd=ROOT).returncode != 0:
                 raise SystemExit(f"{nvcc} could not compile {source}; AWQPACK_CUDA=0 builds without CUDA")
         objects.append(str(target))
     root = cuda_root(nvcc)
     libraries = [path for path in (root / "lib64", root / "lib", *root.glob("targets/*/lib")) if path.is_dir()]
     return objects, [str(path) for path in libraries]
+
+
+def checking_flags() -> list[str]:
+    """What a build counts or checks as it runs: its lines, or with sanitizers, else by fortified functions."""
+    if os.environ.get("AWQPACK_COVERAGE") == "1":
+        return COVERAGE_FLAGS
+    return SANITIZER_FLAGS if os.environ.get("AWQPACK_SANITIZE") == "1" else FORTIFY_FLAGS
 
 
 class BuildExtension(build_ext):
@@ -142,63 +134,52 @@ class BuildExtension(build_ext):
             ) from error
 
         torch_root = Path(torch.__file__).parent
-        instrumented = SANITIZER_FLAGS if os.environ.get("AWQPACK_SANITIZE") == "1" else FORTIFY_FLAGS
-        instrumented = COVERAGE_FLAGS if os.environ.get("AWQPACK_COVERAGE") == "1" else instrumented
-        includes = [
-            "csrc",
-            "csrc/include",
-        ]
-        system = [
-            *(f"-isystem{path}" for path in (torch_root / "include", numpy.get_include())),
-            f"-isystem{sysconfig.get_path('include')}",
-        ]
+        system = [torch_root / "include", numpy.get_include(), sysconfig.get_path("include")]
+        includes = ["csrc", "csrc/include"]
         macros = [
             *([] if IS_FREE_THREADED else [("Py_LIMITED_API", PY_LIMITED_API)]),
             ("TORCH_TARGET_VERSION", TORCH_TARGET_VERSION),
             ("AWQPACK_BUILT_WITH_TORCH", f'"{torch.__version__}"'),
         ]
-
-        nvcc = find_nvcc()
-        cuda_objects: list[str] = []
+        shims = ["csrc/torch/shim.cpp", "csrc/torch/float_shim.cpp"]
         libraries, library_dirs = ["torch_cpu"], [str(torch_root / "lib")]
+        cuda_objects: list[str] = []
+        nvcc = find_nvcc()
         if nvcc is not None:
+            includes.append("cuda")
+            macros.append(("AWQPACK_WITH_CUDA", "1"))
+            shims += ["csrc/torch/shim_cuda.cpp", "csrc/torch/float_shim_cuda.cpp"]
             cuda_objects, cuda_dirs = compile_cuda(nvcc)
             libraries += ["cudart_static", "rt", "dl", "pthread"]
             library_dirs += cuda_dirs
-            includes.append("cuda")
-            macros.append(("AWQPACK_WITH_CUDA", "1"))
 
-        def compile_one(source: str) -> list[str]:
-            language = CXX_FLAGS if source.endswith(".cpp") else C_FLAGS
-            flags = [*COMMON_FLAGS, *instrumented, *language, *system]
-            return self.compiler.compile(
-                [source],
-                output_dir=self.build_temp,
-                macros=macros,
-                include_dirs=includes,
-                extra_postargs=flags,
-                depends=ext.depends,
-            )
-
-        shims = ["csrc/torch/shim.cpp", "csrc/torch/float_shim.cpp"]
-        if nvcc is not None:
-            shims += ["csrc/torch/shim_cuda.cpp", "csrc/torch/float_shim_cuda.cpp"]
-        sources = [*c_sources(), *shims]
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            objects = [path for paths in pool.map(compile_one, sources) for path in paths]
+        objects = self.compile_all(
+            [*c_sources(), *shims],
+            [*COMMON_FLAGS, *checking_flags(), *(f"-isystem{path}" for path in system)],
+            macros=macros,
+            include_dirs=includes,
+            depends=ext.depends,
+        )
+        link_flags = ["-Wl,--as-needed", "-Wl,--exclude-libs,ALL", f"-Wl,--version-script={EXPORTS}"]
         self.compiler.link_shared_object(
             [*objects, *cuda_objects],
             self.get_ext_fullpath(ext.name),
             libraries=libraries,
             library_dirs=library_dirs,
-            extra_postargs=[
-                *instrumented,
-                "-Wl,--as-needed",
-                "-Wl,--exclude-libs,ALL",
-                f"-Wl,--version-script={EXPORTS}",
-            ],
+            extra_postargs=[*checking_flags(), *link_flags],
             target_lang="c++",
         )
+
+    def compile_all(self, sources: list[str], flags: list[str], **options: Any) -> list[str]:
+        """Objects of the sources, which are compiled side by side."""
+
+        def compile_one(source: str) -> list[str]:
+            language = CXX_FLAGS if source.endswith(".cpp") else C_FLAGS
+            given = [*flags, *language]
+            return self.compiler.compile([source], output_dir=self.build_temp, extra_postargs=given, **options)
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            return [path for paths in pool.map(compile_one, sources) for path in paths]
 
 
 extension = Extension(
