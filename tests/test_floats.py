@@ -15,6 +15,7 @@ import twin
 from hypothesis import strategies
 from shared import COMPILED, CUDA, PACKINGS, VARIANTS, Memory, assert_same, random_codes
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import awqpack
 from awqpack.ops import floats as portable
@@ -418,7 +419,7 @@ def test_thread_counts_give_the_same_result(threads, packing):
 # --- fake kernels, compile ---
 
 
-@pytest.mark.parametrize(("name", "zeros"), [("v1", True), ("marlin", False)])
+@pytest.mark.parametrize(("name", "zeros"), [("v1", True), ("v1_reorder", False), ("v2", True), ("marlin", False)])
 def test_opcheck(name, zeros, device):
     packing = PACKINGS[name]
     ops, number = torch.ops.awqpack, (packing.number, packing.reorder)
@@ -426,7 +427,10 @@ def test_opcheck(name, zeros, device):
     scales, found = ops.min_max_scales(weight, 1, 64, "asymmetric", torch.float16)
     given = (scales, found if zeros else None, *number)
     payload = ops.quantize(weight, *given)
-    check = torch.library.opcheck
+    # For a compiler, which takes most of the time, packings differ by a number and the shape of their payload.
+    kinds = ["test_schema", "test_autograd_registration", "test_faketensor"]
+    kinds += ["test_aot_dispatch_dynamic"] if name in ("v1", "marlin") else []
+    check = functools.partial(torch.library.opcheck, test_utils=kinds)
     check(ops.quantize.default, (weight, *given))
     check(ops.quantize_out.default, (weight, *given), {"out": torch.empty_like(payload)})
     check(ops.dequantize.default, (payload, *given, torch.bfloat16))
@@ -438,6 +442,18 @@ def test_opcheck(name, zeros, device):
         (weight, 1, 64, "absmax/7"),
         {"scales": torch.empty_like(scales), "zeros": torch.empty_like(found)},
     )
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, None])
+def test_a_mode_sees_the_dtype_that_is_asked_for(dtype):
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            assert (func, args[5]) == (torch.ops.awqpack.dequantize.default, dtype or torch.bfloat16)
+            return func(*args, **(kwargs or {}))
+
+    payload, scales = torch.zeros(1, 1, dtype=torch.int32), torch.ones(1, 1, dtype=torch.bfloat16)
+    with Watch():
+        assert awqpack.dequantize(payload, scales, dtype=dtype).dtype == (dtype or torch.bfloat16)
 
 
 @pytest.mark.parametrize("fake", ["meta", "fake"])

@@ -62,7 +62,7 @@ inline awq_dtype float_dtype(const char *op, ScalarType type)
  *     static void min_max(const Tensor &weight, const awq_float_views &views, awq_scale_mode mode);
  */
 template <class Backend>
-Tensor quantize(const Tensor weight, const Tensor scales, const MaybeTensor zeros, int64_t number, bool reorder,
+Tensor quantize(const Tensor &weight, const Tensor &scales, const MaybeTensor &zeros, int64_t number, bool reorder,
                 bool validate)
 {
     awq_error error;
@@ -78,8 +78,8 @@ Tensor quantize(const Tensor weight, const Tensor scales, const MaybeTensor zero
 }
 
 template <class Backend>
-void quantize_out(const Tensor weight, const Tensor scales, const MaybeTensor zeros, int64_t number, bool reorder,
-                  bool validate, Tensor out)
+void quantize_out(const Tensor &weight, const Tensor &scales, const MaybeTensor &zeros, int64_t number, bool reorder,
+                  bool validate, const Tensor &out)
 {
     awq_error error;
     const awq_packing packing = packing_of(number, reorder);
@@ -94,8 +94,8 @@ void quantize_out(const Tensor weight, const Tensor scales, const MaybeTensor ze
 }
 
 template <class Backend>
-Tensor dequantize(const Tensor payload, const Tensor scales, const MaybeTensor zeros, int64_t number, bool reorder,
-                  ScalarType type, Order stride_order)
+Tensor dequantize(const Tensor &payload, const Tensor &scales, const MaybeTensor &zeros, int64_t number, bool reorder,
+                  ScalarType type, const Order &stride_order)
 {
     awq_error error;
     const awq_packing packing = packing_of(number, reorder);
@@ -112,8 +112,8 @@ Tensor dequantize(const Tensor payload, const Tensor scales, const MaybeTensor z
 }
 
 template <class Backend>
-void dequantize_out(const Tensor payload, const Tensor scales, const MaybeTensor zeros, int64_t number, bool reorder,
-                    Tensor out)
+void dequantize_out(const Tensor &payload, const Tensor &scales, const MaybeTensor &zeros, int64_t number, bool reorder,
+                    const Tensor &out)
 {
     awq_error error;
     const awq_packing packing = packing_of(number, reorder);
@@ -143,7 +143,7 @@ inline awq_scale_mode mode_of(StringHandle name)
 }
 
 template <class Backend>
-std::tuple<Tensor, Tensor> min_max_scales(const Tensor weight, int64_t group_rows, int64_t group_cols,
+std::tuple<Tensor, Tensor> min_max_scales(const Tensor &weight, int64_t group_rows, int64_t group_cols,
                                           StringHandle name, ScalarType type)
 {
     awq_error error;
@@ -160,8 +160,8 @@ std::tuple<Tensor, Tensor> min_max_scales(const Tensor weight, int64_t group_row
 }
 
 template <class Backend>
-void min_max_scales_out(const Tensor weight, int64_t group_rows, int64_t group_cols, StringHandle name, Tensor scales,
-                        Tensor zeros)
+void min_max_scales_out(const Tensor &weight, int64_t group_rows, int64_t group_cols, StringHandle name,
+                        const Tensor &scales, const Tensor &zeros)
 {
     awq_error error;
     const awq_scale_mode mode = mode_of(name);

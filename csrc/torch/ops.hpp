@@ -167,7 +167,7 @@ inline const int64_t *order_of(const awq_view &input, const Order &stride_order)
  *     static void unpack(const Tensor &input, const awq_view &payload, const awq_view &codes, awq_packing packing);
  */
 template <class Backend>
-Tensor pack(const Tensor codes, int64_t number, bool reorder, bool validate)
+Tensor pack(const Tensor &codes, int64_t number, bool reorder, bool validate)
 {
     awq_error error;
     const awq_packing packing = packing_of(number, reorder);
@@ -180,7 +180,7 @@ Tensor pack(const Tensor codes, int64_t number, bool reorder, bool validate)
 }
 
 template <class Backend>
-void pack_out(const Tensor codes, int64_t number, bool reorder, bool validate, Tensor out)
+void pack_out(const Tensor &codes, int64_t number, bool reorder, bool validate, const Tensor &out)
 {
     awq_error error;
     const awq_packing packing = packing_of(number, reorder);
@@ -193,7 +193,7 @@ void pack_out(const Tensor codes, int64_t number, bool reorder, bool validate, T
 }
 
 template <class Backend>
-Tensor unpack(const Tensor payload, int64_t number, bool reorder, Order stride_order)
+Tensor unpack(const Tensor &payload, int64_t number, bool reorder, const Order &stride_order)
 {
     awq_error error;
     const awq_packing packing = packing_of(number, reorder);
@@ -206,7 +206,7 @@ Tensor unpack(const Tensor payload, int64_t number, bool reorder, Order stride_o
 }
 
 template <class Backend>
-void unpack_out(const Tensor payload, int64_t number, bool reorder, Tensor out)
+void unpack_out(const Tensor &payload, int64_t number, bool reorder, const Tensor &out)
 {
     awq_error error;
     const awq_packing packing = packing_of(number, reorder);
@@ -231,7 +231,7 @@ void relayout_into(const Tensor &payload, const Tensor &out, awq_packing source,
 }
 
 template <class Backend>
-Tensor relayout(const Tensor payload, int64_t source, bool source_reorder, int64_t target, bool target_reorder,
+Tensor relayout(const Tensor &payload, int64_t source, bool source_reorder, int64_t target, bool target_reorder,
                 bool transpose)
 {
     awq_error error;
@@ -245,8 +245,8 @@ Tensor relayout(const Tensor payload, int64_t source, bool source_reorder, int64
 }
 
 template <class Backend>
-void relayout_out(const Tensor payload, int64_t source, bool source_reorder, int64_t target, bool target_reorder,
-                  bool transpose, Tensor out)
+void relayout_out(const Tensor &payload, int64_t source, bool source_reorder, int64_t target, bool target_reorder,
+                  bool transpose, const Tensor &out)
 {
     awq_error error;
     const awq_packing from = packing_of(source, source_reorder), to = packing_of(target, target_reorder);
