@@ -15,7 +15,7 @@ from typing import NamedTuple
 from awqpack import checkpoint
 
 from . import cpus
-from .converting import Copied, Ran, Ranks, copy, file_system, forget, peak_of_torch, run_peer, run_ranks
+from .converting import Copied, Disk, Ran, Ranks, copy, disk, file_system, forget, peak_of_torch, run_peer, run_ranks
 from .harness import MIB, Row, print_table
 from .synthetic import write_checkpoint
 
@@ -50,8 +50,10 @@ CASES = (
 PEERS = (("gemm", "compressed-tensors"), ("compressed-tensors", "bfloat16"))
 
 
-def bench(folder: Path, case: Case, counts: list[int], turns: int, is_cold: bool) -> list[Row]:
-    """One conversion by so many processes, each in turns with a copy; verified."""
+def bench(folder: Path, case: Case, counts: list[int], turns: int, plain: Disk | None) -> list[Row]:
+    """One conversion by so many processes, each in turns with a copy; verified. From the disk and to it where what that
+    does by itself is given; then one copy serves all counts of a turn, as it waits for the disk."""
+    is_cold = plain is not None
     source, target = folder / case.source, folder / "target"
     options = ["--max-shard-size", str(max(4 * _size_of(folder / "gemm") // SHARDS, 1))] * (case.target == "bfloat16")
     first = folder / case.target  # what later cases convert; the copy for comparison may be of it
@@ -69,20 +71,24 @@ def bench(folder: Path, case: Case, counts: list[int], turns: int, is_cold: bool
         for ranks in waiting:
             ranks.wait()
         for count, ranks in zip(counts, waiting, strict=True):
-            copied = copy(folder / case.copied, folder / "copied", is_cold=is_cold)
+            if not is_cold or count == counts[0]:
+                copied = copy(folder / case.copied, folder / "copied", is_cold=is_cold)
             pairs[count].append((copied, ranks.run()))
     if case.command == "convert" and case.target != "bfloat16":
         found = checkpoint.verify(source, target)
         if not found.is_equal:
             raise SystemExit(f"{case.name}: the checkpoints differ: {found.differences[:3]}")
     nbytes = _size_of(folder / case.copied)
+    of_disk = None if plain is None else plain.seconds(_size_of(source), _size_of(target))
     if is_kept:
         target.rename(first)
-    files = f"{'cold, synced' if is_cold else 'cached'}, {file_system(folder)}"
-    return [_row(case, count, pairs[count], nbytes, files) for count in counts]
+    files = f"{'from the disk and synced' if is_cold else 'cached'}, {file_system(folder)}"
+    return [_row(case, count, pairs[count], nbytes, files, of_disk) for count in counts]
 
 
-def _row(case: Case, count: int, pairs: list[tuple[Copied, Ran]], nbytes: int, files: str) -> Row:
+def _row(
+    case: Case, count: int, pairs: list[tuple[Copied, Ran]], nbytes: int, files: str, of_disk: float | None
+) -> Row:
     """The best of each, which says what the programs cost, and the median of the turns' ratios beside it."""
     copied = min(pair[0].seconds for pair in pairs)
     ran = min(pair[1].seconds for pair in pairs)
@@ -97,7 +103,18 @@ def _row(case: Case, count: int, pairs: list[tuple[Copied, Ran]], nbytes: int, f
         "peak_mib": max(pair[1].peak for pair in pairs) // MIB,
         "peak_mib_before": max(pair[1].peak_before for pair in pairs) // MIB,
     }
+    if of_disk is not None:
+        what["disk_ms"] = f"{of_disk * 1e3:.6g}"
     return Row("checkpoint", case.name, "awqpack", ran, dict(what), nbytes, f"cp -r of {case.copied}", copied)
+
+
+def _rows_of(plain: Disk, nbytes: int) -> list[Row]:
+    """What the disk does by itself."""
+    ways = (("read", plain.read, plain.read_files), ("write", plain.written, plain.written_files))
+    return [
+        Row("disk", op, "plain files", nbytes / rate, {"at_once": files, "bytes": nbytes}, nbytes)
+        for op, rate, files in ways
+    ]
 
 
 def _show(row: Row) -> None:
@@ -105,7 +122,8 @@ def _show(row: Row) -> None:
     what = row.what
     print(
         f"{row.op}, processes {what['processes']}: {row.seconds:.2f} s, {row.baseline} {row.baseline_seconds:.2f} s, "
-        f"ratio {row.ratio:.2f} (median {what['median_ratio']}), peak {what['peak_mib']} MiB",
+        f"ratio {row.ratio:.2f} (median {what['median_ratio']}), peak {what['peak_mib']} MiB"
+        + (f", the disk alone {float(str(what['disk_ms'])) / 1e3:.2f} s" if "disk_ms" in what else ""),
         flush=True,
     )
 
@@ -156,10 +174,14 @@ def run(options: argparse.Namespace) -> list[Row]:
         state = "sources not cached, targets synced" if options.cold else "sources in the file cache, nothing synced"
         print(f"{total / 2**30:.2f} GiB of gemm in {SHARDS} files or so, the best of {options.turns} turns; {state}")
         print(f"a process that imports torch and does nothing else: {peak_of_torch() // MIB} MiB at its peak")
+        plain = disk(folder, total) if options.cold else None
+        if plain is not None:
+            rows += _rows_of(plain, total)
+            print(f"the disk alone: {plain.read / 1e9:.2f} GB/s read, {plain.written / 1e9:.2f} GB/s written")
         chosen = [case for case in CASES if options.only is None or any(word in case.name for word in options.only)]
         for case in CASES:
             if case in chosen or case.target in {other.source for other in chosen}:
-                found = bench(folder, case, counts if case in chosen else [], options.turns, options.cold)
+                found = bench(folder, case, counts if case in chosen else [], options.turns, plain)
                 for row in found:
                     _show(row)
                 rows += found
@@ -175,8 +197,9 @@ def run(options: argparse.Namespace) -> list[Row]:
         "peak_mib",
         "peak_mib_before",
     )
-    print_table("Milliseconds", rows, columns, ("who",), "ms")
-    print_table("cp -r / ours (1 = as fast)", rows, ("op",), ("processes",))
+    conversions = [row for row in rows if row.table == "checkpoint"]
+    print_table("Milliseconds", conversions, columns, ("who",), "ms")
+    print_table("cp -r / ours (1 = as fast)", conversions, ("op",), ("processes",))
     if not options.no_peers:
         with tempfile.TemporaryDirectory(prefix="awqpack-bench-", dir=options.folder) as scratch:
             peers = bench_peers(Path(scratch), size // PEER_PARTS)

@@ -7,7 +7,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from typing import NamedTuple
 # gets other memory from there, page by page, at several times the cost of the copy.
 SETTLE_SECONDS = 2.1
 _WRITTEN_SECONDS = 0.1  # longer than this, something was written, and its disk may be at it still
+_BLOCK = 1 << 22  # bytes that a disk is asked for at a time
 
 # A process says when it has imported all, and waits. Once it may begin it prints its seconds, those of its CPUs, the
 # peak of its resident memory in kB before and after, and how many threads it had. The seconds are those of the work,
@@ -91,6 +93,19 @@ class Copied(NamedTuple):
     cpu_seconds: float
 
 
+class Disk(NamedTuple):
+    """What a disk does at its best, in bytes a second, and how many files at once that took."""
+
+    read: float
+    read_files: int
+    written: float
+    written_files: int
+
+    def seconds(self, read: int, written: int) -> float:
+        """That it needs for so many bytes read and written, one after the other."""
+        return read / self.read + written / self.written
+
+
 class Ran(NamedTuple):
     """A conversion: seconds of the slowest process, of all CPUs together, peaks of the largest, threads of each."""
 
@@ -117,11 +132,53 @@ def _settle(source: Path, is_cold: bool) -> None:
     os.sync()
     was_written = time.perf_counter() - start > _WRITTEN_SECONDS
     for file in source.iterdir() if is_cold else ():
-        fd = os.open(file, os.O_RDONLY)
-        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-        os.close(fd)
+        _drop(file)
     if was_written or is_cold:
         time.sleep(SETTLE_SECONDS)
+
+
+def _drop(file: Path) -> None:
+    """Its pages leave the file cache; they have been written."""
+    fd = os.open(file, os.O_RDONLY)
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    os.close(fd)
+
+
+def disk(folder: Path, nbytes: int) -> Disk:
+    """Plain files of so many bytes together, written and synced, then dropped from the file cache and read."""
+    block = os.urandom(_BLOCK)
+
+    def write(file: Path, length: int) -> None:
+        with file.open("wb", buffering=0) as out:
+            for _ in range(length // _BLOCK):
+                out.write(block)
+            os.fsync(out.fileno())
+
+    def read(file: Path, _: int) -> None:
+        buffer = bytearray(_BLOCK)
+        with file.open("rb", buffering=0) as content:
+            while content.readinto(buffer):
+                pass
+
+    def rate(work: Callable[[Path, int], None], files: Sequence[Path]) -> float:
+        length = nbytes // len(files) // _BLOCK * _BLOCK
+        start = time.perf_counter()
+        with ThreadPoolExecutor(len(files)) as pool:
+            list(pool.map(work, files, [length] * len(files)))
+        return length * len(files) / (time.perf_counter() - start)
+
+    written, was_read = {}, {}
+    for count in (1, 4, 16):
+        files = [folder / f"plain-{i}" for i in range(count)]
+        os.sync()
+        written[count] = rate(write, files)
+        for file in files:
+            _drop(file)
+        was_read[count] = rate(read, files)
+        for file in files:
+            file.unlink()
+    best_read, best_written = max(was_read, key=was_read.__getitem__), max(written, key=written.__getitem__)
+    return Disk(was_read[best_read], best_read, written[best_written], best_written)
 
 
 def copy(source: Path, target: Path, *, is_cold: bool) -> Copied:

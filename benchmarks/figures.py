@@ -178,9 +178,14 @@ def host() -> str:
     return f"Microseconds a call, small tensors {where} ({measured_on(rows)}):\n\n{table(heads, lines)}"
 
 
+def _is_cached(row: Record) -> bool:
+    """Whether it is a conversion of files in the cache."""
+    return row["table"] == "checkpoint" and not row.get("disk_ms")
+
+
 def convert() -> str:
     """Conversions beside cp -r."""
-    rows = wanted("convert", "conversions", lambda row: row["table"] == "checkpoint" and row["processes"] == "1")
+    rows = wanted("convert", "conversions", lambda row: _is_cached(row) and row["processes"] == "1")
     lines = [
         [
             row["op"],
@@ -204,20 +209,53 @@ def convert() -> str:
 
 def processes() -> str:
     """Conversions by several processes, seconds and ratios to cp -r."""
-    rows = wanted("convert", "several processes", lambda row: row["table"] == "checkpoint" and int(row["cpus"]) > 2)
+    rows = wanted("convert", "several processes", lambda row: _is_cached(row) and int(row["cpus"]) > 2)
     counts = list(dict.fromkeys(row["processes"] for row in rows))
     lines = []
-    for op in dict.fromkeys(row["op"] for row in rows):
-        of_op = {row["processes"]: row for row in rows if row["op"] == op}
+    for op, of_op in _by_processes(rows):
         cells = [f"{short(float(of_op[n]['ms']))} ({float(of_op[n]['ratio']):.2f})" for n in counts if n in of_op]
         copies = [float(row["baseline_ms"]) for row in of_op.values()]
         lines.append([op, f"{short(min(copies))} to {short(max(copies))}", *cells])
     size = int(rows[0]["bytes"]) / 2**30
-    heads = ["", "`cp -r`", *(f"{count} process{'es' if count != '1' else ''}" for count in counts)]
+    heads = ["", "`cp -r`", *map(_processes, counts)]
     return (
         f"{size:.1f} GiB, files {rows[0]['files']}, by processes of one thread, but for one alone, which has 8 where "
         f"there are as many CPUs; how many times as fast as a `cp -r` just before ({measured_on(rows)}):\n\n"
         f"{table(heads, lines)}"
+    )
+
+
+def _by_processes(rows: Sequence[Record]) -> Iterable[tuple[str, dict[str, Record]]]:
+    """Each conversion, and its rows by how many processes did it."""
+    for op in dict.fromkeys(row["op"] for row in rows):
+        yield op, {row["processes"]: row for row in rows if row["op"] == op}
+
+
+def _processes(count: str) -> str:
+    return f"{count} process{'es' if count != '1' else ''}"
+
+
+def disk() -> str:
+    """Conversions from a disk and to it, beside what it does by itself."""
+    rows = wanted("convert", "a disk", lambda row: bool(row.get("disk_ms")) or row["table"] == "disk")
+    converted = [row for row in rows if row["table"] == "checkpoint"]
+    counts = list(dict.fromkeys(row["processes"] for row in converted))
+    lines = []
+    for op, of_op in _by_processes(converted):
+        alone, copied = (float(next(iter(of_op.values()))[name]) for name in ("disk_ms", "baseline_ms"))
+        taken = [copied, *(float(of_op[n]["ms"]) for n in counts if n in of_op)]
+        lines.append([op, short(alone), *(f"{short(ms)} ({alone / ms:.2f})" for ms in taken)])
+    rates = {row["op"]: row for row in rows if row["table"] == "disk"}
+    words = " and ".join(
+        f"{what} {float(rates[op]['gb_per_s']):.2g} GB a second ({rates[op]['at_once']} files at once)"
+        for op, what in (("read", "reads"), ("write", "writes"))
+    )
+    size = int(rows[0]["bytes"]) / 2**30
+    heads = ["", "the disk alone", "`cp -r`", *map(_processes, counts)]
+    return (
+        f"{size:.1f} GiB, sources out of the file cache, targets synced, {converted[0]['files'].partition(', ')[2]} "
+        f"({measured_on(rows)}). The disk {words}. In brackets: what it takes by itself for the same bytes, first "
+        f"read, then written, divided by the time:\n\n{table(heads, lines)}"
     )
 
 
@@ -269,6 +307,7 @@ FIGURES: dict[str, Callable[[], str]] = {
     "host": host,
     "convert": convert,
     "processes": processes,
+    "disk": disk,
     "adoption": adoption,
     "saves": saves,
     "quanto": quanto,

@@ -207,7 +207,7 @@ def calls(plt: Any, theme: Theme) -> list[Newest]:
 
 def conversion(plt: Any, theme: Theme) -> list[Newest]:
     """A checkpoint converted, beside cp."""
-    rows = newest("convert", lambda row: row["table"] == "checkpoint")
+    rows = newest("convert", lambda row: row["table"] == "checkpoint" and not row.get("disk_ms"))
     if not rows:
         return []
     # Of each direction one row: where several processes were tried, the fewest.
@@ -263,7 +263,7 @@ def drawn_from(name: str) -> str:
             newest("host", lambda row: row["table"] == "host" and row["device"] == "cuda")
             or newest("host", lambda row: row["table"] == "host")
         ],
-        "conversion": lambda: [newest("convert", lambda row: row["table"] == "checkpoint")],
+        "conversion": lambda: [newest("convert", lambda row: row["table"] == "checkpoint" and not row.get("disk_ms"))],
     }
     return source_of([part for part in used[name]() if part])
 
