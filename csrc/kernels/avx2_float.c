@@ -65,38 +65,6 @@ ALWAYS_INLINE floats load_codes(const uint8_t *codes)
     return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const void *)codes)));
 }
 
-/* Ends of lines pass through memory of their own. */
-ALWAYS_INLINE floats load_some(awq_dtype dtype, const uint8_t *from, int64_t n)
-{
-    uint8_t whole[LANES * sizeof(float)] = {0};
-    if (n == LANES) {
-        return load_floats(dtype, from);
-    }
-    memcpy(whole, from, (size_t)(n * (dtype == AWQ_DTYPE_FLOAT32 ? 4 : 2)));
-    return load_floats(dtype, whole);
-}
-
-ALWAYS_INLINE floats load_some_codes(const uint8_t *codes, int64_t n)
-{
-    uint8_t whole[LANES] = {0};
-    if (n == LANES) {
-        return load_codes(codes);
-    }
-    memcpy(whole, codes, (size_t)n);
-    return load_codes(whole);
-}
-
-ALWAYS_INLINE void put_some(awq_dtype dtype, uint8_t *to, floats v, int64_t n)
-{
-    uint8_t whole[LANES * sizeof(float)];
-    if (n == LANES) {
-        put_floats(dtype, to, v);
-        return;
-    }
-    put_floats(dtype, whole, v);
-    memcpy(to, whole, (size_t)(n * (dtype == AWQ_DTYPE_FLOAT32 ? 4 : 2)));
-}
-
 ALWAYS_INLINE floats lesser(floats a, floats b)
 {
     return _mm256_min_ps(a, b);
@@ -127,25 +95,13 @@ ALWAYS_INLINE ints nearest(floats v)
     return _mm256_cvtps_epi32(v);
 }
 
-/* Codes of four vectors, quarters of them in turn. */
-ALWAYS_INLINE __m256i cut_codes(const ints v[4], bool is_short)
-{
-    const __m256i bytes = _mm256_packus_epi16(_mm256_packs_epi32(v[0], v[1]), _mm256_packs_epi32(v[2], v[3]));
-    return is_short ? _mm256_subs_epu8(bytes, _mm256_set1_epi8((char)(int)AWQ_FLOAT_BASE))
-                    : _mm256_min_epu8(bytes, _mm256_set1_epi8(AWQ_CODE_MAX));
-}
-
 ALWAYS_INLINE void put_codes(uint8_t *to, const ints v[4], bool is_short)
 {
     const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-    put(to, _mm256_permutevar8x32_epi32(cut_codes(v, is_short), order), false);
-}
-
-ALWAYS_INLINE void put_some_codes(uint8_t *to, ints v, int64_t n, bool is_short)
-{
-    uint8_t whole[STEP];
-    put_codes(whole, (const ints[]){v, v, v, v}, is_short);
-    memcpy(to, whole, (size_t)n);
+    const __m256i bytes = _mm256_packus_epi16(_mm256_packs_epi32(v[0], v[1]), _mm256_packs_epi32(v[2], v[3]));
+    const __m256i cut = is_short ? _mm256_subs_epu8(bytes, _mm256_set1_epi8((char)(int)AWQ_FLOAT_BASE))
+                                 : _mm256_min_epu8(bytes, _mm256_set1_epi8(AWQ_CODE_MAX));
+    put(to, _mm256_permutevar8x32_epi32(cut, order), false);
 }
 
 /* The greatest magnitude so far, in lanes as wide as the dtype: what is finite is below infinity there. */
@@ -155,13 +111,6 @@ ALWAYS_INLINE vector raise_magnitude(awq_dtype dtype, vector most, vector weight
         return _mm256_max_epu32(most, _mm256_and_si256(weights, _mm256_set1_epi32(0x7fffffff)));
     }
     return _mm256_max_epu16(most, _mm256_and_si256(weights, _mm256_set1_epi16(0x7fff)));
-}
-
-ALWAYS_INLINE vector raise_some(awq_dtype dtype, vector most, const uint8_t *from, int64_t bytes)
-{
-    uint8_t whole[VECTOR] = {0};
-    memcpy(whole, from, (size_t)bytes);
-    return raise_magnitude(dtype, most, load(whole));
 }
 
 ALWAYS_INLINE bool is_all_finite(awq_dtype dtype, vector most)
@@ -195,7 +144,9 @@ ALWAYS_INLINE int64_t look_up(awq_dtype dtype, const uint8_t *restrict codes, ui
     return i;
 }
 
-#include "float_extremes.h"
+#include "float_unmasked.h"
+
+#include "float_lines.h"
 
 const awq_float_kernels awq_float_avx2 = {
     .dequantize = dequantize,

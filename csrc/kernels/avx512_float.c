@@ -3,7 +3,61 @@
 
 #if defined(__x86_64__)
 
-#include "avx512_float.h"
+#include "float_bits.h"
+#include "float_kernels.h"
+
+#include "avx512.h"
+
+typedef __m512 floats;
+typedef __m512i ints;
+
+enum { LANES = VECTOR / sizeof(float), STEP = VECTOR };
+
+ALWAYS_INLINE __mmask16 first_lanes(int64_t n)
+{
+    return n <= 0 ? 0 : n >= LANES ? (__mmask16)0xffff : (__mmask16)((1u << n) - 1);
+}
+
+ALWAYS_INLINE floats all_of(float value)
+{
+    return _mm512_set1_ps(value);
+}
+
+ALWAYS_INLINE floats widened_halves(awq_dtype dtype, __m256i halves)
+{
+    return dtype == AWQ_DTYPE_FLOAT16 ? _mm512_cvtph_ps(halves)
+                                      : _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
+}
+
+ALWAYS_INLINE floats load_floats(awq_dtype dtype, const uint8_t *from)
+{
+    return dtype == AWQ_DTYPE_FLOAT32 ? _mm512_loadu_ps(from)
+                                      : widened_halves(dtype, _mm256_loadu_si256((const void *)from));
+}
+
+/* Masked accesses are slower, stores by far: only the ends of lines take them. */
+ALWAYS_INLINE floats load_some(awq_dtype dtype, const uint8_t *from, int64_t n)
+{
+    return dtype == AWQ_DTYPE_FLOAT32 ? _mm512_maskz_loadu_ps(first_lanes(n), from)
+                                      : widened_halves(dtype, _mm256_maskz_loadu_epi16(first_lanes(n), from));
+}
+
+/* The greatest magnitude so far, in lanes as wide as the dtype: what is finite is below infinity there. */
+ALWAYS_INLINE vector raise_magnitude(awq_dtype dtype, vector most, vector weights)
+{
+    if (dtype == AWQ_DTYPE_FLOAT32) {
+        return _mm512_max_epu32(most, _mm512_and_si512(weights, _mm512_set1_epi32(0x7fffffff)));
+    }
+    return _mm512_max_epu16(most, _mm512_and_si512(weights, _mm512_set1_epi16(0x7fff)));
+}
+
+ALWAYS_INLINE bool is_all_finite(awq_dtype dtype, vector most)
+{
+    if (dtype == AWQ_DTYPE_FLOAT32) {
+        return _mm512_cmpge_epu32_mask(most, _mm512_set1_epi32(0x7f800000)) == 0;
+    }
+    return _mm512_cmpge_epu16_mask(most, _mm512_set1_epi16(dtype == AWQ_DTYPE_FLOAT16 ? 0x7c00 : 0x7f80)) == 0;
+}
 
 /* Rounds half to even; no NaN comes here. The processor's own conversion to bfloat16 takes subnormal numbers for 0. */
 ALWAYS_INLINE __m256i halves_of(awq_dtype dtype, __m512 v)
@@ -49,6 +103,16 @@ ALWAYS_INLINE floats load_some_codes(const uint8_t *codes, int64_t n)
 ALWAYS_INLINE floats lesser(floats a, floats b)
 {
     return _mm512_min_ps(a, b);
+}
+
+ALWAYS_INLINE floats greater(floats a, floats b)
+{
+    return _mm512_max_ps(a, b);
+}
+
+ALWAYS_INLINE vector bits_of(floats v)
+{
+    return _mm512_castps_si512(v);
 }
 
 ALWAYS_INLINE floats multiply_add(floats a, floats b, floats c)
@@ -109,12 +173,91 @@ ALWAYS_INLINE int64_t look_up(awq_dtype dtype, const uint8_t *restrict codes, ui
     return i;
 }
 
+/* --- the least and the greatest, as integers, which floats are once negative ones are turned --- */
+
+/* Signed integers of the dtype's width in the order of the floats they are; the same again turns them back. */
+ALWAYS_INLINE __m512i in_order(awq_dtype dtype, __m512i bits)
+{
+    if (dtype == AWQ_DTYPE_FLOAT32) {
+        return _mm512_ternarylogic_epi32(bits, _mm512_srai_epi32(bits, 31), _mm512_set1_epi32(0x7fffffff), 0x78);
+    }
+    return _mm512_ternarylogic_epi32(bits, _mm512_srai_epi16(bits, 15), _mm512_set1_epi16(0x7fff), 0x78);
+}
+
+/* The lesser and the greater of each lane. */
+typedef struct extremes {
+    __m512i low, high;
+} extremes;
+
+ALWAYS_INLINE extremes widened(awq_dtype dtype, extremes so_far, __m512i v)
+{
+    if (dtype == AWQ_DTYPE_FLOAT32) {
+        return (extremes){_mm512_min_epi32(so_far.low, v), _mm512_max_epi32(so_far.high, v)};
+    }
+    return (extremes){_mm512_min_epi16(so_far.low, v), _mm512_max_epi16(so_far.high, v)};
+}
+
+/* The least of 32 signed lanes of 16 bits. */
+ALWAYS_INLINE int16_t least_of(__m512i v)
+{
+    const __m256i half = _mm256_min_epi16(_mm512_castsi512_si256(v), _mm512_extracti64x4_epi64(v, 1));
+    const __m128i quarter = _mm_min_epi16(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
+    const __m128i turned = _mm_xor_si128(quarter, _mm_set1_epi16(INT16_MIN));
+    return (int16_t)(_mm_extract_epi16(_mm_minpos_epu16(turned), 0) ^ 0x8000);
+}
+
+/* The float that a signed integer stands for in the order. */
+ALWAYS_INLINE float float_at(awq_dtype dtype, int32_t rank)
+{
+    if (dtype == AWQ_DTYPE_FLOAT32) {
+        return awq_float_of((uint32_t)(rank < 0 ? rank ^ 0x7fffffff : rank));
+    }
+    const uint16_t half = (uint16_t)(rank < 0 ? rank ^ 0x7fff : rank);
+    return dtype == AWQ_DTYPE_FLOAT16
+               ? _mm512_cvtss_f32(_mm512_cvtph_ps(_mm256_castsi128_si256(_mm_cvtsi32_si128(half))))
+               : awq_float_of_bfloat(half);
+}
+
+ALWAYS_INLINE vector scan_group(awq_dtype dtype, const uint8_t *restrict from, int64_t count, float *low, float *high,
+                                vector most)
+{
+    const int64_t item = awq_float_bytes(dtype), bytes = count * item;
+    const __m512i first =
+        in_order(dtype, dtype == AWQ_DTYPE_FLOAT32 ? _mm512_set1_epi32((int)awq_bits_of(awq_float_load(dtype, from)))
+                                                   : _mm512_set1_epi16((short)(from[0] | from[1] << 8)));
+    extremes a = {first, first}, b = a;
+    int64_t i = 0;
+    for (; i + 2 * VECTOR <= bytes; i += 2 * VECTOR) {
+        a = widened(dtype, a, in_order(dtype, load(from + i)));
+        b = widened(dtype, b, in_order(dtype, load(from + i + VECTOR)));
+    }
+    for (; i < bytes; i += VECTOR) {
+        const __mmask64 lanes = first_bytes(bytes - i);
+        const __m512i v = in_order(dtype, _mm512_maskz_loadu_epi8(lanes, from + i));
+        a = widened(dtype, a, _mm512_mask_blend_epi8(lanes, first, v));
+    }
+    a = (extremes){widened(dtype, a, b.low).low, widened(dtype, a, b.high).high};
+    int32_t least, greatest;
+    if (dtype == AWQ_DTYPE_FLOAT32) {
+        least = _mm512_reduce_min_epi32(a.low);
+        greatest = _mm512_reduce_max_epi32(a.high);
+    } else {
+        least = least_of(a.low);
+        greatest = ~least_of(_mm512_ternarylogic_epi32(a.high, a.high, a.high, 0x55));
+    }
+    const int32_t infinity = dtype == AWQ_DTYPE_FLOAT32 ? 0x7f800000 : dtype == AWQ_DTYPE_FLOAT16 ? 0x7c00 : 0x7f80;
+    const float lower = float_at(dtype, least), higher = float_at(dtype, greatest);
+    *low = lower < *low ? lower : *low;
+    *high = higher > *high ? higher : *high;
+    return greatest < infinity && least > -infinity - 1 ? most : _mm512_set1_epi32(0x7f800000);
+}
+
 #include "float_lines.h"
 
 const awq_float_kernels awq_float_avx512 = {
     .dequantize = dequantize,
     .quantize = quantize,
-    .min_max = awq_avx512_min_max,
+    .min_max = min_max,
     .widen = widen,
     .narrow = narrow,
 };

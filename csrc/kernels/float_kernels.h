@@ -10,6 +10,12 @@
 extern "C" {
 #endif
 
+/* Bytes of an element of the three dtypes, which awq_dtype_bytes knows among others. */
+static inline int64_t awq_float_bytes(awq_dtype dtype)
+{
+    return dtype == AWQ_DTYPE_FLOAT32 ? 4 : 2;
+}
+
 /* Scales and zeros of a line: entry i serves `group` elements, but for the first, of whose `taken` lie before the
    line. */
 typedef struct awq_float_line {

@@ -6,19 +6,18 @@
  *   load_codes, load_some_codes   the same of codes
  *   put_pair, put_some       2 * LANES floats rounded to a dtype, fewer than LANES + 1
  *   put_codes, put_some_codes     STEP codes, fewer than LANES + 1, cut off as `is_short` asks for (below)
- *   all_of, lesser, multiply_add, subtract_product, nearest   a float everywhere; min; a * b + c; c - a * b; rint
+ *   all_of, lesser, greater, multiply_add, subtract_product, nearest   a float everywhere; min; max; a * b + c; c - a * b;
+ *                            rint
+ *   bits_of                  floats as they lie in memory
  *   raise_magnitude, raise_some, is_all_finite   of what lies in memory
+ *   scan_group               lowers *low and raises *high to what the weights of a group are; returns raise_magnitude of
+ *                            them in float32, or anything else that is finite where they are
  *   look_up                  codes of one scale, of which there are 16: how many it has done, the rest is multiplied
  */
 #ifndef AWQPACK_FLOAT_LINES_H
 #define AWQPACK_FLOAT_LINES_H
 
 #include "float_kernels.h"
-
-ALWAYS_INLINE int64_t item_of(awq_dtype dtype)
-{
-    return dtype == AWQ_DTYPE_FLOAT32 ? 4 : 2;
-}
 
 ALWAYS_INLINE floats load_line(const float *from)
 {
@@ -36,7 +35,7 @@ ALWAYS_INLINE floats load_line_end(const float *from, int64_t n)
 ALWAYS_INLINE void multiply(awq_dtype dtype, const uint8_t *restrict codes, uint8_t *restrict to, int64_t count,
                             const float *scales, const float *zeros, bool is_each, bool stream)
 {
-    const int64_t item = item_of(dtype);
+    const int64_t item = awq_float_bytes(dtype);
     floats scale = all_of(*scales), zero = all_of(*zeros);
     int64_t i = 0;
     for (; i + 2 * LANES <= count; i += 2 * LANES) {
@@ -66,14 +65,14 @@ ALWAYS_INLINE void dequantize_group(awq_dtype dtype, const uint8_t *restrict cod
 {
     const int64_t done = look_up(dtype, codes, to, count, *scale, *zero, stream);
     if (done < count) {
-        multiply(dtype, codes + done, to + done * item_of(dtype), count - done, scale, zero, false, false);
+        multiply(dtype, codes + done, to + done * awq_float_bytes(dtype), count - done, scale, zero, false, false);
     }
 }
 
 ALWAYS_INLINE void dequantize_as(awq_dtype dtype, const uint8_t *restrict codes, uint8_t *restrict to,
                                  const awq_float_line *line, bool stream)
 {
-    const int64_t item = item_of(dtype);
+    const int64_t item = awq_float_bytes(dtype);
     if (line->group == 1) {
         if (stream && (uintptr_t)to % VECTOR == 0) {
             multiply(dtype, codes, to, line->count, line->scales, line->zeros, true, true);
@@ -135,7 +134,7 @@ ALWAYS_INLINE ints round_codes(awq_dtype dtype, bool is_short, floats weights, d
 ALWAYS_INLINE vector divide(awq_dtype dtype, bool is_short, const uint8_t *restrict from, uint8_t *restrict codes,
                             int64_t count, const awq_float_line *line, int64_t entry, bool is_each, vector most)
 {
-    const int64_t item = item_of(dtype);
+    const int64_t item = awq_float_bytes(dtype);
     const float *scales = line->scales + entry, *reciprocals = line->reciprocals + entry, *zeros = line->zeros + entry;
     divisor by = divisor_of(all_of(*scales), all_of(*reciprocals), all_of(*zeros), is_short);
     int64_t i = 0;
@@ -168,7 +167,7 @@ ALWAYS_INLINE vector divide(awq_dtype dtype, bool is_short, const uint8_t *restr
 ALWAYS_INLINE bool quantize_as(awq_dtype dtype, bool is_short, const uint8_t *restrict from, uint8_t *restrict codes,
                                const awq_float_line *line)
 {
-    const int64_t item = item_of(dtype);
+    const int64_t item = awq_float_bytes(dtype);
     vector most = no_codes();
     if (line->group == 1) {
         return is_all_finite(dtype, divide(dtype, is_short, from, codes, line->count, line, 0, true, most));
@@ -194,12 +193,63 @@ static bool quantize(awq_dtype dtype, const void *restrict weight, uint8_t *rest
     }
 }
 
+/* --- min_max --- */
+
+/* A group a weight, of n of them. */
+ALWAYS_INLINE vector scan_lanes(awq_dtype dtype, const uint8_t *restrict from, int64_t n, float *restrict low,
+                                float *restrict high, vector most)
+{
+    const floats w = load_some(dtype, from, n);
+    put_some(AWQ_DTYPE_FLOAT32, (uint8_t *)low, lesser(w, load_line_end(low, n)), n);
+    put_some(AWQ_DTYPE_FLOAT32, (uint8_t *)high, greater(w, load_line_end(high, n)), n);
+    return raise_magnitude(AWQ_DTYPE_FLOAT32, most, bits_of(w));
+}
+
+ALWAYS_INLINE vector scan_each(awq_dtype dtype, const uint8_t *restrict from, int64_t count, float *restrict low,
+                               float *restrict high)
+{
+    const int64_t item = awq_float_bytes(dtype);
+    vector most = no_codes();
+    int64_t i = 0;
+    for (; i + LANES <= count; i += LANES) {
+        most = scan_lanes(dtype, from + i * item, LANES, low + i, high + i, most);
+    }
+    if (i < count) {
+        most = scan_lanes(dtype, from + i * item, count - i, low + i, high + i, most);
+    }
+    return most;
+}
+
+ALWAYS_INLINE bool min_max_as(awq_dtype dtype, const uint8_t *restrict from, int64_t count, int64_t group,
+                              int64_t taken, float *restrict low, float *restrict high)
+{
+    if (group == 1) {
+        return is_all_finite(AWQ_DTYPE_FLOAT32, scan_each(dtype, from, count, low, high));
+    }
+    vector most = no_codes();
+    int64_t left = group - taken;
+    for (int64_t i = 0; i < count; i += left, left = group, low++, high++) {
+        most = scan_group(dtype, from + i * awq_float_bytes(dtype), awq_min(left, count - i), low, high, most);
+    }
+    return is_all_finite(AWQ_DTYPE_FLOAT32, most);
+}
+
+static bool min_max(awq_dtype dtype, const void *restrict weight, int64_t count, int64_t group, int64_t taken,
+                    float *restrict low, float *restrict high)
+{
+    switch (dtype) {
+    case AWQ_DTYPE_FLOAT16: return min_max_as(AWQ_DTYPE_FLOAT16, weight, count, group, taken, low, high);
+    case AWQ_DTYPE_BFLOAT16: return min_max_as(AWQ_DTYPE_BFLOAT16, weight, count, group, taken, low, high);
+    default: return min_max_as(AWQ_DTYPE_FLOAT32, weight, count, group, taken, low, high);
+    }
+}
+
 /* --- scales --- */
 
 static void widen(awq_dtype dtype, const void *restrict from, int64_t count, float *restrict to)
 {
     const uint8_t *at = from;
-    const int64_t item = item_of(dtype);
+    const int64_t item = awq_float_bytes(dtype);
     for (int64_t i = 0; i < count; i += LANES) {
         const int64_t n = awq_min(count - i, LANES);
         put_some(AWQ_DTYPE_FLOAT32, (uint8_t *)(to + i), load_some(dtype, at + i * item, n), n);
@@ -209,7 +259,7 @@ static void widen(awq_dtype dtype, const void *restrict from, int64_t count, flo
 static void narrow(awq_dtype dtype, const float *restrict from, int64_t count, void *restrict to)
 {
     uint8_t *at = to;
-    const int64_t item = item_of(dtype);
+    const int64_t item = awq_float_bytes(dtype);
     for (int64_t i = 0; i < count; i += LANES) {
         const int64_t n = awq_min(count - i, LANES);
         put_some(dtype, at + i * item, load_line_end(from + i, n), n);

@@ -69,38 +69,20 @@ ALWAYS_INLINE void put_pair(awq_dtype dtype, uint8_t *to, const floats v[2], boo
     }
 }
 
-ALWAYS_INLINE floats load_some_codes(const uint8_t *codes, int64_t n)
+ALWAYS_INLINE floats load_codes(const uint8_t *codes)
 {
-    uint32_t four = 0;
-    memcpy(&four, codes, (size_t)n);
+    uint32_t four;
+    memcpy(&four, codes, sizeof four);
     return vcvtq_f32_u32(vmovl_u16(vget_low_u16(vmovl_u8(vcreate_u8(four)))));
 }
 
-ALWAYS_INLINE floats load_codes(const uint8_t *codes)
+ALWAYS_INLINE void put_floats(awq_dtype dtype, uint8_t *to, floats v)
 {
-    return load_some_codes(codes, LANES);
-}
-
-/* Ends of lines pass through memory of their own. */
-ALWAYS_INLINE floats load_some(awq_dtype dtype, const uint8_t *from, int64_t n)
-{
-    uint8_t whole[VECTOR] = {0};
-    if (n == LANES) {
-        return load_floats(dtype, from);
-    }
-    memcpy(whole, from, (size_t)(n * (dtype == AWQ_DTYPE_FLOAT32 ? 4 : 2)));
-    return load_floats(dtype, whole);
-}
-
-ALWAYS_INLINE void put_some(awq_dtype dtype, uint8_t *to, floats v, int64_t n)
-{
-    uint8_t whole[VECTOR];
     if (dtype == AWQ_DTYPE_FLOAT32) {
-        vst1q_u8(whole, bits_of(v));
+        vst1q_u8(to, bits_of(v));
     } else {
-        vst1_u8(whole, halves_of(dtype, v));
+        vst1_u8(to, halves_of(dtype, v));
     }
-    memcpy(to, whole, (size_t)(n * (dtype == AWQ_DTYPE_FLOAT32 ? 4 : 2)));
 }
 
 ALWAYS_INLINE floats lesser(floats a, floats b)
@@ -137,13 +119,6 @@ ALWAYS_INLINE void put_codes(uint8_t *to, const ints v[4], bool is_short)
                           : vminq_u8(bytes, vdupq_n_u8(AWQ_CODE_MAX)));
 }
 
-ALWAYS_INLINE void put_some_codes(uint8_t *to, ints v, int64_t n, bool is_short)
-{
-    uint8_t whole[STEP];
-    put_codes(whole, (const ints[]){v, v, v, v}, is_short);
-    memcpy(to, whole, (size_t)n);
-}
-
 /* The greatest magnitude so far, in lanes as wide as the dtype: what is finite is below infinity there. */
 ALWAYS_INLINE vector raise_magnitude(awq_dtype dtype, vector most, vector weights)
 {
@@ -153,13 +128,6 @@ ALWAYS_INLINE vector raise_magnitude(awq_dtype dtype, vector most, vector weight
     }
     const uint16x8_t magnitude = vandq_u16(vreinterpretq_u16_u8(weights), vdupq_n_u16(0x7fff));
     return vreinterpretq_u8_u16(vmaxq_u16(vreinterpretq_u16_u8(most), magnitude));
-}
-
-ALWAYS_INLINE vector raise_some(awq_dtype dtype, vector most, const uint8_t *from, int64_t bytes)
-{
-    uint8_t whole[VECTOR] = {0};
-    memcpy(whole, from, (size_t)bytes);
-    return raise_magnitude(dtype, most, load(whole));
 }
 
 ALWAYS_INLINE bool is_all_finite(awq_dtype dtype, vector most)
@@ -192,7 +160,9 @@ ALWAYS_INLINE int64_t look_up(awq_dtype dtype, const uint8_t *restrict codes, ui
     return i;
 }
 
-#include "float_extremes.h"
+#include "float_unmasked.h"
+
+#include "float_lines.h"
 
 const awq_float_kernels awq_float_neon = {
     .dequantize = dequantize,
