@@ -20,6 +20,8 @@ enum {
     MOST_LINES = 256,
     LINE_GAP = 64,
     MOST_ASKED = 1 << 11,   /* bytes; the processor sees longer lines coming */
+    ASKED_AHEAD = 1 << 12,  /* bytes from the line that is read to the one that is asked for, about */
+    TASK = 1 << 17,         /* fewer elements are not worth a thread */
     STREAM_CODES = 1 << 22, /* from so many on, what is written is streamed past the cache */
 };
 
@@ -30,31 +32,22 @@ typedef struct scratch {
     alignas(float) uint8_t line[AWQ_FLOAT_STRIDED * sizeof(float)];
 } scratch;
 
-void awq_gather(uint8_t *to, const uint8_t *from, int64_t stride, int64_t count, int64_t item)
+void awq_copy_items(uint8_t *to, int64_t to_stride, const uint8_t *from, int64_t from_stride, int64_t count,
+                    int64_t item)
 {
-    if (stride == 1) {
+    if (to_stride == 1 && from_stride == 1) {
         memcpy(to, from, (size_t)(count * item));
         return;
     }
     for (int64_t i = 0; i < count; i++) {
-        memcpy(to + i * item, from + i * stride * item, (size_t)item);
+        memcpy(to + i * to_stride * item, from + i * from_stride * item, (size_t)item);
     }
 }
 
-void awq_scatter(uint8_t *to, int64_t stride, const uint8_t *from, int64_t count, int64_t item)
-{
-    if (stride == 1) {
-        memcpy(to, from, (size_t)(count * item));
-        return;
-    }
-    for (int64_t i = 0; i < count; i++) {
-        memcpy(to + i * stride * item, from + i * item, (size_t)item);
-    }
-}
-
-void awq_float_job_orient(awq_float_job *job)
+void awq_float_job_orient(awq_float_job *job, const awq_kernels *kernels)
 {
     const awq_float_geometry *g = &job->geometry;
+    job->floats = kernels->floats != NULL ? kernels->floats : &awq_float_scalar;
     job->is_column_major = g->weight.col_stride != 1 && g->weight.row_stride == 1;
     job->along = job->is_column_major ? g->rows : g->cols;
     job->across = job->is_column_major ? g->cols : g->rows;
@@ -69,7 +62,7 @@ void awq_float_job_cut(awq_float_job *job, int64_t chunk_along, int64_t chunk_ac
     job->along_units = awq_ceil_div(job->along, chunk_along);
     job->across_units = awq_ceil_div(job->across, chunk_across);
     job->units = awq_count(g->batch_sizes, g->batch_dims) * job->along_units * job->across_units;
-    job->units_per_task = awq_ceil_div(AWQ_FLOAT_TASK, chunk_along * chunk_across);
+    job->units_per_task = awq_ceil_div(TASK, chunk_along * chunk_across);
 }
 
 /* Bytes between the lines of a chunk's codes: off a power of two, so that they lie in different sets of the cache. */
@@ -102,10 +95,10 @@ static void cut_beside_payload(awq_float_job *job)
 void awq_float_job_init(awq_float_job *job, awq_float_op op, awq_packing packing, const awq_kernels *kernels,
                         const awq_float_views *views, bool validate)
 {
-    *job = (awq_float_job){.kernels = kernels, .op = op, .validate = validate};
+    *job = (awq_float_job){.op = op, .validate = validate};
     awq_float_geometry *g = &job->geometry;
     awq_float_geometry_init(g, packing, views);
-    awq_float_job_orient(job);
+    awq_float_job_orient(job, kernels);
     cut_beside_payload(job);
     const bool is_large = awq_count(g->batch_sizes, g->batch_dims) * g->rows * g->cols >= STREAM_CODES;
     job->stream = op == AWQ_DEQUANTIZE && is_large;
@@ -129,10 +122,9 @@ static void widen_scales(const awq_float_job *job, const uint8_t *from, int64_t 
     const awq_float_geometry *g = &job->geometry;
     const int64_t item = awq_dtype_bytes(g->scale_dtype);
     const int64_t along = awq_along(job, &g->scales), across = awq_across(job, &g->scales);
-    const awq_float_kernels *kernels = awq_float_kernels_of(job);
     if (along == 1) {
         for (int64_t i = 0; i < lines; i++) {
-            kernels->widen(g->scale_dtype, from + i * across * item, count, to + i * count);
+            job->floats->widen(g->scale_dtype, from + i * across * item, count, to + i * count);
         }
         return;
     }
@@ -141,7 +133,7 @@ static void widen_scales(const awq_float_job *job, const uint8_t *from, int64_t 
             const int64_t some = awq_min(AWQ_FLOAT_STRIDED, lines - begin);
             const uint8_t *at = from + (e * along + begin * across) * item;
             if (across == 1) {
-                kernels->widen(g->scale_dtype, at, some, spare);
+                job->floats->widen(g->scale_dtype, at, some, spare);
             }
             for (int64_t i = 0; i < some; i++) {
                 to[(begin + i) * count + e] =
@@ -195,22 +187,21 @@ static void dequantize_line(const awq_float_job *job, scratch *s, const uint8_t 
                             const awq_float_line *line)
 {
     const awq_float_geometry *g = &job->geometry;
-    const awq_float_kernels *kernels = awq_float_kernels_of(job);
     if (job->is_contiguous) {
-        kernels->dequantize(g->weight_dtype, codes, weight, line, job->stream);
+        job->floats->dequantize(g->weight_dtype, codes, weight, line, job->stream);
         return;
     }
-    kernels->dequantize(g->weight_dtype, codes, s->line, line, false);
-    awq_scatter(weight, awq_along(job, &g->weight), s->line, line->count, awq_dtype_bytes(g->weight_dtype));
+    job->floats->dequantize(g->weight_dtype, codes, s->line, line, false);
+    awq_copy_items(weight, awq_along(job, &g->weight), s->line, 1, line->count, awq_dtype_bytes(g->weight_dtype));
 }
 
 static unsigned quantize_line(const awq_float_job *job, scratch *s, uint8_t *codes, const uint8_t *weight,
                               const awq_float_line *line, quotient how)
 {
     const awq_float_geometry *g = &job->geometry;
-    const awq_float_kernels *kernels = how == DIVIDED ? &awq_float_scalar : awq_float_kernels_of(job);
+    const awq_float_kernels *kernels = how == DIVIDED ? &awq_float_scalar : job->floats;
     if (!job->is_contiguous) {
-        awq_gather(s->line, weight, awq_along(job, &g->weight), line->count, awq_dtype_bytes(g->weight_dtype));
+        awq_copy_items(s->line, 1, weight, awq_along(job, &g->weight), line->count, awq_dtype_bytes(g->weight_dtype));
         weight = s->line;
     }
     if (kernels->quantize(g->weight_dtype, weight, codes, line)) {
@@ -249,9 +240,8 @@ static chunk_part weight_of(const awq_float_job *job, const awq_float_chunk *c)
 {
     const awq_float_geometry *g = &job->geometry;
     const int64_t item = awq_dtype_bytes(g->weight_dtype);
-    const int64_t along = awq_along(job, &g->weight), across = awq_across(job, &g->weight);
-    return (chunk_part){awq_plane_at(g, &g->weight, item, c->batch) + (c->line * across + c->first * along) * item,
-                        across * item, c->lines, c->count * item};
+    return (chunk_part){awq_element_at(job, &g->weight, item, c->batch, c->line, c->first),
+                        awq_across(job, &g->weight) * item, c->lines, c->count * item};
 }
 
 /* Lines to ask for, of one part and then of another, as evenly as they go while the lines of a chunk are taken. */
@@ -276,7 +266,7 @@ static ahead ahead_of(const awq_float_job *job, const awq_float_chunk *c, int64_
     }
     if (!is_payload) {
         *here = weight_of(job, c);
-        const int64_t lead = awq_min(awq_float_ahead(here->bytes), c->lines);
+        const int64_t lead = awq_min(awq_max(1, ASKED_AHEAD / awq_max(1, here->bytes)), c->lines);
         here->first += lead * here->stride;
         here->lines -= lead;
         next->lines = awq_min(next->lines, lead);
@@ -337,19 +327,15 @@ static unsigned run_floats(const awq_float_job *job, scratch *s, const awq_float
     const int64_t item = awq_dtype_bytes(g->scale_dtype), group = awq_group_along(job);
     const int64_t group_across = awq_group_across(job);
     const int64_t entry = c->first / group, entries = (c->first + c->count - 1) / group + 1 - entry;
-    const uint8_t *scales = awq_plane_at(g, &g->scales, item, c->batch);
-    const uint8_t *zeros = g->zeros.data == NULL ? NULL : awq_plane_at(g, &g->zeros, 1, c->batch);
     unsigned faults = 0;
     for (int64_t begin = 0; begin < c->lines;) {
         const int64_t ready = (c->line + begin) / group_across, last = (c->line + c->lines - 1) / group_across;
         const int64_t lines = awq_min(AWQ_FLOAT_ENTRIES / entries, last + 1 - ready);
         const int64_t end = awq_min(c->lines, (ready + lines) * group_across - c->line);
         quotient how = CORRECTED;
-        widen_scales(job, scales + (ready * awq_across(job, &g->scales) + entry * awq_along(job, &g->scales)) * item,
-                     lines, entries, s->scales, (float *)s->line);
-        widen_zeros(
-            job, zeros == NULL ? NULL : zeros + ready * awq_across(job, &g->zeros) + entry * awq_along(job, &g->zeros),
-            lines, entries, s->zeros);
+        widen_scales(job, awq_element_at(job, &g->scales, item, c->batch, ready, entry), lines, entries, s->scales,
+                     (float *)s->line);
+        widen_zeros(job, awq_element_at(job, &g->zeros, 1, c->batch, ready, entry), lines, entries, s->zeros);
         if (job->op == AWQ_QUANTIZE) {
             how = find_reciprocals(g, s->scales, lines * entries, s->reciprocals);
         }

@@ -20,7 +20,7 @@ enum { AWQ_FAULT_WEIGHT = 1 /* not finite */, AWQ_FAULT_RANGE = 2 /* a scale tha
  */
 typedef struct awq_float_job {
     awq_float_geometry geometry;
-    const awq_kernels *kernels;
+    const struct awq_float_kernels *floats; /* see float_kernels.h */
     awq_float_op op;
     awq_scale_mode mode; /* of min_max */
     bool validate;

@@ -12,9 +12,9 @@ enum {
 void awq_float_job_init_min_max(awq_float_job *job, awq_scale_mode mode, const awq_kernels *kernels,
                                 const awq_float_views *views)
 {
-    *job = (awq_float_job){.kernels = kernels, .op = AWQ_MIN_MAX, .mode = mode};
+    *job = (awq_float_job){.op = AWQ_MIN_MAX, .mode = mode};
     awq_float_geometry_init(&job->geometry, AWQ_PACKING_V1, views);
-    awq_float_job_orient(job);
+    awq_float_job_orient(job, kernels);
     const int64_t group = awq_group_along(job);
     const int64_t groups = awq_min(MOST_GROUPS, CHUNK / group);
     awq_float_job_cut(job, group * (groups > 0 ? groups : 1), awq_group_across(job));
@@ -55,12 +55,11 @@ static unsigned store_groups(const awq_float_job *job, float *low, float *high, 
                              uint8_t *zeros)
 {
     const awq_float_geometry *g = &job->geometry;
-    const awq_float_kernels *kernels = awq_float_kernels_of(job);
     const int64_t item = awq_dtype_bytes(g->scale_dtype);
     uint8_t narrow[MOST_GROUPS * sizeof(float)], codes[MOST_GROUPS];
     find_scales(job->mode, low, high, count);
-    kernels->narrow(g->scale_dtype, high, count, narrow);
-    kernels->widen(g->scale_dtype, narrow, count, high);
+    job->floats->narrow(g->scale_dtype, high, count, narrow);
+    job->floats->widen(g->scale_dtype, narrow, count, high);
     int has_infinity = 0;
     for (int64_t i = 0; i < count; i++) {
         has_infinity |= !awq_is_finite(high[i]);
@@ -70,8 +69,8 @@ static unsigned store_groups(const awq_float_job *job, float *low, float *high, 
     } else {
         memset(codes, AWQ_SYMMETRIC_ZERO, (size_t)count);
     }
-    awq_scatter(scales, awq_along(job, &g->scales), narrow, count, item);
-    awq_scatter(zeros, awq_along(job, &g->zeros), codes, count, 1);
+    awq_copy_items(scales, awq_along(job, &g->scales), narrow, 1, count, item);
+    awq_copy_items(zeros, awq_along(job, &g->zeros), codes, 1, count, 1);
     return has_infinity ? AWQ_FAULT_RANGE : 0;
 }
 
@@ -79,19 +78,18 @@ static unsigned store_groups(const awq_float_job *job, float *low, float *high, 
 static bool scan_line(const awq_float_job *job, const uint8_t *weight, int64_t count, float *low, float *high)
 {
     const awq_float_geometry *g = &job->geometry;
-    const awq_float_kernels *kernels = awq_float_kernels_of(job);
     const int64_t item = awq_dtype_bytes(g->weight_dtype), stride = awq_along(job, &g->weight);
     const int64_t group = awq_group_along(job);
     if (job->is_contiguous) {
-        return kernels->min_max(g->weight_dtype, weight, count, group, 0, low, high);
+        return job->floats->min_max(g->weight_dtype, weight, count, group, 0, low, high);
     }
     uint8_t piece[AWQ_FLOAT_STRIDED * sizeof(float)];
     bool is_finite = true;
     for (int64_t done = 0; done < count; done += AWQ_FLOAT_STRIDED) {
         const int64_t part = awq_min(AWQ_FLOAT_STRIDED, count - done);
-        awq_gather(piece, weight + done * stride * item, stride, part, item);
-        is_finite &= kernels->min_max(g->weight_dtype, piece, part, group, done % group, low + done / group,
-                                      high + done / group);
+        awq_copy_items(piece, 1, weight + done * stride * item, stride, part, item);
+        is_finite &= job->floats->min_max(g->weight_dtype, piece, part, group, done % group, low + done / group,
+                                          high + done / group);
     }
     return is_finite;
 }
@@ -102,10 +100,8 @@ unsigned awq_min_max_unit(const awq_float_job *job, int64_t unit)
     const awq_float_chunk c = awq_float_chunk_at(job, unit);
     const int64_t item = awq_dtype_bytes(g->weight_dtype), scale_item = awq_dtype_bytes(g->scale_dtype);
     const int64_t group = awq_group_along(job), entries = c.count / group, entry = c.first / group;
-    const int64_t scale_line = c.line / awq_group_across(job);
-    const uint8_t *weight = awq_plane_at(g, &g->weight, item, c.batch);
-    uint8_t *scales = awq_plane_at(g, &g->scales, scale_item, c.batch);
-    uint8_t *zeros = awq_plane_at(g, &g->zeros, 1, c.batch);
+    const int64_t scale_line = c.line / awq_group_across(job), step = awq_across(job, &g->weight) * item;
+    const uint8_t *weight = awq_element_at(job, &g->weight, item, c.batch, c.line, c.first);
     float low[MOST_GROUPS], high[MOST_GROUPS];
     unsigned faults = 0;
     for (int64_t e = 0; e < entries; e++) {
@@ -113,16 +109,13 @@ unsigned awq_min_max_unit(const awq_float_job *job, int64_t unit)
         high[e] = -low[e];
     }
     for (int64_t i = 0; i < c.lines; i++) {
-        const uint8_t *at =
-            weight + ((c.line + i) * awq_across(job, &g->weight) + c.first * awq_along(job, &g->weight)) * item;
+        const uint8_t *at = weight + i * step;
         if (job->is_contiguous && i + 1 < c.lines) {
-            awq_float_prefetch(at + awq_across(job, &g->weight) * item, c.count * item);
+            awq_float_prefetch(at + step, c.count * item);
         }
         faults |= scan_line(job, at, c.count, low, high) ? 0 : AWQ_FAULT_WEIGHT;
     }
-    return faults |
-           store_groups(job, low, high, entries,
-                        scales + (scale_line * awq_across(job, &g->scales) + entry * awq_along(job, &g->scales)) *
-                                     scale_item,
-                        zeros + scale_line * awq_across(job, &g->zeros) + entry * awq_along(job, &g->zeros));
+    return faults | store_groups(job, low, high, entries,
+                                 awq_element_at(job, &g->scales, scale_item, c.batch, scale_line, entry),
+                                 awq_element_at(job, &g->zeros, 1, c.batch, scale_line, entry));
 }

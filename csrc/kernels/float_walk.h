@@ -9,14 +9,7 @@
 enum {
     AWQ_FLOAT_ENTRIES = 4096, /* scales that are ready at once */
     AWQ_FLOAT_STRIDED = 2048, /* elements of a line that is not contiguous, at most: they pass through a copy */
-    AWQ_FLOAT_AHEAD = 1 << 12,
-    AWQ_FLOAT_TASK = 1 << 17, /* fewer elements are not worth a thread */
 };
-
-static inline const awq_float_kernels *awq_float_kernels_of(const awq_float_job *job)
-{
-    return job->kernels->floats != NULL ? job->kernels->floats : &awq_float_scalar;
-}
 
 static inline int64_t awq_along(const awq_float_job *job, const awq_plane *plane)
 {
@@ -45,6 +38,15 @@ static inline uint8_t *awq_plane_at(const awq_float_geometry *g, const awq_plane
     return (uint8_t *)plane->data + offset * item;
 }
 
+/* An element of a line of that matrix; NULL where there is no plane. */
+static inline uint8_t *awq_element_at(const awq_float_job *job, const awq_plane *plane, int64_t item, int64_t batch,
+                                      int64_t line, int64_t element)
+{
+    return plane->data == NULL ? NULL
+                               : awq_plane_at(&job->geometry, plane, item, batch) +
+                                     (line * awq_across(job, plane) + element * awq_along(job, plane)) * item;
+}
+
 /* A unit: its first line and element, and how many there are. */
 typedef struct awq_float_chunk {
     int64_t batch, line, first, lines, count;
@@ -67,20 +69,15 @@ static inline void awq_float_prefetch(const uint8_t *from, int64_t bytes)
     }
 }
 
-/* Lines ahead of the one that is read: about AWQ_FLOAT_AHEAD bytes. */
-static inline int64_t awq_float_ahead(int64_t bytes)
-{
-    return bytes >= AWQ_FLOAT_AHEAD ? 1 : AWQ_FLOAT_AHEAD / (bytes > 0 ? bytes : 1);
-}
-
-/* Sets what is the same for every op: the way lines run. */
-void awq_float_job_orient(awq_float_job *job);
+/* Sets what is the same for every op, once the geometry is known: the way lines run, and their kernels. */
+void awq_float_job_orient(awq_float_job *job, const awq_kernels *kernels);
 
 /* Cuts the matrices into chunks of this size. */
 void awq_float_job_cut(awq_float_job *job, int64_t chunk_along, int64_t chunk_across);
 
-void awq_gather(uint8_t *to, const uint8_t *from, int64_t stride, int64_t count, int64_t item);
-void awq_scatter(uint8_t *to, int64_t stride, const uint8_t *from, int64_t count, int64_t item);
+/* Copies items that lie so many items apart on either side. */
+void awq_copy_items(uint8_t *to, int64_t to_stride, const uint8_t *from, int64_t from_stride, int64_t count,
+                    int64_t item);
 
 unsigned awq_min_max_unit(const awq_float_job *job, int64_t unit);
 
