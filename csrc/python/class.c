@@ -100,14 +100,12 @@ static PyMethodDef dispatch_function = {"__torch_dispatch__", (PyCFunction)(void
 static int add_wrapped(PyObject *type, const char *decorator, PyMethodDef *function)
 {
     int status = -1;
-    PyObject *builtins = PyImport_ImportModule("builtins");
-    PyObject *wrapper = builtins == NULL ? NULL : PyObject_GetAttrString(builtins, decorator);
+    PyObject *wrapper = awqpack_look_up("builtins", decorator);
     PyObject *callable = wrapper == NULL ? NULL : PyCFunction_New(function, NULL);
     PyObject *wrapped = callable == NULL ? NULL : PyObject_CallFunctionObjArgs(wrapper, callable, NULL);
     if (wrapped != NULL) {
         status = PyObject_SetAttrString(type, function->ml_name, wrapped);
     }
-    Py_XDECREF(builtins);
     Py_XDECREF(wrapper);
     Py_XDECREF(callable);
     Py_XDECREF(wrapped);

@@ -112,10 +112,8 @@ static PyObject *construct_again(PyObject *args, PyObject *kwargs)
     if (requires_grad != NULL && check_gradient(PyObject_IsTrue(requires_grad)) < 0) {
         return NULL;
     }
-    PyObject *module = PyImport_ImportModule("awqpack.rebuilt");
-    PyObject *again = module == NULL ? NULL : PyObject_GetAttrString(module, "again");
+    PyObject *again = awqpack_look_up("awqpack.rebuilt", "again");
     PyObject *self = again == NULL ? NULL : PyObject_Call(again, args, kwargs);
-    Py_XDECREF(module);
     Py_XDECREF(again);
     return self;
 }
@@ -190,9 +188,7 @@ PyObject *packed_pack(PyObject *Py_UNUSED(module), PyObject *args)
         PyObject_CallFunctionObjArgs(awqpack.op_pack, t, awqpack_packing_number(packing), reorder, validate, NULL);
     shape = payload == NULL ? NULL : PyObject_GetAttr(t, awqpack.names.shape);
     if (shape != NULL && record_strides(t, shape, &order, &dense) == 0) {
-        PyObject *meta = packed_meta_new(packing, reorder, order, shape, dense);
-        result = meta == NULL ? NULL : packed_new(cls, payload, meta);
-        Py_XDECREF(meta);
+        result = packed_new_with_meta(cls, payload, packing, reorder, order, shape, dense);
     }
     Py_XDECREF(payload);
     Py_XDECREF(shape);

@@ -17,34 +17,19 @@ static PyObject *order_to_text(PyObject *order)
 
 static PyObject *order_from_text(PyObject *text)
 {
-    PyObject *order = NULL, *result = NULL;
-    PyObject *comma = PyUnicode_FromString(",");
-    PyObject *parts = comma == NULL ? NULL : PyUnicode_Split(text, comma, AWQ_MAX_DIMS);
-    const Py_ssize_t count = parts == NULL ? -1 : PyList_Size(parts);
-    Py_XDECREF(comma);
-    if (count < 0) {
-        goto done;
-    }
     if (PyUnicode_GetLength(text) == 0) {
-        result = Py_NewRef(Py_None);
-        goto done;
+        return Py_NewRef(Py_None);
     }
-    order = PyTuple_New(count);
-    if (order == NULL) {
-        goto done;
-    }
-    for (Py_ssize_t i = 0; i < count; i++) {
+    PyObject *parts = PyObject_CallMethod(text, "split", "si", ",", AWQ_MAX_DIMS);
+    PyObject *order = parts == NULL ? NULL : PyTuple_New(PyList_Size(parts));
+    for (Py_ssize_t i = 0; order != NULL && i < PyList_Size(parts); i++) {
         PyObject *index = PyNumber_Long(PyList_GetItem(parts, i));
         if (index == NULL || PyTuple_SetItem(order, i, index) < 0) {
-            goto done;
+            Py_CLEAR(order);
         }
     }
-    result = order;
-    order = NULL;
-done:
-    Py_XDECREF(order);
     Py_XDECREF(parts);
-    return result;
+    return order;
 }
 
 PyObject *packed_flatten(PyObject *self, PyObject *Py_UNUSED(unused))

@@ -12,12 +12,10 @@ static PyObject *unpack_into(PyObject *self, PyObject *out)
     if (packed_fields_get(self, &fields) < 0) {
         return NULL;
     }
-    PyObject *module = PyImport_ImportModule("awqpack.functional");
-    PyObject *unpack = module == NULL ? NULL : PyObject_GetAttrString(module, "unpack");
+    PyObject *unpack = awqpack_look_up("awqpack.functional", "unpack");
     PyObject *args = unpack == NULL ? NULL : PyTuple_Pack(3, fields.payload, fields.packing, fields.reorder);
     PyObject *kwargs = args == NULL ? NULL : Py_BuildValue("{sO}", "out", out);
     PyObject *result = kwargs == NULL ? NULL : PyObject_Call(unpack, args, kwargs);
-    Py_XDECREF(module);
     Py_XDECREF(unpack);
     Py_XDECREF(args);
     Py_XDECREF(kwargs);

@@ -33,19 +33,14 @@ static PyObject *given(PyObject *kwargs, PyObject *name)
 /* The payload that func gives of a payload, without the arguments that speak of the codes. */
 static PyObject *payload_from_op(PyObject *func, PyObject *payload, PyObject *kwargs)
 {
-    PyObject *result = NULL;
+    PyObject *const of_codes[] = {awqpack.names.dtype, awqpack.names.memory_format};
     PyObject *args = PyTuple_Pack(1, payload);
     PyObject *kept = args == NULL ? NULL : kwargs == NULL ? PyDict_New() : PyDict_Copy(kwargs);
-    if (kept == NULL) {
-        goto done;
+    int status = kept == NULL ? -1 : 0;
+    for (size_t i = 0; status == 0 && i < sizeof of_codes / sizeof of_codes[0]; i++) {
+        status = PyDict_GetItem(kept, of_codes[i]) == NULL ? 0 : PyDict_DelItem(kept, of_codes[i]);
     }
-    if ((PyDict_GetItem(kept, awqpack.names.dtype) != NULL && PyDict_DelItem(kept, awqpack.names.dtype) < 0) ||
-        (PyDict_GetItem(kept, awqpack.names.memory_format) != NULL &&
-         PyDict_DelItem(kept, awqpack.names.memory_format) < 0)) {
-        goto done;
-    }
-    result = PyObject_Call(func, args, kept);
-done:
+    PyObject *result = status < 0 ? NULL : PyObject_Call(func, args, kept);
     Py_XDECREF(args);
     Py_XDECREF(kept);
     return result;
@@ -73,11 +68,10 @@ static PyObject *packed_around(PyObject *self, const packed_fields *fields, PyOb
     }
     if (given(kwargs, awqpack.names.memory_format) == awqpack.contiguous_format && fields->order != Py_None) {
         PyObject *stride = awqpack_ordered_strides(fields->size, Py_None);
-        PyObject *meta =
-            stride == NULL ? NULL : packed_meta_new(fields->packing, fields->reorder, Py_None, fields->size, stride);
-        result = meta == NULL ? NULL : packed_new((PyObject *)Py_TYPE(self), payload, meta);
+        result = stride == NULL ? NULL
+                                : packed_new_with_meta((PyObject *)Py_TYPE(self), payload, fields->packing,
+                                                       fields->reorder, Py_None, fields->size, stride);
         Py_XDECREF(stride);
-        Py_XDECREF(meta);
     } else {
         result = packed_new((PyObject *)Py_TYPE(self), payload, fields->meta);
     }
@@ -159,18 +153,11 @@ done:
 
 PyObject *packed_run_on_payload(PyObject *func, PyObject *args, PyObject *kwargs)
 {
-    PyObject *result = NULL;
-    PyObject *self = PyTuple_GetItem(args, 0);
-    PyObject *payload = self == NULL ? NULL : PyObject_GetAttr(self, awqpack.names._data);
-    PyObject *rest = payload == NULL ? NULL : PySequence_List(args);
-    if (rest != NULL && PyList_SetItem(rest, 0, payload) == 0) {
-        payload = NULL;
-        PyObject *payload_args = PyList_AsTuple(rest);
-        result = payload_args == NULL ? NULL : PyObject_Call(func, payload_args, kwargs);
-        Py_XDECREF(payload_args);
-    }
+    PyObject *payload = PyObject_GetAttr(PyTuple_GetItem(args, 0), awqpack.names._data);
+    PyObject *payload_args = payload == NULL ? NULL : plain_with_argument(args, 0, payload);
+    PyObject *result = payload_args == NULL ? NULL : PyObject_Call(func, payload_args, kwargs);
     Py_XDECREF(payload);
-    Py_XDECREF(rest);
+    Py_XDECREF(payload_args);
     return result;
 }
 

@@ -128,13 +128,13 @@ static int run_job(awq_direction direction, awq_packing packing, const awq_kerne
     return 0;
 }
 
-/* The caller's buffer once it is known to fit, or a fresh array; a new reference. */
-static PyObject *output_array(PyObject *out, awq_dtype dtype, const int64_t *sizes, const awq_view *input,
-                              array_view *view)
+/* The caller's buffer once it is known to fit, or a fresh array in that order of dimensions; a new reference. */
+static PyObject *output_array(PyObject *out, awq_dtype dtype, const int64_t *sizes, const int64_t *order,
+                              const awq_view *input, array_view *view)
 {
     awq_error error;
     if (out == Py_None) {
-        PyObject *fresh = new_array(input->ndim, sizes, NULL, dtype);
+        PyObject *fresh = new_array(input->ndim, sizes, order, dtype);
         if (fresh != NULL && read_array(fresh, "out", view) < 0) {
             Py_CLEAR(fresh);
         }
@@ -182,7 +182,7 @@ PyObject *awqpack_pack_array(PyObject *Py_UNUSED(module), PyObject *args)
     if (!awq_check_codes(&codes.view, packing, sizes, &error)) {
         return awqpack_raise(&error);
     }
-    PyObject *result = output_array(out, awq_payload_dtype(packing), sizes, &codes.view, &payload);
+    PyObject *result = output_array(out, awq_payload_dtype(packing), sizes, NULL, &codes.view, &payload);
     if (result == NULL || run_job(AWQ_PACK, packing, kernels, &codes.view, &payload.view, &seen) < 0) {
         Py_XDECREF(result);
         return NULL;
@@ -193,6 +193,23 @@ PyObject *awqpack_pack_array(PyObject *Py_UNUSED(module), PyObject *args)
         awq_fail_invalid_code(&codes.view, &error);
         Py_END_ALLOW_THREADS
         return awqpack_raise(&error);
+    }
+    return result;
+}
+
+static PyObject *unpack_view(const awq_kernels *kernels, awq_packing packing, const awq_view *payload, PyObject *out,
+                             const int64_t *order)
+{
+    awq_error error;
+    int64_t sizes[AWQ_MAX_DIMS];
+    array_view codes;
+    uint8_t seen = 0;
+    if (!awq_check_payload(payload, packing, sizes, &error)) {
+        return awqpack_raise(&error);
+    }
+    PyObject *result = output_array(out, AWQ_DTYPE_UINT8, sizes, order, payload, &codes);
+    if (result != NULL && run_job(AWQ_UNPACK, packing, kernels, &codes.view, payload, &seen) < 0) {
+        Py_CLEAR(result);
     }
     return result;
 }
@@ -208,40 +225,17 @@ PyObject *awqpack_unpack_array(PyObject *Py_UNUSED(module), PyObject *args)
     }
     awq_error error;
     awq_packing packing;
-    array_view payload, codes;
-    int64_t sizes[AWQ_MAX_DIMS];
-    uint8_t seen = 0;
+    array_view payload;
     const awq_kernels *kernels = choose_kernels(variant, &error);
     if (kernels == NULL || !awq_packing_from_number(number, reorder != 0, &packing, &error)) {
         return awqpack_raise(&error);
     }
-    if (read_array(array, "unpack", &payload) < 0) {
-        return NULL;
-    }
-    if (!awq_check_payload(&payload.view, packing, sizes, &error)) {
-        return awqpack_raise(&error);
-    }
-    PyObject *result = output_array(out, AWQ_DTYPE_UINT8, sizes, &payload.view, &codes);
-    if (result != NULL && run_job(AWQ_UNPACK, packing, kernels, &codes.view, &payload.view, &seen) < 0) {
-        Py_CLEAR(result);
-    }
-    return result;
+    return read_array(array, "unpack", &payload) < 0 ? NULL : unpack_view(kernels, packing, &payload.view, out, NULL);
 }
 
 PyObject *awqpack_unpack_to_array(const awq_view *payload, awq_packing packing, const int64_t *order)
 {
     awq_error error;
-    int64_t sizes[AWQ_MAX_DIMS];
-    array_view codes;
-    uint8_t seen = 0;
     const awq_kernels *kernels = awq_active_kernels(&error);
-    if (kernels == NULL || !awq_check_payload(payload, packing, sizes, &error)) {
-        return awqpack_raise(&error);
-    }
-    PyObject *result = new_array(payload->ndim, sizes, order, AWQ_DTYPE_UINT8);
-    if (result != NULL && (read_array(result, "numpy", &codes) < 0 ||
-                           run_job(AWQ_UNPACK, packing, kernels, &codes.view, payload, &seen) < 0)) {
-        Py_CLEAR(result);
-    }
-    return result;
+    return kernels == NULL ? awqpack_raise(&error) : unpack_view(kernels, packing, payload, Py_None, order);
 }

@@ -29,12 +29,6 @@ int plain_is_tensor(PyObject *object)
     return PyObject_TypeCheck(object, (PyTypeObject *)awqpack.tensor_type);
 }
 
-/* The items of a list or tuple, or NULL with an exception: a list may change while they are in use. */
-static PyObject *items_of(PyObject *sequence)
-{
-    return PyTuple_CheckExact(sequence) ? Py_NewRef(sequence) : PyList_AsTuple(sequence);
-}
-
 static int is_sequence(PyObject *value)
 {
     return PyTuple_CheckExact(value) || PyList_CheckExact(value);
@@ -66,62 +60,38 @@ int plain_holds_packed(PyObject *value)
 
 static PyObject *replace_in_sequence(PyObject *value, plain_replacer replace, void *state)
 {
-    PyObject *changed = NULL, *result = NULL;
-    PyObject *items = items_of(value);
-    const Py_ssize_t count = items == NULL ? 0 : PyTuple_Size(items);
-    for (Py_ssize_t i = 0; i < count; i++) {
-        PyObject *item = PyTuple_GetItem(items, i);
+    PyObject *items = PySequence_List(value); /* one of its own: a list may change meanwhile */
+    int is_changed = 0;
+    for (Py_ssize_t i = 0; items != NULL && i < PyList_Size(items); i++) {
+        PyObject *item = PyList_GetItem(items, i);
         PyObject *plain = plain_replace(item, replace, state);
-        if (plain != NULL && plain != item && changed == NULL) {
-            changed = PySequence_List(items);
-        }
-        if (plain == NULL || (plain != item && changed == NULL)) {
-            Py_XDECREF(plain);
-            goto done;
-        }
-        if (changed == NULL) {
-            Py_DECREF(plain);
-        } else {
-            (void)PyList_SetItem(changed, i, plain);
+        is_changed |= plain != item;
+        if (plain == NULL || PyList_SetItem(items, i, plain) < 0) {
+            Py_CLEAR(items);
         }
     }
-    if (items != NULL) {
-        result = changed == NULL             ? Py_NewRef(value)
-                 : PyTuple_CheckExact(value) ? PyList_AsTuple(changed)
-                                             : Py_NewRef(changed);
-    }
-done:
+    PyObject *result = items == NULL               ? NULL
+                       : !is_changed               ? Py_NewRef(value)
+                       : PyTuple_CheckExact(value) ? PyList_AsTuple(items)
+                                                   : Py_NewRef(items);
     Py_XDECREF(items);
-    Py_XDECREF(changed);
     return result;
 }
 
 static PyObject *replace_in_dict(PyObject *value, plain_replacer replace, void *state)
 {
-    PyObject *changed = NULL, *result = NULL;
-    PyObject *items = PyDict_Items(value);
-    const Py_ssize_t count = items == NULL ? 0 : PyList_Size(items);
-    for (Py_ssize_t i = 0; i < count; i++) {
-        PyObject *pair = PyList_GetItem(items, i);
-        PyObject *item = PyTuple_GetItem(pair, 1);
-        PyObject *plain = plain_replace(item, replace, state);
-        if (plain != NULL && plain != item && changed == NULL) {
-            changed = PyDict_Copy(value);
-        }
-        const int failed =
-            plain == NULL ||
-            (plain != item && (changed == NULL || PyDict_SetItem(changed, PyTuple_GetItem(pair, 0), plain) < 0));
-        Py_XDECREF(plain);
-        if (failed) {
-            goto done;
+    PyObject *keys = PyDict_Keys(value); /* before other code can change it */
+    PyObject *values = keys == NULL ? NULL : PyDict_Values(value);
+    PyObject *replaced = values == NULL ? NULL : replace_in_sequence(values, replace, state);
+    PyObject *result = replaced == NULL ? NULL : replaced == values ? Py_NewRef(value) : PyDict_New();
+    for (Py_ssize_t i = 0; result != NULL && replaced != values && i < PyList_Size(keys); i++) {
+        if (PyDict_SetItem(result, PyList_GetItem(keys, i), PyList_GetItem(replaced, i)) < 0) {
+            Py_CLEAR(result);
         }
     }
-    if (items != NULL) {
-        result = Py_NewRef(changed == NULL ? value : changed);
-    }
-done:
-    Py_XDECREF(items);
-    Py_XDECREF(changed);
+    Py_XDECREF(keys);
+    Py_XDECREF(values);
+    Py_XDECREF(replaced);
     return result;
 }
 
@@ -137,6 +107,16 @@ PyObject *plain_replace(PyObject *value, plain_replacer replace, void *state)
     PyObject *result =
         in_sequence ? replace_in_sequence(value, replace, state) : replace_in_dict(value, replace, state);
     Py_LeaveRecursiveCall();
+    return result;
+}
+
+PyObject *plain_with_argument(PyObject *args, Py_ssize_t position, PyObject *value)
+{
+    PyObject *list = PySequence_List(args), *result = NULL;
+    if (list != NULL && PyList_SetItem(list, position, Py_NewRef(value)) == 0) {
+        result = PyList_AsTuple(list);
+    }
+    Py_XDECREF(list);
     return result;
 }
 

@@ -17,6 +17,8 @@ PyObject *plain_replace(PyObject *value, plain_replacer replace, void *state);
 /* 1 when a value is or holds a packed tensor, -1 with an exception. Runs no Python code. */
 int plain_holds_packed(PyObject *value);
 int plain_is_tensor(PyObject *object);
+/* A tuple of arguments with this value in the place of one: a new one. */
+PyObject *plain_with_argument(PyObject *args, Py_ssize_t position, PyObject *value);
 /* func with every packed argument unpacked, nested ones too. */
 PyObject *plain_run(PyObject *func, PyObject *args, PyObject *kwargs);
 

@@ -147,24 +147,10 @@ PyObject *packed_to(PyObject *self, PyObject *args, PyObject *kwargs)
     return status != 0 ? result : result_of_torch(self, args, kwargs);
 }
 
-/* payload.to(device). */
-static PyObject *payload_moved(PyObject *payload, PyObject *device, PyObject *non_blocking)
-{
-    PyObject *args = PyTuple_Pack(1, device);
-    PyObject *kwargs = args == NULL ? NULL : Py_BuildValue("{sO}", "non_blocking", non_blocking);
-    PyObject *to = kwargs == NULL ? NULL : PyObject_GetAttr(payload, awqpack.names.to);
-    PyObject *result = to == NULL ? NULL : PyObject_Call(to, args, kwargs);
-    Py_XDECREF(args);
-    Py_XDECREF(kwargs);
-    Py_XDECREF(to);
-    return result;
-}
-
 /* A copy of the payload in pinned memory. */
 static PyObject *pinned_copy(PyObject *payload, PyObject *device, PyObject *non_blocking)
 {
-    PyObject *torch = PyImport_ImportModule("torch");
-    PyObject *empty = torch == NULL ? NULL : PyObject_GetAttrString(torch, "empty_like");
+    PyObject *empty = awqpack_look_up("torch", "empty_like");
     PyObject *args = empty == NULL ? NULL : PyTuple_Pack(1, payload);
     PyObject *kwargs = args == NULL ? NULL : Py_BuildValue("{sOsO}", "device", device, "pin_memory", Py_True);
     PyObject *result = kwargs == NULL ? NULL : PyObject_Call(empty, args, kwargs);
@@ -173,7 +159,6 @@ static PyObject *pinned_copy(PyObject *payload, PyObject *device, PyObject *non_
     if (copied == NULL) {
         Py_CLEAR(result);
     }
-    Py_XDECREF(torch);
     Py_XDECREF(empty);
     Py_XDECREF(args);
     Py_XDECREF(kwargs);
@@ -196,7 +181,8 @@ PyObject *packed_offload(PyObject *self, PyObject *args, PyObject *kwargs)
                                       : PyObject_CallFunctionObjArgs(awqpack.device_type, device, NULL);
     PyObject *payload = target == NULL ? NULL
                         : pin_memory   ? pinned_copy(fields.payload, target, non_blocking)
-                                       : payload_moved(fields.payload, target, non_blocking);
+                                       : PyObject_CallMethodObjArgs(fields.payload, awqpack.names.to, target, Py_None,
+                                                                    non_blocking, NULL);
     if (payload != NULL) {
         result =
             payload == fields.payload ? Py_NewRef(self) : packed_new((PyObject *)Py_TYPE(self), payload, fields.meta);

@@ -33,6 +33,14 @@ static PyObject *attribute_at(PyObject *root, const char *path)
     return object;
 }
 
+PyObject *awqpack_look_up(const char *module, const char *path)
+{
+    PyObject *root = PyImport_ImportModule(module);
+    PyObject *object = root == NULL ? NULL : attribute_at(root, path);
+    Py_XDECREF(root);
+    return object;
+}
+
 static int import_torch_objects(void)
 {
     static const struct {
@@ -73,16 +81,14 @@ static int forgive_absence(void)
 static int import_copying(void)
 {
     PyObject *capsule = PyObject_GetAttrString(awqpack.tensor_type, "__dlpack_c_exchange_api__");
-    PyObject *torch = capsule == NULL ? NULL : PyImport_ImportModule("torch");
     awqpack.adopt_tensors =
-        torch == NULL ? NULL : attribute_at(torch, "_C._aoti.alloc_tensors_by_stealing_from_void_ptrs");
+        capsule == NULL ? NULL : awqpack_look_up("torch", "_C._aoti.alloc_tensors_by_stealing_from_void_ptrs");
     int status = awqpack.adopt_tensors == NULL ? forgive_absence() : 0;
     if (awqpack.adopt_tensors != NULL && PyCapsule_IsValid(capsule, AWQPACK_DLPACK_CAPSULE)) {
         const awqpack_dlpack_exchange *exchange = PyCapsule_GetPointer(capsule, AWQPACK_DLPACK_CAPSULE);
         awqpack.dlpack = exchange != NULL && exchange->major == AWQPACK_DLPACK_MAJOR ? exchange : NULL;
         status = exchange == NULL ? -1 : 0;
     }
-    Py_XDECREF(torch);
     Py_XDECREF(capsule);
     return status;
 }

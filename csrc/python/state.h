@@ -111,6 +111,9 @@ extern awqpack_state awqpack;
 /* state.c: fills it in, once; -1 with an exception, and with nothing filled in. */
 int awqpack_fill_state(void);
 
+/* What is not there when awqpack is imported, or is seldom asked for: "a.b.c" of a module; a new reference. */
+PyObject *awqpack_look_up(const char *module, const char *path);
+
 /* errors.c: the one place that turns an awq_error into a Python exception; returns NULL. */
 PyObject *awqpack_raise(const awq_error *error);
 /* A callable that calls `op` and raises ValueError where torch made RuntimeError of an op's own; in place of `op` here,

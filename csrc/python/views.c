@@ -4,6 +4,7 @@
 
 #include "modes.h"
 #include "moves.h"
+#include "payload.h"
 #include "plain.h"
 #include "tensors.h"
 
@@ -12,9 +13,9 @@ static int is_equal_size(PyObject *a, PyObject *b)
 {
     PyObject *answer = a == b ? Py_NewRef(Py_True) : PyObject_RichCompare(a, b, Py_EQ);
     if (answer != NULL && !PyBool_Check(answer)) {
-        PyObject *shapes = PyImport_ImportModule("torch.fx.experimental.symbolic_shapes");
-        PyObject *known = shapes == NULL ? NULL : PyObject_CallMethod(shapes, "guard_or_false", "O", answer);
-        Py_XDECREF(shapes);
+        PyObject *guard = awqpack_look_up("torch.fx.experimental.symbolic_shapes", "guard_or_false");
+        PyObject *known = guard == NULL ? NULL : PyObject_CallFunctionObjArgs(guard, answer, NULL);
+        Py_XDECREF(guard);
         Py_DECREF(answer);
         answer = known;
     }
@@ -60,11 +61,9 @@ static int is_whole(PyObject *view, PyObject *self)
         return 0;
     }
     PyObject *dtype = PyObject_GetAttr(view, awqpack.names.dtype);
-    PyObject *is_negated =
-        dtype == awqpack.uint8 ? PyObject_CallFunctionObjArgs(awqpack.tensor_is_neg, view, NULL) : NULL;
-    int result = dtype == NULL || (dtype == awqpack.uint8 && is_negated == NULL) ? -1 : is_negated == Py_False;
+    const int is_other = dtype == awqpack.uint8 ? awqpack_is_negated(view) : 1;
+    int result = dtype == NULL || is_other < 0 ? -1 : !is_other;
     Py_XDECREF(dtype);
-    Py_XDECREF(is_negated);
     result = result == 1 ? have_equal_sizes(view, self, shape_of) : result;
     result = result == 1 ? have_equal_sizes(view, self, strides_of) : result;
     PyObject *offset = result == 1 ? PyObject_CallMethod(view, "storage_offset", NULL) : NULL;
@@ -107,15 +106,11 @@ static PyObject *foresee(PyObject *func, const packed_fields *fields, PyObject *
 {
     PyObject *shape = PyTuple_Pack(2, fields->size, fields->stride);
     PyObject *stand_in = shape == NULL ? NULL : PyObject_Call(awqpack.empty_strided, shape, awqpack.meta_codes);
-    PyObject *list = stand_in == NULL ? NULL : PySequence_List(args), *views = NULL;
-    if (list != NULL && PyList_SetItem(list, 0, Py_NewRef(stand_in)) == 0) {
-        PyObject *rest = PyList_AsTuple(list);
-        views = rest == NULL ? NULL : PyObject_Call(func, rest, kwargs);
-        Py_XDECREF(rest);
-    }
+    PyObject *foreseen = stand_in == NULL ? NULL : plain_with_argument(args, 0, stand_in);
+    PyObject *views = foreseen == NULL ? NULL : PyObject_Call(func, foreseen, kwargs);
     Py_XDECREF(shape);
     Py_XDECREF(stand_in);
-    Py_XDECREF(list);
+    Py_XDECREF(foreseen);
     return views;
 }
 
