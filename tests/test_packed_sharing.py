@@ -112,6 +112,7 @@ ENTANGLED = {
     "bytes of its payload": lambda p: ([p, p.payload.view(torch.uint8)], 1),
     "parts that overlap": lambda p: ([rows(p, 0, 128), rows(p, 64, 192)], 1),
     "a payload that is read": lambda p: ([p, torch.ones(1)], [p.payload.flatten()[:1], p.payload.flatten()[:1]]),
+    "one that is written twice": lambda p: ([p, p], [p.payload.flatten()[:1], p.payload.flatten()[:1]]),
     "a packed one that is read": lambda p: ([p.payload, torch.ones(WHOLE)], [torch.ones(1), p]),
 }
 

@@ -1,75 +1,58 @@
 /* Codes in the place of packed tensors while an op runs that writes: those that share memory share codes as they do. */
 #include "stand_ins.h"
 
+#include <string.h>
+
 #include "fields.h"
 #include "plain.h"
 
-/* Makes room for another item. */
-static int grow(void **items, Py_ssize_t count, Py_ssize_t *room, size_t size)
-{
-    if (count < *room) {
-        return 0;
-    }
-    const Py_ssize_t wanted = *room == 0 ? 4 : 2 * *room;
-    void *grown = PyMem_Realloc(*items, (size_t)wanted * size);
-    if (grown == NULL) {
-        PyErr_NoMemory();
-        return -1;
-    }
-    *items = grown;
-    *room = wanted;
-    return 0;
-}
-
 /* The stand-in of a tensor, or NULL. */
-static stand_in *find(const stand_ins *state, PyObject *packed)
+static stand_in *find(const stand_ins *state, PyObject *tensor)
 {
-    for (Py_ssize_t i = 0; i < state->packed_count; i++) {
-        if (state->packed[i].packed == packed) {
-            return &state->packed[i];
+    for (Py_ssize_t i = 0; i < state->count; i++) {
+        if (state->items[i].tensor == tensor) {
+            return &state->items[i];
         }
     }
     return NULL;
 }
 
-static int note_packed(stand_ins *state, PyObject *packed, int is_written)
+/* That of a tensor that has none yet. NULL with an exception. */
+static stand_in *append(stand_ins *state, PyObject *tensor)
 {
-    packed_fields fields;
-    stand_in *known = find(state, packed);
-    if (known != NULL) {
-        known->is_written |= is_written;
-        return 0;
+    packed_fields fields = {0};
+    if (state->count == state->room) {
+        const Py_ssize_t wanted = state->room == 0 ? 4 : 2 * state->room;
+        stand_in *grown = PyMem_Realloc(state->items, (size_t)wanted * sizeof *grown);
+        if (grown == NULL) {
+            PyErr_NoMemory();
+            return NULL;
+        }
+        state->items = grown;
+        state->room = wanted;
     }
-    if (grow((void **)&state->packed, state->packed_count, &state->packed_room, sizeof *state->packed) < 0 ||
-        packed_fields_get(packed, &fields) < 0) {
-        return -1;
+    if (awqpack_is_packed(tensor) && packed_fields_get(tensor, &fields) < 0) {
+        return NULL;
     }
-    stand_in *item = &state->packed[state->packed_count];
-    *item = (stand_in){.packed = Py_NewRef(packed), .payload = Py_NewRef(fields.payload), .is_written = is_written};
-    item->root = state->packed_count++;
-    item->packing = awqpack_packing_of(fields.packing, fields.reorder);
-    item->has_memory = memory_of(fields.payload, &item->memory);
+    stand_in *item = &state->items[state->count];
+    *item = (stand_in){.tensor = Py_NewRef(tensor), .payload = Py_XNewRef(fields.payload), .root = state->count++};
+    item->packing = fields.payload == NULL ? 0 : awqpack_packing_of(fields.packing, fields.reorder);
+    item->has_memory = memory_of(fields.payload == NULL ? tensor : fields.payload, &item->memory);
     packed_fields_clear(&fields);
-    return item->has_memory < 0 ? -1 : 0;
-}
-
-static int note_plain(stand_ins *state, PyObject *tensor, int is_written)
-{
-    if (grow((void **)&state->plain, state->plain_count, &state->plain_room, sizeof *state->plain) < 0) {
-        return -1;
-    }
-    stand_by *item = &state->plain[state->plain_count++];
-    *item = (stand_by){.tensor = Py_NewRef(tensor), .is_written = is_written};
-    item->has_memory = memory_of(tensor, &item->memory);
-    return item->has_memory < 0 ? -1 : 0;
+    return item->has_memory < 0 ? NULL : item;
 }
 
 /* Plain_replacers that only note what they see. */
 static PyObject *note(stand_ins *state, PyObject *tensor, int is_written)
 {
-    const int status =
-        awqpack_is_packed(tensor) ? note_packed(state, tensor, is_written) : note_plain(state, tensor, is_written);
-    return status < 0 ? NULL : Py_NewRef(tensor);
+    stand_in *item = find(state, tensor);
+    item = item == NULL ? append(state, tensor) : item;
+    if (item == NULL) {
+        return NULL;
+    }
+    item->is_written |= is_written;
+    state->write_count += is_written;
+    return Py_NewRef(tensor);
 }
 
 static PyObject *note_read(void *state, PyObject *tensor)
@@ -92,8 +75,7 @@ static int note_all(stand_ins *state, const op_plan *plan, PyObject *args, PyObj
             return -1;
         }
     }
-    /* Those that are written are noted already: the packed ones stay what they are, the plain ones say the same
-       again. */
+    /* Those that are written are noted already, and stay so. */
     PyObject *seen = plain_replace(args, note_read, state);
     PyObject *named = seen == NULL || kwargs == NULL ? NULL : plain_replace(kwargs, note_read, state);
     const int failed = seen == NULL || (kwargs != NULL && named == NULL);
@@ -119,36 +101,34 @@ static int64_t item_count(const memory_layout *memory)
     return count;
 }
 
-/* 1 when `part` may take its codes from those of `whole`. */
-static int can_share(const stand_ins *state, Py_ssize_t whole, Py_ssize_t part, int64_t *starts)
+/* 1 when `inner` may take its codes from those of `outer`. */
+static int can_share(const stand_in *outer, const stand_in *inner, int64_t *starts)
 {
-    const stand_in *outer = &state->packed[whole], *inner = &state->packed[part];
-    if (outer->packing != inner->packing) {
+    if (outer == inner || outer->payload == NULL || outer->packing != inner->packing) {
         return 0;
     }
     if (!outer->has_memory || !inner->has_memory) { /* fake, traced or empty ones: twins have one payload */
-        return outer->payload == inner->payload && whole < part;
+        return outer->payload == inner->payload && outer < inner;
     }
     if (memory_relate(&outer->memory, &inner->memory, starts) != MEMORY_INSIDE || !is_rectangle(inner, starts)) {
         return 0;
     }
     const int64_t outer_count = item_count(&outer->memory), inner_count = item_count(&inner->memory);
-    return outer_count > inner_count || (outer_count == inner_count && whole < part);
+    return outer_count > inner_count || (outer_count == inner_count && outer < inner);
 }
 
-static void find_root(const stand_ins *state, Py_ssize_t index)
+/* Notes which other payload, the largest there is, holds all of a packed tensor's. */
+static void find_root(const stand_ins *state, stand_in *item)
 {
-    stand_in *item = &state->packed[index];
     int64_t starts[MEMORY_MAX_DIMS] = {0}, largest = -1;
-    for (Py_ssize_t other = 0; other < state->packed_count; other++) {
-        if (other != index && can_share(state, other, index, starts)) {
-            const int64_t count = state->packed[other].has_memory ? item_count(&state->packed[other].memory) : 0;
+    for (Py_ssize_t i = 0; i < state->count; i++) {
+        const stand_in *other = &state->items[i];
+        if (can_share(other, item, starts)) {
+            const int64_t count = other->has_memory ? item_count(&other->memory) : 0;
             if (count > largest) {
                 largest = count;
-                item->root = other;
-                for (int d = 0; d < MEMORY_MAX_DIMS; d++) {
-                    item->starts[d] = starts[d];
-                }
+                item->root = i;
+                memcpy(item->starts, starts, sizeof starts);
             }
         }
     }
@@ -156,36 +136,27 @@ static void find_root(const stand_ins *state, Py_ssize_t index)
 
 static Py_ssize_t last_root(const stand_ins *state, Py_ssize_t index)
 {
-    while (state->packed[index].root != index) {
-        index = state->packed[index].root;
+    while (state->items[index].root != index) {
+        index = state->items[index].root;
     }
     return index;
 }
 
-/* 1 when two arguments, one of them written, lie in the same bytes and only torch's order of steps could say what comes
-   of it. What a single write reads it reads before. */
-static int are_entangled(const stand_ins *state, const memory_layout *a, int is_a_written, const memory_layout *b,
-                         int is_b_written)
+/* 1 when two arguments, one of them written, lie in the same bytes. */
+static int are_entangled(const stand_in *a, const stand_in *b)
 {
     int64_t starts[MEMORY_MAX_DIMS];
-    return (is_a_written || is_b_written) && state->written_count > 1 && memory_spans_overlap(&a->span, &b->span) &&
-           memory_relate(a, b, starts) != MEMORY_APART;
+    return (a->is_written || b->is_written) && a->has_memory && b->has_memory &&
+           memory_relate(&a->memory, &b->memory, starts) != MEMORY_APART;
 }
 
+/* Refuses what only torch's order of steps could say the result of: what a single write reads it reads before. */
 static int refuse_entangled(const stand_ins *state, PyObject *func)
 {
     int found = 0;
-    for (Py_ssize_t i = 0; i < state->packed_count && state->written_count > 1; i++) {
-        const stand_in *item = &state->packed[i];
-        for (Py_ssize_t j = i + 1; item->has_memory && j < state->packed_count; j++) {
-            const stand_in *other = &state->packed[j];
-            found |= other->has_memory && last_root(state, i) != last_root(state, j) &&
-                     are_entangled(state, &item->memory, item->is_written, &other->memory, other->is_written);
-        }
-        for (Py_ssize_t j = 0; item->has_memory && j < state->plain_count; j++) {
-            const stand_by *other = &state->plain[j];
-            found |= other->has_memory &&
-                     are_entangled(state, &item->memory, item->is_written, &other->memory, other->is_written);
+    for (Py_ssize_t i = 0; i < state->count && state->write_count > 1; i++) {
+        for (Py_ssize_t j = 0; state->items[i].payload != NULL && j < state->count; j++) {
+            found |= last_root(state, i) != last_root(state, j) && are_entangled(&state->items[i], &state->items[j]);
         }
     }
     if (found) {
@@ -203,15 +174,10 @@ int stand_ins_collect(stand_ins *state, PyObject *func, const op_plan *plan, PyO
     if (note_all(state, plan, args, kwargs) < 0) {
         return -1;
     }
-    for (Py_ssize_t i = 0; i < state->packed_count; i++) {
-        state->written_packed_count += state->packed[i].is_written;
-        if (state->packed_count > 1) {
-            find_root(state, i);
+    for (Py_ssize_t i = 0; i < state->count; i++) {
+        if (state->items[i].payload != NULL) {
+            find_root(state, &state->items[i]);
         }
-    }
-    state->written_count = state->written_packed_count;
-    for (Py_ssize_t i = 0; i < state->plain_count; i++) {
-        state->written_count += state->plain[i].is_written;
     }
     return refuse_entangled(state, func);
 }
@@ -244,23 +210,16 @@ static PyObject *narrow_codes(const stand_in *part, PyObject *codes)
 }
 
 /* The codes that stand in for a packed tensor: borrowed, unpacked when they are first asked for. */
-static PyObject *codes_of(stand_ins *state, Py_ssize_t index)
+static PyObject *codes_of(stand_ins *state, stand_in *item)
 {
-    if (state->packed[index].codes != NULL) {
-        return state->packed[index].codes;
-    }
-    const Py_ssize_t root = state->packed[index].root;
-    PyObject *codes = NULL;
-    if (root == index) {
-        codes = packed_unpack(state->packed[index].packed, NULL);
-    } else {
+    stand_in *root = &state->items[item->root];
+    if (item->codes == NULL && root == item) {
+        item->codes = packed_unpack(item->tensor, NULL);
+    } else if (item->codes == NULL) {
         PyObject *whole = codes_of(state, root);
-        codes = whole == NULL                     ? NULL
-                : state->packed[index].has_memory ? narrow_codes(&state->packed[index], whole)
-                                                  : Py_NewRef(whole);
+        item->codes = whole == NULL ? NULL : item->has_memory ? narrow_codes(item, whole) : Py_NewRef(whole);
     }
-    state->packed[index].codes = codes;
-    return codes;
+    return item->codes;
 }
 
 static PyObject *stand_in_for(void *data, PyObject *tensor)
@@ -274,7 +233,7 @@ static PyObject *stand_in_for(void *data, PyObject *tensor)
         PyErr_SetString(PyExc_RuntimeError, "the arguments of an op on AWQPackedTensors changed while it began");
         return NULL;
     }
-    return Py_XNewRef(codes_of(state, item - state->packed));
+    return Py_XNewRef(codes_of(state, item));
 }
 
 PyObject *stand_ins_run(stand_ins *state, PyObject *func, PyObject *args, PyObject *kwargs)
@@ -292,9 +251,9 @@ PyObject *stand_ins_run(stand_ins *state, PyObject *func, PyObject *args, PyObje
 
 int stand_ins_back_up(stand_ins *state)
 {
-    for (Py_ssize_t i = 0; i < state->plain_count; i++) {
-        stand_by *item = &state->plain[i];
-        if (item->is_written) {
+    for (Py_ssize_t i = 0; i < state->count; i++) {
+        stand_in *item = &state->items[i];
+        if (item->is_written && item->payload == NULL) {
             item->before = PyObject_CallMethodObjArgs(item->tensor, awqpack.names.clone, NULL);
             if (item->before == NULL) {
                 return -1;
@@ -324,8 +283,8 @@ void stand_ins_roll_back(const stand_ins *state)
 {
     PyObject *type, *value, *trace;
     PyErr_Fetch(&type, &value, &trace);
-    for (Py_ssize_t i = state->plain_count - 1; i >= 0; i--) {
-        const stand_by *item = &state->plain[i];
+    for (Py_ssize_t i = state->count - 1; i >= 0; i--) {
+        const stand_in *item = &state->items[i];
         if (item->before != NULL && restore(item->tensor, item->before) < 0) {
             PyErr_WriteUnraisable(item->tensor);
         }
@@ -335,15 +294,11 @@ void stand_ins_roll_back(const stand_ins *state)
 
 void stand_ins_clear(stand_ins *state)
 {
-    for (Py_ssize_t i = 0; i < state->packed_count; i++) {
-        Py_DECREF(state->packed[i].packed);
-        Py_DECREF(state->packed[i].payload);
-        Py_XDECREF(state->packed[i].codes);
+    for (Py_ssize_t i = 0; i < state->count; i++) {
+        Py_DECREF(state->items[i].tensor);
+        Py_XDECREF(state->items[i].payload);
+        Py_XDECREF(state->items[i].codes);
+        Py_XDECREF(state->items[i].before);
     }
-    for (Py_ssize_t i = 0; i < state->plain_count; i++) {
-        Py_DECREF(state->plain[i].tensor);
-        Py_XDECREF(state->plain[i].before);
-    }
-    PyMem_Free(state->packed);
-    PyMem_Free(state->plain);
+    PyMem_Free(state->items);
 }

@@ -5,10 +5,12 @@
 #include "memory.h"
 #include "plan.h"
 
-/* A packed argument. */
+/* A tensor among the arguments. Codes stand in for a packed one; a plain one the op gets itself. */
 typedef struct stand_in {
-    PyObject *packed, *payload; /* strong references, as is codes */
-    PyObject *codes;            /* NULL until they are asked for */
+    PyObject *tensor;  /* a strong reference, as are the others */
+    PyObject *payload; /* NULL for a plain tensor */
+    PyObject *codes;   /* of a packed one; NULL until they are asked for */
+    PyObject *before;  /* of a plain one that is written, a copy to go back to */
     awq_packing packing;
     int is_written;
     int has_memory; /* else nothing is known of what it shares */
@@ -17,21 +19,10 @@ typedef struct stand_in {
     int64_t starts[MEMORY_MAX_DIMS]; /* in the payload of root */
 } stand_in;
 
-/* A plain argument, which the op gets itself. */
-typedef struct stand_by {
-    PyObject *tensor; /* strong, as is before */
-    PyObject *before; /* a copy to go back to; NULL where it is not written */
-    int is_written;
-    int has_memory;
-    memory_layout memory;
-} stand_by;
-
 typedef struct stand_ins {
-    stand_in *packed;
-    Py_ssize_t packed_count, packed_room;
-    stand_by *plain;
-    Py_ssize_t plain_count, plain_room;
-    Py_ssize_t written_count, written_packed_count;
+    stand_in *items;
+    Py_ssize_t count, room;
+    Py_ssize_t write_count; /* a tensor that is given twice to be written is written twice */
 } stand_ins;
 
 /* Notes the tensors of a call and what they share; refuses what could not be kept apart. -1 with an exception. */

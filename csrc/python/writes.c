@@ -12,11 +12,11 @@ static PyObject *repack(PyObject *func, const stand_in *item)
 {
     packed_fields fields;
     PyObject *payload = NULL;
-    if (packed_fields_get(item->packed, &fields) < 0) {
+    if (packed_fields_get(item->tensor, &fields) < 0) {
         return NULL;
     }
     PyObject *shape = PyObject_GetAttr(item->codes, awqpack.names.shape);
-    PyObject *expected = shape == NULL ? NULL : PyObject_GetAttr(item->packed, awqpack.names.shape);
+    PyObject *expected = shape == NULL ? NULL : PyObject_GetAttr(item->tensor, awqpack.names.shape);
     const int is_same = expected == NULL ? -1 : PyObject_RichCompareBool(shape, expected, Py_EQ);
     if (is_same == 0) {
         PyErr_Format(PyExc_ValueError, "%S writes a result of shape %R into an AWQPackedTensor of shape %R", func,
@@ -56,16 +56,16 @@ static int commit(PyObject *func, const stand_ins *state)
 {
     Py_ssize_t count = 0;
     int status = 0;
-    payload_store *stores = PyMem_Calloc((size_t)state->written_packed_count + 1, sizeof *stores);
+    payload_store *stores = PyMem_Calloc((size_t)state->count, sizeof *stores);
     if (stores == NULL) {
         PyErr_NoMemory();
         return -1;
     }
-    for (Py_ssize_t i = 0; status == 0 && i < state->packed_count; i++) {
-        const stand_in *item = &state->packed[i];
+    for (Py_ssize_t i = 0; status == 0 && i < state->count; i++) {
+        const stand_in *item = &state->items[i];
         if (item->is_written && item->codes != NULL) {
             PyObject *source = check_writable(item) < 0 ? NULL : repack(func, item);
-            stores[count++] = (payload_store){item->packed, item->payload, source, NULL};
+            stores[count++] = (payload_store){item->tensor, item->payload, source, NULL};
             status = source == NULL ? -1 : 0;
         }
     }
@@ -80,34 +80,29 @@ static int commit(PyObject *func, const stand_ins *state)
     return status;
 }
 
+/* One of the op's returns: the written argument that it is, or else what the op gave for it. Borrowed. */
+static PyObject *returned(const op_plan *plan, Py_ssize_t index, PyObject *args, PyObject *kwargs, PyObject *result)
+{
+    const Py_ssize_t source = plan->sources[index];
+    PyObject *written = source < 0 ? NULL : plan_given(&plan->written[source], args, kwargs);
+    return written == NULL ? result : written;
+}
+
 /* The op's result with the tensors themselves where it returned their stand-ins. Steals `result`. */
 static PyObject *restore_results(PyObject *result, const op_plan *plan, PyObject *args, PyObject *kwargs)
 {
     const Py_ssize_t count = plan->return_count;
-    const int is_tuple = count > 1 && PyTuple_CheckExact(result);
-    PyObject *restored = is_tuple ? PyTuple_New(count) : NULL;
-    if (is_tuple && restored == NULL) {
-        Py_DECREF(result);
-        return NULL;
-    }
-    for (Py_ssize_t i = 0; i < count; i++) {
-        const Py_ssize_t source = plan->sources[i];
-        PyObject *item = source < 0 ? NULL : plan_given(&plan->written[source], args, kwargs);
-        if (!is_tuple) {
-            if (item != NULL && count == 1) {
-                Py_INCREF(item);
-                Py_DECREF(result);
-                return item;
-            }
-            return result;
+    PyObject *restored = NULL;
+    if (count > 1 && PyTuple_CheckExact(result) && PyTuple_Size(result) == count) {
+        restored = PyTuple_New(count);
+        for (Py_ssize_t i = 0; restored != NULL && i < count; i++) {
+            PyTuple_SetItem(restored, i, Py_NewRef(returned(plan, i, args, kwargs, PyTuple_GetItem(result, i))));
         }
-        PyTuple_SetItem(restored, i, Py_NewRef(item == NULL ? PyTuple_GetItem(result, i) : item));
+    } else {
+        restored = Py_NewRef(count == 1 ? returned(plan, 0, args, kwargs, result) : result);
     }
-    if (is_tuple) {
-        Py_DECREF(result);
-        return restored;
-    }
-    return result;
+    Py_DECREF(result);
+    return restored;
 }
 
 /* c10d ops return (tensors, Work) and go on in the background: the codes are there after wait(). */
@@ -126,24 +121,15 @@ static int wait_for_work(PyObject *result)
 /* Functional collectives are waited for through the tensors that they write. */
 static int wait_for_tensors(const stand_ins *state)
 {
-    int status = -1;
-    PyObject *torch = PyImport_ImportModule("torch");
-    PyObject *ops = torch == NULL ? NULL : PyObject_GetAttrString(torch, "ops");
-    PyObject *functional = ops == NULL ? NULL : PyObject_GetAttrString(ops, "_c10d_functional");
-    for (Py_ssize_t i = 0; functional != NULL && i < state->packed_count; i++) {
-        PyObject *codes = state->packed[i].is_written ? state->packed[i].codes : NULL;
-        PyObject *done =
-            codes == NULL ? Py_NewRef(Py_None) : PyObject_CallMethod(functional, "wait_tensor", "O", codes);
-        if (done == NULL) {
-            goto done;
-        }
-        Py_DECREF(done);
+    PyObject *wait_tensor = awqpack_look_up("torch", "ops._c10d_functional.wait_tensor");
+    int status = wait_tensor == NULL ? -1 : 0;
+    for (Py_ssize_t i = 0; status == 0 && i < state->count; i++) {
+        PyObject *codes = state->items[i].is_written ? state->items[i].codes : NULL;
+        PyObject *done = codes == NULL ? Py_NewRef(Py_None) : PyObject_CallFunctionObjArgs(wait_tensor, codes, NULL);
+        status = done == NULL ? -1 : 0;
+        Py_XDECREF(done);
     }
-    status = functional == NULL ? -1 : 0;
-done:
-    Py_XDECREF(torch);
-    Py_XDECREF(ops);
-    Py_XDECREF(functional);
+    Py_XDECREF(wait_tensor);
     return status;
 }
 
@@ -164,12 +150,7 @@ static PyObject *with_work(const op_plan *plan, PyObject *args)
     if (position < 0 || position >= PyTuple_Size(args)) {
         return Py_NewRef(args);
     }
-    PyObject *list = PySequence_List(args), *result = NULL;
-    if (list != NULL && PyList_SetItem(list, position, PyBool_FromLong(1)) == 0) {
-        result = PyList_AsTuple(list);
-    }
-    Py_XDECREF(list);
-    return result;
+    return plain_with_argument(args, position, Py_True);
 }
 
 /* A claim to the payloads that the op writes. *claim is NULL for a collective, which may wait for another thread of
@@ -181,14 +162,15 @@ static int claim_written(const stand_ins *state, const op_plan *plan, memory_cla
     if (plan->collective != NO_COLLECTIVE) {
         return 0;
     }
-    memory_span *spans = PyMem_Calloc((size_t)state->written_packed_count + 1, sizeof *spans);
+    memory_span *spans = PyMem_Calloc((size_t)state->count, sizeof *spans);
     if (spans == NULL) {
         PyErr_NoMemory();
         return -1;
     }
-    for (Py_ssize_t i = 0; i < state->packed_count; i++) {
-        if (state->packed[i].is_written && state->packed[i].has_memory) {
-            spans[count++] = state->packed[i].memory.span;
+    for (Py_ssize_t i = 0; i < state->count; i++) {
+        const stand_in *item = &state->items[i];
+        if (item->payload != NULL && item->is_written && item->has_memory) {
+            spans[count++] = item->memory.span;
         }
     }
     *claim = count == 0 ? NULL : claim_memory(spans, count);
