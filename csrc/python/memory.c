@@ -3,58 +3,48 @@
 
 #include <string.h>
 
-#include "dlpack.h"
 #include "fields.h"
 #include "payload.h"
 
-/* Sets the bytes from the address of the first item, once item_bytes, ndim, sizes and strides are there. */
-static int set_span(memory_layout *layout, int device_type, int device_id, uintptr_t begin, int64_t last)
+/* 0 for what has no bytes at hand, as memory_of says. */
+static int read_layout(const awqpack_dlpack_tensor *memory, memory_layout *layout)
 {
-    layout->span = (memory_span){device_type, device_id, begin, begin + (uintptr_t)((last + 1) * layout->item_bytes)};
-    return begin != 0;
-}
-
-/* From torch's C interface for exchanging tensors. */
-static int describe_quickly(PyObject *tensor, memory_layout *layout)
-{
-    awqpack_dlpack_tensor memory;
-    if (awqpack.dlpack->describe(tensor, &memory) != 0) {
-        PyErr_Clear();
-        return 0;
-    }
+    const uintptr_t begin = (uintptr_t)memory->data + memory->byte_offset;
     int64_t last = 0, contiguous = 1;
-    layout->item_bytes = (int64_t)memory.type_bits * memory.type_lanes / 8;
-    layout->ndim = memory.ndim <= MEMORY_MAX_DIMS ? memory.ndim : -1;
-    for (int32_t d = memory.ndim - 1; d >= 0; d--) {
-        const int64_t stride = memory.strides == NULL ? contiguous : memory.strides[d];
-        if (memory.shape[d] == 0) {
+    layout->item_bytes = (int64_t)memory->type_bits * memory->type_lanes / 8;
+    layout->ndim = memory->ndim <= MEMORY_MAX_DIMS ? memory->ndim : -1;
+    for (int32_t d = memory->ndim - 1; d >= 0; d--) {
+        const int64_t stride = memory->strides == NULL ? contiguous : memory->strides[d];
+        if (memory->shape[d] == 0) {
             return 0;
         }
         if (layout->ndim >= 0) {
-            layout->sizes[d] = memory.shape[d];
+            layout->sizes[d] = memory->shape[d];
             layout->strides[d] = stride;
         }
-        last += (memory.shape[d] - 1) * stride;
-        contiguous *= memory.shape[d];
+        last += (memory->shape[d] - 1) * stride;
+        contiguous *= memory->shape[d];
     }
-    return set_span(layout, memory.device_type, memory.device_id, (uintptr_t)memory.data + memory.byte_offset, last);
+    const uintptr_t end = begin + (uintptr_t)((last + 1) * layout->item_bytes);
+    layout->span = (memory_span){memory->device_type, memory->device_id, begin, end};
+    return begin != 0;
 }
 
-/* An attribute that is an int, or what a method without arguments gives: -1 with an exception. */
-static int64_t ask_int(PyObject *tensor, const char *name, int is_method)
+/* The int that a method without arguments gives: -1 with an exception. */
+static int64_t ask_int(PyObject *tensor, const char *name)
 {
-    PyObject *value = is_method ? PyObject_CallMethod(tensor, name, NULL) : PyObject_GetAttrString(tensor, name);
+    PyObject *value = PyObject_CallMethod(tensor, name, NULL);
     const int64_t result = value == NULL ? -1 : PyLong_AsLongLong(value);
     Py_XDECREF(value);
     return result;
 }
 
-/* The same from the tensor's methods, where torch has no such interface. */
-static int describe_slowly(PyObject *tensor, memory_layout *layout)
+/* What awqpack_describe says, from the tensor's methods, where torch has no such interface; -1 with an exception. The
+   two arrays hold the sizes and strides. */
+static int describe_slowly(PyObject *tensor, int64_t *sizes, int64_t *strides, awqpack_dlpack_tensor *memory)
 {
-    int64_t sizes[AWQ_MAX_DIMS], strides[AWQ_MAX_DIMS], last = 0;
     Py_ssize_t ndim, count;
-    int status = -1, is_empty = 0;
+    int status = -1;
     PyObject *pointer = PyObject_CallMethodObjArgs(tensor, awqpack.names.data_ptr, NULL);
     if (pointer == NULL) { /* sparse, for one: it has no such thing */
         PyErr_Clear();
@@ -65,20 +55,12 @@ static int describe_slowly(PyObject *tensor, memory_layout *layout)
     PyObject *device = stride == NULL ? NULL : PyObject_GetAttr(tensor, awqpack.names.device);
     if (device != NULL && awqpack_read_ints(shape, "shape", sizes, &ndim) > 0 &&
         awqpack_read_ints(stride, "stride", strides, &count) > 0) {
-        layout->item_bytes = ask_int(tensor, "element_size", 1);
-        layout->ndim = ndim <= MEMORY_MAX_DIMS ? (int)ndim : -1;
-        for (Py_ssize_t d = 0; d < ndim; d++) {
-            is_empty |= sizes[d] == 0;
-            last += (sizes[d] - 1) * strides[d];
-            if (layout->ndim >= 0) {
-                layout->sizes[d] = sizes[d];
-                layout->strides[d] = strides[d];
-            }
-        }
-        const int64_t index = ask_int(tensor, "get_device", 1); /* -1 on the CPU */
-        const int kind = PyErr_Occurred() ? -1 : awqpack_device_kind_of(device);
-        const uintptr_t begin = (uintptr_t)PyLong_AsVoidPtr(pointer);
-        status = kind < 0 || PyErr_Occurred() ? -1 : is_empty ? 0 : set_span(layout, kind, (int)index, begin, last);
+        *memory = (awqpack_dlpack_tensor){.shape = sizes, .strides = strides, .ndim = (int32_t)ndim, .type_lanes = 1};
+        memory->type_bits = (uint8_t)(8 * ask_int(tensor, "element_size"));
+        memory->device_id = (int32_t)ask_int(tensor, "get_device"); /* -1 on the CPU */
+        memory->device_type = PyErr_Occurred() ? -1 : awqpack_device_kind_of(device);
+        memory->data = PyLong_AsVoidPtr(pointer);
+        status = PyErr_Occurred() ? -1 : 1;
     }
     Py_XDECREF(pointer);
     Py_XDECREF(shape);
@@ -92,7 +74,11 @@ int memory_of(PyObject *tensor, memory_layout *layout)
     if ((PyObject *)Py_TYPE(tensor) != awqpack.tensor_type && (PyObject *)Py_TYPE(tensor) != awqpack.parameter_type) {
         return 0;
     }
-    return awqpack.dlpack != NULL ? describe_quickly(tensor, layout) : describe_slowly(tensor, layout);
+    int64_t sizes[AWQ_MAX_DIMS], strides[AWQ_MAX_DIMS];
+    awqpack_dlpack_tensor memory;
+    const int is_there =
+        awqpack.dlpack != NULL ? awqpack_describe(tensor, &memory) : describe_slowly(tensor, sizes, strides, &memory);
+    return is_there > 0 ? read_layout(&memory, layout) : is_there;
 }
 
 int memory_spans_overlap(const memory_span *a, const memory_span *b)

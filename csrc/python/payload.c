@@ -1,8 +1,6 @@
 /* What a payload must be, and where it is. */
 #include "payload.h"
 
-#include "dlpack.h"
-
 static int read_device_kind(PyObject *device)
 {
     if ((PyObject *)Py_TYPE(device) != awqpack.device_type) {
@@ -75,6 +73,15 @@ int awqpack_is_negated(PyObject *tensor)
     return result;
 }
 
+int awqpack_describe(PyObject *tensor, awqpack_dlpack_tensor *memory)
+{
+    if (awqpack.dlpack != NULL && awqpack.dlpack->describe(tensor, memory) != 0) {
+        PyErr_Clear();
+        return 0;
+    }
+    return awqpack.dlpack != NULL;
+}
+
 int awqpack_refuse_without_values(PyObject *payload)
 {
     awqpack_dlpack_tensor memory;
@@ -87,12 +94,8 @@ int awqpack_refuse_without_values(PyObject *payload)
             PyExc_ValueError,
             "AWQPackedTensor expects a payload with values of its own; got a negated view: clone() it first");
     }
-    if (negated != 0 || awqpack.dlpack == NULL) {
+    if (negated != 0 || !awqpack_describe(payload, &memory)) {
         return negated == 0 ? 0 : -1;
-    }
-    if (awqpack.dlpack->describe(payload, &memory) != 0) { /* on meta, for one */
-        PyErr_Clear();
-        return 0;
     }
     int is_empty = memory.data != NULL || memory.device_type != AWQPACK_DLPACK_CPU;
     for (int32_t d = 0; d < memory.ndim; d++) {

@@ -2,6 +2,7 @@
 #ifndef AWQPACK_PAYLOAD_H
 #define AWQPACK_PAYLOAD_H
 
+#include "dlpack.h"
 #include "state.h"
 
 typedef enum awqpack_device_kind {
@@ -15,6 +16,9 @@ typedef enum awqpack_device_kind {
 int awqpack_device_kind_of(PyObject *device);
 /* True when a packed tensor moved between devices of these kinds stays packed. */
 int awqpack_stays_packed(int from, int to);
+/* Describes the memory of a tensor by torch's C interface. 0, without an exception, where either has none: on meta, for
+   one. */
+int awqpack_describe(PyObject *tensor, awqpack_dlpack_tensor *memory);
 /* True when data is a dense tensor of the packing's dtype; an exception otherwise. */
 int awqpack_check_payload(PyObject *data, PyObject *packing);
 /* 1 when the values of a tensor are not its bytes, -1 with an exception. */

@@ -3,22 +3,11 @@
 
 #include <string.h>
 
-#include "dlpack.h"
 #include "payload.h"
 #include "torch/shim.h"
 
 /* What torch itself leaves to one thread. It copies larger ones with all its threads. */
 enum { one_thread_bytes = 128 * 1024 };
-
-/* Describes the memory of a tensor. 0, without an exception, when it has none. */
-static int describe(PyObject *tensor, awqpack_dlpack_tensor *memory)
-{
-    if (awqpack.dlpack->describe(tensor, memory) != 0) {
-        PyErr_Clear();
-        return 0;
-    }
-    return memory->data != NULL && memory->byte_offset == 0;
-}
 
 /* Bytes of a tensor without gaps, in row-major order; 0 for others and for an empty one. */
 static size_t contiguous_bytes(const awqpack_dlpack_tensor *memory)
@@ -105,8 +94,8 @@ int awqpack_payload_copy(PyObject *payload, PyObject **copy)
 {
     awqpack_dlpack_tensor source;
     *copy = NULL;
-    if (awqpack.dlpack == NULL || Py_TYPE(payload) != (PyTypeObject *)awqpack.tensor_type ||
-        !describe(payload, &source)) {
+    if (Py_TYPE(payload) != (PyTypeObject *)awqpack.tensor_type || !awqpack_describe(payload, &source) ||
+        source.data == NULL || source.byte_offset != 0) {
         return 0;
     }
     const size_t bytes = contiguous_bytes(&source);
