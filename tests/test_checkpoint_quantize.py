@@ -92,6 +92,22 @@ def test_gptq_takes_weights_without_negatives(tmp_path):
         assert_same(written[f"layers.0.fc.{name}"], tensor.contiguous())
 
 
+@pytest.mark.parametrize(
+    ("target", "value", "words"),
+    [
+        ("gemm", float("nan"), r"weight\[1500, 200\] is nan, where min_max_scales expects a finite weight"),
+        ("gemm", 1e7, r"scales\[1500, 3\] would be infinite, where .* expects weights whose range float16 holds"),
+        ("gptq", 65504 * 14.5, r"no float16 is 67843\.4, the scale of row 1500, group 3, beside a zero of 1"),
+    ],
+)
+def test_a_row_past_the_first_chunk_is_named(target, value, words, tmp_path):
+    weight = torch.ones(2056, 1024)
+    weight[1500, 200] = value
+    given = write_floats(tmp_path / "given", {"layers.0.fc.weight": weight})
+    with pytest.raises(CheckpointError, match=rf"layers\.0\.fc: {words}"):
+        checkpoint.quantize(given, tmp_path / "out", target, group_size=64)
+
+
 CHOICES = {
     "as it is": ({}, LINEARS),
     "without attention": ({"ignore": ["self_attn"]}, LINEARS[1:]),

@@ -91,9 +91,10 @@ def test_gptq_rounds_without_a_zero_of_0(dtype):
 
 
 def test_gptq_names_a_scale_that_is_none():
-    weight = torch.zeros(8, 128)
-    weight[0, 0] = 65504 * 14.5  # a range of 15 steps that float16 holds, and none of 14
-    with pytest.raises(LayoutError, match=r"no float16 is 67843\.4, a scale beside a zero of 1"):
+    weight = torch.ones(8, 128)
+    weight[5, 70] = 65504 * 14.5  # a range of 15 steps that float16 holds, and none of 14
+    weight[6, 0] = 65504 * 14.9
+    with pytest.raises(LayoutError, match=r"no float16 is 67843\.4, the scale of row 5, group 1, beside a zero of 1"):
         quantize_layer(weight, LAYOUTS["gptq"], 64, dtype=torch.float16)
 
 

@@ -3,6 +3,7 @@ a chunk is in memory."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import torch
@@ -83,7 +84,7 @@ def quantize_runs(
         take: memory for a purpose, which may be what it gave for that before.
 
     Raises:
-        LayoutError: a weight is not finite, and named, or a scale is none in the dtype of scales.
+        LayoutError: a weight is not finite, or a scale none in the dtype of scales; either is named.
     """
     n, k = features
     whole = take("whole", target.dtype, target.shape(n, k)) if target.runs_along_k else None
@@ -93,8 +94,8 @@ def quantize_runs(
         try:
             floats.min_max_scales(weight, k // scales.shape[1], formula=formula, out=(scale, zero))
         except ValueError as error:
-            raise LayoutError(_reason_not_rounded(weight, begin) or str(error)) from None
-        lift_zeros(weight, scale, zero, lowest_zero)
+            raise LayoutError(_of_whole(str(error), begin)) from None
+        lift_zeros(weight, scale, zero, lowest_zero, begin)
         if whole is not None:
             run = target.part(whole, False, begin, end)
         else:
@@ -106,12 +107,10 @@ def quantize_runs(
         yield whole
 
 
-def _reason_not_rounded(weight: torch.Tensor, begin: int) -> str | None:
-    is_none = ~weight.isfinite()
-    if not bool(is_none.any()):
-        return None
-    row, column = is_none.nonzero()[0].tolist()
-    return f"weight[{begin + row}, {column}] is {float(weight[row, column])}, which no code is"
+def _of_whole(text: str, begin: int) -> str:
+    """What was expected of rows from that one on, and found, as the whole weight counts them."""
+    expected, _, found = re.sub(r"\[(\d+)", lambda row: f"[{begin + int(row[1])}", text, count=1).partition("; ")
+    return f"{found}, where {expected}" if found else expected
 
 
 def _chunks(form: WeightFormat, out_features: int, in_features: int) -> Iterator[tuple[int, int]]:
