@@ -329,7 +329,7 @@ FloatChoice choose(const awq_float_geometry &g, FloatJob &job, const FloatKernel
             return {tile.kernel, tile.shape(job)};
         }
     }
-    return {kernels.generic[g.packing], float_generic_shape(job, g.packing)};
+    return {kernels.generic[g.packing], ByPacking<GenericShape>::table[g.packing](job)};
 }
 
 /* Quantizes or dequantizes; values are checked where there is a word to tell of it. */

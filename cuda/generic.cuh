@@ -28,6 +28,11 @@ Shape generic_shape(const Job &job)
             runs_down<P> ? col_step < row_step : row_step < col_step};
 }
 
+template <awq_packing P>
+struct GenericShape {
+    static constexpr Shape (*value)(const Job &job) = generic_shape<P>;
+};
+
 /* A payload item: where it is, and where the code of its first nibble is. */
 struct Item {
     int64_t line, number, row, col;
@@ -59,6 +64,12 @@ using ItemOf = std::conditional_t<
     item_bytes<P> == 8, uint64_t,
     std::conditional_t<item_bytes<P> == 4, uint32_t, std::conditional_t<item_bytes<P> == 2, uint16_t, uint8_t>>>;
 
+/* Where it is in the payload of the batch. */
+__device__ __forceinline__ int64_t item_offset(const Job &job, const Item &item)
+{
+    return blockIdx.y * job.payload_batch + item.line * job.payload_row + item.number * job.payload_col;
+}
+
 template <awq_packing P>
 __device__ __forceinline__ void pack_item(const Job &job, const Item &item)
 {
@@ -73,9 +84,7 @@ __device__ __forceinline__ void pack_item(const Job &job, const Item &item)
         packed |= static_cast<ItemOf<P>>(code & AWQ_CODE_MAX) << (4 * nibble);
         seen |= code;
     }
-    uint8_t *target =
-        job.payload + blockIdx.y * job.payload_batch + item.line * job.payload_row + item.number * job.payload_col;
-    *reinterpret_cast<ItemOf<P> *>(target) = packed;
+    *reinterpret_cast<ItemOf<P> *>(job.payload + item_offset(job, item)) = packed;
     if (seen > AWQ_CODE_MAX) {
         report_codes(job, item.row, item.col, item_codes<P>, place_of<P>);
     }
@@ -98,9 +107,7 @@ __global__ void __launch_bounds__(generic_threads) unpack_generic(const Job job,
     if (!item.exists) {
         return;
     }
-    const uint8_t *source =
-        job.payload + blockIdx.y * job.payload_batch + item.line * job.payload_row + item.number * job.payload_col;
-    const ItemOf<P> packed = *reinterpret_cast<const ItemOf<P> *>(source);
+    const ItemOf<P> packed = *reinterpret_cast<const ItemOf<P> *>(job.payload + item_offset(job, item));
     uint8_t *target = job.codes + blockIdx.y * job.codes_batch + item.row * job.codes_row + item.col * job.codes_col;
 #pragma unroll
     for (int nibble = 0; nibble < item_codes<P>; nibble++) {
