@@ -351,10 +351,10 @@ cudaError_t run(const awq_float_geometry &g, const FloatKernels &kernels, uint64
 
 /* Groups below each other that threads share, where one has not enough to load at once; and what a lane loads of a
    group, so that few lanes have to compare what they found. */
-constexpr int line_groups = 8, lane_loads = 2;
+constexpr int shared_groups = 8, lane_loads = 2;
 
 template <class T>
-constexpr ScalesKernel scales_kernels[3] = {scales_of_lines<T, 1>, scales_of_lines<T, line_groups>,
+constexpr ScalesKernel scales_kernels[3] = {scales_of_rows<T, 1>, scales_of_rows<T, shared_groups>,
                                             scales_of_columns<T>};
 
 /* The geometry with rows and columns exchanged. */
@@ -370,7 +370,7 @@ awq_float_geometry exchange(const awq_float_geometry &g)
 }
 
 /* How the groups of a launch lie in blocks. */
-Shape scales_of_lines_shape(const awq_float_geometry &g, int lanes, int groups)
+Shape scales_of_rows_shape(const awq_float_geometry &g, int lanes, int groups)
 {
     const int64_t down = g.rows / g.group_rows, across = g.cols / g.group_cols;
     return grid_of_threads(across * lanes, ceil_div(down, groups), lanes < 32 ? 32 : lanes, scales_threads);
@@ -406,8 +406,8 @@ cudaError_t run_min_max(const awq_float_geometry &geometry, awq_scale_mode mode,
         while (job.lanes < 32 && job.lanes * lane_loads < loads) {
             job.lanes *= 2;
         }
-        has_many = loads < line_groups * job.lanes;
-        shape = scales_of_lines_shape(g, job.lanes, has_many ? line_groups : 1);
+        has_many = loads < shared_groups * job.lanes;
+        shape = scales_of_rows_shape(g, job.lanes, has_many ? shared_groups : 1);
     }
     const int number = columns ? 2 : has_many ? 1 : 0;
     const ScalesKernel kernels[float_kinds] = {scales_kernels<__half>[number], scales_kernels<__nv_bfloat16>[number],

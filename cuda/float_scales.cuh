@@ -10,12 +10,12 @@ namespace awq_cuda {
 
 /*
  * A launch sees the weight with its contiguous dimension, if any, along its columns; what else it knows of rows and
- * columns is exchanged with them. A group is then a rectangle of group_rows lines.
+ * columns is exchanged with them. A group is then a rectangle of group_rows rows.
  */
 struct ScalesJob : FloatJob {
     awq_scale_mode mode;
     bool exchanged; /* rows are the tensor's columns */
-    bool vectors;   /* lines of groups are vectors of 16 bytes */
+    bool vectors;   /* rows of groups are vectors of 16 bytes */
     int lanes;      /* of a warp that share a group */
 };
 
@@ -206,12 +206,12 @@ __device__ __forceinline__ HeldGroups share_extents(Extent<T> (&extents)[Groups]
 }
 
 /*
- * A block is (lanes x groups across) x (threads down), split = blocks across. `lanes` lanes of a warp share `Groups`
- * groups below each other, of whose lines they take 16 bytes at a time; each then finishes some of these groups.
+ * A thread block is (lanes x groups across) x (threads down), split = thread blocks across. `lanes` lanes of a warp share
+ * `Groups` groups below each other, of whose rows they take 16 bytes at a time; each then finishes some of these groups.
  */
 template <class T, int Groups>
 __global__ void __launch_bounds__(scales_threads)
-    scales_of_lines(const __grid_constant__ ScalesJob job, const uint32_t split)
+    scales_of_rows(const __grid_constant__ ScalesJob job, const uint32_t split)
 {
     constexpr int N = 16 / static_cast<int>(sizeof(T));
     const int lane = threadIdx.x & (job.lanes - 1);
@@ -265,8 +265,8 @@ __global__ void __launch_bounds__(scales_threads)
 
 constexpr int column_lanes = 32, column_slices = scales_threads / column_lanes;
 
-/* Groups of one column: a thread takes the columns of 16 bytes of every eighth line of a group; split = blocks across.
- */
+/* Groups of one column: a thread takes the columns of 16 bytes of every eighth row of a group; split = thread blocks
+   across. */
 template <class T>
 __global__ void __launch_bounds__(scales_threads)
     scales_of_columns(const __grid_constant__ ScalesJob job, const uint32_t split)
@@ -298,7 +298,7 @@ __global__ void __launch_bounds__(scales_threads)
         lows[slice][k][lane] = mine[k].low, highs[slice][k][lane] = mine[k].high;
     }
     __syncthreads();
-    /* a thread finishes one of the block's columns: half of a word, or a word */
+    /* a thread finishes one of the thread block's columns: half of a word, or a word */
     const int number = static_cast<int>(threadIdx.x), word = number / per_word;
     if (number < column_lanes * N && first + number < job.cols) {
         Extent<T> extent = Extent<T>::none();
@@ -315,7 +315,7 @@ __global__ void __launch_bounds__(scales_threads)
     finish_check(job.fault);
 }
 
-static_assert(scales_threads == 8 * column_lanes, "a thread for each column of a block");
+static_assert(scales_threads == 8 * column_lanes, "a thread for each column of a thread block");
 
 } // namespace awq_cuda
 
