@@ -6,7 +6,7 @@
 #include <cuda_fp16.h>
 
 #include "awqpack_cuda.h"
-#include "common.cuh"
+#include "memory.cuh"
 
 namespace awq_cuda {
 

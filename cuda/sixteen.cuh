@@ -2,7 +2,7 @@
 #ifndef AWQPACK_CUDA_SIXTEEN_CUH
 #define AWQPACK_CUDA_SIXTEEN_CUH
 
-#include "common.cuh"
+#include "memory.cuh"
 
 namespace awq_cuda {
 

@@ -2,7 +2,7 @@
 #ifndef AWQPACK_CUDA_TILE_CUH
 #define AWQPACK_CUDA_TILE_CUH
 
-#include "common.cuh"
+#include "memory.cuh"
 
 namespace awq_cuda {
 
