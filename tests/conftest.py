@@ -27,7 +27,15 @@ FIRST = [
     "packed_shortcuts",
     "variants",
 ]
-LAST = ["packed_edges", "defects_of_the_reference", "ops", "compile", "contract"]
+LAST = [
+    "packed_edges",
+    "defects_of_the_reference",
+    "ops",
+    "compile",
+    "contract",
+    "contract_wrappers",
+    "contract_compiled",
+]
 GONE = [name for name in FIRST + LAST if not Path(__file__).with_name(f"test_{name}.py").exists()]
 assert not GONE, f"expected a test_*.py for every name in FIRST and LAST; there is none for {GONE}"
 

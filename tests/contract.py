@@ -1,4 +1,4 @@
-"""What is done to a packed tensor: the tables of the contract, whose keys are its words; test_contract.py runs them."""
+"""What is done to a packed tensor: the tables of the contract, whose keys are its words; test_contract*.py run them."""
 
 import copy
 import io
@@ -8,10 +8,24 @@ import pytest
 import torch
 import torch.distributed as dist
 from models import SHAPE, PackedLinear, emptied_at_registration
-from shared import PACKINGS, torch_codes
+from shared import PACKINGS, assert_same, torch_codes
 
 import awqpack
 from awqpack import AWQPackedTensor, AWQPacking
+
+
+def table(rows, name="row"):
+    """Parametrizes by the rows of a table, whose keys are the words of the contract."""
+    return pytest.mark.parametrize(name, rows.values(), ids=rows.keys())
+
+
+def assert_packed_like(result, packed, device=None):
+    """Packed as `packed` is, with an equal payload, on its device or the one named."""
+    assert isinstance(result, AWQPackedTensor)
+    assert (result.packing, result.reorder, result.shape) == (packed.packing, packed.reorder, packed.shape)
+    assert result.device.type == result.payload.device.type == (device or packed.device.type)
+    assert_same(result.unpack().cpu(), packed.unpack().cpu())
+
 
 # --- stays packed: (packed tensor, a folder) -> what must be packed as it is ---
 

@@ -254,3 +254,15 @@ def is_plain(result, expected):
     assert type(result) is torch.Tensor
     assert_same(result, expected)
     return True
+
+
+def refused(call, *args, error=ValueError, words, **kwargs):
+    """call(*args) raises exactly `error`, with all of the words in its message."""
+    with pytest.raises(error) as caught:
+        call(*args, **kwargs)
+    assert type(caught.value) is error
+    assert [word for word in words if word not in str(caught.value)] == []
+
+
+def torch_zeros(shape=(8, 64)):
+    return torch.zeros(shape, dtype=torch.uint8)

@@ -8,7 +8,7 @@ import torch
 from contract import READS
 from models import SHAPE, PackedLinear
 from shared import PACKINGS, assert_same, packed_tensor, torch_codes
-from test_contract import assert_all_same, compiled, once
+from test_contract_compiled import assert_all_same, compiled, once
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from awqpack import AWQPackedTensor
