@@ -14,7 +14,7 @@ import torch
 from .formats import FORMATS, Format
 from .functional import pack, unpack
 
-NAMES = {form.suffix.removeprefix("awq_"): form for form in FORMATS}
+NAMES = {form.key: form for form in FORMATS}
 # Blocks of codes, down and right: the least, more of either, and enough for groups and tiles to repeat.
 _BLOCKS = [(1, 1), (2, 1), (1, 3), (3, 2), (4, 8)]
 Function = Callable[[torch.Tensor], Any]

