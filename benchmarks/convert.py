@@ -181,7 +181,11 @@ def run(options: argparse.Namespace) -> list[Row]:
         chosen = [case for case in CASES if options.only is None or any(word in case.name for word in options.only)]
         for case in CASES:
             if case in chosen or case.target in {other.source for other in chosen}:
-                found = bench(folder, case, counts if case in chosen else [], options.turns, plain)
+                try:
+                    found = bench(folder, case, counts if case in chosen else [], options.turns, plain)
+                except KeyboardInterrupt:
+                    print("interrupted: the rows so far")
+                    break
                 for row in found:
                     _show(row)
                 rows += found

@@ -124,7 +124,7 @@ def forget(*folders: Path) -> None:
 
 def file_system(folder: Path) -> str:
     """Its type, such as ext4."""
-    return subprocess.check_output(["stat", "-f", "-c", "%T", folder], text=True).strip()
+    return subprocess.check_output(["df", "--output=fstype", folder], text=True).split()[-1]
 
 
 def _settle(source: Path, is_cold: bool) -> None:
