@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 
-from .reading import relayout_read, stored_read
+from ..layouts.weight import bytes_for
+from .reading import relayout_read
 from .shard import TORCH_DTYPES, Shard
 from .source import Checkpoint
 from .workers import Buffers
@@ -92,24 +93,20 @@ class Comparison:
 
     def _has_same_codes(self, name: str) -> bool:
         one, other = self._a.layers[name], self._b.layers[name]
-        runs: Iterable[torch.Tensor]
-        if one.layout.weight == other.layout.weight:
-            runs = stored_read(self._a, one, self._buffers)
-        else:
-            runs = relayout_read(self._a, one, other.layout.weight, self._buffers, torch.device("cpu"))
-        row = 0
-        for run in runs:
-            if not torch.equal(run, self._b.weight_rows(other, row, row + len(run), self._buffers.other_bytes)):
+        take, row = bytes_for(self._buffers.take, "other"), 0
+        for run in relayout_read(self._a, one, other.layout.weight, self._buffers):
+            if not torch.equal(run, self._b.weight_rows(other, row, row + len(run), take)):
                 return False
             row += len(run)
         return True
 
     def _has_same_bytes(self, first: Shard, name: str, second: Shard, other: str) -> bool:
         nbytes = first.entries[name].nbytes
+        take, take_other = (bytes_for(self._buffers.take, purpose) for purpose in ("one", "other"))
         for begin in range(0, nbytes, _CHUNK_BYTES):
             end = min(begin + _CHUNK_BYTES, nbytes)
-            one = first.bytes_of(name, begin, end, self._buffers.bytes)
-            if not torch.equal(one, second.bytes_of(other, begin, end, self._buffers.other_bytes)):
+            one = first.bytes_of(name, begin, end, take)
+            if not torch.equal(one, second.bytes_of(other, begin, end, take_other)):
                 return False
         return True
 

@@ -19,11 +19,9 @@ from .json_files import dump_like, read_json
 CONFIG_KEY = "quantization_config"
 OLD_CONFIG_KEY = "compression_config"  # llm-compressor's, before that name was common
 CONFIG_FILE = "config.json"
-AUTOAWQ_FILE = "quant_config.json"
 GPTQMODEL_FILE = "quantize_config.json"
-MODELOPT_FILE = "hf_quant_config.json"
-AUTO_ROUND_FILE = "quantization_config.json"
-_OWN_FILES = (AUTOAWQ_FILE, GPTQMODEL_FILE, MODELOPT_FILE, AUTO_ROUND_FILE)  # that are about quantization alone
+# That are about quantization alone: AutoAWQ's, GPTQModel's, ModelOpt's and auto-round's.
+_OWN_FILES = ("quant_config.json", GPTQMODEL_FILE, "hf_quant_config.json", "quantization_config.json")
 _DTYPE_KEYS = ("torch_dtype", "dtype")  # of config.json, to transformers before its version 5 and since
 _MLX_KEY = "quantization"  # of config.json, where MLX has what it also has as quantization_config
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import errno
 import os
 import time
 from collections.abc import Mapping
@@ -13,8 +12,9 @@ from typing import TypeVar
 
 import torch
 
-from ..layouts import LAYOUTS, SCALE_DTYPES
+from ..layouts import LAYOUTS
 from .errors import CheckpointError
+from .files import writing
 from .from_floats import FloatCheckpoint
 from .hub import located, plain_path
 from .journal import identity_of
@@ -124,7 +124,8 @@ def convert(
             if limit is None and to in FLOATS and not checkpoint.files.is_file:
                 limit = SHARD_BYTES
             plan = make_plan(checkpoint.files, _work(checkpoint, to, scales, device, team), limit)
-            done = _described(checkpoint, plan, given, to, dry_run)
+            is_configured = checkpoint.config is not None
+            done = described(plan, given, (checkpoint.layout.name, to), len(checkpoint.layers), is_configured, dry_run)
             return write_plan(plan, staging, done, progress, run)
 
 
@@ -173,11 +174,8 @@ def write_plan(plan: Plan, staging: Staging, done: Done, progress: Progress | No
     if done.is_dry_run:
         return done
     start = time.perf_counter()
-    try:
+    with writing(staging.target):
         kept = Orchestration(plan, staging, run, shown).run(others, lambda: shown.start(done))
-    except OSError as error:
-        what = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror or str(error)
-        raise CheckpointError(f"{staging.target}: cannot be written ({what})") from None
     return dataclasses.replace(done, seconds=time.perf_counter() - start, kept_files=kept)
 
 
@@ -191,10 +189,9 @@ def _work(source: Checkpoint, to: str, scale_dtype: torch.dtype | None, device: 
 
 def scale_dtype_of(given: str | torch.dtype) -> torch.dtype:
     """The dtype of that name. Raises CheckpointError for one that no scale has."""
-    known = {str(dtype).removeprefix("torch."): dtype for dtype in SCALE_DTYPES}
-    found = known.get(str(given).removeprefix("torch."))
+    found = FLOATS.get(str(given).removeprefix("torch."))
     if found is None:
-        raise CheckpointError(f"scale_dtype expects one of {', '.join(known)}; got {given!r}")
+        raise CheckpointError(f"scale_dtype expects one of {', '.join(FLOATS)}; got {given!r}")
     return found
 
 
@@ -215,17 +212,20 @@ def _require_fitting_target(files: TensorFiles, target: Path, limit: int | None)
         raise CheckpointError(f"{files.path}: is one file, which is not cut into several")
 
 
-def _described(source: Checkpoint, plan: Plan, target: Path, to: str, is_dry_run: bool) -> Conversion:
+def described(
+    plan: Plan, target: Path, layouts: tuple[str, str], layers: int, is_configured: bool, is_dry_run: bool
+) -> Conversion:
+    """What is about to be done, from one layout to another."""
     return Conversion(
-        source=source.path,
+        source=plan.source.path,
         target=target,
-        source_layout=source.layout.name,
-        target_layout=to,
-        layers=len(source.layers),
+        source_layout=layouts[0],
+        target_layout=layouts[1],
+        layers=layers,
         files=tuple(file.name for file in plan.files),
         nbytes=plan.nbytes,
         other_files=tuple(str(path) for path in plan.others),
-        is_configured=source.config is not None,
+        is_configured=is_configured,
         warnings=tuple(plan.warnings),
         seconds=0.0,
         is_dry_run=is_dry_run,

@@ -6,8 +6,10 @@ import errno
 import os
 import shutil
 import stat
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from .errors import CheckpointError
 
@@ -23,7 +25,21 @@ _LFS = b"version https://git-lfs.github.com/spec/"
 _LFS_MOST = 1024  # bytes of a Git LFS pointer
 # They hold, and describe, the weights as they were.
 _LEFT_BEHIND = (Path(".git"), Path(".cache"))
-_CHUNK_BYTES = 1 << 23
+_CHUNK_BYTES = 1 << 20  # copied at a time, so that progress shows
+Own = TypeVar("Own", bound="Closing")
+
+
+class Closing:
+    """A context manager that closes what it has open."""
+
+    def close(self) -> None:
+        raise NotImplementedError
+
+    def __enter__(self: Own) -> Own:
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self.close()
 
 
 def open_regular(path: Path) -> int:
@@ -76,13 +92,22 @@ def is_pointer(path: Path) -> bool:
         return file.read(len(_LFS)) == _LFS
 
 
-def copy_range(fd: int, path: Path, target: int, count: int, begin: int, offset: int) -> int:
-    """Copies up to count bytes from begin on to an offset, inside the kernel where it can; returns how many.
+def copied(fd: int, path: Path, target: int, nbytes: int, begin: int, offset: int) -> Iterator[int]:
+    """Copies bytes from begin on to an offset, inside the kernel where it can; gives how many, a chunk after the other.
 
     Raises:
         CheckpointError: the source cannot be read.
         OSError: the target cannot be written.
     """
+    done = 0
+    while done < nbytes:
+        count = _copy_range(fd, path, target, min(nbytes - done, _CHUNK_BYTES), begin + done, offset + done)
+        done += count
+        yield count
+
+
+def _copy_range(fd: int, path: Path, target: int, count: int, begin: int, offset: int) -> int:
+    """Copies up to count bytes; returns how many."""
     try:
         done = os.copy_file_range(fd, target, count, begin, offset)
         if done > 0:
@@ -94,6 +119,16 @@ def copy_range(fd: int, path: Path, target: int, count: int, begin: int, offset:
     buffer = memoryview(bytearray(count))
     read_at(fd, path, buffer, begin)
     return os.pwrite(target, buffer, offset)
+
+
+@contextmanager
+def writing(target: Path) -> Iterator[None]:
+    """Raises CheckpointError for what cannot be written meanwhile."""
+    try:
+        yield
+    except OSError as error:
+        what = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror or str(error)
+        raise CheckpointError(f"{target}: cannot be written ({what})") from None
 
 
 def other_entries(root: Path, own: Collection[str]) -> list[Path]:
@@ -146,9 +181,8 @@ def _copy_file(source: Path, target: Path) -> None:
     fd = open_regular(source)
     try:
         with open(target, "xb") as out:
-            size, begin = os.fstat(fd).st_size, 0
-            while begin < size:
-                begin += copy_range(fd, source, out.fileno(), min(size - begin, _CHUNK_BYTES), begin, begin)
+            for _ in copied(fd, source, out.fileno(), os.fstat(fd).st_size, 0, 0):
+                pass
     finally:
         os.close(fd)
     shutil.copystat(source, target)

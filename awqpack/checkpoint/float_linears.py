@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
 from ..layouts import SCALE_DTYPES, TensorSpec
 from ..layouts.weight import Rows, TakeBytes
-from .fused import Experts, names_of_experts
+from .fused import Experts, names_of_experts, rows_of
 from .shard import Shard
 from .tensor_files import TensorFiles
 
@@ -37,17 +38,14 @@ class FloatLinear:
     def reader(self, shard: Shard) -> Rows:
         """Gives rows begin..end of the weight, of any strides, in memory that is taken anew or overwritten."""
         experts = self.experts
-        if experts is None:
-            return lambda begin, end, take: shard.rows(self.tensor, begin, end, take)
-        first, _, rows = experts.rows_of(experts.rows)
-        if not self.is_turned:
-            return lambda begin, end, take: shard.matrix(self.tensor, rows, first + begin, first + end, take)
+        if experts is None or not self.is_turned:
+            return partial(rows_of, shard, self.tensor, experts)
         whole: list[torch.Tensor] = []  # once it is read: what a few columns are is spread over all rows
 
         def columns(begin: int, end: int, take: TakeBytes) -> torch.Tensor:
             n, k = self.spec.shape
             if not whole:
-                number, column = divmod(first, experts.rows)
+                number, column = divmod(experts.begin, experts.rows)
                 line = self.spec.dtype.itemsize * experts.rows
                 at = number * k * line + column * self.spec.dtype.itemsize
                 whole.append(shard.strided(self.tensor, at, line, (k, n), take))

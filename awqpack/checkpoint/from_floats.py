@@ -4,26 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 
 import torch
 
 from ..layouts import HEAD, Geometry, Layout, LayoutError, QuantizationConfig, TensorSpec, quantize_runs
 from .config_files import ConfigFiles
 from .errors import CheckpointError
+from .files import Closing
 from .float_linears import FloatLinear, float_linears
 from .hub import located
-from .linears import chosen_linears
+from .linears import kept_linears
 from .packed import holds_any_codes
 from .stacked import stacked
 from .tensor_files import TensorFiles
-from .work import Job, Output, Sink, Work, prefixed
+from .work import Job, Output, Sink, Work, prefixed, require_all
 from .workers import Buffers
 
 _TURNED = ("gpt2", "openai-gpt", "imagegpt")  # models whose linears are Conv1D, which hold (K, N)
 
 
-class FloatCheckpoint:
+class FloatCheckpoint(Closing):
     """A checkpoint in floats, opened. A context manager that closes its files.
 
     Attributes:
@@ -57,14 +57,6 @@ class FloatCheckpoint:
     def close(self) -> None:
         self.files.close()
 
-    def __enter__(self) -> FloatCheckpoint:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
 
 def from_floats(
     source: FloatCheckpoint,
@@ -84,14 +76,14 @@ def from_floats(
         group_size: columns that share a scale, -1 for a row.
         symmetric: every zero is 8.
         scale_dtype: None is the weights' own, and float16 for float32.
-        ignore, include: as for chosen_linears.
+        ignore, include: as for kept_linears.
 
     Raises:
         CheckpointError: no linear is left, or the layout cannot hold some, all of which are named.
     """
     files = source.files
     found, left_out = float_linears(files, source.configs.hidden_size, source.configs.model_type)
-    _, kept = chosen_linears([linear.name for linear in found], ignore, include)
+    kept = kept_linears([linear.name for linear in found], ignore, include)
     kept |= _kept_with_others(found, kept)
     kept |= left_out
     chosen = [linear for linear in found if linear.name not in kept]
@@ -102,12 +94,8 @@ def from_floats(
     if not symmetric and "zeros" not in target.names:
         raise CheckpointError(f"{target.name} has no zeros: it expects symmetric layers (--symmetric)")
     jobs = [_Quantize(files, linear, target, group_size, symmetric, scale_dtype) for linear in chosen]
-    refused = [f"{job.name} ({reason})" for job in jobs if (reason := target.reason_not_held(job.geometry)) is not None]
-    if refused:
-        raise CheckpointError(
-            f"{target.name} cannot hold {len(refused)} of {len(jobs)} layers: {', '.join(refused)}; "
-            "--ignore keeps them in floats"
-        )
+    reasons = {job.name: target.reason_not_held(job.geometry) for job in jobs}
+    require_all(target.name, reasons, "; --ignore keeps them in floats")
     exact = _names_of_kept(found, left_out, kept, chosen)
     config = QuantizationConfig(group_size, symmetric, None, {}, exact, HEAD in {linear.name for linear in chosen})
     reason = target.reason_not_said(config)

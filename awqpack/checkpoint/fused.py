@@ -9,7 +9,9 @@ from dataclasses import dataclass, replace
 import torch
 
 from ..layouts import TensorSpec
+from ..layouts.weight import TakeBytes
 from .packed import holds_fused_codes
+from .shard import Shard
 from .tensor_files import TensorFiles
 
 # What follows the name of a parameter, in compressed-tensors' and in gpt-oss' checkpoints: the layout's name for it.
@@ -78,13 +80,13 @@ class FusedTensors:
     count: int
     is_parameter: bool
 
-    def whole(self, rows: int) -> Experts:
-        """All experts together, each of which has these out_features."""
-        return Experts(self.name, self.count, rows, 0, self.count * rows, self.is_parameter)
 
-    def layers(self, rows: int) -> Iterator[tuple[str, Experts]]:
-        """The layers of each expert, which has these out_features, as names_of_experts gives them."""
-        return names_of_experts(self.name, self.count, rows, is_parameter=self.is_parameter)
+def rows_of(shard: Shard, tensor: str, experts: Experts | None, begin: int, end: int, take: TakeBytes) -> torch.Tensor:
+    """Rows begin..end of a layer's weight: all of a tensor, or where it lies among experts."""
+    if experts is None:
+        return shard.rows(tensor, begin, end, take)
+    first, _, rows = experts.rows_of(experts.rows)
+    return shard.matrix(tensor, rows, first + begin, first + end, take)
 
 
 def names_of_experts(name: str, count: int, rows: int, *, is_parameter: bool) -> Iterator[tuple[str, Experts]]:

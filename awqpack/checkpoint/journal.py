@@ -25,10 +25,7 @@ _ANEW = "without --resume it is written anew"
 def identity_of(checkpoint: Checkpoint | FloatCheckpoint, arguments: Mapping[str, object]) -> dict[str, str]:
     """What a conversion comes from, in words: its arguments, and the files of the source with sizes and times."""
     files = checkpoint.files
-    names = [*files.shards, *checkpoint.configs.files]
-    if files.index is not None:
-        names.append(files.index.path.name)
-    stats = {name: os.stat(files.root / name) for name in names}
+    stats = {name: os.stat(files.root / name) for name in [*files.names, *checkpoint.configs.files]}
     described = {name: f"{stat.st_size} bytes of {stat.st_mtime_ns} ns" for name, stat in stats.items()}
     return {key: repr(value) for key, value in arguments.items()} | described
 

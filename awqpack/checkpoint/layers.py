@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from ..layouts import SOURCES, AmbiguousGroupError, Geometry, LayoutError, QuantizationConfig, StoredLayout, detect
 from .errors import CheckpointError
-from .fused import Experts, FusedTensors, fused_tensors
+from .fused import Experts, FusedTensors, fused_tensors, names_of_experts
 from .packed import WEIGHTS, holds_codes, holds_fused_codes
 from .tensor_files import TensorFiles
 
@@ -152,11 +152,11 @@ def _layers_of_experts(
     shape = fused.tensors.get(layout.names.get("shape", ""))
     if shape is not None and files.tensor(shape).tolist() != [fused.count, rows, columns]:
         raise LayoutError(f"{shape} expects {[fused.count, rows, columns]}; got {files.tensor(shape).tolist()}")
-    whole = fused.whole(rows)
     if not layout.weight.is_linear:
-        geometry = geometry._replace(out_features=whole.end)
+        geometry = geometry._replace(out_features=fused.count * rows)
+        whole = Experts(fused.name, fused.count, rows, 0, fused.count * rows, fused.is_parameter)
         return [SourceLayer(fused.name, layout, geometry, fused.tensors, whole)]
-    parts = list(fused.layers(rows))
+    parts = list(names_of_experts(fused.name, fused.count, rows, is_parameter=fused.is_parameter))
     has_words = layout.names.get("zeros") in specs and specs[layout.names["zeros"]].shape[0] != rows
     for name, part in parts:
         if has_words and (part.end - part.begin) % 8 != 0:  # a word would hold zeros of two of them

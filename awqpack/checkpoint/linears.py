@@ -16,10 +16,8 @@ _ROUTER = re.compile(r"gate|wg|\w+_gate|(\w+_)?router")
 _OTHER_SENSE = re.compile(r"\w*(vision|visual|audio|speech|image)\w*")
 
 
-def chosen_linears(
-    found: Sequence[str], ignore: Sequence[str], include: Sequence[str]
-) -> tuple[list[str], dict[str, str]]:
-    """Modules to quantize, and those that keep their floats, each with the reason.
+def kept_linears(found: Sequence[str], ignore: Sequence[str], include: Sequence[str]) -> dict[str, str]:
+    """Modules that keep their floats, each with the reason; all others are to be quantized.
 
     Args:
         found: linear modules, by name.
@@ -35,7 +33,7 @@ def chosen_linears(
         reason = "ignored" if module in ignored else None if module in included else _reason_kept(module)
         if reason is not None:
             kept[module] = reason
-    return [module for module in found if module not in kept], kept
+    return kept
 
 
 def _reason_kept(module: str) -> str | None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -16,7 +14,7 @@ from ..layouts import HEAD, LAYOUTS, Layer, LayoutError, QuantizationConfig
 from .config_files import CONFIG_FILE, quantized_texts
 from .convert import limit_of, require_apart
 from .errors import CheckpointError
-from .files import copy_entry, other_entries
+from .files import copy_entry, other_entries, writing
 from .from_floats import FloatCheckpoint
 from .hub import plain_path
 from .modules import is_embedding
@@ -112,14 +110,14 @@ class Writer:
             raise CheckpointError(f"{name}: expects groups of the size of the layers before it; got {layers[name][0]}")
         self._layers = layers
         self._require_new(name, prefixed(name, "weight"), *(prefixed(name, suffix) for suffix in tensors))
-        with self._writing():
+        with writing(self._target):
             spool.put({prefixed(name, suffix): tensor for suffix, tensor in tensors.items()})
 
     def tensor(self, name: str, tensor: torch.Tensor) -> None:
         """Writes a tensor that is no part of a layer, by its full name."""
         spool = self._open()
         self._require_new(name, name)
-        with self._writing():
+        with writing(self._target):
             spool.put({name: tensor})
 
     def copy(self, source: str | Path) -> None:
@@ -132,7 +130,7 @@ class Writer:
             CheckpointError: it cannot be read, is quantized, or lies where the target does.
         """
         spool = self._open()
-        with FloatCheckpoint(source) as checkpoint, self._writing():
+        with FloatCheckpoint(source) as checkpoint, writing(self._target):
             files = checkpoint.files
             if files.is_file:
                 raise CheckpointError(f"{files.path}: expects a directory")
@@ -146,8 +144,7 @@ class Writer:
             for tensor in files.where:
                 if tensor not in replaced and tensor not in spool.specs:
                     spool.copy(tensor, files.shard(tensor))
-            own = {CONFIG_FILE, *files.shards, *([files.index.path.name] if files.index is not None else [])}
-            for path in other_entries(files.path, own):
+            for path in other_entries(files.path, [CONFIG_FILE, *files.names]):
                 copy_entry(files.path, path, self._staging.content / path)
             files.require_unchanged()
             if self._config is None and CONFIG_FILE in checkpoint.configs.files:
@@ -163,18 +160,10 @@ class Writer:
         if there:
             raise CheckpointError(f"{what}: {there[0]} is written already")
 
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            what = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror or str(error)
-            raise CheckpointError(f"{self._target}: cannot be written ({what})") from None
-
     def __enter__(self) -> Writer:
         self._staging.__enter__()
         try:
-            with self._writing():
+            with writing(self._target):
                 self._spool = Spool(self._staging.content, self._limit)
         except BaseException as error:
             self._staging.__exit__(type(error), error, error.__traceback__)
@@ -186,7 +175,7 @@ class Writer:
     ) -> None:
         try:
             if kind is None:
-                with self._writing():
+                with writing(self._target):
                     self._finish(self._open())
         finally:
             self._open().close()

@@ -121,10 +121,7 @@ def make_plan(source: TensorFiles, work: Work, max_shard_size: int | None = None
 def _other_files(plan: Plan) -> list[Path]:
     """Raises CheckpointError for layers in a folder below, which would stay in the old layout."""
     files = plan.source
-    replaced = {*files.shards, *plan.work.texts}
-    if files.index is not None:
-        replaced.add(files.index.path.name)
-    others = other_entries(files.path, replaced)
+    others = other_entries(files.path, [*files.names, *plan.work.texts])
     for path in others if plan.work.leaves_layout else []:
         # a folder with a configuration of its own is another checkpoint
         has_own_config = (files.path / path.parent / CONFIG_FILE).is_file() and path.parent != Path()

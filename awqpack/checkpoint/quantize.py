@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 
 from ..layouts import LAYOUTS
-from .convert import Conversion, limit_of, require_apart, scale_dtype_of, staged, write_plan
+from .convert import Conversion, described, limit_of, require_apart, scale_dtype_of, staged, write_plan
 from .errors import CheckpointError
 from .from_floats import FloatCheckpoint, from_floats
 from .hub import located, plain_path
-from .plan import Plan, make_plan
+from .plan import make_plan
 from .progress import Progress
 from .team import Team
 
@@ -103,27 +103,8 @@ def quantize(
                 include=include,
             )
             plan = make_plan(checkpoint.files, work, limit)
-            done = _described(checkpoint, plan, kept, given, to, dry_run)
+            quantized = tuple(name for job in work.jobs for name in job.layers())
+            is_configured = not checkpoint.files.is_file
+            planned = described(plan, given, ("floats", to), len(quantized), is_configured, dry_run)
+            done = Quantization(**vars(planned), quantized=quantized, kept=kept)
             return write_plan(plan, staging, done, progress, run)
-
-
-def _described(
-    source: FloatCheckpoint, plan: Plan, kept: dict[str, str], target: Path, to: str, is_dry_run: bool
-) -> Quantization:
-    quantized = tuple(name for job in plan.work.jobs for name in job.layers())
-    return Quantization(
-        source=source.path,
-        target=target,
-        source_layout="floats",
-        target_layout=to,
-        layers=len(quantized),
-        files=tuple(file.name for file in plan.files),
-        nbytes=plan.nbytes,
-        other_files=tuple(str(path) for path in plan.others),
-        is_configured=not source.files.is_file,
-        warnings=tuple(plan.warnings),
-        seconds=0.0,
-        is_dry_run=is_dry_run,
-        quantized=quantized,
-        kept=kept,
-    )

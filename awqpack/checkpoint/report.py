@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import re
@@ -21,6 +22,8 @@ from .progress import Progress
 from .quantize import quantize
 from .team import Team
 from .verify import verify
+
+_NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")  # a part of a name, such as a block's
 
 
 def run_inspect(path: str, layout: str, group_size: int | None, as_json: bool) -> int:
@@ -89,8 +92,13 @@ def _alike(layers: Sequence[LayerInfo]) -> Iterator[tuple[str, list[LayerInfo]]]
     """Layers that differ in the numbers in their names alone, under a name with stars for those."""
     kinds: dict[object, list[LayerInfo]] = {}
     for layer in layers:
-        name = re.sub(r"(?<![^.])\d+(?![^.])", "*", layer.name)
-        kind = (name, layer.out_features, layer.in_features, layer.group_size, tuple(layer.dtypes.items()))
+        kind = (
+            _NUMBER.sub("*", layer.name),
+            layer.out_features,
+            layer.in_features,
+            layer.group_size,
+            tuple(layer.dtypes.items()),
+        )
         kinds.setdefault(kind, []).append(layer)
     for alike in kinds.values():
         columns = zip(*(layer.name.split(".") for layer in alike), strict=True)
@@ -146,13 +154,13 @@ def run_quantize(source: str, target: str, team: Team, **options: Any) -> int:
         return 0
     if done.is_dry_run:
         click.echo(f"would round {count(done.layers, 'linear')} to {done.target_layout}, without a search for scales:")
-        for name, number in _starred(done.quantized):
-            click.echo(f"  {name}" + (f"  (x{number})" if number > 1 else ""))
+        for names in _starred(done.quantized):
+            click.echo(names)
         if done.kept:
             click.echo(f"and keep {count(len(done.kept), 'other linear')} in floats:")
         for reason in dict.fromkeys(done.kept.values()):
-            for name, number in _starred([module for module, why in done.kept.items() if why == reason]):
-                click.echo(f"  {name}" + (f"  (x{number})" if number > 1 else "") + f": {reason}")
+            for names in _starred([module for module, why in done.kept.items() if why == reason]):
+                click.echo(f"{names}: {reason}")
         click.echo(f"{size(done.nbytes)} in {count(len(done.files), 'file')}")
         return 0
     click.echo(
@@ -175,11 +183,8 @@ def _shown(team: Team, run: Callable[[Progress], Done]) -> Done | None:
     if team.rank > 0:
         run(Progress())
         return None
-    progress = _progress()
-    try:
+    with contextlib.closing(_progress()) as progress:
         done = run(progress)
-    finally:
-        progress.close()
     if done.kept_files:
         click.echo(f"{count(len(done.kept_files), 'file')} of an interrupted run kept", err=True)
     for warning in done.warnings:
@@ -187,9 +192,10 @@ def _shown(team: Team, run: Callable[[Progress], Done]) -> Done | None:
     return done
 
 
-def _starred(modules: Sequence[str]) -> list[tuple[str, int]]:
-    """Names with stars for their numbers, and how many modules each stands for."""
-    return list(Counter(re.sub(r"(?<![^.])\d+(?![^.])", "*", name) for name in modules).items())
+def _starred(modules: Sequence[str]) -> list[str]:
+    """Lines of names with stars for their numbers, and how many modules each stands for."""
+    counted = Counter(_NUMBER.sub("*", name) for name in modules)
+    return [f"  {name}" + (f"  (x{number})" if number > 1 else "") for name, number in counted.items()]
 
 
 class _Lines(Progress):
@@ -265,11 +271,8 @@ def _progress() -> _Bar | _Lines:
 
 def run_verify(first: str, second: str, as_json: bool) -> int:
     """Prints what differs; returns 1 when something does."""
-    progress = _progress()
-    try:
+    with contextlib.closing(_progress()) as progress:
         found = verify(first, second, progress=progress)
-    finally:
-        progress.close()
     if as_json:
         click.echo(json.dumps({"is_equal": found.is_equal, **dataclasses.asdict(found)}, indent=2))
         return 0 if found.is_equal else 1

@@ -73,23 +73,23 @@ class Shard:
     def __init__(self, path: Path) -> None:
         """Raises CheckpointError when the file cannot be read or is no whole safetensors file."""
         self.path = path
-        self._fd = open_regular(path)
+        self.fd = open_regular(path)
         try:
             self._stamp = self._read_stamp()
-            require_no_pointer(path, os.pread(self._fd, 64, 0))
+            require_no_pointer(path, os.pread(self.fd, 64, 0))
             # the library checks what a header may say: names, sizes, offsets that cover the file
             with safetensors.safe_open(path, framework="numpy"):
                 pass
             length = int.from_bytes(self._read(0, 8), "little")
             header = json.loads(bytes(self._read(8, length)))
         except OSError as error:
-            os.close(self._fd)
+            os.close(self.fd)
             raise unreadable(path, error) from None
         except safetensors.SafetensorError as error:
-            os.close(self._fd)
+            os.close(self.fd)
             raise CheckpointError(f"{path}: not a safetensors file, or cut short ({error})") from None
         except BaseException:
-            os.close(self._fd)
+            os.close(self.fd)
             raise
         self.metadata: dict[str, str] = header.pop("__metadata__", None) or {}
         begin = 8 + length
@@ -103,30 +103,23 @@ class Shard:
             for name, value in header.items()
         }
 
-    @property
-    def fd(self) -> int:
-        return self._fd
-
     def tensor(self, name: str, take: TakeBytes = _fresh) -> torch.Tensor:
         """A tensor, read into memory that is fresh, or given."""
-        return self.rows(name, 0, None, take)
-
-    def rows(self, name: str, begin: int, end: int | None, take: TakeBytes = _fresh) -> torch.Tensor:
-        """Rows begin..end of a tensor: all that follow for None."""
         entry = self.entries[name]
-        dtype = TORCH_DTYPES[entry.dtype]
-        if begin == 0 and end is None:
-            return self._bytes(name, 0, entry.nbytes, take).view(dtype).view(entry.shape)
-        rows = entry.shape[0] if end is None else end
+        return self.bytes_of(name, 0, entry.nbytes, take).view(TORCH_DTYPES[entry.dtype]).view(entry.shape)
+
+    def rows(self, name: str, begin: int, end: int, take: TakeBytes = _fresh) -> torch.Tensor:
+        """Rows begin..end of a tensor."""
+        entry = self.entries[name]
         row_bytes = entry.nbytes // entry.shape[0]
-        raw = self._bytes(name, begin * row_bytes, rows * row_bytes, take)
-        return raw.view(dtype).view(rows - begin, *entry.shape[1:])
+        raw = self.bytes_of(name, begin * row_bytes, end * row_bytes, take)
+        return raw.view(TORCH_DTYPES[entry.dtype]).view(end - begin, *entry.shape[1:])
 
     def matrix(self, name: str, rows: int, begin: int, end: int, take: TakeBytes = _fresh) -> torch.Tensor:
         """Rows begin..end of a tensor that is looked at as so many rows, whatever its dimensions are."""
         entry = self.entries[name]
         row_bytes = entry.nbytes // rows
-        raw = self._bytes(name, begin * row_bytes, end * row_bytes, take)
+        raw = self.bytes_of(name, begin * row_bytes, end * row_bytes, take)
         return raw.view(TORCH_DTYPES[entry.dtype]).view(end - begin, -1)
 
     def strided(
@@ -139,26 +132,23 @@ class Shard:
         raw = take(rows * nbytes)
         data = raw.numpy().data
         for row in range(rows):
-            read_at(self._fd, self.path, data[row * nbytes : (row + 1) * nbytes], entry.begin + begin + row * stride)
+            read_at(self.fd, self.path, data[row * nbytes : (row + 1) * nbytes], entry.begin + begin + row * stride)
         return raw.view(dtype).view(shape)
 
     def bytes_of(self, name: str, begin: int, end: int, take: TakeBytes = _fresh) -> torch.Tensor:
         """Bytes begin..end of a tensor of any dtype."""
-        return self._bytes(name, begin, end, take)
-
-    def _bytes(self, name: str, begin: int, end: int, take: TakeBytes) -> torch.Tensor:
         raw = take(end - begin)
         if end > begin:
-            read_at(self._fd, self.path, raw.numpy().data, self.entries[name].begin + begin)
+            read_at(self.fd, self.path, raw.numpy().data, self.entries[name].begin + begin)
         return raw
 
     def _read(self, offset: int, count: int) -> bytearray:
         buffer = bytearray(count)
-        read_at(self._fd, self.path, memoryview(buffer), offset)
+        read_at(self.fd, self.path, memoryview(buffer), offset)
         return buffer
 
     def _read_stamp(self) -> tuple[int, int]:
-        status = os.fstat(self._fd)
+        status = os.fstat(self.fd)
         return status.st_size, status.st_mtime_ns
 
     def require_unchanged(self) -> None:
@@ -167,7 +157,7 @@ class Shard:
             raise CheckpointError(f"{self.path}: changed while it was read")
 
     def close(self) -> None:
-        os.close(self._fd)
+        os.close(self.fd)
 
 
 def header_bytes(entries: dict[str, Entry], metadata: dict[str, str]) -> bytes:

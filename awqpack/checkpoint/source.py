@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
 
 import torch
 
@@ -12,12 +11,14 @@ from ..layouts import SOURCES, Layer, LayoutError, QuantizationConfig, StoredLay
 from ..layouts.weight import TakeBytes
 from .config_files import ConfigFiles
 from .errors import CheckpointError
+from .files import Closing
+from .fused import rows_of
 from .hub import located
 from .layers import SourceLayer, find_layers, layout_of_tensors
 from .tensor_files import TensorFiles
 
 
-class Checkpoint:
+class Checkpoint(Closing):
     """A directory of safetensors files with their configuration, or one such file. A context manager that closes them.
 
     Attributes:
@@ -81,14 +82,6 @@ class Checkpoint:
     def close(self) -> None:
         self.files.close()
 
-    def __enter__(self) -> Checkpoint:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
     def side_tensors(self, layer: SourceLayer) -> dict[str, torch.Tensor]:
         """Every tensor of a layer but its weight and bias."""
         names = layer.layout.names
@@ -97,15 +90,11 @@ class Checkpoint:
 
     def weight_rows(self, layer: SourceLayer, begin: int, end: int, take: TakeBytes) -> torch.Tensor:
         """Rows begin..end of the tensor with a layer's codes, of the layer's own."""
-        shard = self.files.shard(layer.weight)
-        if layer.experts is None:
-            return shard.rows(layer.weight, begin, end, take)
-        first, _, rows = layer.experts.rows_of(layer.experts.rows)
-        return shard.matrix(layer.weight, rows, first + begin, first + end, take)
+        return rows_of(self.files.shard(layer.weight), layer.weight, layer.experts, begin, end, take)
 
     def weight(self, layer: SourceLayer) -> torch.Tensor:
         """All of these rows."""
-        return self.files.tensor(layer.weight) if layer.experts is None else self._part(layer, layer.weight)
+        return self._part(layer, layer.weight)
 
     def _part(self, layer: SourceLayer, tensor: str) -> torch.Tensor:
         if layer.experts is None:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
-from .files import copy_range
+from .files import copied
 from .index import rewritten_index
 from .shard import DTYPE_NAMES, Entry, Shard, arranged, header_bytes
 
@@ -48,7 +46,8 @@ class Spool:
         entry = shard.entries[name]
         self._make_room(entry.nbytes)
         self._hold(name, entry.dtype, entry.shape, entry.nbytes)
-        _copy(shard.fd, shard.path, entry.begin, self._fd, self._held[name].begin, entry.nbytes)
+        for _ in copied(shard.fd, shard.path, self._fd, entry.nbytes, entry.begin, self._held[name].begin):
+            pass
 
     def _make_room(self, nbytes: int) -> None:
         if self._held and self._end + nbytes > self._limit:
@@ -64,10 +63,13 @@ class Spool:
         entries = arranged({name: self.specs[name] for name in self._held})
         header = header_bytes(entries, {"format": "pt"})
         path = self._folder / _unnumbered(len(self._full))
-        with _new(path) as fd:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        with os.fdopen(fd, "wb"):
             os.pwrite(fd, header, 0)
             for name, entry in entries.items():
-                _copy(self._fd, self._path, self._held[name].begin, fd, len(header) + entry.begin, entry.nbytes)
+                begin = self._held[name].begin
+                for _ in copied(self._fd, self._path, fd, entry.nbytes, begin, len(header) + entry.begin):
+                    pass
         self._full.append(list(entries))
         self._held, self._end = {}, 0
         os.truncate(self._fd, 0)
@@ -97,18 +99,3 @@ class Spool:
 
 def _unnumbered(index: int) -> str:
     return f".shard-{index:05}"
-
-
-@contextmanager
-def _new(path: Path) -> Iterator[int]:
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
-
-
-def _copy(source: int, path: Path, begin: int, target: int, offset: int, nbytes: int) -> None:
-    done = 0
-    while done < nbytes:
-        done += copy_range(source, path, target, min(nbytes - done, _CHUNK_BYTES), begin + done, offset + done)

@@ -159,9 +159,11 @@ class Ranks(Team):
 
     def _pass_progress(self) -> None:
         self._store.set(f"progress/{self.rank}", json.dumps(self._own))
-        for rank in range(self.count) if self._show is not None else ():
+        if self._show is None:
+            return
+        for rank in range(self.count):
             key = f"progress/{rank}"
-            if rank == self.rank or self._show is None or not self._store.check([key]):
+            if rank == self.rank or not self._store.check([key]):
                 continue
             nbytes, files = json.loads(self._store.get(key))
             shown, shown_files = self._seen.get(rank, (0, 0))
@@ -177,8 +179,9 @@ class Ranks(Team):
         self._folder = folder
 
     def dead(self) -> str | None:
-        for rank in range(self.count) if self._folder is not None else ():
-            assert self._folder is not None
+        if self._folder is None:
+            return None
+        for rank in range(self.count):
             if rank == self.rank or not is_free(rank_lock(self._folder, rank)):
                 continue
             with suppress(RuntimeError):

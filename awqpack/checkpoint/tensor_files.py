@@ -46,7 +46,7 @@ class TensorFiles:
         self.side: frozenset[str] = frozenset()
         self.problems: list[str] = []
         try:
-            for name in self._names():
+            for name in self._model_files():
                 self.shards[name] = Shard(self.root / name)
             if not self.is_file:
                 self._open_side_files()
@@ -65,7 +65,7 @@ class TensorFiles:
             shard.close()
         self.shards = {}
 
-    def _names(self) -> list[str]:
+    def _model_files(self) -> list[str]:
         if self.is_file:
             return [self.path.name]
         if self.index is not None:
@@ -108,6 +108,11 @@ class TensorFiles:
                 if where[tensor] not in self.side
             ]
         return where
+
+    @property
+    def names(self) -> list[str]:
+        """Of the files, and of their index."""
+        return [*self.shards, *([] if self.index is None else [self.index.path.name])]
 
     @property
     def metadata(self) -> dict[str, str]:

@@ -12,8 +12,8 @@ from .layers import SourceLayer
 from .reading import dequantized_read
 from .source import Checkpoint
 from .team import Team
-from .to_layout import require_all, require_applied
-from .work import Job, Output, Sink, Work, prefixed
+from .to_layout import require_applied
+from .work import Job, Output, Sink, Work, prefixed, require_all
 from .workers import Buffers
 
 FLOATS = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -28,7 +28,8 @@ def to_floats(source: Checkpoint, dtype: torch.dtype, team: Team) -> Work:
     """
     name = str(dtype).removeprefix("torch.")
     require_applied(source, name, False)
-    require_all(name, source, lambda layer: _reason_not_held(source, layer, dtype), team)
+    reasons = team.map(lambda layer: _reason_not_held(source, layer, dtype), source.layers.values())
+    require_all(name, dict(zip(source.layers, reasons, strict=True)))
     layers = {layer.name: layer for layer in map(_in_floats, source.layers.values())}
     jobs: list[Job] = [_Dequantize(source, layer, dtype) for layer in layers.values()]
     kept = [tensor for tensor in source.plain_tensors if not _is_scale_of_cache(source, tensor)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable
 
 import torch
 
@@ -12,11 +11,11 @@ from ..layouts import HEAD, SYMMETRIC_ZERO, Layout, LayoutError, QuantizationCon
 from .errors import CheckpointError
 from .layers import SourceLayer
 from .modules import is_embedding, with_names_for
-from .reading import relayout_read, stored_read
+from .reading import relayout_read
 from .source import Checkpoint
 from .stacked import stacked
 from .team import Team
-from .work import Job, Output, Sink, Work, prefixed
+from .work import Job, Output, Sink, Work, prefixed, require_all
 from .workers import Buffers
 
 
@@ -112,12 +111,7 @@ class _Relayout(Job):
             sink.copy(name, layer.weight)
         else:
             done = 0
-            is_same = layer.layout.weight == target.weight
-            for run in (
-                stored_read(source, layer, buffers)
-                if is_same
-                else relayout_read(source, layer, target.weight, buffers, self._device)
-            ):
+            for run in relayout_read(source, layer, target.weight, buffers, self._device):
                 sink.write(name, run, done)
                 done += run.nbytes
         if not any(sink.wants(other) for other in self.outputs if other != name):
@@ -200,21 +194,7 @@ def _require_held(source: Checkpoint, target: Layout, scale_dtype: torch.dtype |
             return f"{layer.experts.bias} is one tensor of all experts, which only a model in floats has"
         return target.reason_not_held(layer.geometry) or _reason_values_not_held(source, layer, target, scale_dtype)
 
-    require_all(target.name, source, reason_of, team)
-
-
-def require_all(target: str, source: Checkpoint, reason_of: Callable[[SourceLayer], str | None], team: Team) -> None:
-    """Raises CheckpointError that names every layer for which there is a reason that the target cannot hold it."""
-    layers = source.layers.values()
-    refused = [
-        f"{layer.name} ({reason})"
-        for layer, reason in zip(layers, team.map(reason_of, layers), strict=True)
-        if reason is not None
-    ]
-    if refused:
-        raise CheckpointError(
-            f"{target} cannot hold {len(refused)} of {len(source.layers)} layers: {', '.join(refused)}"
-        )
+    require_all(target.name, dict(zip(source.layers, team.map(reason_of, source.layers.values()), strict=True)))
 
 
 def _reason_values_not_held(

@@ -84,8 +84,7 @@ def _bytes_of(checkpoint: Checkpoint, is_layer: bool, name: str) -> int:
         tensors = {} if layer is None else layer.tensors
         sizes = [checkpoint.files.entry(tensor).nbytes for suffix, tensor in tensors.items() if suffix != "bias"]
         return sum(sizes if layer is None else map(layer.share_of, sizes))
-    names = [name]
-    return sum(checkpoint.files.entry(tensor).nbytes for tensor in names if tensor in checkpoint.files.where)
+    return checkpoint.files.entry(name).nbytes if name in checkpoint.files.where else 0
 
 
 def _metadata(a: Checkpoint, b: Checkpoint) -> Iterator[Difference]:
@@ -120,15 +119,9 @@ def _is_same_choice(a: Checkpoint, one: set[str], b: Checkpoint, other: set[str]
 
 
 def _other_files(checkpoint: Checkpoint) -> set[str]:
-    own = {*checkpoint.files.shards, *checkpoint.configs.files}
-    if checkpoint.files.index is not None:
-        own.add(checkpoint.files.index.path.name)
-    entries = other_entries(checkpoint.path, own)
-    return {str(path) for path in entries if not _is_plain_directory(checkpoint.path / path)}
-
-
-def _is_plain_directory(path: Path) -> bool:
-    return path.is_dir() and not path.is_symlink()
+    entries = other_entries(checkpoint.path, [*checkpoint.files.names, *checkpoint.configs.files])
+    plain = [path for path in entries if not (checkpoint.path / path).is_dir() or (checkpoint.path / path).is_symlink()]
+    return set(map(str, plain))
 
 
 def _kind(root: Path, name: str) -> str:

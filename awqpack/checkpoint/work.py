@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 import torch
 
 from ..layouts import TensorSpec
+from .errors import CheckpointError
 from .workers import Buffers
 
 
@@ -74,6 +76,15 @@ class Work:
     texts: dict[str, str | None]
     warnings: list[str] = field(default_factory=list)
     leaves_layout: bool = True
+
+
+def require_all(target: str, reasons: Mapping[str, str | None], advice: str = "") -> None:
+    """Raises CheckpointError that names every layer for which there is a reason that the target cannot hold it."""
+    refused = [f"{name} ({reason})" for name, reason in reasons.items() if reason is not None]
+    if refused:
+        raise CheckpointError(
+            f"{target} cannot hold {len(refused)} of {len(reasons)} layers: {', '.join(refused)}{advice}"
+        )
 
 
 def prefixed(module: str, suffix: str) -> str:

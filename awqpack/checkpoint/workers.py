@@ -99,25 +99,15 @@ class Buffers(threading.local):
     def __init__(self) -> None:
         self._memory: dict[str, torch.Tensor] = {}
 
-    def bytes(self, count: int) -> torch.Tensor:
-        """So many uninitialised bytes, which the next call overwrites."""
-        return self._take("bytes", count)
-
-    def other_bytes(self, count: int) -> torch.Tensor:
-        """So many more, apart from those."""
-        return self._take("other bytes", count)
-
     def take(self, purpose: str, dtype: torch.dtype, shape: tuple[int, int]) -> torch.Tensor:
         """An uninitialised tensor, which the next call for the same purpose overwrites."""
-        return self._take(purpose, shape[0] * shape[1] * dtype.itemsize).view(dtype).view(shape)
-
-    def _take(self, purpose: str, count: int) -> torch.Tensor:
+        count = shape[0] * shape[1] * dtype.itemsize
         memory = self._memory.get(purpose)
         if memory is None or memory.numel() < count:
             self._memory.pop(purpose, None)
             memory = None  # before there is more of it
             memory = self._memory[purpose] = _in_large_pages(count)
-        return memory[:count]
+        return memory[:count].view(dtype).view(shape)
 
 
 def _in_large_pages(count: int) -> torch.Tensor:

@@ -6,18 +6,17 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import TracebackType
 
 import torch
 
-from .files import copy_range
+from .files import Closing, copied
 from .plan import OutputFile
 from .shard import Shard
 
 _CHUNK_BYTES = 1 << 20  # written at a time: shorter and longer writes were slower, and progress shows
 
 
-class Writer:
+class Writer(Closing):
     """Writes tensors to where the headers of their files say. A context manager: leaving it closes the files.
 
     Args:
@@ -46,7 +45,7 @@ class Writer:
                 os.truncate(self._fds[file.name], file.nbytes)
                 self._put(file, memoryview(file.header), 0)
         except BaseException:
-            self._close()
+            self.close()
             raise
 
     def write(self, file: OutputFile, name: str, tensor: torch.Tensor, begin: int = 0) -> None:
@@ -65,13 +64,9 @@ class Writer:
     def copy(self, file: OutputFile, name: str, shard: Shard, source: str, begin: int = 0) -> None:
         """Copies the bytes of a tensor from a source file, to what begins at that byte of this one."""
         entry = shard.entries[source]
-        offset = len(file.header) + file.entries[name].begin + begin - entry.begin
-        at = entry.begin
-        while at < entry.end:
-            count = min(entry.end - at, _CHUNK_BYTES)
-            done = copy_range(shard.fd, shard.path, self._fds[file.name], count, at, at + offset)
-            at += done
-            self._count(file, done)
+        offset = len(file.header) + file.entries[name].begin + begin
+        for count in copied(shard.fd, shard.path, self._fds[file.name], entry.nbytes, entry.begin, offset):
+            self._count(file, count)
 
     def _count(self, file: OutputFile, nbytes: int) -> None:
         with self._lock:
@@ -80,14 +75,6 @@ class Writer:
             if self._left[file.name] == 0:
                 self._on_file(file.name)
 
-    def _close(self) -> None:
+    def close(self) -> None:
         for fd in self._fds.values():
             os.close(fd)
-
-    def __enter__(self) -> Writer:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._close()
