@@ -155,16 +155,12 @@ unsigned awq_scale_check_run(const awq_scale_check *check, int64_t begin, int64_
 bool awq_check_scale_values(const awq_view *scales, const awq_view *zeros, awq_error *error)
 {
     int64_t linear;
-    if (!is_met_by_all(SCALE, scales)) {
-        const void *found = first_not(SCALE, scales, &linear);
-        return awq_fail_scale_at(scales, found == NULL ? 0 : linear,
-                                 found == NULL ? 0 : awq_float_load(scales->dtype, found), error);
+    const void *scale = first_not(SCALE, scales, &linear);
+    if (scale != NULL) {
+        return awq_fail_scale_at(scales, linear, awq_float_load(scales->dtype, scale), error);
     }
-    if (zeros != NULL && !is_met_by_all(NIBBLE, zeros)) {
-        const uint8_t *found = first_not(NIBBLE, zeros, &linear);
-        return awq_fail_zero_at(zeros, found == NULL ? 0 : linear, found == NULL ? 0 : *found, error);
-    }
-    return true;
+    const uint8_t *zero = zeros == NULL ? NULL : first_not(NIBBLE, zeros, &linear);
+    return zero == NULL || awq_fail_zero_at(zeros, linear, *zero, error);
 }
 
 bool awq_fail_invalid_code(const awq_view *codes, awq_error *error)
