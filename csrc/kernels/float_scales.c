@@ -1,4 +1,5 @@
 /* Round-to-nearest's own scales and zeros: the least and the greatest weight of each group, in one pass. */
+#include <stdalign.h>
 #include <stddef.h>
 
 #include "float_bits.h"
@@ -102,7 +103,7 @@ unsigned awq_min_max_unit(const awq_float_job *job, int64_t unit)
     const int64_t group = awq_group_along(job), entries = c.count / group, entry = c.first / group;
     const int64_t scale_line = c.line / awq_group_across(job), step = awq_across(job, &g->weight) * item;
     const uint8_t *weight = awq_element_at(job, &g->weight, item, c.batch, c.line, c.first);
-    float low[MOST_GROUPS], high[MOST_GROUPS];
+    alignas(AWQ_SCRATCH_ALIGNMENT) float low[MOST_GROUPS], high[MOST_GROUPS];
     unsigned faults = 0;
     for (int64_t e = 0; e < entries; e++) {
         low[e] = awq_float_of(0x7f800000u);
