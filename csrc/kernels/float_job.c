@@ -15,8 +15,8 @@ enum {
     LINE_CODES = 1 << 12,   /* of several lines ... */
     MOST_ALONG = 1 << 13,   /* ... and of one: in the first-level cache */
     BLOCK_ALONG = 1 << 10,
-    COLUMN_ALONG = 1 << 8, /* long runs of each column, and whole lines of the payload */
-    ALONG_STEP = 128,      /* a line of payload */
+    COLUMN_ALONG = 1 << 8, /* long runs of each column, and whole cache lines of the payload */
+    ALONG_STEP = 128,      /* a cache line of payload */
     MOST_LINES = 256,
     LINE_GAP = 64,
     MOST_ASKED = 1 << 11,   /* bytes; the processor sees longer lines coming */

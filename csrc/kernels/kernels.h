@@ -62,7 +62,7 @@ static inline int64_t awq_panel_offset(const awq_panel *panel, int64_t row, int6
  *    (result > AWQ_CODE_MAX) says that one was invalid; the payload is then unspecified. Unpacking returns 0;
  *  - any alignment; reads and writes nothing outside the panel; never allocates, prints or aborts, and takes no more
  *    than 32 KiB of stack;
- *  - after stores that bypass the cache awq_stream_fence is the caller's: one a line takes as long as a line does.
+ *  - after stores that bypass the cache awq_stream_fence is the caller's: one for each line takes as long as the line.
  */
 typedef uint8_t awq_kernel(const awq_panel *panel);
 
