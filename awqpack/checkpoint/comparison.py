@@ -141,7 +141,7 @@ def _values(what: str, part: str, a: torch.Tensor, b: torch.Tensor) -> Iterator[
     x, y = a.view(bits), b.view(bits)
     if not torch.equal(x, y):
         index = _first_difference(x, y)
-        yield Difference(what, part, index, _shown(a[index]), _shown(b[index]))
+        yield Difference(what, part, index, repr(a[index].item()), repr(b[index].item()))
 
 
 def _first_difference(x: torch.Tensor, y: torch.Tensor) -> tuple[int, ...]:
@@ -152,7 +152,3 @@ def _first_difference(x: torch.Tensor, y: torch.Tensor) -> tuple[int, ...]:
         index.append(int(differs.to(torch.uint8).argmax()))
         x, y = x[index[-1]], y[index[-1]]
     return tuple(index)
-
-
-def _shown(value: torch.Tensor) -> str:
-    return repr(value.item())

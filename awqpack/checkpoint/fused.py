@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
@@ -48,10 +48,6 @@ class Experts:
     def bias(self) -> str:
         """Full name of the bias, where they have one."""
         return f"{self.name}_bias" if self.is_parameter else f"{self.name}.bias"
-
-    def whole(self) -> Experts:
-        """All of them together."""
-        return replace(self, begin=0, end=self.count * self.rows)
 
     def rows_of(self, stored: int) -> tuple[int, int, int]:
         """Rows begin..end of a tensor that has this many for an expert, and how many it has altogether."""

@@ -31,11 +31,6 @@ class Index:
         return found
 
     @property
-    def files(self) -> list[str]:
-        """Names of the files, in the order in which they are first named."""
-        return list(dict.fromkeys(self.weight_map.values()))
-
-    @property
     def total_size(self) -> Any:
         """What its metadata says of the bytes of all tensors; None where nothing."""
         metadata = self.content.get("metadata")

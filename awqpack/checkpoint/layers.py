@@ -54,7 +54,9 @@ class SourceLayer:
             return self
         rows = self.experts.count * self.experts.rows
         geometry = self.geometry._replace(out_features=rows)
-        return replace(self, name=self.experts.name, geometry=geometry, experts=self.experts.whole())
+        return replace(
+            self, name=self.experts.name, geometry=geometry, experts=replace(self.experts, begin=0, end=rows)
+        )
 
     def by_expert(self) -> list[SourceLayer]:
         """The layers of each expert, of one that holds several."""

@@ -42,24 +42,22 @@ def inspect_packed(path: str | Path) -> PackedFile | None:
     path = located(path)
     if path.suffix != ".safetensors" or not path.is_file():
         return None
-    shard = Shard(path)
-    try:
-        entries = packed_entries(shard.metadata, path)
-        stored = {entry["key"] for entry in entries.values()}
-        tensors = tuple(
-            PackedInfo(
-                name=name,
-                packing=format_of(entry["packing"], entry["reorder"]).name,
-                reorder=entry["reorder"],
-                shape=tuple(entry["size"]),
-                nbytes=shard.entries[entry["key"]].nbytes,
+    with Shard(path) as shard:
+        try:
+            entries = packed_entries(shard.metadata, path)
+            stored = {entry["key"] for entry in entries.values()}
+            tensors = tuple(
+                PackedInfo(
+                    name=name,
+                    packing=format_of(entry["packing"], entry["reorder"]).name,
+                    reorder=entry["reorder"],
+                    shape=tuple(entry["size"]),
+                    nbytes=shard.entries[entry["key"]].nbytes,
+                )
+                for name, entry in entries.items()
             )
-            for name, entry in entries.items()
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path}: the header of packed tensors does not fit the file ({error})") from None
-    finally:
-        shard.close()
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{path}: the header of packed tensors does not fit the file ({error})") from None
     if not tensors:
         return None
     others = [entry for name, entry in shard.entries.items() if name not in stored]

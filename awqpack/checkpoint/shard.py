@@ -13,7 +13,7 @@ import torch
 from ..layouts import TensorSpec
 from ..layouts.weight import TakeBytes
 from .errors import CheckpointError
-from .files import open_regular, read_at, require_no_pointer, unreadable
+from .files import Closing, open_regular, read_at, require_no_pointer, unreadable
 
 # As safetensors' own writer sorts tensors: wide dtypes first, so that each lies on its alignment.
 DTYPE_ORDER = (
@@ -67,7 +67,7 @@ class Entry(NamedTuple):
         return TensorSpec(TORCH_DTYPES.get(self.dtype, torch.bits8), self.shape)
 
 
-class Shard:
+class Shard(Closing):
     """A safetensors file, open for reading. Nothing is mapped: a file that others cut short is an error, no SIGBUS."""
 
     def __init__(self, path: Path) -> None:

@@ -69,7 +69,7 @@ class TensorFiles:
         if self.is_file:
             return [self.path.name]
         if self.index is not None:
-            return self.index.files
+            return list(dict.fromkeys(self.index.weight_map.values()))
         names = sorted(path.name for path in self.path.glob("*.safetensors"))
         if "model.safetensors" in names:
             return ["model.safetensors"]
@@ -143,11 +143,10 @@ class TensorFiles:
 def holds_layers(path: Path) -> bool:
     """Whether a file is a safetensors file with quantized layers."""
     try:
-        shard = Shard(path)
+        with Shard(path) as shard:
+            return any(holds_any_codes(tensor, entry.spec) for tensor, entry in shard.entries.items())
     except CheckpointError:
         return False
-    shard.close()
-    return any(holds_any_codes(tensor, entry.spec) for tensor, entry in shard.entries.items())
 
 
 def _require_every_part(folder: Path, names: list[str]) -> None:
