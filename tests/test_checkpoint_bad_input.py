@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -330,7 +331,9 @@ def test_links_that_lead_nowhere(command, given, tmp_path, capsys):
 
 
 def test_a_path_that_is_too_long(given, tmp_path, capsys):
-    assert "File name too long" in fails(capsys, "inspect", "x" * 5000)
+    # from 3.14 on, Python's lexists says no more than that nothing is there
+    text = "File name too long" if sys.version_info < (3, 14) else "no such file"
+    assert text in fails(capsys, "inspect", "x" * 5000)
 
 
 @pytest.mark.parametrize(

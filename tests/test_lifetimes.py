@@ -88,10 +88,12 @@ try:
     import _interpreters as interpreters
 except ImportError:
     import _xxsubinterpreters as interpreters
+other = interpreters.create()
 try:
-    text = interpreters.run_string(interpreters.create(), "import awqpack").msg
+    text = interpreters.run_string(other, "import awqpack").msg
 except interpreters.RunFailedError as error:
     text = str(error)
+interpreters.destroy(other)
 assert "awqpack works in a process's main interpreter alone, as torch does" in text, text
 """
 

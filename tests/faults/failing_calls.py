@@ -30,13 +30,14 @@ HERE = Path(__file__).parent
 # What can fail, by what a failure returns. CPython's functions also set MemoryError.
 GIVES_NULL = """
     PyCMethod_New PyCapsule_GetPointer PyCapsule_New PyDescr_NewGetSet PyDescr_NewMethod PyDict_Copy
-    PyDict_GetItemWithError PyDict_Items PyDict_New PyImport_ImportModule PyList_AsTuple PyList_GetSlice PyList_New
-    PyLong_AsVoidPtr PyLong_FromLong PyLong_FromLongLong PyLong_FromVoidPtr PyNumber_Index PyNumber_Long
-    PyNumber_Multiply PyObject_Call PyObject_CallFunction PyObject_CallFunctionObjArgs PyObject_CallMethod
-    PyObject_CallMethodObjArgs PyObject_CallNoArgs PyObject_GenericGetDict PyObject_GetAttr PyObject_GetAttrString
-    PyObject_Repr PyObject_RichCompare PyObject_Str PySequence_Concat PySequence_GetItem PySequence_List
-    PySequence_Tuple PyTuple_GetSlice PyTuple_New PyTuple_Pack PyUnicode_AsUTF8AndSize PyUnicode_FromFormat
-    PyUnicode_FromString PyUnicode_InternFromString PyUnicode_Split PyUnicode_Substring Py_BuildValue
+    PyDict_GetItemWithError PyDict_Items PyDict_Keys PyDict_New PyDict_Values PyImport_ImportModule PyList_AsTuple
+    PyList_GetSlice PyList_New PyLong_AsVoidPtr PyLong_FromLong PyLong_FromLongLong PyLong_FromVoidPtr
+    PyNumber_Index PyNumber_Long PyNumber_Multiply PyObject_Call PyObject_CallFunction PyObject_CallFunctionObjArgs
+    PyObject_CallMethod PyObject_CallMethodObjArgs PyObject_CallNoArgs PyObject_GenericGetDict PyObject_GetAttr
+    PyObject_GetAttrString PyObject_Repr PyObject_RichCompare PyObject_Str PySequence_Concat PySequence_GetItem
+    PySequence_List PySequence_Tuple PyTuple_GetSlice PyTuple_New PyTuple_Pack PyUnicode_AsUTF8AndSize
+    PyUnicode_FromFormat PyUnicode_FromString PyUnicode_InternFromString PyUnicode_Split PyUnicode_Substring
+    Py_BuildValue
 """
 GIVES_MINUS_ONE = """
     PyDict_DelItem PyDict_SetItem PyDict_Update PyErr_CheckSignals PyList_Append PyLong_AsLong PyLong_AsLongLong
