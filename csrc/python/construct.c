@@ -47,29 +47,17 @@ int packed_check_size(PyObject *data, PyObject *packing, PyObject *size, int64_t
 static int read_geometry(PyObject *data, PyObject *packing, PyObject *size, PyObject *stride, PyObject **shape,
                          PyObject **order, PyObject **dense)
 {
-    int64_t sizes[AWQ_MAX_DIMS], strides[AWQ_MAX_DIMS];
-    Py_ssize_t ndim, stride_count;
-    const int is_plain_size = packed_check_size(data, packing, size, sizes, &ndim);
-    const int is_plain = is_plain_size < 0 ? -1 : awqpack_read_ints(stride, "stride", strides, &stride_count);
-    if (is_plain < 0) {
-        return -1;
-    }
-    if (!is_plain_size || !is_plain) {
-        *shape = PySequence_Tuple(size);
-        return *shape == NULL ? -1 : awqpack_symbolic_strides(*shape, stride, order, dense);
-    }
-    const int is_dense = stride_count == ndim ? awqpack_stride_order(sizes, strides, ndim, order) : 0;
+    int64_t sizes[AWQ_MAX_DIMS];
+    Py_ssize_t ndim;
+    const int is_plain = packed_check_size(data, packing, size, sizes, &ndim);
+    *shape = is_plain < 0 ? NULL : is_plain ? awqpack_int_tuple(sizes, ndim) : PySequence_Tuple(size);
+    const int is_dense = *shape == NULL ? -1 : awqpack_record_strides(*shape, stride, "stride", order, dense);
     if (is_dense == 0) {
         PyErr_Format(PyExc_ValueError,
                      "AWQPackedTensor expects the strides of a dense tensor of size %R, in any dimension order; got %R",
                      size, stride);
     }
-    if (is_dense <= 0) {
-        return -1;
-    }
-    *dense = awqpack_dense_strides(sizes, ndim, *order);
-    *shape = *dense == NULL ? NULL : awqpack_int_tuple(sizes, ndim);
-    return *shape == NULL ? -1 : 0;
+    return is_dense > 0 ? 0 : -1;
 }
 
 /* A packed tensor of the arguments that the class was called with, which are borrowed. */
@@ -144,35 +132,10 @@ PyObject *packed_construct(PyObject *Py_UNUSED(module), PyObject *args, PyObject
     return self;
 }
 
-/* The order and strides that unpack() of a packed t will have; new references. */
-static int record_strides(PyObject *t, PyObject *shape, PyObject **order, PyObject **dense)
-{
-    int64_t sizes[AWQ_MAX_DIMS], strides[AWQ_MAX_DIMS];
-    Py_ssize_t ndim, count;
-    *order = *dense = NULL;
-    PyObject *stride = PyObject_CallMethodObjArgs(t, awqpack.names.stride, NULL);
-    const int plain_sizes = stride == NULL ? -1 : awqpack_read_ints(shape, "pack", sizes, &ndim);
-    const int plain = plain_sizes <= 0 ? plain_sizes : awqpack_read_ints(stride, "pack", strides, &count);
-    if (plain == 0) {
-        awqpack_symbolic_strides(shape, stride, order, dense);
-    } else if (plain > 0) {
-        if (awqpack_stride_order(sizes, strides, ndim, order) == 0) {
-            *order = Py_NewRef(Py_None);
-        }
-        *dense = *order == NULL ? NULL : awqpack_dense_strides(sizes, ndim, *order);
-    }
-    Py_XDECREF(stride);
-    if (*dense == NULL) {
-        Py_CLEAR(*order);
-        return -1;
-    }
-    return 0;
-}
-
 PyObject *packed_pack(PyObject *Py_UNUSED(module), PyObject *args)
 {
     PyObject *cls, *t, *packing, *reorder, *validate;
-    PyObject *payload = NULL, *shape = NULL, *order = NULL, *dense = NULL, *result = NULL;
+    PyObject *order = NULL, *dense = NULL, *result = NULL;
     if (!PyArg_ParseTuple(args, "OOOOO:pack", &cls, &t, &packing, &reorder, &validate)) {
         return NULL;
     }
@@ -184,14 +147,21 @@ PyObject *packed_pack(PyObject *Py_UNUSED(module), PyObject *args)
         !awqpack_check_bool("validate", validate)) {
         return NULL;
     }
-    payload =
+    PyObject *payload =
         PyObject_CallFunctionObjArgs(awqpack.op_pack, t, awqpack_packing_number(packing), reorder, validate, NULL);
-    shape = payload == NULL ? NULL : PyObject_GetAttr(t, awqpack.names.shape);
-    if (shape != NULL && record_strides(t, shape, &order, &dense) == 0) {
+    PyObject *shape = payload == NULL ? NULL : PyObject_GetAttr(t, awqpack.names.shape);
+    PyObject *stride = shape == NULL ? NULL : PyObject_CallMethodObjArgs(t, awqpack.names.stride, NULL);
+    const int is_dense = stride == NULL ? -1 : awqpack_record_strides(shape, stride, "pack", &order, &dense);
+    if (is_dense == 0) { /* unpack() gives contiguous codes then */
+        order = Py_NewRef(Py_None);
+        dense = awqpack_ordered_strides(shape, order);
+    }
+    if (dense != NULL) {
         result = packed_new_with_meta(cls, payload, packing, reorder, order, shape, dense);
     }
     Py_XDECREF(payload);
     Py_XDECREF(shape);
+    Py_XDECREF(stride);
     Py_XDECREF(order);
     Py_XDECREF(dense);
     return result;

@@ -28,20 +28,14 @@ int awqpack_check_bool(const char *name, PyObject *value);
 /* strides.c: sizes and strides, and the order of dimensions that strides have. */
 /* 1 and the sizes when `sequence` holds ndim plain ints, 0 when it holds symbolic ones, -1 with an exception. */
 int awqpack_read_ints(PyObject *sequence, const char *what, int64_t *values, Py_ssize_t *count);
-/* 1 and the stride order of a dense tensor, None when contiguous; 0 when the strides are not dense; -1 with an
-   exception. */
-int awqpack_stride_order(const int64_t *sizes, const int64_t *strides, Py_ssize_t ndim, PyObject **order);
 /* The ints of a stride order, which must be a tuple that permutes ndim dimensions. */
 int awqpack_read_order(PyObject *order, Py_ssize_t ndim, int64_t *values);
 /* Strides of a tuple of sizes that may be symbolic, in a stride order or None, as a tuple. */
 PyObject *awqpack_ordered_strides(PyObject *size, PyObject *order);
 /* A tuple of ints. */
 PyObject *awqpack_int_tuple(const int64_t *values, Py_ssize_t count);
-/* Strides of sizes in that order, as a tuple. */
-PyObject *awqpack_dense_strides(const int64_t *sizes, Py_ssize_t ndim, PyObject *order);
-
-/* The order and strides to record for a tuple of symbolic sizes: contiguous and transposed matrices, batches of them
-   too, keep theirs, all others become contiguous. New references. */
-int awqpack_symbolic_strides(PyObject *size, PyObject *stride, PyObject **order, PyObject **dense);
+/* 1 and what to record of a tensor's sizes, a tuple, and strides: the stride order, None when contiguous, and the strides,
+   new references; 0 when the strides are not dense; -1 with an exception, in which `what` names the strides. */
+int awqpack_record_strides(PyObject *size, PyObject *stride, const char *what, PyObject **order, PyObject **dense);
 
 #endif

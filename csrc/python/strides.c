@@ -58,7 +58,9 @@ static int by_falling_stride(const void *left, const void *right)
     return a->index < b->index ? -1 : 1;
 }
 
-int awqpack_stride_order(const int64_t *sizes, const int64_t *strides, Py_ssize_t ndim, PyObject **order)
+/* 1 and the stride order of a dense tensor, None when contiguous; 0 when the strides are not dense; -1 with an
+   exception. */
+static int stride_order(const int64_t *sizes, const int64_t *strides, Py_ssize_t ndim, PyObject **order)
 {
     dim dims[AWQ_MAX_DIMS];
     int64_t outermost_first[AWQ_MAX_DIMS], expected = 1;
@@ -120,7 +122,8 @@ PyObject *awqpack_int_tuple(const int64_t *values, Py_ssize_t count)
     return result;
 }
 
-PyObject *awqpack_dense_strides(const int64_t *sizes, Py_ssize_t ndim, PyObject *order)
+/* Strides of sizes in that order, as a tuple. */
+static PyObject *dense_strides(const int64_t *sizes, Py_ssize_t ndim, PyObject *order)
 {
     int64_t order_values[AWQ_MAX_DIMS], strides[AWQ_MAX_DIMS];
     awq_error error;
@@ -160,7 +163,7 @@ PyObject *awqpack_ordered_strides(PyObject *size, PyObject *order)
     Py_ssize_t ndim;
     const int is_plain = awqpack_read_ints(size, "size", sizes, &ndim);
     if (is_plain != 0) {
-        return is_plain < 0 ? NULL : awqpack_dense_strides(sizes, ndim, order);
+        return is_plain < 0 ? NULL : dense_strides(sizes, ndim, order);
     }
     if (order == Py_None) {
         return multiply_strides(size, NULL, PyTuple_Size(size));
@@ -171,11 +174,12 @@ PyObject *awqpack_ordered_strides(PyObject *size, PyObject *order)
     return multiply_strides(size, order_values, PyTuple_Size(size));
 }
 
-int awqpack_symbolic_strides(PyObject *size, PyObject *stride, PyObject **order, PyObject **dense)
+/* The order and strides to record for a tuple of symbolic sizes: contiguous and transposed matrices, batches of them
+   too, keep theirs, all others become contiguous. New references. */
+static int record_symbolic(PyObject *size, PyObject *stride, PyObject **order, PyObject **dense)
 {
     int64_t exchanged[AWQ_MAX_DIMS]; /* the last two dimensions, as a batch of transposed matrices has them */
     const Py_ssize_t ndim = PyTuple_Size(size);
-    *order = *dense = NULL;
     if (ndim < 2 || ndim > AWQ_MAX_DIMS) {
         PyErr_Format(PyExc_ValueError, "size expects 2 to %d dimensions; got %zd", AWQ_MAX_DIMS, ndim);
         return -1;
@@ -195,5 +199,20 @@ int awqpack_symbolic_strides(PyObject *size, PyObject *stride, PyObject **order,
     Py_XDECREF(given);
     Py_XDECREF(contiguous);
     Py_XDECREF(columns);
-    return *order == NULL ? -1 : 0;
+    return *order == NULL ? -1 : 1;
+}
+
+int awqpack_record_strides(PyObject *size, PyObject *stride, const char *what, PyObject **order, PyObject **dense)
+{
+    int64_t sizes[AWQ_MAX_DIMS], strides[AWQ_MAX_DIMS];
+    Py_ssize_t ndim, count;
+    *order = *dense = NULL;
+    const int is_plain_size = awqpack_read_ints(size, what, sizes, &ndim);
+    const int is_plain = is_plain_size < 0 ? -1 : awqpack_read_ints(stride, what, strides, &count);
+    if (is_plain <= 0 || is_plain_size == 0) {
+        return is_plain < 0 ? -1 : record_symbolic(size, stride, order, dense);
+    }
+    const int is_dense = count == ndim ? stride_order(sizes, strides, ndim, order) : 0;
+    *dense = is_dense > 0 ? dense_strides(sizes, ndim, *order) : NULL;
+    return is_dense > 0 && *dense == NULL ? -1 : is_dense;
 }

@@ -30,18 +30,17 @@ HERE = Path(__file__).parent
 # What can fail, by what a failure returns. CPython's functions also set MemoryError.
 GIVES_NULL = """
     PyCMethod_New PyCapsule_GetPointer PyCapsule_New PyDescr_NewGetSet PyDescr_NewMethod PyDict_Copy
-    PyDict_GetItemWithError PyDict_Items PyDict_Keys PyDict_New PyDict_Values PyImport_ImportModule PyList_AsTuple
-    PyList_GetSlice PyList_New PyLong_AsVoidPtr PyLong_FromLong PyLong_FromLongLong PyLong_FromVoidPtr
-    PyNumber_Index PyNumber_Long PyNumber_Multiply PyObject_Call PyObject_CallFunction PyObject_CallFunctionObjArgs
-    PyObject_CallMethod PyObject_CallMethodObjArgs PyObject_CallNoArgs PyObject_GenericGetDict PyObject_GetAttr
-    PyObject_GetAttrString PyObject_Repr PyObject_RichCompare PyObject_Str PySequence_Concat PySequence_GetItem
-    PySequence_List PySequence_Tuple PyTuple_GetSlice PyTuple_New PyTuple_Pack PyUnicode_AsUTF8AndSize
-    PyUnicode_FromFormat PyUnicode_FromString PyUnicode_InternFromString PyUnicode_Split PyUnicode_Substring
-    Py_BuildValue
+    PyDict_GetItemWithError PyDict_Keys PyDict_New PyDict_Values PyImport_ImportModule PyList_AsTuple PyList_New
+    PyLong_AsVoidPtr PyLong_FromLong PyLong_FromLongLong PyLong_FromVoidPtr PyNumber_Index PyNumber_Long
+    PyNumber_Multiply PyObject_Call PyObject_CallFunction PyObject_CallFunctionObjArgs PyObject_CallMethod
+    PyObject_CallMethodObjArgs PyObject_CallNoArgs PyObject_GetAttr PyObject_GetAttrString
+    PyObject_RichCompare PyObject_Str PySequence_Concat PySequence_GetItem PySequence_List
+    PySequence_Tuple PyTuple_GetSlice PyTuple_New PyTuple_Pack PyUnicode_AsUTF8AndSize PyUnicode_FromFormat
+    PyUnicode_FromString PyUnicode_InternFromString Py_BuildValue
 """
 GIVES_MINUS_ONE = """
-    PyDict_DelItem PyDict_SetItem PyDict_Update PyErr_CheckSignals PyList_Append PyLong_AsLong PyLong_AsLongLong
-    PyObject_IsTrue PyObject_Not PyObject_RichCompareBool PyObject_SetAttr PyObject_SetAttrString PyObject_SetItem
+    PyDict_DelItem PyDict_SetItem PyErr_CheckSignals PyList_Append PyLong_AsLong PyLong_AsLongLong
+    PyObject_IsTrue PyObject_Not PyObject_RichCompareBool PyObject_SetAttr PyObject_SetAttrString
     PySequence_Contains PySequence_Size Py_EnterRecursiveCall
 """
 GIVES_ZERO = "PyArg_ParseTuple PyArg_ParseTupleAndKeywords"
@@ -54,12 +53,12 @@ GIVES_ONE_IN_SILENCE = """
 # What does not fail as it is called here, or says so by a result that is no error.
 CANNOT_FAIL = """
     PyBool_FromLong PyCFunction_GetFlags PyCFunction_GetFunction PyCFunction_GetSelf PyCapsule_IsValid PyDict_GetItem
-    PyDict_GetItemString PyDict_Next PyDict_Size PyErr_Clear PyErr_ExceptionMatches PyErr_Fetch PyErr_Format
+    PyDict_GetItemString PyDict_Size PyErr_Clear PyErr_ExceptionMatches PyErr_Fetch PyErr_Format
     PyErr_NoMemory PyErr_NormalizeException PyErr_Occurred PyErr_Print PyErr_Restore PyErr_SetObject PyErr_SetString
     PyErr_WriteUnraisable PyEval_GetFrame PyEval_RestoreThread PyEval_SaveThread PyFrame_GetCode PyList_GetItem
     PyList_SetItem PyList_Size PyMem_Free PyModuleDef_Init PyOS_snprintf PyObject_HasAttrString PyThread_acquire_lock
     PyThread_acquire_lock_timed PyThread_free_lock PyThread_get_thread_ident PyThread_release_lock PyTuple_GetItem
-    PyTuple_SetItem PyTuple_Size PyType_GetFlags PyType_GetSlot PyType_IsSubtype PyUnicode_Compare
+    PyTuple_SetItem PyTuple_Size PyType_GetFlags PyType_GetSlot PyType_IsSubtype
     PyUnicode_CompareWithASCIIString PyUnicode_GetLength Py_LeaveRecursiveCall Py_Dealloc Py_DecRef Py_IncRef Py_NewRef
 """
 FAILURES = {  # function -> what it returns, and whether it sets an exception
