@@ -66,24 +66,11 @@ template <awq_packing P, class T, bool ByRow, class Config>
 __global__ void __launch_bounds__(Config::threads, Config::resident)
     dequantize_tiles(const __grid_constant__ FloatJob job, const uint32_t split)
 {
-    constexpr int passes = Config::tiles * Config::vectors / Config::threads;
     uint32_t *const tile = reinterpret_cast<uint32_t *>(tile_memory);
     const TilePlace block = block_place<Config>(job, split);
-    const uint8_t *payload = job.payload + blockIdx.y * job.payload_batch;
     uint8_t *weights = job.codes + blockIdx.y * job.codes_batch;
 
-    Words<4> packed[passes]; /* all loads are under way before the first store */
-#pragma unroll
-    for (int i = 0; i < passes; i++) {
-        const Vector v = tile_vector<P, Config>(i * Config::threads + static_cast<int>(threadIdx.x));
-        int count;
-        const uint8_t *p = payload + vector_offset<P>(job, block, v, &count);
-        packed[i] = load_payload<P, 4>(p, count, true);
-    }
-#pragma unroll
-    for (int i = 0; i < passes; i++) {
-        put_vector<Config>(tile_vector<P, Config>(i * Config::threads + static_cast<int>(threadIdx.x)), packed[i]);
-    }
+    load_lines<P, Config>(job, block, true);
     __syncthreads();
 #pragma unroll 1
     for (int number = 0; number < Config::tiles * tile_slots; number += Config::threads) {
