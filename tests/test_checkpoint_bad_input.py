@@ -110,6 +110,7 @@ SOURCES = {
     "index leads to the root": (fill_weight_map("/etc/passwd"), "expects plain file names; .* is in '/etc/passwd'"),
     "index names a folder": (fill_weight_map(".."), "expects plain file names"),
     "index names no file": (fill_weight_map(3), "expects plain file names"),
+    "index names what no file is called": (fill_weight_map("a" * 300), "names aaa.*, which is missing"),
     "index without a map": (edit_index(lambda index: index.clear()), "expects a weight_map"),
     "index is a list": (
         lambda path: (path / "model.safetensors.index.json").write_text("[]"),

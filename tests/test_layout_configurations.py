@@ -1,5 +1,7 @@
 """What each layout reads in a configuration, what it writes there, and whose configuration it is."""
 
+import copy
+
 import pytest
 from checkpoints import LAYOUT_NAMES
 
@@ -259,3 +261,46 @@ def test_compressed_tensors_configuration_says_the_same():
     again = LAYOUTS["compressed-tensors"].read_config(written)
     assert (again.group_size, again.is_symmetric, again.not_converted) == (64, False, ("visual", "mlp.gate"))
     assert written["ignore"] == ["lm_head", "re:.*visual.*", r"re:.*mlp\.gate.*"]
+
+
+# What configurations have beside what awqpack writes into them.
+MORE = {
+    "export": {"pack_method": "reorder"},
+    "layer_quant_config": {},
+    "layer_type_quant_config": {},
+    "exclude": ["a"],
+    "extra_config": {"a": {"bits": 4}},
+    "sparsity_config": {"format": "dense"},
+    "ignore": ["a"],
+    "modules_to_not_convert": ["a"],
+    "dynamic": {"-:a": {}},
+    "packing_format": "auto_round:auto_gptq",
+    "meta": {"quantizer": ["a"]},
+    "quantized_layers": {"a": {}},
+    "exclude_modules": ["a"],
+}
+KINDS = [None, 5, "x", [1], ["a"], [{}], {"a": 1}, True, 1.5, {}]
+
+
+def places_in(value, keys=()):
+    if keys:
+        yield keys
+    for key in value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ():
+        yield from places_in(value[key], (*keys, key))
+
+
+@pytest.mark.parametrize("name", LAYOUT_NAMES)
+def test_a_value_of_any_kind_anywhere_is_read_or_refused(name):
+    written = MORE | LAYOUTS[name].write_config(QuantizationConfig(128, True, None, {}))
+    for *keys, last in places_in(written):
+        for value in KINDS:
+            config = copy.deepcopy(written)
+            holder = config
+            for key in keys:
+                holder = holder[key]
+            holder[last] = value
+            try:
+                if LAYOUTS[name].claims(config):
+                    LAYOUTS[name].read_config(config)
+            except LayoutError:
+                pass

@@ -48,10 +48,10 @@ class Quark(GemmTensors):
                 raise LayoutError(f"global_quant_config.{key} expects null: only weights are converted")
         for key in ("layer_quant_config", "layer_type_quant_config"):
             if config.get(key):
-                raise LayoutError(f"{key} expects nothing: one scheme for all layers; got {', '.join(config[key])}")
+                raise LayoutError(f"{key} expects nothing: one scheme for all layers; got {config[key]!r}")
         export = config.get("export") or {}
-        if export.get("pack_method", "reorder") != "reorder":
-            raise LayoutError(f"export.pack_method expects reorder; got {export['pack_method']!r}")
+        if not isinstance(export, dict) or export.get("pack_method", "reorder") != "reorder":
+            raise LayoutError(f"export expects the pack_method reorder; got {export!r}")
         exclude = list_of_names("exclude", config.get("exclude") or [])
         entries = tuple(of_shell(name) for name in exclude if name != HEAD)
         return QuantizationConfig(
