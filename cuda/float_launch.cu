@@ -59,32 +59,23 @@ Groups groups_of(int64_t size, int64_t extent)
             31 + log};
 }
 
+BatchSizes batch_of(const awq_float_geometry &g)
+{
+    return {g.batch_dims, g.batch_sizes};
+}
+
 /* Whether a plane and all its steps are multiples of `vector` bytes; its columns are contiguous where it is read by
  * vectors. */
 bool is_aligned(const awq_float_geometry &g, const awq_plane &plane, int64_t element, int64_t step, int64_t vector)
 {
-    bool aligned =
-        reinterpret_cast<uintptr_t>(plane.data) % static_cast<uintptr_t>(vector) == 0 && step * element % vector == 0;
-    for (int i = 0; i < g.batch_dims; i++) {
-        aligned = aligned && (g.batch_sizes[i] == 1 || plane.batch_strides[i] * element % vector == 0);
-    }
-    return aligned;
-}
-
-/* The largest batch dimension, which lies in the grid; -1 without any. */
-int inner_dim(const awq_float_geometry &g)
-{
-    int inner = -1;
-    for (int i = g.batch_dims - 1; i >= 0; i--) {
-        inner = inner < 0 || g.batch_sizes[i] > g.batch_sizes[inner] ? i : inner;
-    }
-    return inner;
+    return is_aligned(plane.data, step * element, batch_of(g), plane.batch_strides, element, vector);
 }
 
 /* The job of the first matrix. */
 template <class AnyJob>
-AnyJob make_job(const awq_float_geometry &g, int inner)
+AnyJob make_job(const awq_float_geometry &g, const BatchWalk &walk)
 {
+    const int inner = walk.inner;
     const FloatKind weight_kind = kind_of(g.weight_dtype), scale_kind = kind_of(g.scale_dtype);
     const Plane weight(g.weight, bytes_of(weight_kind), inner),
         payload(g.payload, awq_packings[g.packing].item_bytes, inner), scales(g.scales, bytes_of(scale_kind), inner),
@@ -92,6 +83,7 @@ AnyJob make_job(const awq_float_geometry &g, int inner)
     AnyJob job = {};
     job.rows = g.rows;
     job.cols = g.cols;
+    job.batch_step = inner < 0 ? 0 : walk.index_steps[inner];
     job.codes = weight.data, job.codes_row = weight.row, job.codes_col = weight.col, job.codes_batch = weight.batch;
     job.payload = payload.data, job.payload_row = payload.row, job.payload_col = payload.col;
     job.payload_batch = payload.batch;
@@ -105,88 +97,39 @@ AnyJob make_job(const awq_float_geometry &g, int inner)
     return job;
 }
 
-uint64_t matrices(const awq_float_geometry &g)
-{
-    uint64_t count = 1;
-    for (int i = 0; i < g.batch_dims; i++) {
-        count *= static_cast<uint64_t>(g.batch_sizes[i]);
-    }
-    return count;
-}
-
 bool is_empty(const awq_float_geometry &g)
 {
-    return g.rows == 0 || g.cols == 0 || matrices(g) == 0;
+    return g.rows == 0 || g.cols == 0 || count_matrices(batch_of(g)) == 0;
 }
 
-/* Launches over the batch: its inner dimension in the grid, as many matrices at a time as that holds, the others in a
- * loop. */
+/* Launches over the batch. */
 template <class AnyJob>
-cudaError_t launch(void (*kernel)(AnyJob, uint32_t), const Shape &shape, const awq_float_geometry &g, AnyJob job,
-                   int inner, cudaStream_t stream)
+cudaError_t launch(void (*kernel)(AnyJob, uint32_t), const Shape &shape, const awq_float_geometry &g,
+                   const AnyJob &first, const BatchWalk &walk, cudaStream_t stream)
 {
-    if (shape.blocks > static_cast<uint64_t>(max_grid_x)) {
-        return cudaErrorInvalidConfiguration;
-    }
-    uint64_t index_steps[AWQ_MAX_DIMS];
-    uint64_t step = static_cast<uint64_t>(g.rows) * static_cast<uint64_t>(g.cols);
-    for (int i = g.batch_dims - 1; i >= 0; i--) {
-        index_steps[i] = step;
-        step *= static_cast<uint64_t>(g.batch_sizes[i]);
-    }
-    job.batch_step = inner < 0 ? 0 : index_steps[inner];
-    const int64_t weight_bytes = bytes_of(kind_of(g.weight_dtype)), scale_bytes = bytes_of(job.scale_kind);
+    const int64_t weight_bytes = bytes_of(kind_of(g.weight_dtype)), scale_bytes = bytes_of(first.scale_kind);
     const int64_t item_bytes = awq_packings[g.packing].item_bytes;
-    const AnyJob first = job;
-    int64_t at[AWQ_MAX_DIMS] = {0};
-    for (;;) {
-        job.codes = first.codes, job.payload = first.payload, job.first = 0;
-        job.scales.data = first.scales.data, job.zeros.data = first.zeros.data;
-        for (int i = 0; i < g.batch_dims; i++) {
-            job.codes += at[i] * g.weight.batch_strides[i] * weight_bytes;
-            job.payload += at[i] * g.payload.batch_strides[i] * item_bytes;
-            job.scales.data += at[i] * g.scales.batch_strides[i] * scale_bytes;
-            job.zeros.data += job.zeros.data == nullptr ? 0 : at[i] * g.zeros.batch_strides[i];
-            job.first += static_cast<uint64_t>(at[i]) * index_steps[i];
-        }
-        const int64_t count = inner < 0 ? 1 : g.batch_sizes[inner];
-        for (int64_t done = 0; done < count;) {
-            const int64_t now = count - done < max_grid_y ? count - done : max_grid_y;
-            const dim3 grid(static_cast<unsigned>(shape.blocks), static_cast<unsigned>(now));
-            uint32_t split = shape.split;
-            void *arguments[] = {&job, &split};
-            const cudaError_t error = cudaLaunchKernel(kernel, grid, shape.threads, arguments, shape.shared, stream);
-            if (error != cudaSuccess) {
-                return error;
-            }
-            job.codes += now * job.codes_batch;
-            job.payload += now * job.payload_batch;
-            job.scales.data += now * job.scales.batch;
-            job.zeros.data += job.zeros.data == nullptr ? 0 : now * job.zeros.batch;
-            job.first += static_cast<uint64_t>(now) * job.batch_step;
-            done += now;
-        }
-        int i = g.batch_dims - 1;
-        while (i >= 0 && (i == inner || ++at[i] == g.batch_sizes[i])) {
-            at[i--] = 0;
-        }
-        if (i < 0) {
-            return cudaSuccess;
-        }
-    }
+    const auto move = [&](AnyJob &job, int i, int64_t count) {
+        job.codes += count * g.weight.batch_strides[i] * weight_bytes;
+        job.payload += count * g.payload.batch_strides[i] * item_bytes;
+        job.scales.data += count * g.scales.batch_strides[i] * scale_bytes;
+        job.zeros.data += job.zeros.data == nullptr ? 0 : count * g.zeros.batch_strides[i];
+        job.first += static_cast<uint64_t>(count) * walk.index_steps[i];
+    };
+    return launch_batch(kernel, shape, batch_of(g), walk.inner, first, move, stream);
 }
 
 /* The same; values are checked where there is a word to tell of it. */
 template <class AnyJob>
 cudaError_t launch_checked(void (*kernel)(AnyJob, uint32_t), const Shape &shape, const awq_float_geometry &g,
-                           AnyJob job, int inner, uint64_t *fault, cudaStream_t stream)
+                           AnyJob job, const BatchWalk &walk, uint64_t *fault, cudaStream_t stream)
 {
     if (fault == nullptr) {
-        return launch(kernel, shape, g, job, inner, stream);
+        return launch(kernel, shape, g, job, walk, stream);
     }
-    return run_checked(shape.blocks * matrices(g), stream, fault, [&](const Fault &word) {
+    return run_checked(shape.blocks * count_matrices(batch_of(g)), stream, fault, [&](const Fault &word) {
         job.fault = word;
-        return launch(kernel, shape, g, job, inner, stream);
+        return launch(kernel, shape, g, job, walk, stream);
     });
 }
 
@@ -341,10 +284,10 @@ cudaError_t run(const awq_float_geometry &g, const FloatKernels &kernels, uint64
     if (is_empty(g)) {
         return cudaSuccess;
     }
-    const int inner = inner_dim(g);
-    FloatJob job = make_job<FloatJob>(g, inner);
+    const BatchWalk walk = walk_batch(batch_of(g), g.rows, g.cols);
+    FloatJob job = make_job<FloatJob>(g, walk);
     const FloatChoice choice = choose(g, job, kernels);
-    return launch_checked(choice.kernel, choice.shape, g, job, inner, fault, stream);
+    return launch_checked(choice.kernel, choice.shape, g, job, walk, fault, stream);
 }
 
 /* ---- min_max ---- */
@@ -386,10 +329,10 @@ cudaError_t run_min_max(const awq_float_geometry &geometry, awq_scale_mode mode,
     }
     const bool exchanged = geometry.weight.col_stride != 1 && geometry.weight.row_stride == 1;
     const awq_float_geometry g = exchanged ? exchange(geometry) : geometry;
-    const int inner = inner_dim(g);
+    const BatchWalk walk = walk_batch(batch_of(g), g.rows, g.cols);
     const FloatKind kind = kind_of(g.weight_dtype);
     const int64_t vector = 16 / bytes_of(kind);
-    ScalesJob job = make_job<ScalesJob>(g, inner);
+    ScalesJob job = make_job<ScalesJob>(g, walk);
     job.mode = mode;
     job.exchanged = exchanged;
     job.vectors =
@@ -412,7 +355,7 @@ cudaError_t run_min_max(const awq_float_geometry &geometry, awq_scale_mode mode,
     const int number = columns ? 2 : has_many ? 1 : 0;
     const ScalesKernel kernels[float_kinds] = {scales_kernels<__half>[number], scales_kernels<__nv_bfloat16>[number],
                                                scales_kernels<float>[number]};
-    return launch_checked(kernels[kind], shape, g, job, inner, fault, stream);
+    return launch_checked(kernels[kind], shape, g, job, walk, fault, stream);
 }
 
 } // namespace
