@@ -156,6 +156,29 @@ __device__ __forceinline__ Factor factor_at(const FloatJob &job, const FactorSou
     return group_factor(job, source, job.group_rows.of_any(row), job.group_cols.of_any(col));
 }
 
+/* N factors from that of (row, col) on: step(i) counts scales_step and zeros_step to factor i. All loads are under way
+   before the first is used. */
+template <int N, class Step>
+__device__ __forceinline__ void load_factors(const FloatJob &job, uint32_t row, uint32_t col, Step step,
+                                             Factor (&factors)[N])
+{
+    const FactorSource source = factor_source(job);
+    const int64_t group_row = job.group_rows.of(row), group_col = job.group_cols.of(col);
+    const uint8_t *scale = source.scales + group_row * job.scales.row + group_col * job.scales.col;
+    const uint8_t *zero = source.zeros + group_row * job.zeros.row + group_col * job.zeros.col;
+    uint32_t scales[N], zeros[N];
+#pragma unroll
+    for (int i = 0; i < N; i++) {
+        const int64_t steps = step(i);
+        scales[i] = load_scale_bits(scale + steps * job.scales_step, job.scale_kind);
+        zeros[i] = __ldg(zero + steps * job.zeros_step);
+    }
+#pragma unroll
+    for (int i = 0; i < N; i++) {
+        factors[i] = {scale_of(scales[i], job.scale_kind), zero_of(job, zeros[i])};
+    }
+}
+
 /* The factors of N columns, whose groups are a column each. */
 template <int N>
 __device__ __forceinline__ void load_column_factors(const FloatJob &job, uint32_t row, uint32_t col,
@@ -215,19 +238,21 @@ __device__ __forceinline__ float weight_of(uint32_t codes, int k, const Factor &
     return __fmul_rn(__fsub_rn(code, __fadd_rn(two_23, factor.zero)), factor.scale);
 }
 
-/* Stores eight weights beside each other, to an address aligned to 16 bytes. */
-template <class T>
-__device__ __forceinline__ void store_eight(uint8_t *p, const float (&weights)[8])
+/* Stores weights beside each other, to an address aligned to 16 bytes, which they fill. */
+template <class T, int N>
+__device__ __forceinline__ void store_weights(uint8_t *p, const float (&weights)[N])
 {
+    constexpr int together = 16 / static_cast<int>(sizeof(T));
+    static_assert(N % together == 0, "whole vectors");
 #pragma unroll
-    for (int i = 0; i < 8; i += 16 / static_cast<int>(sizeof(T))) {
+    for (int i = 0; i < N; i += together) {
         Words<4> v;
 #pragma unroll
         for (int k = 0; k < 4; k++) {
             if constexpr (sizeof(T) == 4) {
                 v.w[k] = __float_as_uint(weights[i + k]);
             } else {
-                v.w[k] = round_pair<T>(weights[2 * k], weights[2 * k + 1]);
+                v.w[k] = round_pair<T>(weights[i + 2 * k], weights[i + 2 * k + 1]);
             }
         }
         store_vector<4>(p + i * sizeof(T), v);

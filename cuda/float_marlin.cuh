@@ -14,27 +14,14 @@ namespace awq_cuda {
  */
 constexpr int marlin_pair_cols = 2 * block_cols<marlin>;
 
-/* The factors of a lane's rows; all loads are under way before the first is used. */
+/* The factors of a lane's rows. */
 __device__ __forceinline__ void load_marlin_factors(const FloatJob &job, const MarlinRows &place,
                                                     Factor (&factors)[marlin_row_steps])
 {
-    const FactorSource source = factor_source(job);
     const bool exists = place.t / 2 * 2 < place.lines;
     const uint32_t row = exists ? static_cast<uint32_t>(place.block * block_rows<marlin>) + place.q : 0;
     const uint32_t col = exists ? static_cast<uint32_t>((place.line + place.t / 2 * 2) * block_cols<marlin>) : 0;
-    const int64_t group_row = job.group_rows.of(row), group_col = job.group_cols.of(col);
-    const uint8_t *scale = source.scales + group_row * job.scales.row + group_col * job.scales.col;
-    const uint8_t *zero = source.zeros + group_row * job.zeros.row + group_col * job.zeros.col;
-    uint32_t scales[marlin_row_steps], zeros[marlin_row_steps];
-#pragma unroll
-    for (int m = 0; m < marlin_row_steps; m++) {
-        scales[m] = load_scale_bits(scale + 8 * m * job.scales_step, job.scale_kind);
-        zeros[m] = __ldg(zero + 8 * m * job.zeros_step);
-    }
-#pragma unroll
-    for (int m = 0; m < marlin_row_steps; m++) {
-        factors[m] = {scale_of(scales[m], job.scale_kind), zero_of(job, zeros[m])};
-    }
+    load_factors(job, row, col, [](int m) { return 8 * m; }, factors);
 }
 
 /* Stores a row of the blocks of a pair of lanes, of which either brings the sixteen codes of its own: the lanes
@@ -56,7 +43,7 @@ __device__ __forceinline__ void store_marlin_row(uint8_t *p, const Words<4> &cod
             values[k] = weight_of(words[k / 4], k % 4, factor);
         }
         if (place.t / 2 * 2 + block < place.lines) {
-            store_eight<T>(p + (block * block_cols<marlin> + (odd ? 8 : 0)) * static_cast<int>(sizeof(T)), values);
+            store_weights<T>(p + (block * block_cols<marlin> + (odd ? 8 : 0)) * static_cast<int>(sizeof(T)), values);
         }
     }
 }

@@ -74,26 +74,12 @@ __device__ __forceinline__ int64_t weights_step(const FloatJob &job, int i)
     return Config::kind == Units::along ? i * near_units * UnitBytes : i * job.codes_row;
 }
 
-/* The factor of each unit; all loads are under way before the first is used, so there is no condition around any. */
+/* The factor of each unit; there is no condition around any load: one that does not exist has that of the first. */
 template <class Config>
 __device__ __forceinline__ void load_unit_factors(const FloatJob &job, const FloatRowPlace &place,
                                                   Factor (&factors)[Config::down])
 {
-    const FactorSource source = factor_source(job);
-    const int64_t group_row = job.group_rows.of(place.row), group_col = job.group_cols.of(place.col);
-    const uint8_t *scale = source.scales + group_row * job.scales.row + group_col * job.scales.col;
-    const uint8_t *zero = source.zeros + group_row * job.zeros.row + group_col * job.zeros.col;
-    uint32_t scales[Config::down], zeros[Config::down];
-#pragma unroll
-    for (int i = 0; i < Config::down; i++) {
-        const int64_t step = i < place.count ? i : 0;
-        scales[i] = load_scale_bits(scale + step * job.scales_step, job.scale_kind);
-        zeros[i] = __ldg(zero + step * job.zeros_step);
-    }
-#pragma unroll
-    for (int i = 0; i < Config::down; i++) {
-        factors[i] = {scale_of(scales[i], job.scale_kind), zero_of(job, zeros[i])};
-    }
+    load_factors(job, place.row, place.col, [&](int i) { return i < place.count ? i : 0; }, factors);
 }
 
 /* ---- the payload of a unit ---- */
@@ -183,21 +169,6 @@ __device__ __forceinline__ void store_unit(uint8_t *payload, const Words<2> &cod
 }
 
 /* ---- the kernels ---- */
-
-template <class T>
-__device__ __forceinline__ void store_weights(uint8_t *p, const float (&weights)[dequantized_unit<T>])
-{
-    Words<4> v;
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-        if constexpr (sizeof(T) == 4) {
-            v.w[i] = __float_as_uint(weights[i]);
-        } else {
-            v.w[i] = round_pair<T>(weights[2 * i], weights[2 * i + 1]);
-        }
-    }
-    store_vector<4>(p, v);
-}
 
 template <awq_packing P, class T, class Config>
 __global__ void __launch_bounds__(Config::threads, Config::resident)

@@ -45,21 +45,7 @@ __device__ __forceinline__ void load_slot_factors(const FloatJob &job, const Slo
             return;
         }
     }
-    const FactorSource source = factor_source(job);
-    const int64_t group_row = job.group_rows.of(row), group_col = job.group_cols.of(col);
-    const uint8_t *scale = source.scales + group_row * job.scales.row + group_col * job.scales.col;
-    const uint8_t *zero = source.zeros + group_row * job.zeros.row + group_col * job.zeros.col;
-    uint32_t scales[8], zeros[8];
-#pragma unroll
-    for (int i = 0; i < 8; i++) {
-        const int64_t step = ByRow ? i : slot_column<P>(i);
-        scales[i] = load_scale_bits(scale + step * job.scales_step, job.scale_kind);
-        zeros[i] = __ldg(zero + step * job.zeros_step);
-    }
-#pragma unroll
-    for (int i = 0; i < 8; i++) {
-        factors[i] = {scale_of(scales[i], job.scale_kind), zero_of(job, zeros[i])};
-    }
+    load_factors(job, row, col, [](int i) { return ByRow ? i : slot_column<P>(i); }, factors);
 }
 
 template <awq_packing P, class T, bool ByRow, class Config>
@@ -94,7 +80,7 @@ __global__ void __launch_bounds__(Config::threads, Config::resident)
                 values[row] = weight_of(codes, row % 4, factors[ByRow ? row : k]);
             }
             if (slot.count != 0) {
-                store_eight<T>(p + slot_column<P>(k) * job.codes_col, values);
+                store_weights<T>(p + slot_column<P>(k) * job.codes_col, values);
             }
         }
     }
