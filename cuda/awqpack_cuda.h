@@ -46,19 +46,11 @@ int awq_cuda_relayout(const awq_relayout *relayout, const void *source, void *ta
 /* Dequantizes payload into weight. No value of scales and zeros is looked at. */
 int awq_cuda_dequantize(const awq_float_geometry *geometry, void *stream);
 
-/* Quantizes weight into payload. */
-int awq_cuda_quantize(const awq_float_geometry *geometry, void *stream);
-
-/* Takes scales and zeros of weight. */
-int awq_cuda_min_max(const awq_float_geometry *geometry, awq_scale_mode mode, void *stream);
-
-/*
- * The same, then wait until all values were looked at, as awq_cuda_pack_checked does. `fault` receives
- * AWQ_CUDA_NO_FAULT, or which tensor holds a value that is none (of several, the first of these), above the linear
- * index of the first such value.
- */
-int awq_cuda_quantize_checked(const awq_float_geometry *geometry, void *stream, uint64_t *fault);
-int awq_cuda_min_max_checked(const awq_float_geometry *geometry, awq_scale_mode mode, void *stream, uint64_t *fault);
+/* Quantizes weight into payload; takes scales and zeros of weight. With NULL for `fault` no value is looked at. Else they
+   wait until all were, as awq_cuda_pack_checked does: `fault` receives AWQ_CUDA_NO_FAULT, or which tensor holds a value
+   that is none (of several, the first of these), above the linear index of the first such value. */
+int awq_cuda_quantize(const awq_float_geometry *geometry, void *stream, uint64_t *fault);
+int awq_cuda_min_max(const awq_float_geometry *geometry, awq_scale_mode mode, void *stream, uint64_t *fault);
 #define AWQ_CUDA_FAULT_TENSOR_SHIFT 56
 typedef enum awq_cuda_fault_tensor {
     AWQ_CUDA_FAULT_SCALE,  /* quantize: not finite, or negative */

@@ -366,24 +366,13 @@ extern "C" int awq_cuda_dequantize(const awq_float_geometry *geometry, void *str
         run(*geometry, all_dequantizers[kind_of(geometry->weight_dtype)], nullptr, static_cast<cudaStream_t>(stream)));
 }
 
-extern "C" int awq_cuda_quantize(const awq_float_geometry *geometry, void *stream)
-{
-    return awq_cuda_quantize_checked(geometry, stream, nullptr);
-}
-
-extern "C" int awq_cuda_quantize_checked(const awq_float_geometry *geometry, void *stream, uint64_t *fault)
+extern "C" int awq_cuda_quantize(const awq_float_geometry *geometry, void *stream, uint64_t *fault)
 {
     return finish(
         run(*geometry, all_quantizers[kind_of(geometry->weight_dtype)], fault, static_cast<cudaStream_t>(stream)));
 }
 
-extern "C" int awq_cuda_min_max(const awq_float_geometry *geometry, awq_scale_mode mode, void *stream)
-{
-    return awq_cuda_min_max_checked(geometry, mode, stream, nullptr);
-}
-
-extern "C" int awq_cuda_min_max_checked(const awq_float_geometry *geometry, awq_scale_mode mode, void *stream,
-                                        uint64_t *fault)
+extern "C" int awq_cuda_min_max(const awq_float_geometry *geometry, awq_scale_mode mode, void *stream, uint64_t *fault)
 {
     return finish(run_min_max(*geometry, mode, fault, static_cast<cudaStream_t>(stream)));
 }

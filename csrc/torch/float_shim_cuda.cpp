@@ -54,6 +54,21 @@ void raise_fault(const char *op, uint64_t fault, const awq_float_views &views, v
     raise(error);
 }
 
+/* Calls launch(geometry, stream, fault), without `fault` where nothing may wait for one, and raises what it found. */
+template <class Launch>
+void run_checked(const char *op, const Tensor &weight, const awq_float_views &views, awq_packing packing, bool validate,
+                 Launch launch)
+{
+    const int device = weight.get_device_index();
+    const DeviceGuard guard(device);
+    void *stream = current_stream(device);
+    awq_float_geometry geometry;
+    awq_float_geometry_init(&geometry, packing, &views);
+    uint64_t fault = AWQ_CUDA_NO_FAULT;
+    check(launch(geometry, stream, awqpack::may_check(validate, stream) ? &fault : nullptr));
+    raise_fault(op, fault, views, stream);
+}
+
 /* Values are looked at where the kernels' host may wait for what they find: never by dequantize, nor while a graph is
  * captured. */
 struct CudaFloats {
@@ -68,34 +83,18 @@ struct CudaFloats {
 
     static void quantize(const Tensor &weight, const awq_float_views &views, awq_packing packing, bool validate)
     {
-        const int device = weight.get_device_index();
-        const DeviceGuard guard(device);
-        void *stream = current_stream(device);
-        awq_float_geometry geometry;
-        awq_float_geometry_init(&geometry, packing, &views);
-        if (!awqpack::may_check(validate, stream)) {
-            check(awq_cuda_quantize(&geometry, stream));
-            return;
-        }
-        uint64_t fault;
-        check(awq_cuda_quantize_checked(&geometry, stream, &fault));
-        raise_fault("quantize", fault, views, stream);
+        run_checked("quantize", weight, views, packing, validate,
+                    [](const awq_float_geometry &geometry, void *stream, uint64_t *fault) {
+                        return awq_cuda_quantize(&geometry, stream, fault);
+                    });
     }
 
     static void min_max(const Tensor &weight, const awq_float_views &views, awq_scale_mode mode)
     {
-        const int device = weight.get_device_index();
-        const DeviceGuard guard(device);
-        void *stream = current_stream(device);
-        awq_float_geometry geometry;
-        awq_float_geometry_init(&geometry, AWQ_PACKING_V1, &views);
-        if (!awqpack::may_check(true, stream)) {
-            check(awq_cuda_min_max(&geometry, mode, stream));
-            return;
-        }
-        uint64_t fault;
-        check(awq_cuda_min_max_checked(&geometry, mode, stream, &fault));
-        raise_fault("min_max_scales", fault, views, stream);
+        run_checked("min_max_scales", weight, views, AWQ_PACKING_V1, true,
+                    [mode](const awq_float_geometry &geometry, void *stream, uint64_t *fault) {
+                        return awq_cuda_min_max(&geometry, mode, stream, fault);
+                    });
     }
 };
 

@@ -66,13 +66,13 @@ static void bench_floats(int64_t rows, int64_t cols, int64_t group)
                            1e-6 * static_cast<double>(total) / t.copy_ms, t.copy_ms / t.ours_ms);
                 };
                 report("dequantize", moved, [&] { CUDA(awq_cuda_dequantize(&g, nullptr)); });
-                report("quantize", moved, [&] { CUDA(awq_cuda_quantize(&g, nullptr)); });
-                report("quantize checked", moved, [&] { CUDA(awq_cuda_quantize_checked(&g, nullptr, &found)); });
+                report("quantize", moved, [&] { CUDA(awq_cuda_quantize(&g, nullptr, nullptr)); });
+                report("quantize checked", moved, [&] { CUDA(awq_cuda_quantize(&g, nullptr, &found)); });
                 if (packing == AWQ_PACKING_V1) {
                     awq_float_geometry s = g;
                     s.scales.data = to, s.zeros.data = from; /* as the scales stay for the next ones */
                     report("min_max", moved - count / 2,
-                           [&] { CUDA(awq_cuda_min_max(&s, AWQ_SCALES_ASYMMETRIC, nullptr)); });
+                           [&] { CUDA(awq_cuda_min_max(&s, AWQ_SCALES_ASYMMETRIC, nullptr, nullptr)); });
                 }
             }
         }

@@ -31,7 +31,7 @@ static void check_quantize(const awq_float_geometry &g, Tensors t, const char *w
                     random_weight(g.weight_dtype, scale));
     });
     upload_all(t);
-    CUDA(awq_cuda_quantize_checked(&g, nullptr, &found));
+    CUDA(awq_cuda_quantize(&g, nullptr, &found));
     const uint64_t expected = reference_quantize(g, t);
     expect(found == expected && expected == AWQ_CUDA_NO_FAULT && all_same(t), what, "quantize");
     if (g.rows * g.cols == 0 || float_matrices(g).empty()) {
@@ -42,17 +42,17 @@ static void check_quantize(const awq_float_geometry &g, Tensors t, const char *w
             spoil_weight(g, t);
         }
         upload_all(t);
-        CUDA(awq_cuda_quantize_checked(&g, nullptr, &found));
+        CUDA(awq_cuda_quantize(&g, nullptr, &found));
         const uint64_t wanted = reference_quantize(g, t);
         expect(found == wanted && wanted != AWQ_CUDA_NO_FAULT && all_same(t), what, "weights that are not finite");
     }
     t.payload.upload();
-    CUDA(awq_cuda_quantize(&g, nullptr));
+    CUDA(awq_cuda_quantize(&g, nullptr, nullptr));
     CUDA(cudaDeviceSynchronize());
     expect(all_same(t), what, "unchecked quantize");
     spoil_factor(g, t);
     upload_all(t);
-    CUDA(awq_cuda_quantize_checked(&g, nullptr, &found));
+    CUDA(awq_cuda_quantize(&g, nullptr, &found));
     expect(found == reference_quantize(g, t), what, "a bad scale or zero");
 }
 
@@ -71,13 +71,13 @@ static void check_min_max(awq_float_geometry g, Tensors t, const char *what)
     });
     for (int mode = 0; mode < AWQ_SCALES_MODE_COUNT; mode++) {
         upload_all(t);
-        CUDA(awq_cuda_min_max_checked(&g, static_cast<awq_scale_mode>(mode), nullptr, &found));
+        CUDA(awq_cuda_min_max(&g, static_cast<awq_scale_mode>(mode), nullptr, &found));
         const uint64_t expected = reference_min_max(g, static_cast<awq_scale_mode>(mode), t);
         expect(found == expected && all_same(t), what, "min_max");
     }
     spoil_weight(g, t);
     upload_all(t);
-    CUDA(awq_cuda_min_max_checked(&g, AWQ_SCALES_ASYMMETRIC, nullptr, &found));
+    CUDA(awq_cuda_min_max(&g, AWQ_SCALES_ASYMMETRIC, nullptr, &found));
     expect(found == reference_min_max(g, AWQ_SCALES_ASYMMETRIC, t), what, "min_max of a weight that is not finite");
 }
 
@@ -227,7 +227,7 @@ static void check_all_scales()
         upload_all({weight, payload, scales, zeros});
         CUDA(awq_cuda_dequantize(&g, nullptr));
         CUDA(cudaMemset(g.payload.data, 0, static_cast<size_t>(g.rows * g.cols / 2)));
-        CUDA(awq_cuda_quantize_checked(&g, nullptr, &found));
+        CUDA(awq_cuda_quantize(&g, nullptr, &found));
         const bool overflows = dtype == AWQ_DTYPE_FLOAT16; /* 15 times the largest scales is infinite there */
         if (overflows) {
             CUDA(cudaMemcpy(payload.host.data(), payload.device, payload.host.size(), cudaMemcpyDeviceToHost));
