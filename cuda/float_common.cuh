@@ -117,11 +117,6 @@ __device__ __forceinline__ float scale_of(uint32_t bits, FloatKind kind)
     return kind == kind_float32 ? __uint_as_float(bits) : low_float(bits, kind);
 }
 
-__device__ __forceinline__ float load_scale(const uint8_t *p, FloatKind kind)
-{
-    return scale_of(load_scale_bits(p, kind), kind);
-}
-
 struct Factor {
     float scale, zero;
 };
@@ -366,7 +361,7 @@ __device__ __forceinline__ uint32_t load_weight_bits(const uint8_t *p)
 template <class T>
 __device__ __forceinline__ float load_weight(const uint8_t *p)
 {
-    return load_scale(p, FloatOf<T>::kind);
+    return scale_of(load_weight_bits<T>(p), FloatOf<T>::kind);
 }
 
 /* ---- faults ---- */
