@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor  # by a name of its own: to look it up in torch for each argument shows in a small call
 
 from .functional import mark_written, number_of, require_bool, require_tensor_out
 from .packing import AWQPacking
@@ -26,11 +27,11 @@ _is_compiled = torch.compiler.is_dynamo_compiling if hasattr(_quantize, "_op") e
 
 
 def _require_tensor(name: str, tensor: object) -> None:
-    if not isinstance(tensor, torch.Tensor):
+    if not isinstance(tensor, Tensor):
         raise TypeError(f"{name} expects a torch.Tensor; got {type(tensor)}")
 
 
-def _require_no_gradient(op: str, name: str, tensor: torch.Tensor) -> None:
+def _require_no_gradient(op: str, name: str, tensor: Tensor) -> None:
     """What is rounded to codes has no gradient, and what is made of codes gets none: better said than lost."""
     if tensor.requires_grad and torch.is_grad_enabled():
         raise ValueError(
@@ -39,15 +40,15 @@ def _require_no_gradient(op: str, name: str, tensor: torch.Tensor) -> None:
 
 
 def quantize(
-    weight: torch.Tensor,
-    scales: torch.Tensor,
-    zeros: torch.Tensor | None = None,
+    weight: Tensor,
+    scales: Tensor,
+    zeros: Tensor | None = None,
     packing: AWQPacking = AWQPacking.V1,
     reorder: bool = False,
     *,
     validate: bool = True,
-    out: torch.Tensor | None = None,
-) -> torch.Tensor:
+    out: Tensor | None = None,
+) -> Tensor:
     """Rounds a weight to 4-bit codes and packs them, in one pass.
 
     ``code = clamp(rint(weight / scale + zero), 0, 15)`` in float32, the quotient correctly rounded and ``rint`` half to
@@ -74,10 +75,10 @@ def quantize(
             requires a gradient while gradients are recorded.
         TypeError: an argument is of another type.
     """
-    if not isinstance(weight, torch.Tensor) or not isinstance(scales, torch.Tensor):
+    if not isinstance(weight, Tensor) or not isinstance(scales, Tensor):
         _require_tensor("weight", weight)
         _require_tensor("scales", scales)
-    if zeros is not None and not isinstance(zeros, torch.Tensor):
+    if zeros is not None and not isinstance(zeros, Tensor):
         _require_tensor("zeros", zeros)
     number = number_of(packing, reorder)
     require_bool("validate", validate)
@@ -95,15 +96,15 @@ def quantize(
 
 
 def dequantize(
-    payload: torch.Tensor,
-    scales: torch.Tensor,
-    zeros: torch.Tensor | None = None,
+    payload: Tensor,
+    scales: Tensor,
+    zeros: Tensor | None = None,
     packing: AWQPacking = AWQPacking.V1,
     reorder: bool = False,
     *,
     dtype: torch.dtype | None = None,
-    out: torch.Tensor | None = None,
-) -> torch.Tensor:
+    out: Tensor | None = None,
+) -> Tensor:
     """The weight that a payload stands for, in one pass: ``(code - zero) * scale`` in float32, rounded to ``dtype``.
 
     Args:
@@ -124,10 +125,10 @@ def dequantize(
             require a gradient while gradients are recorded.
         TypeError: an argument is of another type.
     """
-    if not isinstance(payload, torch.Tensor) or not isinstance(scales, torch.Tensor):
+    if not isinstance(payload, Tensor) or not isinstance(scales, Tensor):
         _require_tensor("payload", payload)
         _require_tensor("scales", scales)
-    if zeros is not None and not isinstance(zeros, torch.Tensor):
+    if zeros is not None and not isinstance(zeros, Tensor):
         _require_tensor("zeros", zeros)
     number = number_of(packing, reorder)
     if dtype is not None and not isinstance(dtype, torch.dtype):
@@ -160,14 +161,14 @@ def _group(name: str, size: object, whole: int) -> int:
 
 
 def min_max_scales(
-    weight: torch.Tensor,
+    weight: Tensor,
     group_size: int | tuple[int, int] = 128,
     *,
     symmetric: bool = False,
     dtype: torch.dtype | None = None,
     formula: str | None = None,
-    out: tuple[torch.Tensor, torch.Tensor] | None = None,
-) -> tuple[torch.Tensor, torch.Tensor]:
+    out: tuple[Tensor, Tensor] | None = None,
+) -> tuple[Tensor, Tensor]:
     """Round-to-nearest's own scales and zeros, in one pass: ``quantize(w, *min_max_scales(w))`` needs no data.
 
     In float32, each operation rounded once; the scale is rounded to ``dtype`` before a zero is made of it.

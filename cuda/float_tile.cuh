@@ -86,6 +86,12 @@ __global__ void __launch_bounds__(Config::threads, Config::resident)
     }
 }
 
+/* Brings memory nearer for a load that registers have no room for yet. */
+__device__ __forceinline__ void prefetch(const uint8_t *p)
+{
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(p));
+}
+
 template <awq_packing P, class T, bool ByRow, class Config>
 __global__ void __launch_bounds__(Config::threads, Config::resident)
     quantize_tiles(const __grid_constant__ FloatJob job, const uint32_t split)
@@ -101,7 +107,13 @@ __global__ void __launch_bounds__(Config::threads, Config::resident)
         const uint8_t *p = weights + slot.col * job.codes_col + slot.row * static_cast<int>(sizeof(T));
         Factor factors[8];
         Divisor divisors[ByRow ? 8 : 1];
-        uint32_t words[8]; /* byte 0..3 of four rows each, then of rows */
+        uint32_t words[8];                       /* byte 0..3 of four rows each, then of rows */
+        if (sizeof(T) == 2 && slot.count != 0) { /* wider ones are that many already */
+#pragma unroll
+            for (int k = together; k < 8; k++) {
+                prefetch(p + slot_column<P>(k) * job.codes_col);
+            }
+        }
 #pragma unroll
         for (int first = 0; first < 8; first += together) {
             Weights<T> columns[together] = {};

@@ -2,16 +2,12 @@
 #ifndef AWQPACK_FLOAT_OPS_HPP
 #define AWQPACK_FLOAT_OPS_HPP
 
-#include <string>
-#include <tuple>
-
 #include "awqpack/floats.h"
 #include "torch/ops.hpp"
 
 namespace awqpack {
 
 using torch::headeronly::ScalarType;
-using MaybeTensor = std::optional<Tensor>;
 
 /* Scales and zeros of a call, on the device of its input. */
 class Scaling {
@@ -122,7 +118,7 @@ void dequantize_out(const Tensor &payload, const Tensor &scales, const MaybeTens
     int64_t sizes[AWQ_MAX_DIMS];
     require(awq_check_dequantize(&input, scaling.scales(), scaling.zeros(), packing, AWQ_DTYPE_FLOAT32, sizes, &error),
             error);
-    const awq_dtype dtype = float_dtype("dequantize", out.scalar_type());
+    const awq_dtype dtype = float_dtype("dequantize", scalar_type(out));
     require_same_device(payload, out);
     require(awq_check_out(&output, dtype, sizes, &input, &error), error);
     require(scaling.is_apart_from(output, sizes, &error), error);
@@ -156,7 +152,7 @@ std::tuple<Tensor, Tensor> min_max_scales(const Tensor &weight, int64_t group_ro
            zeros = empty_beside(weight, sizes, nullptr, AWQ_DTYPE_UINT8);
     const awq_view scales_view = output_view(scales), zeros_view = output_view(zeros);
     Backend::min_max(weight, {&input, nullptr, &scales_view, &zeros_view}, mode);
-    return {scales, zeros};
+    return {std::move(scales), std::move(zeros)};
 }
 
 template <class Backend>
@@ -168,7 +164,7 @@ void min_max_scales_out(const Tensor &weight, int64_t group_rows, int64_t group_
     const awq_view input = input_view(weight), scales_view = output_view(scales), zeros_view = output_view(zeros);
     int64_t sizes[AWQ_MAX_DIMS];
     require(awq_check_min_max(&input, group_rows, group_cols, AWQ_DTYPE_FLOAT32, sizes, &error), error);
-    const awq_dtype dtype = float_dtype("min_max_scales", scales.scalar_type());
+    const awq_dtype dtype = float_dtype("min_max_scales", scalar_type(scales));
     require_same_device(weight, scales);
     require_same_device(weight, zeros);
     require(awq_check_out(&scales_view, dtype, sizes, &input, &error), error);
@@ -180,12 +176,12 @@ void min_max_scales_out(const Tensor &weight, int64_t group_rows, int64_t group_
 template <class Backend>
 void implement_floats(torch::stable::detail::StableLibrary &library)
 {
-    library.impl("quantize", TORCH_BOX(&quantize<Backend>));
-    library.impl("quantize_out", TORCH_BOX(&quantize_out<Backend>));
-    library.impl("dequantize", TORCH_BOX(&dequantize<Backend>));
-    library.impl("dequantize_out", TORCH_BOX(&dequantize_out<Backend>));
-    library.impl("min_max_scales", TORCH_BOX(&min_max_scales<Backend>));
-    library.impl("min_max_scales_out", TORCH_BOX(&min_max_scales_out<Backend>));
+    library.impl("quantize", Boxed<&quantize<Backend>>::call);
+    library.impl("quantize_out", Boxed<&quantize_out<Backend>>::call);
+    library.impl("dequantize", Boxed<&dequantize<Backend>>::call);
+    library.impl("dequantize_out", Boxed<&dequantize_out<Backend>>::call);
+    library.impl("min_max_scales", Boxed<&min_max_scales<Backend>>::call);
+    library.impl("min_max_scales_out", Boxed<&min_max_scales_out<Backend>>::call);
 }
 
 } // namespace awqpack

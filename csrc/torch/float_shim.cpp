@@ -8,7 +8,7 @@
 namespace {
 
 using awqpack::require;
-using torch::stable::Tensor;
+using awqpack::Tensor;
 
 /* The faults of all units. */
 unsigned run_on_threads(const awq_float_job &job)

@@ -7,9 +7,10 @@ namespace {
 
 using awqpack::check;
 using awqpack::current_stream;
+using awqpack::Device;
 using awqpack::DeviceGuard;
 using awqpack::raise;
-using torch::stable::Tensor;
+using awqpack::Tensor;
 
 /* An element of a tensor on the device, by its row-major linear index. */
 template <class T>
@@ -59,7 +60,7 @@ template <class Launch>
 void run_checked(const char *op, const Tensor &weight, const awq_float_views &views, awq_packing packing, bool validate,
                  Launch launch)
 {
-    const int device = weight.get_device_index();
+    const int device = Device(weight).index;
     const DeviceGuard guard(device);
     void *stream = current_stream(device);
     awq_float_geometry geometry;
@@ -74,7 +75,7 @@ void run_checked(const char *op, const Tensor &weight, const awq_float_views &vi
 struct CudaFloats {
     static void dequantize(const Tensor &payload, const awq_float_views &views, awq_packing packing)
     {
-        const int device = payload.get_device_index();
+        const int device = Device(payload).index;
         const DeviceGuard guard(device);
         awq_float_geometry geometry;
         awq_float_geometry_init(&geometry, packing, &views);

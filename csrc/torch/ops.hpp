@@ -2,20 +2,28 @@
 #ifndef AWQPACK_OPS_HPP
 #define AWQPACK_OPS_HPP
 
+#include <memory>
 #include <new>
 #include <optional>
 #include <stdexcept>
+#include <tuple>
+#include <utility>
 #include <vector>
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
 
 #include "awqpack/relayout.h"
 
 namespace awqpack {
 
-using torch::stable::Tensor;
+struct DeleteTensor {
+    void operator()(AtenTensorHandle handle) const { (void)aoti_torch_delete_tensor_object(handle); }
+};
+
+/* A call owns its tensors. torch::stable::Tensor would share them, and take a twentieth of the time of a small call. */
+using Tensor = std::unique_ptr<AtenTensorOpaque, DeleteTensor>;
+using MaybeTensor = std::optional<Tensor>;
 using Order = std::optional<std::vector<int64_t>>;
 
 /* The last error of this thread that is no RuntimeError: see awq_last_error. */
@@ -78,22 +86,47 @@ inline Dtype dtype_of(torch::headeronly::ScalarType type)
     }
 }
 
+inline torch::headeronly::ScalarType scalar_type(const Tensor &tensor)
+{
+    int32_t type;
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(tensor.get(), &type));
+    return torch::stable::detail::to<torch::headeronly::ScalarType>(torch::stable::detail::from(type));
+}
+
 inline awq_view view_of(const Tensor &tensor, void *data)
 {
-    const Dtype dtype = dtype_of(tensor.scalar_type());
-    return {data, tensor.sizes().data(), tensor.strides().data(), tensor.dim(), dtype.dtype, dtype.name};
+    int64_t *sizes, *strides, ndim;
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_sizes(tensor.get(), &sizes));
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_strides(tensor.get(), &strides));
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_dim(tensor.get(), &ndim));
+    const Dtype dtype = dtype_of(scalar_type(tensor));
+    return {data, sizes, strides, ndim, dtype.dtype, dtype.name};
 }
 
 /* Reading through the const pointer keeps copy-on-write storage shared. */
 inline awq_view input_view(const Tensor &tensor)
 {
-    return view_of(tensor, const_cast<void *>(tensor.const_data_ptr()));
+    const void *data;
+    TORCH_ERROR_CODE_CHECK(torch_get_const_data_ptr(tensor.get(), &data));
+    return view_of(tensor, const_cast<void *>(data));
 }
 
 inline awq_view output_view(const Tensor &tensor)
 {
-    return view_of(tensor, tensor.mutable_data_ptr());
+    void *data;
+    TORCH_ERROR_CODE_CHECK(torch_get_mutable_data_ptr(tensor.get(), &data));
+    return view_of(tensor, data);
 }
+
+struct Device {
+    int32_t type, index;
+
+    explicit Device(const Tensor &tensor)
+    {
+        TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(tensor.get(), &type));
+        TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(tensor.get(), &index));
+    }
+};
 
 inline int32_t torch_dtype(awq_dtype dtype)
 {
@@ -118,17 +151,16 @@ inline awq_packing packing_of(int64_t number, bool reorder)
 inline Tensor empty_beside(const Tensor &input, const int64_t *sizes, const int64_t *order, awq_dtype dtype)
 {
     awq_error error;
-    int64_t strides[AWQ_MAX_DIMS];
-    require(awq_dense_strides(input.dim(), sizes, order, strides, &error), error);
-    int32_t device_type, device_index;
-    TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(input.get(), &device_type));
-    TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(input.get(), &device_index));
+    int64_t ndim, strides[AWQ_MAX_DIMS];
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_dim(input.get(), &ndim));
+    require(awq_dense_strides(ndim, sizes, order, strides, &error), error);
+    const Device device(input);
     AtenTensorHandle handle;
-    if (aoti_torch_empty_strided(input.dim(), sizes, strides, torch_dtype(dtype), device_type, device_index, &handle) !=
+    if (aoti_torch_empty_strided(ndim, sizes, strides, torch_dtype(dtype), device.type, device.index, &handle) !=
         TORCH_SUCCESS) {
         awq_fail(&error, AWQ_ERROR_MEMORY,
                  "awqpack could not allocate a result of shape %s and dtype torch.%s: out of memory?",
-                 awq_shape_text(sizes, input.dim()).chars, awq_dtype_name(dtype));
+                 awq_shape_text(sizes, ndim).chars, awq_dtype_name(dtype));
         raise(error);
     }
     return Tensor(handle);
@@ -136,18 +168,70 @@ inline Tensor empty_beside(const Tensor &input, const int64_t *sizes, const int6
 
 inline void require_same_device(const Tensor &input, const Tensor &out, const char *what = "out")
 {
-    awq_error error;
-    int32_t types[2], indices[2];
-    const AtenTensorHandle handles[2] = {input.get(), out.get()};
-    for (int i = 0; i < 2; i++) {
-        TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(handles[i], &types[i]));
-        TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(handles[i], &indices[i]));
-    }
-    if (types[0] != types[1] || indices[0] != indices[1]) {
+    const Device expected(input), found(out);
+    if (expected.type != found.type || expected.index != found.index) {
+        awq_error error;
         awq_fail(&error, AWQ_ERROR_VALUE, "%s expects the device of the input; the two are on different devices", what);
         raise(error);
     }
 }
+
+/* ---- kernels as torch calls them ---- */
+
+/* An argument from torch's stack, which the kernel owns. */
+template <class T>
+T take(StableIValue value)
+{
+    return torch::stable::detail::to<T>(value);
+}
+
+template <>
+inline Tensor take<Tensor>(StableIValue value)
+{
+    return Tensor(take<AtenTensorHandle>(value));
+}
+
+template <>
+inline MaybeTensor take<MaybeTensor>(StableIValue value)
+{
+    const auto handle = take<std::optional<AtenTensorHandle>>(value);
+    return handle ? MaybeTensor(*handle) : std::nullopt;
+}
+
+inline void give(StableIValue *stack, Tensor result)
+{
+    stack[0] = torch::stable::detail::from(result.release());
+}
+
+inline void give(StableIValue *stack, std::tuple<Tensor, Tensor> results)
+{
+    give(stack, std::move(std::get<0>(results)));
+    give(stack + 1, std::move(std::get<1>(results)));
+}
+
+template <auto Kernel>
+struct Boxed;
+
+template <class Result, class... Arguments, Result (*Kernel)(Arguments...)>
+struct Boxed<Kernel> {
+    static void call(StableIValue *stack, uint64_t count, uint64_t)
+    {
+        STD_TORCH_CHECK(count == sizeof...(Arguments), "awqpack's schema has ", count, " arguments, its kernel ",
+                        sizeof...(Arguments));
+        call_with(stack, std::index_sequence_for<Arguments...>());
+    }
+
+  private:
+    template <std::size_t... I>
+    static void call_with(StableIValue *stack, std::index_sequence<I...>)
+    {
+        if constexpr (std::is_void_v<Result>) {
+            Kernel(take<std::decay_t<Arguments>>(stack[I])...);
+        } else {
+            give(stack, Kernel(take<std::decay_t<Arguments>>(stack[I])...));
+        }
+    }
+};
 
 /* NULL is contiguous. */
 inline const int64_t *order_of(const awq_view &input, const Order &stride_order)
@@ -261,17 +345,17 @@ void relayout_out(const Tensor &payload, int64_t source, bool source_reorder, in
 template <class Backend>
 void implement_relayout(torch::stable::detail::StableLibrary &library)
 {
-    library.impl("relayout", TORCH_BOX(&relayout<Backend>));
-    library.impl("relayout_out", TORCH_BOX(&relayout_out<Backend>));
+    library.impl("relayout", Boxed<&relayout<Backend>>::call);
+    library.impl("relayout_out", Boxed<&relayout_out<Backend>>::call);
 }
 
 template <class Backend>
 void implement(torch::stable::detail::StableLibrary &library)
 {
-    library.impl("pack", TORCH_BOX(&pack<Backend>));
-    library.impl("unpack", TORCH_BOX(&unpack<Backend>));
-    library.impl("pack_out", TORCH_BOX(&pack_out<Backend>));
-    library.impl("unpack_out", TORCH_BOX(&unpack_out<Backend>));
+    library.impl("pack", Boxed<&pack<Backend>>::call);
+    library.impl("unpack", Boxed<&unpack<Backend>>::call);
+    library.impl("pack_out", Boxed<&pack_out<Backend>>::call);
+    library.impl("unpack_out", Boxed<&unpack_out<Backend>>::call);
 }
 
 } // namespace awqpack

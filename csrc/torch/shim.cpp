@@ -11,7 +11,7 @@
 namespace {
 
 using awqpack::require;
-using torch::stable::Tensor;
+using awqpack::Tensor;
 
 struct Cpu {
     static uint8_t run(awq_direction direction, awq_packing packing, const awq_view &codes, const awq_view &payload)

@@ -9,18 +9,19 @@ namespace {
 
 using awqpack::check;
 using awqpack::current_stream;
+using awqpack::Device;
 using awqpack::DeviceGuard;
 using awqpack::find_stream;
 using awqpack::raise;
 using awqpack::succeed;
-using torch::stable::Tensor;
+using awqpack::Tensor;
 using torch::stable::detail::StableLibrary;
 
 struct Cuda {
     static void pack(const Tensor &input, const awq_view &codes, const awq_view &payload, awq_packing packing,
                      bool validate)
     {
-        const int device = input.get_device_index();
+        const int device = Device(input).index;
         const DeviceGuard guard(device);
         void *stream = current_stream(device);
         awq_geometry geometry;
@@ -41,7 +42,7 @@ struct Cuda {
 
     static void unpack(const Tensor &input, const awq_view &payload, const awq_view &codes, awq_packing packing)
     {
-        const int device = input.get_device_index();
+        const int device = Device(input).index;
         const DeviceGuard guard(device);
         awq_geometry geometry;
         awq_geometry_init(&geometry, packing, &codes, &payload);
@@ -50,7 +51,7 @@ struct Cuda {
 
     static void relayout(const Tensor &input, const awq_relayout &relayout, const void *source, void *target)
     {
-        const int device = input.get_device_index();
+        const int device = Device(input).index;
         const DeviceGuard guard(device);
         check(awq_cuda_relayout(&relayout, source, target, current_stream(device)));
     }
