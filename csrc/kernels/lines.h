@@ -65,12 +65,14 @@ ALWAYS_INLINE void put_next(const writer *w, int run, uint8_t *to, const vector 
     }
 }
 
-/* Asks for the lines that runs of so many bytes share with what is beside them: they are not streamed. */
-ALWAYS_INLINE void ask_for_ends(const writer *w, int runs, const uint8_t *to, int64_t stride, int64_t bytes)
+/* Asks for the lines that runs of so many bytes, the first at base + offset, share with what is beside them: they are
+   not streamed. Offsets may lie past the end of the target. */
+ALWAYS_INLINE void ask_for_ends(const writer *w, int runs, const uint8_t *base, int64_t offset, int64_t stride,
+                                int64_t bytes)
 {
     for (int run = 0; run < runs && w->way == STREAM_SHIFTED; run++) {
-        prefetch(to, run * stride);
-        prefetch(to, run * stride + bytes - 1);
+        prefetch(base, offset + run * stride);
+        prefetch(base, offset + run * stride + bytes - 1);
     }
 }
 
@@ -87,6 +89,37 @@ ALWAYS_INLINE void put_rests(const writer *w, int runs, uint8_t *end, int64_t st
 {
     for (int run = 0; run < runs && w->way == STREAM_SHIFTED; run++) {
         put_rest(w, run, end + run * stride);
+    }
+}
+
+/* Runs of cache lines to ask for, a few at a time; hints alone, so they may lie past the end of the source. */
+typedef struct ahead {
+    uintptr_t run;
+    uintptr_t stride;
+    int64_t runs;
+    int64_t line, lines;
+} ahead;
+
+static inline ahead ahead_of(const uint8_t *from, int64_t offset, int64_t stride, int64_t runs, int64_t bytes)
+{
+    const int64_t lines = (bytes + LINE - 1) / LINE;
+    return (ahead){(uintptr_t)from + (uintptr_t)offset, (uintptr_t)stride, runs, 0, lines};
+}
+
+static inline void ask(ahead *next, int64_t count)
+{
+    while (count > 0 && next->runs > 0) {
+        const int64_t left = next->lines - next->line, n = count < left ? count : left;
+        for (int64_t i = next->line; i < next->line + n; i++) {
+            prefetch_far((const uint8_t *)next->run, LINE * i);
+        }
+        count -= n;
+        next->line += n;
+        if (n == left) {
+            next->line = 0;
+            next->run += next->stride;
+            next->runs--;
+        }
     }
 }
 

@@ -20,6 +20,7 @@ enum {
     STRIP_ROWS = 256,  /* of a short panel: reads of four lines of a column, writes that go on line by line */
     PAIRS = TILE / 2,  /* of columns n and n + 8 */
     TALL_TILES = 2,    /* of columns that are read together where lines are shifted: longer runs have fewer ends */
+    RUN_ROWS = 256,    /* of columns that are streamed: lines that are streamed one by one take twice the time */
     READ_AHEAD = 1024, /* bytes of row-major codes */
 };
 
@@ -68,20 +69,11 @@ static inline void unpack_group(const uint8_t *restrict from, int64_t line_strid
     }
 }
 
-/* Asks for the lines of codes of a tile; hints alone, so they may lie past the end. */
+/* Asks for the lines of codes of the tile beside this one; hints alone, so they may lie past the end. */
 static inline void ask_for_codes(const uint8_t *codes, int64_t col_stride)
 {
-    for (int i = 0; i < TILE; i++) {
+    for (int i = TILE; i < 2 * TILE; i++) {
         prefetch_far(codes, i * col_stride);
-    }
-}
-
-static inline void ask_for_blocks(const uint8_t *payload, int64_t line_stride)
-{
-    for (int i = 0; i < TILE / BLOCK_ROWS; i++) {
-        for (int n = 0; n < 8; n++) {
-            prefetch_far(payload, i * line_stride + LINE * n);
-        }
     }
 }
 
@@ -91,35 +83,13 @@ ALWAYS_INLINE void pack_tile(const awq_panel *p, int64_t row, int64_t col, write
     const uint8_t *codes = p->codes + col * p->col_stride + row;
     uint8_t *payload = p->payload + awq_panel_offset(p, row, col);
     const bool is_first = w->is_first;
-    ask_for_codes(codes + TILE * p->col_stride, p->col_stride);
+    ask_for_codes(codes, p->col_stride);
     for (int n = 0; n < 8; n++) {
         w->is_first = is_first && n == 0;
         for (int h = 0; h < HALVES; h++) {
             vector v[4];
             join_group(codes + VECTOR * h + n * p->col_stride, p->col_stride, v, seen);
             put_group(w, run + LANE_COUNT * h, v, payload + LANE_COUNT * h * p->line_stride + LINE * n, p->line_stride);
-        }
-    }
-}
-
-/* Runs are the columns. */
-ALWAYS_INLINE void unpack_tile(const awq_panel *p, int64_t row, int64_t col, const writer *w)
-{
-    const uint8_t *payload = p->payload + awq_panel_offset(p, row, col);
-    uint8_t *codes = p->codes + col * p->col_stride + row;
-    ask_for_blocks(payload + TILE / BLOCK_ROWS * p->line_stride, p->line_stride);
-    for (int n = 0; n < 8; n++) {
-        vector columns[HALVES][8];
-        for (int h = 0; h < HALVES; h++) {
-            unpack_group(payload + LANE_COUNT * h * p->line_stride + LINE * n, p->line_stride, columns[h]);
-        }
-#pragma GCC unroll 8
-        for (int m = 0; m < 8; m++) {
-            vector line[HALVES];
-            for (int h = 0; h < HALVES; h++) {
-                line[h] = columns[h][m];
-            }
-            put_next(w, n + 8 * m, codes + (n + 8 * m) * p->col_stride, line);
         }
     }
 }
@@ -163,7 +133,7 @@ ALWAYS_INLINE void write_blocks(const uint8_t *restrict pairs, int64_t pitch, in
                                 uint8_t *restrict to, int64_t line_stride)
 {
     for (int64_t row = 0; row < rows; row += VECTOR, to += LANE_COUNT * line_stride) {
-        ask_for_ends(w, LANE_COUNT, to + LANE_COUNT * line_stride, line_stride, tiles * BLOCK_BYTES);
+        ask_for_ends(w, LANE_COUNT, to, LANE_COUNT * line_stride, line_stride, tiles * BLOCK_BYTES);
         for (int n = 0; n < 8 * tiles; n++) {
             vector v[4];
 #pragma GCC unroll 4
@@ -200,20 +170,6 @@ ALWAYS_INLINE void pack_tall(const awq_panel *p, vector *seen, way way)
     }
 }
 
-/* Down some columns, whose codes are then written in runs, and on to the next. */
-ALWAYS_INLINE void unpack_tiles(const awq_panel *p, way way)
-{
-    alignas(LINE) uint8_t rest[TILE][LINE];
-    writer w = writer_of(way, p->codes, rest);
-    for (int64_t col = 0; col < p->cols; col += TILE) {
-        for (int64_t row = 0; row < p->rows; row += TILE) {
-            w.is_first = row == 0;
-            unpack_tile(p, row, col, &w);
-        }
-        put_rests(&w, TILE, p->codes + col * p->col_stride + p->rows, p->col_stride);
-    }
-}
-
 static uint8_t pack_panel(const awq_panel *panel)
 {
     const way way = way_to(panel, panel->payload, panel->line_stride);
@@ -226,9 +182,70 @@ static uint8_t pack_panel(const awq_panel *panel)
     return or_bytes(seen);
 }
 
+/* Some rows of TILE columns; runs are the columns. */
+ALWAYS_INLINE void unpack_tiles(const uint8_t *payload, int64_t line_stride, int64_t rows, uint8_t *codes,
+                                int64_t col_stride, writer *w)
+{
+    const bool is_first = w->is_first;
+    for (int n = 0; n < 8; n++) {
+        for (int64_t row = 0; row < rows; row += TILE) {
+            const uint8_t *from = payload + row / BLOCK_ROWS * line_stride + LINE * n;
+            vector columns[HALVES][8];
+            for (int h = 0; h < HALVES; h++) {
+                unpack_group(from + LANE_COUNT * h * line_stride, line_stride, columns[h]);
+            }
+            w->is_first = is_first && row == 0;
+#pragma GCC unroll 8
+            for (int m = 0; m < 8; m++) {
+                vector line[HALVES];
+                for (int h = 0; h < HALVES; h++) {
+                    line[h] = columns[h][m];
+                }
+                put_next(w, n + 8 * m, codes + (n + 8 * m) * col_stride + row, line);
+            }
+        }
+    }
+}
+
+/* Copies blocks to where they are side by side, as those of a large matrix fall on the same few sets of the cache, and
+   asks for those below. */
+static inline void gather_blocks(const uint8_t *restrict from, int64_t line_stride, int64_t blocks,
+                                 uint8_t *restrict to)
+{
+    for (int64_t i = 0; i < blocks; i++) {
+        for (int b = 0; b < BLOCK_BYTES; b += VECTOR) {
+            prefetch_far(from + i * line_stride + b, blocks * line_stride);
+            put(to + i * BLOCK_BYTES + b, load(from + i * line_stride + b), false);
+        }
+    }
+}
+
+/* Down some columns, whose codes are then written in runs, and on to the next. */
+ALWAYS_INLINE void unpack_columns(const awq_panel *p, way way)
+{
+    alignas(LINE) uint8_t rest[TILE][LINE], blocks[RUN_ROWS / BLOCK_ROWS * BLOCK_BYTES];
+    writer w = writer_of(way, p->codes, rest);
+    const int64_t most = way == PLAIN ? TILE : RUN_ROWS;
+    for (int64_t col = 0; col < p->cols; col += TILE) {
+        uint8_t *codes = p->codes + col * p->col_stride;
+        for (int64_t row = 0; row < p->rows; row += most) {
+            const int64_t rows = p->rows - row < most ? p->rows - row : most;
+            const uint8_t *from = p->payload + awq_panel_offset(p, row, col);
+            w.is_first = row == 0;
+            if (way == PLAIN) {
+                unpack_tiles(from, p->line_stride, rows, codes + row, p->col_stride, &w);
+            } else {
+                gather_blocks(from, p->line_stride, rows / BLOCK_ROWS, blocks);
+                unpack_tiles(blocks, BLOCK_BYTES, rows, codes + row, p->col_stride, &w);
+            }
+        }
+        put_rests(&w, TILE, codes + p->rows, p->col_stride);
+    }
+}
+
 static uint8_t unpack_panel(const awq_panel *panel)
 {
-    BY_WAY(way_to(panel, panel->codes, panel->col_stride), unpack_tiles, panel)
+    BY_WAY(way_to(panel, panel->codes, panel->col_stride), unpack_columns, panel)
     return 0;
 }
 

@@ -66,32 +66,6 @@ static inline slice slice_after(const extent *all, const slice *s)
     return slice_at(all, is_below ? s->col : s->col + all->slice_cols, is_below ? s->first + s->tiles : 0);
 }
 
-/* Runs of cache lines to ask for, a few at a time; hints alone, so they may lie past the end of the source. */
-typedef struct ahead {
-    uintptr_t run;
-    uintptr_t stride;
-    int64_t runs;
-    int64_t line, lines;
-} ahead;
-
-static inline ahead ahead_of(const uint8_t *from, int64_t offset, int64_t stride, int64_t runs, int64_t bytes)
-{
-    const int64_t lines = (bytes + LINE - 1) / LINE;
-    return (ahead){(uintptr_t)from + (uintptr_t)offset, (uintptr_t)stride, runs, 0, lines};
-}
-
-static inline void ask(ahead *next, int count)
-{
-    for (int i = 0; i < count && next->runs > 0; i++) {
-        prefetch_far((const uint8_t *)next->run, LINE * next->line);
-        if (++next->line == next->lines) {
-            next->line = 0;
-            next->run += next->stride;
-            next->runs--;
-        }
-    }
-}
-
 /* Transposes the 16 x 16 bytes of each 128-bit lane: four perfect shuffles of sixteen vectors. */
 static inline void transpose_lanes(vector v[16])
 {

@@ -74,16 +74,13 @@ static uint8_t pack_v1(const awq_panel *line)
     codes += AWQ_WORD_CODES * head;
     payload += AWQ_WORD_BYTES * head;
     words -= head;
-    if (way_to(line, payload, 0) == STREAM) {
-        for (; words >= STREAMS * STREAM_LINES * LINE_WORDS; words -= STREAMS * STREAM_LINES * LINE_WORDS) {
-            pack_runs(codes, payload, STREAMS, STREAM_LINES, keys, true, &seen);
-            codes += STREAMS * STREAM_LINES * LINE_CODES;
-            payload += STREAMS * STREAM_LINES * LINE;
-        }
-        pack_runs(codes, payload, 1, words / LINE_WORDS, keys, true, &seen);
-    } else {
-        pack_runs(codes, payload, 1, words / LINE_WORDS, keys, false, &seen);
+    const bool stream = way_to(line, payload, 0) == STREAM;
+    for (; stream && words >= STREAMS * STREAM_LINES * LINE_WORDS; words -= STREAMS * STREAM_LINES * LINE_WORDS) {
+        pack_runs(codes, payload, STREAMS, STREAM_LINES, keys, true, &seen);
+        codes += STREAMS * STREAM_LINES * LINE_CODES;
+        payload += STREAMS * STREAM_LINES * LINE;
     }
+    pack_runs(codes, payload, 1, words / LINE_WORDS, keys, stream, &seen);
     const int64_t tail = words % LINE_WORDS;
     pack_words(codes + AWQ_WORD_CODES * (words - tail), payload + AWQ_WORD_BYTES * (words - tail), tail, keys, &seen);
     return or_bytes(seen);
@@ -100,16 +97,13 @@ static uint8_t unpack_v1(const awq_panel *line)
     codes += AWQ_WORD_CODES * head;
     payload += AWQ_WORD_BYTES * head;
     words -= head;
-    if (way_to(line, codes, 0) == STREAM) {
-        for (; words >= STREAMS * STREAM_LINES * LINE_WORDS; words -= STREAMS * STREAM_LINES * LINE_WORDS) {
-            unpack_runs(payload, codes, STREAMS, STREAM_LINES, keys, true);
-            codes += STREAMS * STREAM_LINES * LINE_CODES;
-            payload += STREAMS * STREAM_LINES * LINE;
-        }
-        unpack_runs(payload, codes, 1, words / LINE_WORDS, keys, true);
-    } else {
-        unpack_runs(payload, codes, 1, words / LINE_WORDS, keys, false);
+    const bool stream = way_to(line, codes, 0) == STREAM;
+    for (; stream && words >= STREAMS * STREAM_LINES * LINE_WORDS; words -= STREAMS * STREAM_LINES * LINE_WORDS) {
+        unpack_runs(payload, codes, STREAMS, STREAM_LINES, keys, true);
+        codes += STREAMS * STREAM_LINES * LINE_CODES;
+        payload += STREAMS * STREAM_LINES * LINE;
     }
+    unpack_runs(payload, codes, 1, words / LINE_WORDS, keys, stream);
     const int64_t tail = words % LINE_WORDS;
     unpack_words(payload + AWQ_WORD_BYTES * (words - tail), codes + AWQ_WORD_CODES * (words - tail), tail, keys);
     return 0;

@@ -69,19 +69,23 @@ ALWAYS_INLINE void pack_turned_rows(const awq_panel *p, vector *seen, way way)
 {
     const row_keys keys = pack_keys(v1_packing(p));
     const int64_t most = way == STREAM_SHIFTED ? SHIFTED_ROWS : TURNED_ROWS;
+    /* the rows that come next, whole: in pieces they take twice the time. A small matrix has narrower panels. */
+    const bool asks = way != PLAIN && p->cols >= AWQ_PANEL_COLS;
     alignas(LINE) uint8_t rest[SIDE][LINE], lines[SIDE][LINE];
     writer w = writer_of(way, p->payload, rest);
     for (int64_t strip = 0; strip < p->rows; strip += most) {
         const int64_t end = p->rows - strip < most ? p->rows : strip + most;
+        ahead next = ahead_of(p->codes, end * p->row_stride, p->row_stride, p->rows - end, p->cols);
         for (int64_t col = 0; col < p->cols; col += AWQ_TURNED_COLS) {
-            ask_for_ends(&w, SIDE, p->payload + awq_panel_offset(p, strip, col + AWQ_TURNED_COLS), p->item_stride,
+            ask_for_ends(&w, SIDE, p->payload, awq_panel_offset(p, strip, col + AWQ_TURNED_COLS), p->item_stride,
                          (end - strip) * AWQ_WORD_BYTES);
             for (int64_t row = strip; row < end; row += SIDE) {
                 const uint8_t *codes = p->codes + row * p->row_stride + col;
+                if (asks) {
+                    ask(&next, SIDE * AWQ_TURNED_COLS / LINE);
+                }
                 for (int i = 0; i < SIDE; i++, codes += p->row_stride) {
                     vector line[HALVES];
-                    prefetch(codes, PREFETCH);
-                    prefetch(codes, PREFETCH + LINE);
                     pack_line(codes, codes + LINE, keys, seen, line);
                     put_line(lines[i], line, false);
                 }
