@@ -233,11 +233,11 @@ class Sweep:
             gc.collect()
             return sys.getallocatedblocks() - before
 
-        # What caches take in is less from batch to batch, and then nothing.
+        # What caches take in is less from batch to batch, and then nothing: after ten or so, not five.
         numbers = range(1, count + 1)
         if any(more_blocks(numbers) <= 0 for _ in range(8)):
             return []
-        return [number for number in numbers if all(more_blocks([number] * 30) >= 30 for _ in range(5))]
+        return [number for number in numbers if all(more_blocks([number] * 30) >= 30 for _ in range(20))]
 
     def lets_others_write(self, number):
         world = self.new_world()
