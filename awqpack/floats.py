@@ -125,11 +125,12 @@ def dequantize(
             require a gradient while gradients are recorded.
         TypeError: an argument is of another type.
     """
-    if not isinstance(payload, Tensor) or not isinstance(scales, Tensor):
+    is_exact = type(payload) is Tensor and type(scales) is Tensor and (zeros is None or type(zeros) is Tensor)
+    if not is_exact:
         _require_tensor("payload", payload)
         _require_tensor("scales", scales)
-    if zeros is not None and not isinstance(zeros, Tensor):
-        _require_tensor("zeros", zeros)
+        if zeros is not None:
+            _require_tensor("zeros", zeros)
     number = number_of(packing, reorder)
     if dtype is not None and not isinstance(dtype, torch.dtype):
         raise TypeError(f"dtype expects a torch.dtype; got {dtype!r}")
@@ -139,9 +140,9 @@ def dequantize(
         wanted = scales.dtype if dtype is None else dtype
         if _is_compiled():
             return _dequantize(payload, scales, zeros, number, reorder, wanted)  # type: ignore[no-any-return]
-        return _dequantize._op(  # type: ignore[no-any-return]
-            payload, scales, zeros, number, reorder, _DTYPE_NUMBERS.get(wanted, wanted)
-        )
+        if is_exact and torch._C._len_torch_function_stack() == 0:  # nobody else is to see a number
+            wanted = _DTYPE_NUMBERS.get(wanted, wanted)  # type: ignore[assignment]
+        return _dequantize._op(payload, scales, zeros, number, reorder, wanted)  # type: ignore[no-any-return]
     require_tensor_out(out, payload)
     _require_no_gradient("dequantize", "out", out)
     if dtype is not None and out.dtype != dtype:

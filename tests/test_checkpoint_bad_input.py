@@ -276,6 +276,20 @@ def test_the_disk_fills_up(after, given, tmp_path, capsys, monkeypatch):
     assert leftovers(tmp_path) == []
 
 
+def test_memory_that_is_not_mapped_is_allocated(tmp_path, monkeypatch):
+    """Nor is the system's refusal taken for one of the target's file system."""
+
+    def refuse(*_, **__):
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    given = write_checkpoint(tmp_path / "given", "gemm", {"fc": random_layer(128, 128)}, {})
+    checkpoint.convert(given, tmp_path / "mapped", "gemv")
+    monkeypatch.setattr("awqpack.checkpoint.workers.mmap.mmap", refuse)
+    checkpoint.convert(given, tmp_path / "allocated", "gemv")
+    for path in (tmp_path / "mapped").glob("*.*"):
+        assert (tmp_path / "allocated" / path.name).read_bytes() == path.read_bytes()
+
+
 def test_a_full_file_system(tmp_path, capsys, monkeypatch):
     """A real one, of one megabyte."""
     small = tmp_path / "small"

@@ -1,5 +1,6 @@
 """quantize, dequantize and min_max_scales are bit for bit the NumPy twin: dtypes, packings, strides, groups, values."""
 
+import contextlib
 import functools
 import hashlib
 import itertools
@@ -15,6 +16,7 @@ import twin
 from hypothesis import strategies
 from shared import COMPILED, CUDA, PACKINGS, VARIANTS, Memory, assert_same, random_codes
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import awqpack
@@ -454,6 +456,31 @@ def test_a_mode_sees_the_dtype_that_is_asked_for(dtype):
     payload, scales = torch.zeros(1, 1, dtype=torch.int32), torch.ones(1, 1, dtype=torch.bfloat16)
     with Watch():
         assert awqpack.dequantize(payload, scales, dtype=dtype).dtype == (dtype or torch.bfloat16)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, None])
+@pytest.mark.parametrize("who", ["mode", "subclass"])
+def test_torch_functions_see_the_dtype_that_is_asked_for(who, dtype):
+    seen = []
+
+    def look(func, args, kwargs):
+        seen.extend(args[5:6] if getattr(func, "__name__", "").startswith("dequantize") else ())
+        return func(*args, **(kwargs or {}))
+
+    class Mode(TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            return look(func, args, kwargs)
+
+    class Scales(torch.Tensor):
+        @classmethod
+        def __torch_function__(cls, func, types, args=(), kwargs=None):
+            with torch._C.DisableTorchFunctionSubclass():
+                return look(func, args, kwargs)
+
+    payload, scales = torch.zeros(1, 1, dtype=torch.int32), torch.ones(1, 1, dtype=torch.bfloat16)
+    with Mode() if who == "mode" else contextlib.nullcontext():
+        awqpack.dequantize(payload, scales if who == "mode" else scales.as_subclass(Scales), dtype=dtype)
+    assert seen == [dtype or torch.bfloat16]
 
 
 @pytest.mark.parametrize("fake", ["meta", "fake"])

@@ -118,6 +118,20 @@ def test_metadata_that_empties_itself():
     assert_same(packed.unpack(), torch_codes())
 
 
+class Splitting(str):
+    """Falls into parts of its own."""
+
+    def split(self, *_):
+        return ("0", "1")
+
+
+def test_an_order_is_read_as_text():
+    metadata = {"packing": 1, "reorder": False, "stride_order": Splitting("1, 0")}
+    payload = packed_tensor(PACKINGS["v1"]).payload
+    packed = AWQPackedTensor.__tensor_unflatten__({"_data": payload}, metadata, (64, 128), None)
+    assert packed.stride() == (1, 64)
+
+
 REPLACED = {
     "a list": lambda meta: list(meta),
     "packing": lambda meta: (torch.ops.aten.detach.default, *meta[1:]),

@@ -407,6 +407,13 @@ def test_repr_reads_no_values_that_are_not_there(packing):
     assert "codes" not in repr(fake)
 
 
+@pytest.mark.parametrize("shape", [(64, 0), (0, 64), (2, 64, 0)], ids=str)
+def test_repr_of_no_codes(shape, packing):
+    text = repr(AWQPackedTensor.pack(torch.zeros(shape, dtype=torch.uint8), *packing))
+    assert str(shape) in text
+    assert "codes" not in text
+
+
 @pytest.mark.parametrize("shape", [(2, 3, 8, 64), (3, 5, 4, 64, 64)], ids=str)
 def test_repr_of_a_batch(shape, packing):
     packed = packed_tensor(packing, packing.fit(shape))

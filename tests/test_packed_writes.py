@@ -1,5 +1,7 @@
 """Writes into a packed tensor are kept, in its own payload, or refused before anything changed."""
 
+import time
+
 import pytest
 import torch
 from shared import PACKINGS, assert_same, packed_tensor, torch_codes
@@ -237,6 +239,18 @@ def test_a_result_over_15_is_refused(packing, name):
         TOO_LARGE[name](packed)
     assert_same(packed.payload, before)
     assert packed.payload._version == version
+
+
+def seconds_of_a_list(count):
+    packed, plain = packed_tensor(PACKINGS["v1"]), [torch.zeros(1) for _ in range(2 * count)]
+    begin = time.process_time()
+    torch._foreach_copy_([*plain[:count], torch.zeros(64, 128, dtype=torch.uint8)], [*plain[count:], packed])
+    return time.process_time() - begin
+
+
+def test_a_long_list_takes_time_by_its_length():
+    few, many = (min(seconds_of_a_list(count) for _ in range(3)) for count in (1_000, 8_000))
+    assert many < 25 * few  # where each tensor was looked for among all others it was 50
 
 
 def test_a_list_is_written_whole_or_not_at_all(packing):

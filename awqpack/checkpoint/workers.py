@@ -112,7 +112,10 @@ class Buffers(threading.local):
 
 def _in_large_pages(count: int) -> torch.Tensor:
     """Memory in pages of 2 MiB where the system has them: the columns of a weight are met a small page apart."""
-    memory = mmap.mmap(-1, max(count, 1), flags=mmap.MAP_PRIVATE)
+    try:
+        memory = mmap.mmap(-1, max(count, 1), flags=mmap.MAP_PRIVATE)
+    except OSError:  # which would be taken for a file's
+        return torch.empty(count, dtype=torch.uint8)
     with contextlib.suppress(AttributeError, OSError):
         memory.madvise(mmap.MADV_HUGEPAGE)
     return torch.frombuffer(memory, dtype=torch.uint8)

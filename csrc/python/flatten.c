@@ -20,7 +20,9 @@ static PyObject *order_from_text(PyObject *text)
     if (PyUnicode_GetLength(text) == 0) {
         return Py_NewRef(Py_None);
     }
-    PyObject *parts = PyObject_CallMethod(text, "split", "si", ",", AWQ_MAX_DIMS);
+    PyObject *comma = PyUnicode_FromString(",");
+    PyObject *parts = comma == NULL ? NULL : PyUnicode_Split(text, comma, AWQ_MAX_DIMS);
+    Py_XDECREF(comma);
     PyObject *order = parts == NULL ? NULL : PyTuple_New(PyList_Size(parts));
     for (Py_ssize_t i = 0; order != NULL && i < PyList_Size(parts); i++) {
         PyObject *index = PyNumber_Long(PyList_GetItem(parts, i));

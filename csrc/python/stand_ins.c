@@ -42,10 +42,11 @@ static stand_in *append(stand_ins *state, PyObject *tensor)
     return item->has_memory < 0 ? NULL : item;
 }
 
-/* Plain_replacers that only note what they see. */
+/* Plain_replacers that only note what they see. A plain tensor is noted as often as it is met: a list may have
+   thousands. */
 static PyObject *note(stand_ins *state, PyObject *tensor, int is_written)
 {
-    stand_in *item = find(state, tensor);
+    stand_in *item = awqpack_is_packed(tensor) ? find(state, tensor) : NULL;
     item = item == NULL ? append(state, tensor) : item;
     if (item == NULL) {
         return NULL;
@@ -75,7 +76,7 @@ static int note_all(stand_ins *state, const op_plan *plan, PyObject *args, PyObj
             return -1;
         }
     }
-    /* Those that are written are noted already, and stay so. */
+    /* Packed ones that are written are noted already, and stay so. */
     PyObject *seen = plain_replace(args, note_read, state);
     PyObject *named = seen == NULL || kwargs == NULL ? NULL : plain_replace(kwargs, note_read, state);
     const int failed = seen == NULL || (kwargs != NULL && named == NULL);

@@ -36,7 +36,7 @@ GIVES_NULL = """
     PyObject_CallMethodObjArgs PyObject_CallNoArgs PyObject_GetAttr PyObject_GetAttrString
     PyObject_RichCompare PyObject_Str PySequence_Concat PySequence_GetItem PySequence_List
     PySequence_Tuple PyTuple_GetSlice PyTuple_New PyTuple_Pack PyUnicode_AsUTF8AndSize PyUnicode_FromFormat
-    PyUnicode_FromString PyUnicode_InternFromString Py_BuildValue
+    PyUnicode_FromString PyUnicode_InternFromString PyUnicode_Split Py_BuildValue
 """
 GIVES_MINUS_ONE = """
     PyDict_DelItem PyDict_SetItem PyErr_CheckSignals PyList_Append PyLong_AsLong PyLong_AsLongLong
