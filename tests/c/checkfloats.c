@@ -58,8 +58,7 @@ static uint8_t *place(float_checker *c, int number, int64_t bytes, int64_t item)
     memset(room, GUARD, ROOM);
     const int64_t rest = (ROOM - bytes) / item;
     const int64_t from_start = below(c, 2) * below(c, 64), from_end = below(c, 2) * below(c, 64);
-    return below(c, 2) ? room + item * awq_min(from_start, rest)
-                       : room + ROOM - bytes - item * awq_min(from_end, rest);
+    return below(c, 2) ? room + item * awq_min(from_start, rest) : room + ROOM - bytes - item * awq_min(from_end, rest);
 }
 
 static bool same(const float_checker *c, int one, int other)

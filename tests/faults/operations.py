@@ -60,10 +60,11 @@ def _loaded(w, assign):
     return module.w
 
 
-def _flattened(w):
-    names, metadata = w.packed.__tensor_flatten__()
-    inner = {name: getattr(w.packed, name) for name in names}
-    return AWQPackedTensor.__tensor_unflatten__(inner, metadata, w.packed.size(), w.packed.stride())
+def _flattened(w, packed=None):
+    packed = w.packed if packed is None else packed
+    names, metadata = packed.__tensor_flatten__()
+    inner = {name: getattr(packed, name) for name in names}
+    return AWQPackedTensor.__tensor_unflatten__(inner, metadata, packed.size(), packed.stride())
 
 
 def _fake(w):
@@ -152,6 +153,7 @@ READS = {
     "module_to_empty": lambda w: _module(w).to_empty(device="cpu").w.shape,
     "load_state_dict": lambda w: _loaded(w, True),
     "flatten_and_unflatten": _flattened,
+    "flatten_and_unflatten_columns": lambda w: _flattened(w, AWQPackedTensor.pack(w.codes.t(), w.packing, w.reorder)),
     "unflatten_nonsense": lambda w: AWQPackedTensor.__tensor_unflatten__({"_data": w.payload}, {}, SHAPE, (64, 1)),
     "empty_like": lambda w: torch.empty_like(w.packed).shape,
     "add": lambda w: w.packed + 1,
@@ -177,6 +179,7 @@ READS = {
     "array_pack_turned": lambda w: awqpack.pack(w.codes.numpy().T, w.packing, w.reorder),
     "array_pack_bad_codes": lambda w: awqpack.pack(w.codes.numpy() + 8, w.packing, w.reorder),
     "array_pack_of_a_list": lambda w: _C.pack_array([1], w.packing.value, w.reorder, True, None, None),
+    "array_pack_another_dtype": lambda w: awqpack.pack(w.codes.numpy().astype(np.int16), w.packing, w.reorder),
     "array_unpack": lambda w: awqpack.unpack(w.payload.numpy(), w.packing, w.reorder),
     "array_unpack_into": lambda w: awqpack.unpack(w.payload.numpy(), w.packing, w.reorder, out=_out(w).numpy()),
     "pack_op": lambda w: awqpack.pack(w.codes, w.packing, w.reorder),
