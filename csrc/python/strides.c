@@ -65,7 +65,7 @@ static int stride_order(const int64_t *sizes, const int64_t *strides, Py_ssize_t
     dim dims[AWQ_MAX_DIMS];
     int64_t outermost_first[AWQ_MAX_DIMS], expected = 1;
     int is_contiguous = 1, is_empty = 0;
-    for (Py_ssize_t d = ndim - 1; d >= 0; d--) {
+    for (Py_ssize_t d = ndim; d-- > 0;) {
         dims[d] = (dim){sizes[d], strides[d], d};
         is_empty |= sizes[d] == 0;
         is_contiguous &= sizes[d] == 1 || strides[d] == expected;
