@@ -303,9 +303,7 @@ def _first_codes(packed: AWQPackedTensor) -> str:
         codes = functional.unpack(corner, packed.packing, packed.reorder)[0, :8].tolist()
     except Exception:  # an empty one, or one that lost its memory
         return ""
-    if not codes:
-        return ""
-    return f", codes=[{', '.join(map(str, codes))}, ...]"
+    return f", codes=[{', '.join(map(str, codes))}, ...]" if codes else ""
 
 
 def _attributes(tensor: AWQPackedTensor) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 import stat
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,11 +30,11 @@ _CHUNK_BYTES = 1 << 20  # copied at a time, so that progress shows
 Own = TypeVar("Own", bound="Closing")
 
 
-class Closing:
+class Closing(ABC):
     """A context manager that closes what it has open."""
 
-    def close(self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def close(self) -> None: ...
 
     def __enter__(self: Own) -> Own:
         return self
