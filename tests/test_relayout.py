@@ -2,7 +2,9 @@
 
 import functools
 import itertools
+from pathlib import Path
 
+import forked
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,7 @@ from shared import (
     CUDA,
     PACKINGS,
     REFERENCE,
+    VARIANTS,
     Memory,
     assert_guards_untouched,
     assert_same,
@@ -78,12 +81,36 @@ def test_chunks_and_threads_leave_no_seam(source, target, transpose):
         assert_same(awqpack.relayout(payload, how(source), how(target), transpose=transpose).numpy(), expected)
 
 
+def cross_past_the_cache():
+    """Fails where V1 does not become V1 of the transposed codes, in memory that starts anywhere in a line."""
+    codes = random_codes((4096, 4160))  # of as many as are streamed; a rim of columns is left
+    for source, target in itertools.product([PACKINGS["v1"], PACKINGS["v1_reorder"]], repeat=2):
+        payload = torch.from_numpy(pack_array(codes, source, variant="scalar"))
+        expected = pack_array(turned(codes, True), target, variant="scalar")
+        buffer = torch.empty(expected.size + 32, dtype=torch.int32)
+        first = -buffer.data_ptr() % 64 // 4
+        for words in (0, 4, 5, 8, 12):
+            buffer.fill_(-1)
+            out = buffer[first + words :][: expected.size].view(expected.shape)
+            awqpack.relayout(payload, how(source), how(target), transpose=True, out=out)
+            assert_same(out.numpy(), expected)
+            assert buffer[: first + words].eq(-1).all()
+            assert buffer[first + words + expected.size :].eq(-1).all()
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_words_that_cross(variant):
+    script = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+    result = forked.run(script + "import test_relayout; test_relayout.cross_past_the_cache()", AWQPACK_CPU=variant)
+    assert result.returncode == 0, result.stderr
+
+
 @pytest.mark.parametrize(
     "memory", [memory for memory in Memory if memory.is_for_torch], ids=lambda memory: memory.value
 )
 def test_payloads_of_any_memory(memory, transpose):
     for source, target in itertools.product(PACKINGS.values(), PACKINGS.values()):
-        for shape in [(64, 192), (2, 128, 64), (2, 3, 64, 64)]:
+        for shape in [(64, 192), (2, 128, 64), (2, 3, 64, 64), (192, 384)]:
             codes = random_codes(shape)
             payload, expected = pack_array(codes, source), pack_array(turned(codes, transpose), target)
             buffer, out = memory.empty(expected.shape, expected.dtype)

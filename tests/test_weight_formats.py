@@ -82,17 +82,18 @@ def test_a_part_is_what_is_stored_of_these_codes(case, along_k):
     assert_same(part, form.pack(codes[:, begin:end] if along_k else codes[begin:end]))
 
 
+@pytest.mark.parametrize("shape", [SHAPE, (320, 448)], ids=["a chunk or two", "several, and a rim"])
 @pytest.mark.parametrize(("one", "other"), itertools.product(NAMES, NAMES))
-def test_from_each_format_to_each_other(one, other, monkeypatch):
+def test_from_each_format_to_each_other(one, other, shape, monkeypatch):
     monkeypatch.setattr("awqpack.layouts.weight._CHUNK_CODES", 2048)  # several chunks
     source, target = FORMATS[one][0], FORMATS[other][0]
-    codes = torch.from_numpy(random_codes(SHAPE))
+    codes = torch.from_numpy(random_codes(shape))
     stored, expected = source.pack(codes), target.pack(codes)
     assert_same(relayout(stored, source, target), expected)
     if one != other:
         runs = relayout_runs(
             lambda begin, end, take_bytes: stored[begin:end],
-            SHAPE,
+            shape,
             source,
             target,
             lambda purpose, dtype, shape: torch.empty(shape, dtype=dtype),

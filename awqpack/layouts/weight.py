@@ -19,6 +19,7 @@ from ..packing import AWQPacking
 _CHUNK_CODES = 3 << 20
 # Chunks are a multiple of what the kernels take at a time: they walk the rest a code at a time, at ten times the cost.
 _KERNEL_CODES = 64
+_CROSSED_CODES = 128  # of rows and columns whose words cross
 
 
 class WeightFormat(ABC):
@@ -197,6 +198,12 @@ class PackedWeight(WeightFormat):
             scales, zeros, weight = scales.t(), zeros.t(), weight.t()
         floats.dequantize(payload, scales, zeros, self.packing, self.reorder, out=weight)
 
+    def crosses(self, other: PackedWeight) -> bool:
+        """Whether both are lines of V1's words, which cross: one needs no codes to become the other."""
+        are_words = self.packing is AWQPacking.V1 and other.packing is AWQPacking.V1
+        are_lines = not self.is_turned and not other.is_turned
+        return are_words and are_lines and self.is_transposed != other.is_transposed
+
     def relayout_into(self, stored: torch.Tensor, target: PackedWeight, out: torch.Tensor) -> None:
         """Writes what another payload holds of the same codes, without ever holding all of them."""
         payload, transpose = target._payload(out), self.is_transposed != target.is_transposed
@@ -342,6 +349,9 @@ def relayout_runs(
             stay in the cache, from which they are written faster; a target whose rows the chunks cross is one run, of
             the whole payload.
     """
+    if isinstance(source, PackedWeight) and isinstance(target, PackedWeight) and source.crosses(target):
+        yield from _crossed_runs(rows, features, source, target, take)
+        return
     n, k = features
     along_k, step = _chunks(source, target, n, k)
     read = _reader(rows, features, source, along_k, take)
@@ -364,6 +374,23 @@ def relayout_runs(
             yield run
     if whole is not None:
         yield whole
+
+
+def _crossed_runs(
+    rows: Rows, features: tuple[int, int], source: PackedWeight, target: PackedWeight, take: Take
+) -> Iterator[torch.Tensor]:
+    """`relayout_runs` of two formats whose words cross: all is read first, as runs of the target's rows need it."""
+    n, k = features
+    along_k = target.runs_along_k
+    read = _reader(rows, features, source, along_k, take)
+    length, width = (k, n) if along_k else (n, k)
+    step = max(_CHUNK_CODES // max(width, 1) // _CROSSED_CODES * _CROSSED_CODES, _CROSSED_CODES)
+    for begin in range(0, length, step):
+        end = min(begin + step, length)
+        shape = target.shape(n, end - begin) if along_k else target.shape(end - begin, k)
+        run = take("stored", target.dtype, shape)
+        source.relayout_into(read(begin, end), target, run)
+        yield run
 
 
 def _reader(

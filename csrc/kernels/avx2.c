@@ -130,6 +130,8 @@ static inline void unpack_words(const uint8_t *payload, uint8_t *codes, int64_t 
 #include "rows.h"
 #include "turned.h"
 
+#include "crossed.h"
+
 static const awq_walks v1 = {
     .pack_rows = pack_v1,
     .unpack_rows = unpack_v1,
@@ -150,6 +152,7 @@ const awq_kernels awq_kernels_avx2 = {
     .name = "avx2",
     .scratch_bytes = SCRATCH,
     .floats = &awq_float_avx2,
+    .cross_v1 = cross_v1,
     .of =
         {
             [AWQ_PACKING_V1] = &v1,

@@ -119,6 +119,14 @@ static inline vector nibbles(vector bytes, int shift)
     return _mm256_and_si256(_mm256_srl_epi16(bytes, _mm_cvtsi32_si128(shift)), _mm256_set1_epi8(AWQ_CODE_MAX));
 }
 
+/* Swaps the upper half of every 2 * side nibbles of one vector with the lower half of those of another. */
+ALWAYS_INLINE void swap_nibbles(vector *a, vector *b, int side)
+{
+    const vector low = _mm256_set1_epi32(side == 4 ? 0xffff : side == 2 ? 0x00ff00ff : 0x0f0f0f0f), first = *a;
+    *a = _mm256_or_si256(_mm256_and_si256(low, first), _mm256_andnot_si256(low, _mm256_slli_epi32(*b, 4 * side)));
+    *b = _mm256_or_si256(_mm256_and_si256(low, _mm256_srli_epi32(first, 4 * side)), _mm256_andnot_si256(low, *b));
+}
+
 /* 16 bytes l of each of four vectors, side by side, as line l; and the way back, from lines `stride` apart. */
 static inline void lines_of_lanes(const vector v[4], vector lines[LANE_COUNT][HALVES])
 {

@@ -114,6 +114,8 @@ static inline void unpack_words(const uint8_t *payload, uint8_t *codes, int64_t 
 #include "rows.h"
 #include "turned.h"
 
+#include "crossed.h"
+
 static const awq_walks v1 = {
     .pack_rows = pack_v1,
     .unpack_rows = unpack_v1,
@@ -134,6 +136,7 @@ const awq_kernels awq_kernels_avx512 = {
     .name = "avx512",
     .scratch_bytes = SCRATCH,
     .floats = &awq_float_avx512,
+    .cross_v1 = cross_v1,
     .of =
         {
             [AWQ_PACKING_V1] = &v1,

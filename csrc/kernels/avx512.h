@@ -117,6 +117,14 @@ static inline vector nibbles(vector bytes, int shift)
     return _mm512_and_si512(_mm512_srl_epi16(bytes, _mm_cvtsi32_si128(shift)), _mm512_set1_epi8(AWQ_CODE_MAX));
 }
 
+/* Swaps the upper half of every 2 * side nibbles of one vector with the lower half of those of another. */
+ALWAYS_INLINE void swap_nibbles(vector *a, vector *b, int side)
+{
+    const vector low = _mm512_set1_epi32(side == 4 ? 0xffff : side == 2 ? 0x00ff00ff : 0x0f0f0f0f), first = *a;
+    *a = _mm512_ternarylogic_epi32(low, first, _mm512_slli_epi32(*b, 4 * side), 0xca);
+    *b = _mm512_ternarylogic_epi32(low, _mm512_srli_epi32(first, 4 * side), *b, 0xca);
+}
+
 /* Transposes 4 x 4 lanes. */
 static inline void transpose_four(vector v[4])
 {

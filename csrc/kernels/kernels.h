@@ -15,6 +15,7 @@ enum {
     /* ... and at most so many columns where it is unpacked: the page tables' caches hold their pages */
     AWQ_PANEL_COLS = 512,
     AWQ_TURNED_COLS = 128,
+    AWQ_CROSSED_CODES = 128, /* of words that cross: a line of the cache, either way */
     /* where blocks run down, columns of more codes are best read whole; what is in the cache is not */
     AWQ_TALL_ROWS = 2048,
     AWQ_SCRATCH_ALIGNMENT = 64,
@@ -87,10 +88,26 @@ typedef struct awq_walks {
     bool has_lines; /* pack_rows and unpack_rows take any number of lines */
 } awq_walks;
 
+/*
+ * V1 beside V1 of the transpose, the words of both side by side: words of eight lines of one are words of eight lines of
+ * the other. Rows are the source's; rows and cols are multiples of AWQ_CROSSED_CODES. Strides are in bytes.
+ */
+typedef struct awq_crossing {
+    awq_packing source, target; /* V1 in either order */
+    bool stream;                /* as a panel's */
+    const uint8_t *from;
+    uint8_t *to;
+    int64_t rows, cols;
+    int64_t source_stride, target_stride; /* between lines */
+} awq_crossing;
+
+typedef void awq_cross_kernel(const awq_crossing *crossing);
+
 typedef struct awq_kernels {
     const char *name;
     size_t scratch_bytes;                   /* what a panel may ask for */
     const awq_walks *of[AWQ_PACKING_COUNT]; /* NULL: all of them are missing */
+    awq_cross_kernel *cross_v1;             /* NULL: by way of codes */
     const struct awq_float_kernels *floats; /* see float_kernels.h; NULL: the scalar ones */
 } awq_kernels;
 

@@ -20,11 +20,15 @@ typedef struct writer {
 } writer;
 
 /* For runs that start at an address and at all multiples of a stride from it; what is empty has none. */
-static inline way way_to(const awq_panel *p, const uint8_t *target, int64_t stride)
+static inline way way_of(bool stream, const uint8_t *target, int64_t stride)
 {
     const int shift = (int)((uintptr_t)target % LINE);
-    const bool can_stream = p->stream && p->rows > 0 && p->cols > 0 && stride % LINE == 0 && can_shift(shift);
-    return !can_stream ? PLAIN : shift == 0 ? STREAM : STREAM_SHIFTED;
+    return !stream || stride % LINE != 0 || !can_shift(shift) ? PLAIN : shift == 0 ? STREAM : STREAM_SHIFTED;
+}
+
+static inline way way_to(const awq_panel *p, const uint8_t *target, int64_t stride)
+{
+    return way_of(p->stream && p->rows > 0 && p->cols > 0, target, stride);
 }
 
 /* Calls walk(.., way) so that the compiler sees which way it is. */

@@ -1,5 +1,5 @@
 /* Unpacks a chunk of codes that stays in the second-level cache, packs it in the other packing, and goes on to the
-   next. */
+   next. Words of V1 that cross need no codes. */
 #include "relayout.h"
 
 #include "sizes.h"
@@ -109,6 +109,14 @@ static chunk chunk_of(const awq_relayout *r)
     return c;
 }
 
+/* Whether lines of words cross lines of words. */
+static bool is_crossed(const awq_relayout *r)
+{
+    const int v1 = awq_packings[AWQ_PACKING_V1].number;
+    return r->transpose && awq_packings[r->source].number == v1 && awq_packings[r->target].number == v1 &&
+           r->source_col_stride == 1 && r->target_col_stride == 1;
+}
+
 void awq_relayout_job_init(awq_relayout_job *job, const awq_relayout *relayout, const awq_kernels *kernels,
                            const void *source, void *target)
 {
@@ -131,6 +139,7 @@ void awq_relayout_job_init(awq_relayout_job *job, const awq_relayout *relayout, 
     };
     *job = (awq_relayout_job){
         .relayout = *r, .source = source, .target = target, .unit_rows = c.rows, .unit_cols = c.cols};
+    job->cross = is_crossed(r) ? kernels->cross_v1 : NULL;
     awq_job_init_part(&job->unpack, AWQ_UNPACK, kernels, &from);
     awq_job_init_part(&job->pack, AWQ_PACK, kernels, &to);
     const int64_t batch = awq_count(r->batch_sizes, r->batch_dims);
@@ -146,29 +155,90 @@ void awq_relayout_job_init(awq_relayout_job *job, const awq_relayout *relayout, 
     job->scratch_bytes = job->codes_bytes + kernels_bytes;
 }
 
-static void run_unit(const awq_relayout_job *job, int64_t batch, int64_t row, int64_t col, uint8_t *scratch)
+/* A part of the target's codes. */
+typedef struct part {
+    int64_t batch, row, col;
+    int64_t rows, cols;
+} part;
+
+static const uint8_t *source_of(const awq_relayout_job *job, const part *p)
 {
     const awq_relayout *r = &job->relayout;
-    const awq_packing_traits *from = &awq_packings[r->source], *to = &awq_packings[r->target];
-    const int64_t rows = awq_min(job->unit_rows, r->rows - row), cols = awq_min(job->unit_cols, r->cols - col);
-    const int64_t source = awq_offset_of(batch, r->batch_sizes, r->source_batch_strides, r->batch_dims) +
-                           awq_block_offset(from, r->source_row_stride, r->source_col_stride, r->transpose ? col : row,
-                                            r->transpose ? row : col);
-    const int64_t target = awq_offset_of(batch, r->batch_sizes, r->target_batch_strides, r->batch_dims) +
-                           awq_block_offset(to, r->target_row_stride, r->target_col_stride, row, col);
-    uint8_t *payload = (uint8_t *)(uintptr_t)job->source + source * from->item_bytes; /* only read */
+    const awq_packing_traits *from = &awq_packings[r->source];
+    const int64_t items = awq_offset_of(p->batch, r->batch_sizes, r->source_batch_strides, r->batch_dims) +
+                          awq_block_offset(from, r->source_row_stride, r->source_col_stride,
+                                           r->transpose ? p->col : p->row, r->transpose ? p->row : p->col);
+    return job->source + items * from->item_bytes;
+}
+
+static uint8_t *target_of(const awq_relayout_job *job, const part *p)
+{
+    const awq_relayout *r = &job->relayout;
+    const awq_packing_traits *to = &awq_packings[r->target];
+    const int64_t items = awq_offset_of(p->batch, r->batch_sizes, r->target_batch_strides, r->batch_dims) +
+                          awq_block_offset(to, r->target_row_stride, r->target_col_stride, p->row, p->col);
+    return job->target + items * to->item_bytes;
+}
+
+static void run_codes(const awq_relayout_job *job, const part *p, uint8_t *scratch)
+{
+    if (p->rows == 0 || p->cols == 0) {
+        return;
+    }
+    const bool turns = job->relayout.transpose;
+    uint8_t *payload = (uint8_t *)(uintptr_t)source_of(job, p); /* only read */
     uint8_t *kernels_scratch = scratch + job->codes_bytes;
-    (void)awq_job_run_part(&job->unpack, scratch, payload, r->transpose ? cols : rows, r->transpose ? rows : cols,
+    (void)awq_job_run_part(&job->unpack, scratch, payload, turns ? p->cols : p->rows, turns ? p->rows : p->cols,
                            kernels_scratch);
-    (void)awq_job_run_part(&job->pack, scratch, job->target + target * to->item_bytes, rows, cols, kernels_scratch);
+    (void)awq_job_run_part(&job->pack, scratch, target_of(job, p), p->rows, p->cols, kernels_scratch);
+}
+
+static void cross(const awq_relayout_job *job, const part *p)
+{
+    const awq_relayout *r = &job->relayout;
+    const awq_crossing crossing = {
+        .source = r->source,
+        .target = r->target,
+        .stream = job->pack.matrix.stream,
+        .from = source_of(job, p),
+        .to = target_of(job, p),
+        .rows = p->cols,
+        .cols = p->rows,
+        .source_stride = r->source_row_stride * AWQ_WORD_BYTES,
+        .target_stride = r->target_row_stride * AWQ_WORD_BYTES,
+    };
+    if (p->rows > 0 && p->cols > 0) {
+        job->cross(&crossing);
+    }
+}
+
+/* Where lines cross, a rim of rows below whole steps and one of columns beside them may remain. */
+static void run_unit(const awq_relayout_job *job, const part *p, uint8_t *scratch)
+{
+    if (job->cross == NULL) {
+        run_codes(job, p, scratch);
+        return;
+    }
+    const int64_t rows = p->rows - p->rows % AWQ_CROSSED_CODES, cols = p->cols - p->cols % AWQ_CROSSED_CODES;
+    const part whole = {p->batch, p->row, p->col, rows, cols};
+    const part below = {p->batch, p->row + rows, p->col, p->rows - rows, p->cols};
+    const part beside = {p->batch, p->row, p->col + cols, rows, p->cols - cols};
+    cross(job, &whole);
+    run_codes(job, &below, scratch);
+    run_codes(job, &beside, scratch);
 }
 
 uint8_t awq_relayout_job_run(const awq_relayout_job *job, int64_t begin, int64_t end, void *scratch)
 {
+    const awq_relayout *r = &job->relayout;
     for (int64_t unit = begin; unit < end; unit++) {
         const int64_t line = unit / job->col_units;
-        run_unit(job, line / job->row_units, line % job->row_units * job->unit_rows,
-                 unit % job->col_units * job->unit_cols, scratch);
+        part p = {.batch = line / job->row_units,
+                  .row = line % job->row_units * job->unit_rows,
+                  .col = unit % job->col_units * job->unit_cols};
+        p.rows = awq_min(job->unit_rows, r->rows - p.row);
+        p.cols = awq_min(job->unit_cols, r->cols - p.col);
+        run_unit(job, &p, scratch);
     }
     if (job->pack.matrix.stream) {
         awq_stream_fence();

@@ -13,7 +13,8 @@ typedef struct awq_relayout_job {
     awq_relayout relayout;
     const uint8_t *source;
     uint8_t *target;
-    awq_job unpack, pack; /* of the codes of a unit, which stay in the cache */
+    awq_job unpack, pack;    /* of the codes of a unit, which stay in the cache */
+    awq_cross_kernel *cross; /* does without codes where whole lines cross; NULL where none do */
     /* A unit is unit_rows x unit_cols of the target's codes, smaller at the far edges. */
     int64_t unit_rows, unit_cols;
     int64_t row_units, col_units;

@@ -132,10 +132,10 @@ static void payload_sizes(awq_packing packing, int64_t rows, int64_t cols, int64
     }
 }
 
-static void describe_payload(tensor *t, void *data, awq_packing packing)
+static void describe_payload(tensor *t, void *data, awq_packing packing, int64_t rows, int64_t cols)
 {
     int64_t sizes[AWQ_MAX_DIMS];
-    payload_sizes(packing, ROWS, COLS, sizes);
+    payload_sizes(packing, rows, cols, sizes);
     describe(t, data, sizes[1], sizes[2], awq_payload_dtype(packing), ROW_MAJOR);
 }
 
@@ -145,15 +145,16 @@ static void prepare(job *j, const setting *s, const awq_kernels *kernels, const 
     tensor codes, payload, target, weight, scales, zeros;
     j->op = s->op;
     describe(&codes, s->op == UNPACK ? out : b->codes, ROWS, COLS, AWQ_DTYPE_UINT8, s->order);
-    describe_payload(&payload, s->op == PACK || s->op == QUANTIZE ? out : b->payload, s->packing);
-    describe_payload(&target, out, s->target);
+    describe_payload(&payload, s->op == PACK || s->op == QUANTIZE ? out : b->payload, s->packing, ROWS, COLS);
+    const bool is_turned = s->op == RELAYOUT && s->order == COLUMN_MAJOR; /* the target is of the transposed codes */
+    describe_payload(&target, out, s->target, is_turned ? COLS : ROWS, is_turned ? ROWS : COLS);
     describe(&weight, s->op == DEQUANTIZE ? (void *)out : b->weight, ROWS, COLS, s->dtype, s->order);
     describe(&scales, s->op == MIN_MAX ? (void *)out : b->scales, ROWS, COLS / GROUP, AWQ_DTYPE_FLOAT32, ROW_MAJOR);
     describe(&zeros, s->op == MIN_MAX ? more : b->zeros, ROWS, COLS / GROUP, AWQ_DTYPE_UINT8, ROW_MAJOR);
     const awq_float_views views = {&weight.view, s->op == MIN_MAX ? NULL : &payload.view, &scales.view, &zeros.view};
     if (s->op == RELAYOUT) {
         awq_relayout relayout;
-        awq_relayout_init(&relayout, s->packing, s->target, false, &payload.view, &target.view);
+        awq_relayout_init(&relayout, s->packing, s->target, s->order == COLUMN_MAJOR, &payload.view, &target.view);
         awq_relayout_job_init(&j->relayout, &relayout, kernels, payload.view.data, target.view.data);
     } else if (s->op <= UNPACK) {
         awq_job_init(&j->pack, s->op == PACK ? AWQ_PACK : AWQ_UNPACK, s->packing, kernels, &codes.view, &payload.view);
@@ -205,7 +206,8 @@ static void check_variant(const awq_kernels *kernels, buffers *b, int step)
                 for (int i = 0; i < last; i++) {
                     const setting s = {op, packing, op == RELAYOUT ? i : packing, order,
                                        op < QUANTIZE ? AWQ_DTYPE_FLOAT32 : dtypes[i]};
-                    if (number++ % step == 0 && (op != RELAYOUT || order == 0) && (op != MIN_MAX || packing == 0)) {
+                    if (number++ % step == 0 && (op != RELAYOUT || order != EVERY_OTHER) &&
+                        (op != MIN_MAX || packing == 0)) {
                         check(&s, kernels, b);
                     }
                 }
