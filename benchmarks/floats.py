@@ -18,7 +18,7 @@ import awqpack
 from awqpack import AWQPacking
 
 from .cpu import copying_pool, torch_threads
-from .harness import MIB, Call, Clock, Row, batch, compare, event, medians, print_table, synchronized, wall
+from .harness import MIB, Call, Clock, Row, batch, compare, event, medians, print_table, synchronized, wait_for, wall
 from .models import MODELS
 
 GROUP = 128
@@ -46,12 +46,6 @@ class Machine:
         if self.device == "cpu":
             calls["memcpy"] = functools.partial(self._in_parts, pool, ctypes.memmove, target, source)
         return calls
-
-    @staticmethod
-    def wait_for(call: Call) -> None:
-        """A call on a GPU, and its end."""
-        call()
-        torch.cuda.current_stream().synchronize()
 
     def read(self, weight: torch.Tensor, pool: ThreadPoolExecutor) -> dict[str, Call]:
         """What reads a weight and writes nothing: libc's memcmp with itself; on a GPU a copy of half of it."""
@@ -122,7 +116,7 @@ def bench_floats(machine: Machine, side: int, turns: int, pool: ThreadPoolExecut
             ("quantize", "Marlin, checked"): functools.partial(quantize, weight, *by_marlin, out=marlin_payload),
         }
         waited: dict[str, Call] = {
-            f"{name}, waited for": functools.partial(machine.wait_for, copy) for name, copy in copies.items()
+            f"{name}, waited for": functools.partial(wait_for, copy) for name, copy in copies.items()
         }
         for (op, what), call in calls.items():
             yield from machine.compare("floats", op, call, copies, moved, turns, what=what, **case)

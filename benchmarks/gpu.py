@@ -15,10 +15,11 @@ from awqpack.formats import FORMATS, Format
 
 from . import beside
 from .cpu import ORDERS
-from .harness import MIB, Call, Row, batch, compare, event, medians, print_table
+from .harness import MIB, Call, Row, batch, compare, event, medians, print_table, wait_for
 from .models import MODELS
 from .progress import Step, steps
 
+WAITED = "copy, waited for"
 TABLES = ("host", "kernels", "turned", "relayout", "models", "peers")
 HOST_CALLS = 2000
 SPEED = "Speed beside a copy of the same bytes"
@@ -61,11 +62,14 @@ def bench_kernels(mib: int, turns: int) -> Iterator[Row]:
                 "unpack": functools.partial(ops.unpack_out, payload, *packing, out=unpacked),
             }
             what = {"mib": mib, "packing": form.title, "order": order}
-            measured = medians({"copy": copy, **calls}, turns, event)
+            measured = medians({"copy": copy, WAITED: functools.partial(wait_for, copy), **calls}, turns, event)
             if not torch.equal(unpacked, codes):
                 raise SystemExit(f"{form.title}, {order}-major: unpacking does not give the codes back")
             for op in calls:
                 yield Row("kernels", op, "awqpack", measured[op], what, moved, "copy", measured["copy"])
+            checked = measured["pack, validated"]  # which waits for what it finds
+            yield Row("kernels", "pack, validated, beside a copy that is waited for", "awqpack", checked, what, moved,
+                      WAITED, measured[WAITED])  # fmt: skip
 
 
 def bench_turned(mib: int, turns: int) -> Iterator[Row]:

@@ -125,6 +125,12 @@ def event(call: Call) -> float:
     return float(start.elapsed_time(end)) / 1e3
 
 
+def wait_for(call: Call) -> None:
+    """A call on a GPU, and its end."""
+    call()
+    torch.cuda.current_stream().synchronize()
+
+
 def batch(number: int) -> Clock:
     """Seconds of the host for one of `number` calls; the device, where there is one, is idle before."""
 

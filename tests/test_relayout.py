@@ -29,7 +29,7 @@ import awqpack
 
 PAIRS = [pytest.param(a, b, id=f"{a}-{b}") for a, b in itertools.product(PACKINGS, PACKINGS)]
 # Of the source's codes: whole blocks of every packing, turned too; the last two have several chunks and a rim.
-SHAPES = [(64, 64), (128, 192), (2, 64, 128), (3, 2, 64, 64), (1, 64, 64), (0, 64, 64), (64, 0)]
+SHAPES = [(64, 64), (128, 128), (128, 192), (2, 64, 128), (3, 2, 64, 64), (1, 64, 64), (0, 64, 64), (64, 0)]
 LARGE = [(1088, 1216), (2, 64, 5184)]
 
 

@@ -82,7 +82,7 @@ def test_a_part_is_what_is_stored_of_these_codes(case, along_k):
     assert_same(part, form.pack(codes[:, begin:end] if along_k else codes[begin:end]))
 
 
-@pytest.mark.parametrize("shape", [SHAPE, (320, 448)], ids=["a chunk or two", "several, and a rim"])
+@pytest.mark.parametrize("shape", [SHAPE, (576, 640)], ids=["a chunk or two", "several, and a rim"])
 @pytest.mark.parametrize(("one", "other"), itertools.product(NAMES, NAMES))
 def test_from_each_format_to_each_other(one, other, shape, monkeypatch):
     monkeypatch.setattr("awqpack.layouts.weight._CHUNK_CODES", 2048)  # several chunks

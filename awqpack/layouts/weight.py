@@ -19,7 +19,9 @@ from ..packing import AWQPacking
 _CHUNK_CODES = 3 << 20
 # Chunks are a multiple of what the kernels take at a time: they walk the rest a code at a time, at ten times the cost.
 _KERNEL_CODES = 64
-_CROSSED_CODES = 128  # of rows and columns whose words cross
+# Runs of rows whose words cross what is stored are a multiple of what the kernels take, and no fewer than so many: less
+# than 256 bytes of each stored row at a time cost up to twice the time.
+_CROSSED_STEP, _CROSSED_LEAST = 128, 512
 
 
 class WeightFormat(ABC):
@@ -199,7 +201,7 @@ class PackedWeight(WeightFormat):
         floats.dequantize(payload, scales, zeros, self.packing, self.reorder, out=weight)
 
     def crosses(self, other: PackedWeight) -> bool:
-        """Whether both are lines of V1's words, which cross: one needs no codes to become the other."""
+        """Whether both are lines of V1's words that cross: kernels may turn them without codes between."""
         are_words = self.packing is AWQPacking.V1 and other.packing is AWQPacking.V1
         are_lines = not self.is_turned and not other.is_turned
         return are_words and are_lines and self.is_transposed != other.is_transposed
@@ -384,7 +386,7 @@ def _crossed_runs(
     along_k = target.runs_along_k
     read = _reader(rows, features, source, along_k, take)
     length, width = (k, n) if along_k else (n, k)
-    step = max(_CHUNK_CODES // max(width, 1) // _CROSSED_CODES * _CROSSED_CODES, _CROSSED_CODES)
+    step = max(_CHUNK_CODES // max(width, 1) // _CROSSED_STEP * _CROSSED_STEP, _CROSSED_LEAST)
     for begin in range(0, length, step):
         end = min(begin + step, length)
         shape = target.shape(n, end - begin) if along_k else target.shape(end - begin, k)

@@ -28,23 +28,23 @@ ALWAYS_INLINE void transpose_nibbles(vector v[AWQ_WORD_CODES])
 /* A line of each row of a step. */
 ALWAYS_INLINE void copy_lines(const uint8_t *from, int64_t stride, uint8_t (*stage)[LINE])
 {
-    for (int i = 0; i < AWQ_CROSSED_CODES; i++, from += stride) {
+    for (int i = 0; i < AWQ_CROSSED_CODES; i++) {
 #pragma GCC unroll 2
         for (int h = 0; h < HALVES; h++) {
-            put(stage[i] + VECTOR * h, load(from + VECTOR * h), false);
+            put(stage[i] + VECTOR * h, load(from + i * stride + VECTOR * h), false);
         }
     }
 }
 
-/* A line of words of each of eight rows: the words of their columns i, 8 + i, 16 + i, .. to lines[i][at]. */
-ALWAYS_INLINE void cross_words(const uint8_t *from, const int64_t rows[AWQ_WORD_CODES], uint8_t (*lines)[SIDE][LINE],
+/* A line of words of each of eight rows: those that nibble i of its words is in to lines[i][at]. */
+ALWAYS_INLINE void cross_words(const uint8_t *from, const int64_t starts[AWQ_WORD_CODES], uint8_t (*lines)[SIDE][LINE],
                                int at)
 {
     for (int h = 0; h < HALVES; h++) {
         vector v[AWQ_WORD_CODES];
 #pragma GCC unroll 8
         for (int i = 0; i < AWQ_WORD_CODES; i++) {
-            v[i] = load(from + rows[i] + VECTOR * h);
+            v[i] = load(from + starts[i] + VECTOR * h);
         }
         transpose_nibbles(v);
 #pragma GCC unroll 8
@@ -54,17 +54,18 @@ ALWAYS_INLINE void cross_words(const uint8_t *from, const int64_t rows[AWQ_WORD_
     }
 }
 
-ALWAYS_INLINE void cross_lines(const awq_crossing *c, way way)
+/* Where a target starts off a line, runs of a unit are too short to be streamed as lines that are shifted. */
+static void cross_v1(const awq_crossing *c)
 {
-    alignas(LINE) uint8_t rest[AWQ_WORD_CODES][SIDE][LINE], lines[AWQ_WORD_CODES][SIDE][LINE];
-    alignas(LINE) uint8_t stage[STAGE_ROWS][LINE];
+    alignas(LINE) uint8_t lines[AWQ_WORD_CODES][SIDE][LINE], stage[STAGE_ROWS][LINE];
     const int64_t stride = IS_STAGED ? LINE : c->source_stride;
-    int64_t rows[AWQ_WORD_CODES], columns[AWQ_WORD_CODES]; /* of the nibbles of a word: where their lines start */
+    int64_t from_starts[AWQ_WORD_CODES], to_starts[AWQ_WORD_CODES]; /* of the lines of a word's nibbles */
     for (int i = 0; i < AWQ_WORD_CODES; i++) {
-        rows[i] = awq_place_of(&awq_packings[c->target], i).col * stride;
-        columns[i] = awq_place_of(&awq_packings[c->source], i).col * c->target_stride;
+        from_starts[i] = awq_place_of(&awq_packings[c->target], i).col * stride;
+        to_starts[i] = awq_place_of(&awq_packings[c->source], i).col * c->target_stride;
     }
-    writer w = writer_of(way, c->to, rest[0]);
+    const way way = way_of(c->stream, c->to, c->target_stride);
+    const writer w = {.way = way == STREAM ? STREAM : PLAIN};
     for (int64_t col = 0; col < c->cols; col += AWQ_CROSSED_CODES) {
         uint8_t *to = c->to + col * c->target_stride;
         for (int64_t row = 0; row < c->rows; row += AWQ_CROSSED_CODES, to += LINE) {
@@ -74,24 +75,13 @@ ALWAYS_INLINE void cross_lines(const awq_crossing *c, way way)
                 from = stage[0];
             }
             for (int i = 0; i < SIDE; i++) {
-                cross_words(from + AWQ_WORD_CODES * i * stride, rows, lines, i);
+                cross_words(from + AWQ_WORD_CODES * i * stride, from_starts, lines, i);
             }
-            w.is_first = row == 0;
             for (int i = 0; i < AWQ_WORD_CODES; i++) {
-                w.rest = rest[i];
-                put_words(lines[i], &w, to + columns[i], AWQ_WORD_CODES * c->target_stride);
+                put_words(lines[i], &w, to + to_starts[i], AWQ_WORD_CODES * c->target_stride);
             }
-        }
-        for (int i = 0; i < AWQ_WORD_CODES; i++) {
-            w.rest = rest[i];
-            put_rests(&w, SIDE, to + columns[i], AWQ_WORD_CODES * c->target_stride);
         }
     }
-}
-
-static void cross_v1(const awq_crossing *c)
-{
-    BY_WAY(way_of(c->stream, c->to, c->target_stride), cross_lines, c)
 }
 
 #endif

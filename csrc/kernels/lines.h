@@ -19,13 +19,14 @@ typedef struct writer {
     uint8_t (*rest)[LINE];
 } writer;
 
-/* For runs that start at an address and at all multiples of a stride from it; what is empty has none. */
+/* For runs that start at an address and at all multiples of a stride from it. */
 static inline way way_of(bool stream, const uint8_t *target, int64_t stride)
 {
     const int shift = (int)((uintptr_t)target % LINE);
     return !stream || stride % LINE != 0 || !can_shift(shift) ? PLAIN : shift == 0 ? STREAM : STREAM_SHIFTED;
 }
 
+/* What is empty has none. */
 static inline way way_to(const awq_panel *p, const uint8_t *target, int64_t stride)
 {
     return way_of(p->stream && p->rows > 0 && p->cols > 0, target, stride);

@@ -195,6 +195,9 @@ static void run_codes(const awq_relayout_job *job, const part *p, uint8_t *scrat
 
 static void cross(const awq_relayout_job *job, const part *p)
 {
+    if (p->rows == 0 || p->cols == 0) {
+        return;
+    }
     const awq_relayout *r = &job->relayout;
     const awq_crossing crossing = {
         .source = r->source,
@@ -207,9 +210,7 @@ static void cross(const awq_relayout_job *job, const part *p)
         .source_stride = r->source_row_stride * AWQ_WORD_BYTES,
         .target_stride = r->target_row_stride * AWQ_WORD_BYTES,
     };
-    if (p->rows > 0 && p->cols > 0) {
-        job->cross(&crossing);
-    }
+    job->cross(&crossing);
 }
 
 /* Where lines cross, a rim of rows below whole steps and one of columns beside them may remain. */
