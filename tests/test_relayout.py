@@ -84,12 +84,12 @@ def test_chunks_and_threads_leave_no_seam(source, target, transpose):
 def cross_past_the_cache():
     """Fails where V1 does not become V1 of the transposed codes, in memory that starts anywhere in a line."""
     codes = random_codes((4096, 4160))  # of as many as are streamed; a rim of columns is left
-    for source, target in itertools.product([PACKINGS["v1"], PACKINGS["v1_reorder"]], repeat=2):
+    for source, target in itertools.permutations([PACKINGS["v1"], PACKINGS["v1_reorder"]]):
         payload = torch.from_numpy(pack_array(codes, source, variant="scalar"))
         expected = pack_array(turned(codes, True), target, variant="scalar")
         buffer = torch.empty(expected.size + 32, dtype=torch.int32)
         first = -buffer.data_ptr() % 64 // 4
-        for words in (0, 4, 5, 8, 12):
+        for words in (0, 5):
             buffer.fill_(-1)
             out = buffer[first + words :][: expected.size].view(expected.shape)
             awqpack.relayout(payload, how(source), how(target), transpose=True, out=out)
@@ -98,7 +98,7 @@ def cross_past_the_cache():
             assert buffer[first + words + expected.size :].eq(-1).all()
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", [name for name in VARIANTS if name != "scalar"])
 def test_words_that_cross(variant):
     script = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
     result = forked.run(script + "import test_relayout; test_relayout.cross_past_the_cache()", AWQPACK_CPU=variant)
