@@ -66,6 +66,8 @@ class Mlx(Layout):
         shared = {"bits": config.get("bits"), "group_size": config.get("group_size")}
         if shared["bits"] != 4:
             raise LayoutError(f"bits expects 4; got {shared['bits']!r}")
+        if type(shared["group_size"]) is not int or shared["group_size"] < 1:
+            raise LayoutError(f"group_size expects a positive number; got {shared['group_size']!r}")
         others = [
             f"{name} has {says!r}"
             for name, says in config.items()
