@@ -18,7 +18,7 @@ _min_max_scales_out = torch.ops.awqpack.min_max_scales_out.default
 
 # torch's own numbers of dtypes, which calls take as well. Each dtype in a call is asked for its __torch_function__, and
 # the error that says it has none takes a sixth of the time of a small call.
-_DTYPE_NUMBERS = {torch.float16: 5, torch.float32: 6, torch.bfloat16: 15}
+_DTYPE_NUMBERS: dict[torch.dtype | int, int] = {torch.float16: 5, torch.float32: 6, torch.bfloat16: 15}
 
 # An overload hands its arguments on from Python, with a dictionary, which shows in a small call's time; what it calls
 # is asked for at each call, as torch 2.15 has it replaced. Compilers want the overload itself, and so would a torch
@@ -137,11 +137,11 @@ def dequantize(
     if scales.requires_grad:
         _require_no_gradient("dequantize", "scales", scales)
     if out is None:
-        wanted = scales.dtype if dtype is None else dtype
+        wanted: torch.dtype | int = scales.dtype if dtype is None else dtype
         if _is_compiled():
             return _dequantize(payload, scales, zeros, number, reorder, wanted)  # type: ignore[no-any-return]
         if is_exact and torch._C._len_torch_function_stack() == 0:  # nobody else is to see a number
-            wanted = _DTYPE_NUMBERS.get(wanted, wanted)  # type: ignore[assignment]
+            wanted = _DTYPE_NUMBERS.get(wanted, wanted)
         return _dequantize._op(payload, scales, zeros, number, reorder, wanted)  # type: ignore[no-any-return]
     require_tensor_out(out, payload)
     _require_no_gradient("dequantize", "out", out)

@@ -200,12 +200,6 @@ class PackedWeight(WeightFormat):
             scales, zeros, weight = scales.t(), zeros.t(), weight.t()
         floats.dequantize(payload, scales, zeros, self.packing, self.reorder, out=weight)
 
-    def crosses(self, other: PackedWeight) -> bool:
-        """Whether both are lines of V1's words that cross: kernels may turn them without codes between."""
-        are_words = self.packing is AWQPacking.V1 and other.packing is AWQPacking.V1
-        are_lines = not self.is_turned and not other.is_turned
-        return are_words and are_lines and self.is_transposed != other.is_transposed
-
     def relayout_into(self, stored: torch.Tensor, target: PackedWeight, out: torch.Tensor) -> None:
         """Writes what another payload holds of the same codes, without ever holding all of them."""
         payload, transpose = target._payload(out), self.is_transposed != target.is_transposed
@@ -351,16 +345,13 @@ def relayout_runs(
             stay in the cache, from which they are written faster; a target whose rows the chunks cross is one run, of
             the whole payload.
     """
-    if isinstance(source, PackedWeight) and isinstance(target, PackedWeight) and source.crosses(target):
-        yield from _crossed_runs(rows, features, source, target, take)
-        return
     n, k = features
     along_k, step = _chunks(source, target, n, k)
     read = _reader(rows, features, source, along_k, take)
     is_run = along_k == target.runs_along_k
     whole = None if is_run else take("whole", target.dtype, target.shape(n, k))
     length, width = (k, n) if along_k else (n, k)
-    scratch = take("codes", torch.uint8, (min(step, length), width))
+    scratch = None if _cross(source, target) else take("codes", torch.uint8, (min(step, length), width))
     for begin in range(0, length, step):
         end = min(begin + step, length)
         if whole is not None:
@@ -368,31 +359,17 @@ def relayout_runs(
         else:
             shape = target.shape(n, end - begin) if along_k else target.shape(end - begin, k)
             run = take("stored", target.dtype, shape)
-        # The codes are contiguous on the side whose rows the chunk follows.
-        codes = scratch[: end - begin].t() if along_k else scratch[: end - begin]
-        source.unpack_into(read(begin, end), codes)
-        target.pack_into(codes, run, validate=False)
+        if scratch is None:
+            relayout(read(begin, end), source, target, run)
+        else:
+            # The codes are contiguous on the side whose rows the chunk follows.
+            codes = scratch[: end - begin].t() if along_k else scratch[: end - begin]
+            source.unpack_into(read(begin, end), codes)
+            target.pack_into(codes, run, validate=False)
         if is_run:
             yield run
     if whole is not None:
         yield whole
-
-
-def _crossed_runs(
-    rows: Rows, features: tuple[int, int], source: PackedWeight, target: PackedWeight, take: Take
-) -> Iterator[torch.Tensor]:
-    """`relayout_runs` of two formats whose words cross: all is read first, as runs of the target's rows need it."""
-    n, k = features
-    along_k = target.runs_along_k
-    read = _reader(rows, features, source, along_k, take)
-    length, width = (k, n) if along_k else (n, k)
-    step = max(_CHUNK_CODES // max(width, 1) // _CROSSED_STEP * _CROSSED_STEP, _CROSSED_LEAST)
-    for begin in range(0, length, step):
-        end = min(begin + step, length)
-        shape = target.shape(n, end - begin) if along_k else target.shape(end - begin, k)
-        run = take("stored", target.dtype, shape)
-        source.relayout_into(read(begin, end), target, run)
-        yield run
 
 
 def _reader(
@@ -412,10 +389,23 @@ def _reader(
     return lambda begin, end: rows(row(begin), row(end), take_rows)
 
 
+def _cross(one: WeightFormat, other: WeightFormat) -> bool:
+    """Whether both are lines of V1's words that cross: kernels may turn them without codes between."""
+    if not isinstance(one, PackedWeight) or not isinstance(other, PackedWeight):
+        return False
+    are_lines = one.packing is other.packing is AWQPacking.V1 and not one.is_turned and not other.is_turned
+    return are_lines and one.is_transposed != other.is_transposed
+
+
 def _chunks(source: WeightFormat, target: WeightFormat, out_features: int, in_features: int) -> tuple[bool, int]:
     """Whether chunks of codes are runs of in_features, and how many: what is stored of one, where its rows run along K,
     is then one run of memory. Where the two formats differ in that, one of them is met in columns: chunks follow the
-    longer side, as columns of a few bytes cost three times as much."""
+    longer side, as columns of a few bytes cost three times as much. Where words cross, chunks follow the target's rows,
+    and all that is stored is read first."""
+    if _cross(source, target):
+        along_k = target.runs_along_k
+        width = out_features if along_k else in_features
+        return along_k, max(_CHUNK_CODES // max(width, 1) // _CROSSED_STEP * _CROSSED_STEP, _CROSSED_LEAST)
     is_mixed = source.runs_along_k != target.runs_along_k
     along_k = in_features >= out_features if is_mixed else source.runs_along_k
     unit = max(_KERNEL_CODES, *(format.unit()[along_k] for format in (source, target)))
