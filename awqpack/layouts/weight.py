@@ -346,12 +346,13 @@ def relayout_runs(
             the whole payload.
     """
     n, k = features
-    along_k, step = _chunks(source, target, n, k)
+    is_crossed = _cross(source, target)
+    along_k, step = _crossed_chunks(target, n, k) if is_crossed else _chunks(source, target, n, k)
     read = _reader(rows, features, source, along_k, take)
     is_run = along_k == target.runs_along_k
     whole = None if is_run else take("whole", target.dtype, target.shape(n, k))
     length, width = (k, n) if along_k else (n, k)
-    scratch = None if _cross(source, target) else take("codes", torch.uint8, (min(step, length), width))
+    scratch = None if is_crossed else take("codes", torch.uint8, (min(step, length), width))
     for begin in range(0, length, step):
         end = min(begin + step, length)
         if whole is not None:
@@ -397,15 +398,17 @@ def _cross(one: WeightFormat, other: WeightFormat) -> bool:
     return are_lines and one.is_transposed != other.is_transposed
 
 
+def _crossed_chunks(target: WeightFormat, out_features: int, in_features: int) -> tuple[bool, int]:
+    """As `_chunks`, of no codes, where words cross: runs of the target's rows; all that is stored is read first."""
+    width = out_features if target.runs_along_k else in_features
+    step = max(_CHUNK_CODES // max(width, 1) // _CROSSED_STEP * _CROSSED_STEP, _CROSSED_LEAST)
+    return target.runs_along_k, step
+
+
 def _chunks(source: WeightFormat, target: WeightFormat, out_features: int, in_features: int) -> tuple[bool, int]:
     """Whether chunks of codes are runs of in_features, and how many: what is stored of one, where its rows run along K,
     is then one run of memory. Where the two formats differ in that, one of them is met in columns: chunks follow the
-    longer side, as columns of a few bytes cost three times as much. Where words cross, chunks follow the target's rows,
-    and all that is stored is read first."""
-    if _cross(source, target):
-        along_k = target.runs_along_k
-        width = out_features if along_k else in_features
-        return along_k, max(_CHUNK_CODES // max(width, 1) // _CROSSED_STEP * _CROSSED_STEP, _CROSSED_LEAST)
+    longer side, as columns of a few bytes cost three times as much."""
     is_mixed = source.runs_along_k != target.runs_along_k
     along_k = in_features >= out_features if is_mixed else source.runs_along_k
     unit = max(_KERNEL_CODES, *(format.unit()[along_k] for format in (source, target)))
