@@ -57,9 +57,9 @@ def bench_kernels(mib: int, turns: int) -> Iterator[Row]:
             payload = empty_payload(form, side, side)
             packing = form.packing.value, form.reorder
             calls: dict[str, Call] = {
-                "pack": functools.partial(ops.pack_out, given, *packing, False, out=payload),
-                "pack, validated": functools.partial(ops.pack_out, given, *packing, True, out=payload),
-                "unpack": functools.partial(ops.unpack_out, payload, *packing, out=unpacked),
+                "pack": functools.partial(ops.pack_out.default, given, *packing, False, out=payload),
+                "pack, validated": functools.partial(ops.pack_out.default, given, *packing, True, out=payload),
+                "unpack": functools.partial(ops.unpack_out.default, payload, *packing, out=unpacked),
             }
             what = {"mib": mib, "packing": form.title, "order": order}
             measured = medians({"copy": copy, WAITED: functools.partial(wait_for, copy), **calls}, turns, event)
@@ -79,13 +79,13 @@ def bench_turned(mib: int, turns: int) -> Iterator[Row]:
     codes = random_codes(side, side)
     moved = codes.numel() * 3 // 2
     copy = copy_of(moved)
-    payload = ops.pack(codes, 1, False).t().contiguous().t()
+    payload = ops.pack.default(codes, 1, False).t().contiguous().t()
     for order in ORDERS:
         given = codes if order == "row" else codes.t().contiguous().t()
         unpacked = torch.empty_like(given)
         calls: dict[str, Call] = {
-            "pack": functools.partial(ops.pack_out, given, 1, False, False, out=payload),
-            "unpack": functools.partial(ops.unpack_out, payload, 1, False, out=unpacked),
+            "pack": functools.partial(ops.pack_out.default, given, 1, False, False, out=payload),
+            "unpack": functools.partial(ops.unpack_out.default, payload, 1, False, out=unpacked),
         }
         measured = medians({"copy": copy, **calls}, turns, event)
         if not torch.equal(unpacked, codes):
@@ -101,9 +101,9 @@ def bench_relayout(turns: int) -> Iterator[Row]:
     moved = codes.numel()
     copy = copy_of(moved)
     v1, reordered, marlin = (AWQPacking.V1.value, False), (AWQPacking.V1.value, True), (AWQPacking.MARLIN.value, False)
-    gemm = torch.ops.awqpack.pack(codes.mT, *reordered)
-    gptq = torch.ops.awqpack.pack(codes, *v1).mT.contiguous()
-    packed = torch.ops.awqpack.pack(codes, *marlin)
+    gemm = torch.ops.awqpack.pack.default(codes.mT, *reordered)
+    gptq = torch.ops.awqpack.pack.default(codes, *v1).mT.contiguous()
+    packed = torch.ops.awqpack.pack.default(codes, *marlin)
     del codes
     cases: list[tuple[str, torch.Tensor, tuple[object, ...]]] = [
         ("gemm to Marlin", packed, (gemm, *reordered, *marlin, True)),
@@ -112,7 +112,9 @@ def bench_relayout(turns: int) -> Iterator[Row]:
     ]
     for op, expected, arguments in cases:
         out = torch.empty_like(expected)
-        calls: dict[str, Call] = {"awqpack": functools.partial(torch.ops.awqpack.relayout_out, *arguments, out=out)}
+        calls: dict[str, Call] = {
+            "awqpack": functools.partial(torch.ops.awqpack.relayout_out.default, *arguments, out=out)
+        }
         calls["awqpack"]()
         if not torch.equal(out, expected):
             raise SystemExit(f"{op}: the result is not what packing gives")
@@ -125,11 +127,11 @@ def bench_host() -> Iterator[Row]:
     for kib in (4, 64, 256, 1024):
         side = math.isqrt(kib * 1024)
         codes = random_codes(side, side)
-        payload = ops.pack(codes, 1, False)
+        payload = ops.pack.default(codes, 1, False)
         calls: dict[str, Call] = {
-            "pack": functools.partial(ops.pack, codes, 1, False, False),
-            "unpack": functools.partial(ops.unpack, payload, 1, False),
-            "pack, validated": functools.partial(ops.pack, codes, 1, False),
+            "pack": functools.partial(ops.pack.default, codes, 1, False, False),
+            "unpack": functools.partial(ops.unpack.default, payload, 1, False),
+            "pack, validated": functools.partial(ops.pack.default, codes, 1, False),
         }
         measured = medians({"t + 1": functools.partial(torch.add, codes, 1), **calls}, 7, batch(HOST_CALLS))
         for op, seconds in measured.items():
@@ -142,7 +144,7 @@ def pack_layers(codes: Buffers, payloads: Buffers, layers: int, form: Format, va
     """Every linear weight of a model, into buffers that its layers share."""
     for _ in range(layers):
         for given, out in zip(codes, payloads, strict=True):
-            torch.ops.awqpack.pack_out(given, form.packing.value, form.reorder, validate, out=out)
+            torch.ops.awqpack.pack_out.default(given, form.packing.value, form.reorder, validate, out=out)
 
 
 def bench_models() -> Iterator[Row]:
