@@ -228,6 +228,8 @@ ALWAYS_INLINE vector scan_group(awq_dtype dtype, const uint8_t *restrict from, i
     extremes a = {first, first}, b = a;
     int64_t i = 0;
     for (; i + 2 * VECTOR <= bytes; i += 2 * VECTOR) {
+        awq_float_ask(from + i, AWQ_FLOAT_READ_AHEAD);
+        awq_float_ask(from + i, AWQ_FLOAT_READ_AHEAD + VECTOR);
         a = widened(dtype, a, in_order(dtype, load(from + i)));
         b = widened(dtype, b, in_order(dtype, load(from + i + VECTOR)));
     }

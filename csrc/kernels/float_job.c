@@ -9,18 +9,17 @@
 
 /* How chunks are cut: measured, for memory to be read and written in runs, and codes to stay in the caches. */
 enum {
-    CHUNK_CODES = 1 << 16,  /* of a chunk: in the second-level cache */
+    CHUNK_CODES = 1 << 17,  /* of a chunk: in the second-level cache */
     SHARED_CODES = 1 << 15, /* of lines that share scales, which are made ready once */
     BLOCK_CODES = 1 << 13,  /* of lines of blocks, unless one block takes more */
     LINE_CODES = 1 << 12,   /* of several lines ... */
     MOST_ALONG = 1 << 13,   /* ... and of one: in the first-level cache */
     BLOCK_ALONG = 1 << 10,
-    COLUMN_ALONG = 1 << 8, /* long runs of each column, and whole cache lines of the payload */
+    COLUMN_ALONG = 1 << 9, /* long runs of each column, and whole cache lines of the payload */
     ALONG_STEP = 128,      /* a cache line of payload */
     MOST_LINES = 256,
     LINE_GAP = 64,
     MOST_ASKED = 1 << 11,   /* bytes; the processor sees longer lines coming */
-    ASKED_AHEAD = 1 << 12,  /* bytes from the line that is read to the one that is asked for, about */
     TASK = 1 << 17,         /* fewer elements are not worth a thread */
     STREAM_CODES = 1 << 22, /* from so many on, what is written is streamed past the cache */
 };
@@ -244,45 +243,49 @@ static chunk_part weight_of(const awq_float_job *job, const awq_float_chunk *c)
                         awq_across(job, &g->weight) * item, c->lines, c->count * item};
 }
 
-/* Lines to ask for, of one part and then of another, as evenly as they go while the lines of a chunk are taken. */
+/* What is read next, and asked for while the lines of this chunk are taken. */
 typedef struct ahead {
-    chunk_part parts[2];
-    int64_t lines, taken;
-    int64_t due;
+    chunk_part next; /* of the next chunk: lines of payload, or of weights; no bytes: nothing is asked for */
+    int64_t taken, due;
 } ahead;
 
-/* A payload is read at once: that of the next chunk is asked for. Weights are read line by line, on into the next chunk. */
 static ahead ahead_of(const awq_float_job *job, const awq_float_chunk *c, int64_t unit)
 {
     const bool is_payload = job->op == AWQ_DEQUANTIZE;
     ahead a = {.taken = c->lines};
-    chunk_part *here = &a.parts[0], *next = &a.parts[1];
-    if (job->chunk_across == 1 || !(is_payload ? job->geometry.payload.col_stride == 1 : job->is_contiguous)) {
-        return a;
-    }
-    if (unit + 1 < job->units) {
+    if (job->chunk_across > 1 && (is_payload ? job->geometry.payload.col_stride == 1 : job->is_contiguous) &&
+        unit + 1 < job->units) {
         const awq_float_chunk following = awq_float_chunk_at(job, unit + 1);
-        *next = is_payload ? payload_of(job, &following) : weight_of(job, &following);
+        a.next = is_payload ? payload_of(job, &following) : weight_of(job, &following);
     }
-    if (!is_payload) {
-        *here = weight_of(job, c);
-        const int64_t lead = awq_min(awq_max(1, ASKED_AHEAD / awq_max(1, here->bytes)), c->lines);
-        here->first += lead * here->stride;
-        here->lines -= lead;
-        next->lines = awq_min(next->lines, lead);
-    }
-    a.lines = next->bytes > MOST_ASKED || here->bytes > MOST_ASKED ? 0 : here->lines + next->lines;
     return a;
 }
 
-static void ask(ahead *a)
+/* A payload is read at once: its lines are asked for as evenly as they go. */
+static void ask_for_payload(ahead *a)
 {
-    for (a->due += a->lines; a->due >= a->taken; a->due -= a->taken) {
-        chunk_part *part = a->parts[0].lines > 0 ? &a->parts[0] : &a->parts[1];
-        awq_float_prefetch(part->first, part->bytes);
-        part->first += part->stride;
-        part->lines--;
+    if (a->next.bytes == 0 || a->next.bytes > MOST_ASKED) {
+        return;
     }
+    for (a->due += a->next.lines; a->due >= a->taken; a->due -= a->taken) {
+        awq_float_prefetch(a->next.first, a->next.bytes);
+        a->next.first += a->next.stride;
+    }
+}
+
+/* Weights are read line by line: bytes from line i to what is asked for meanwhile, which is further on in it, or in a
+   line below, here or in the next chunk. */
+static int64_t weights_ahead(const ahead *a, const chunk_part *here, int64_t i)
+{
+    const int64_t down = AWQ_FLOAT_AHEAD / here->bytes;
+    const int64_t below = i + down - here->lines; /* line of the next chunk */
+    if (down == 0) {
+        return AWQ_FLOAT_AHEAD;
+    }
+    if (below < 0) {
+        return down * here->stride;
+    }
+    return below < a->next.lines ? a->next.first + below * a->next.stride - (here->first + i * here->stride) : 0;
 }
 
 /* The lines [begin, end) of a chunk, whose scales are ready from that of line `begin` on. */
@@ -310,10 +313,11 @@ static unsigned run_lines(const awq_float_job *job, scratch *s, const awq_float_
             line.reciprocals += entries;
         }
         uint8_t *codes = s->codes + i * line_bytes(job), *at = weight.first + i * weight.stride;
-        ask(next);
         if (job->op == AWQ_DEQUANTIZE) {
+            ask_for_payload(next);
             dequantize_line(job, s, codes, at, &line);
         } else {
+            line.ahead = job->is_contiguous ? weights_ahead(next, &weight, i) : 0;
             faults |= quantize_line(job, s, codes, at, &line, how);
         }
     }

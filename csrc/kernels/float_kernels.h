@@ -16,6 +16,16 @@ static inline int64_t awq_float_bytes(awq_dtype dtype)
     return dtype == AWQ_DTYPE_FLOAT32 ? 4 : 2;
 }
 
+/* How far ahead of what is taken weights are asked for, where they become codes and where they are only read, and what
+   asking once brings; in bytes, measured. The processor alone asks too late, as what is done with them fills its window. */
+enum { AWQ_FLOAT_AHEAD = 1 << 13, AWQ_FLOAT_READ_AHEAD = 1 << 11, AWQ_FLOAT_ASKED = 64 };
+
+/* Asks for what lies so many bytes from there, which need not be memory of ours. */
+static inline void awq_float_ask(const uint8_t *from, int64_t ahead)
+{
+    __builtin_prefetch((const void *)((uintptr_t)from + (uintptr_t)ahead), 0, 2);
+}
+
 /* Scales and zeros of a line: entry i serves `group` elements, but for the first, of whose `taken` lie before the
    line. */
 typedef struct awq_float_line {
@@ -25,6 +35,7 @@ typedef struct awq_float_line {
     /* quantize only: */
     const float *reciprocals; /* 1 / scale, and 0 of a scale of 0 */
     bool is_short;            /* quotients need no correction: see AWQ_FLOAT_BASE */
+    int64_t ahead;            /* bytes from each weight to one that is read later, and asked for meanwhile */
 } awq_float_line;
 
 /*

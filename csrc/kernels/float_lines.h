@@ -148,7 +148,11 @@ ALWAYS_INLINE vector divide(awq_dtype dtype, bool is_short, const uint8_t *restr
             v[k] = round_codes(dtype, is_short, load_floats(dtype, from + at * item), by);
         }
         for (int k = 0; k < item; k++) {
-            most = raise_magnitude(dtype, most, load(from + i * item + k * VECTOR));
+            const uint8_t *at = from + i * item + k * VECTOR;
+            most = raise_magnitude(dtype, most, load(at));
+            if (k * VECTOR % AWQ_FLOAT_ASKED == 0) {
+                awq_float_ask(at, line->ahead);
+            }
         }
         put_codes(codes + i, v, is_short);
     }

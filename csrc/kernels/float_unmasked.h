@@ -62,6 +62,9 @@ ALWAYS_INLINE vector scan_group(awq_dtype dtype, const uint8_t *restrict from, i
     int64_t i = 0;
     for (; i + LANES <= count; i += LANES) {
         const floats w = load_floats(dtype, from + i * item);
+        if (i * item % AWQ_FLOAT_ASKED == 0) {
+            awq_float_ask(from + i * item, AWQ_FLOAT_READ_AHEAD);
+        }
         most = raise_magnitude(AWQ_DTYPE_FLOAT32, most, bits_of(w));
         least = lesser(w, least);
         greatest = greater(w, greatest);

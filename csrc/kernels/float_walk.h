@@ -64,8 +64,8 @@ static inline awq_float_chunk awq_float_chunk_at(const awq_float_job *job, int64
 /* Asks for bytes that are read soon, where lines are too short for the processor to see them coming. */
 static inline void awq_float_prefetch(const uint8_t *from, int64_t bytes)
 {
-    for (int64_t i = 0; i < bytes; i += 64) {
-        __builtin_prefetch((const void *)((uintptr_t)from + (uintptr_t)i), 0, 2);
+    for (int64_t i = 0; i < bytes; i += AWQ_FLOAT_ASKED) {
+        awq_float_ask(from, i);
     }
 }
 
