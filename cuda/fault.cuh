@@ -12,13 +12,10 @@
 
 namespace awq_cuda {
 
-constexpr uint32_t told_blocks = 128;
-
-/* What a call that checks has of the host's memory, which the device sees too. All are 0 between calls. */
+/* What a call that checks has of the host's memory, which the device sees too. Both are 0 between calls. */
 struct alignas(64) FaultWords {
-    uint32_t done;                /* all blocks are through, if there are few enough to count them */
-    uint32_t faulty;              /* there is a fault, and its key in device memory */
-    uint8_t through[told_blocks]; /* that block is, if there are so few that none waits for a count */
+    uint32_t done;   /* all blocks are through, if the launch is small enough to count them */
+    uint32_t faulty; /* there is a fault, and its key in device memory */
 };
 
 /* What kernels that check work with; without words they do not. */
@@ -56,12 +53,9 @@ __device__ __forceinline__ void finish_check(const Fault &fault)
         return;
     }
     __syncthreads();
-    if (threadIdx.x != 0 || threadIdx.y != 0) {
-        return;
-    }
-    if (fault.blocks <= told_blocks && fault.blocks == gridDim.x * gridDim.y) { /* of this launch, all of them */
-        *const_cast<volatile uint8_t *>(&fault.words->through[blockIdx.y * gridDim.x + blockIdx.x]) = 1;
-    } else if (atomicInc(&fault_states[fault.slot].blocks, fault.blocks - 1) == fault.blocks - 1) { /* 0 again */
+    if (threadIdx.x == 0 && threadIdx.y == 0 &&
+        (fault.blocks == 1 || /* else the last one makes the count 0 again */
+         atomicInc(&fault_states[fault.slot].blocks, fault.blocks - 1) == fault.blocks - 1)) {
         *const_cast<volatile uint32_t *>(&fault.words->done) = 1;
     }
 }
@@ -109,7 +103,7 @@ class FaultPool {
         if (error == cudaSuccess) {
             FaultWords *words = static_cast<FaultWords *>(memory);
             for (int i = 0; i < fault_slots; i++) {
-                words[i] = {};
+                words[i] = {0, 0};
             }
             words_.store(words, std::memory_order_release);
         }
@@ -129,22 +123,18 @@ static FaultPool &fault_pool()
     return pool;
 }
 
-/* Up to so many blocks are counted, and the last one tells the host a microsecond or two sooner than the stream does; a
-   few tell it each by itself, half a microsecond sooner still. The host waits for the stream once its patience is over:
-   the launch is large, or something else runs before it. */
+/* Launches of up to so many blocks count them, and the last one tells the host a microsecond or two sooner than the
+   stream does. The host waits for the stream once its patience is over: the launch is large, or something else runs
+   before it. */
 constexpr uint64_t counted_blocks = 65536;
 constexpr std::chrono::microseconds fault_patience{400};
 
 inline cudaError_t wait_for_kernels(const Fault &fault, cudaStream_t stream)
 {
     if (fault.blocks != 0) {
-        uint32_t through = 0;
         const auto start = std::chrono::steady_clock::now();
         do {
-            while (through < told_blocks && __atomic_load_n(&fault.words->through[through], __ATOMIC_ACQUIRE) != 0) {
-                through++;
-            }
-            if (through == fault.blocks || __atomic_load_n(&fault.words->done, __ATOMIC_ACQUIRE) != 0) {
+            if (__atomic_load_n(&fault.words->done, __ATOMIC_ACQUIRE) != 0) {
                 return cudaSuccess;
             }
         } while (std::chrono::steady_clock::now() - start < fault_patience);
@@ -192,9 +182,9 @@ cudaError_t run_checked(uint64_t blocks, cudaStream_t stream, uint64_t *found, L
         if (__atomic_load_n(&fault.words->faulty, __ATOMIC_ACQUIRE) != 0) {
             error = fetch_fault(fault, stream, found);
         }
-        *fault.words = {};
+        *fault.words = {0, 0};
     } else if (fetch_fault(fault, stream, &ignored) == cudaSuccess) { /* some kernels of several may have run */
-        *fault.words = {};
+        *fault.words = {0, 0};
     } /* else nothing runs here any more, and in a forked process the words are not there */
     fault_pool().give_back(fault);
     return error;
