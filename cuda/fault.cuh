@@ -12,10 +12,18 @@
 
 namespace awq_cuda {
 
-/* What a call that checks has of the host's memory, which the device sees too. Both are 0 between calls. */
+constexpr uint32_t told_blocks = 32; /* of a launch, at most, where each tells the host by itself */
+
+/* On a line of its own: the host looks at one while blocks write others. */
+struct alignas(64) BlockLine {
+    uint8_t is_through;
+};
+
+/* What a call that checks has of the host's memory, which the device sees too. All are 0 between calls. */
 struct alignas(64) FaultWords {
-    uint32_t done;   /* all blocks are through, if the launch is small enough to count them */
+    uint32_t done;   /* all blocks are through, if they were counted */
     uint32_t faulty; /* there is a fault, and its key in device memory */
+    BlockLine blocks[told_blocks];
 };
 
 /* What kernels that check work with; without words they do not. */
@@ -53,9 +61,12 @@ __device__ __forceinline__ void finish_check(const Fault &fault)
         return;
     }
     __syncthreads();
-    if (threadIdx.x == 0 && threadIdx.y == 0 &&
-        (fault.blocks == 1 || /* else the last one makes the count 0 again */
-         atomicInc(&fault_states[fault.slot].blocks, fault.blocks - 1) == fault.blocks - 1)) {
+    if (threadIdx.x != 0 || threadIdx.y != 0) {
+        return;
+    }
+    if (fault.blocks <= told_blocks && fault.blocks == gridDim.x * gridDim.y) { /* of this launch, all of them */
+        *const_cast<volatile uint8_t *>(&fault.words->blocks[blockIdx.y * gridDim.x + blockIdx.x].is_through) = 1;
+    } else if (atomicInc(&fault_states[fault.slot].blocks, fault.blocks - 1) == fault.blocks - 1) { /* 0 again */
         *const_cast<volatile uint32_t *>(&fault.words->done) = 1;
     }
 }
@@ -103,7 +114,7 @@ class FaultPool {
         if (error == cudaSuccess) {
             FaultWords *words = static_cast<FaultWords *>(memory);
             for (int i = 0; i < fault_slots; i++) {
-                words[i] = {0, 0};
+                words[i] = {};
             }
             words_.store(words, std::memory_order_release);
         }
@@ -123,23 +134,36 @@ static FaultPool &fault_pool()
     return pool;
 }
 
-/* Launches of up to so many blocks count them, and the last one tells the host a microsecond or two sooner than the
-   stream does. The host waits for the stream once its patience is over: the launch is large, or something else runs
-   before it. */
+/* Up to so many blocks are counted, and the last one tells the host a microsecond or two sooner than the stream does; a
+   few tell it each by itself, up to half a microsecond sooner. The host waits for the stream once its patience is over:
+   the launch is large, or something else runs before it. */
 constexpr uint64_t counted_blocks = 65536;
 constexpr std::chrono::microseconds fault_patience{400};
 
 inline cudaError_t wait_for_kernels(const Fault &fault, cudaStream_t stream)
 {
     if (fault.blocks != 0) {
+        uint32_t through = 0;
         const auto start = std::chrono::steady_clock::now();
         do {
-            if (__atomic_load_n(&fault.words->done, __ATOMIC_ACQUIRE) != 0) {
+            while (through < told_blocks &&
+                   __atomic_load_n(&fault.words->blocks[through].is_through, __ATOMIC_ACQUIRE) != 0) {
+                through++;
+            }
+            if (through == fault.blocks || __atomic_load_n(&fault.words->done, __ATOMIC_ACQUIRE) != 0) {
                 return cudaSuccess;
             }
         } while (std::chrono::steady_clock::now() - start < fault_patience);
     }
     return cudaStreamSynchronize(stream);
+}
+
+inline void clear_words(const Fault &fault)
+{
+    fault.words->done = fault.words->faulty = 0;
+    for (uint32_t i = 0; i < fault.blocks && i < told_blocks; i++) {
+        fault.words->blocks[i].is_through = 0;
+    }
 }
 
 /* Fetches the smallest key, and leaves the slot as it was before the launch. */
@@ -182,9 +206,9 @@ cudaError_t run_checked(uint64_t blocks, cudaStream_t stream, uint64_t *found, L
         if (__atomic_load_n(&fault.words->faulty, __ATOMIC_ACQUIRE) != 0) {
             error = fetch_fault(fault, stream, found);
         }
-        *fault.words = {0, 0};
+        clear_words(fault);
     } else if (fetch_fault(fault, stream, &ignored) == cudaSuccess) { /* some kernels of several may have run */
-        *fault.words = {0, 0};
+        clear_words(fault);
     } /* else nothing runs here any more, and in a forked process the words are not there */
     fault_pool().give_back(fault);
     return error;
