@@ -17,8 +17,9 @@ static inline int64_t awq_float_bytes(awq_dtype dtype)
 }
 
 /* How far ahead of what is taken weights are asked for, where they become codes and where they are only read, and what
-   asking once brings; in bytes, measured. The processor alone asks too late, as what is done with them fills its window. */
-enum { AWQ_FLOAT_AHEAD = 1 << 13, AWQ_FLOAT_READ_AHEAD = 1 << 11, AWQ_FLOAT_ASKED = 64 };
+   asking once brings; in bytes, measured. The processor alone asks too late, as what is done with them fills its window.
+   Half a page ahead is worse than nothing where it asks for the rest of a page by itself (Zen 4). */
+enum { AWQ_FLOAT_AHEAD = 1 << 13, AWQ_FLOAT_READ_AHEAD = 1 << 12, AWQ_FLOAT_ASKED = 64 };
 
 /* Asks for what lies so many bytes from there, which need not be memory of ours. */
 static inline void awq_float_ask(const uint8_t *from, int64_t ahead)
