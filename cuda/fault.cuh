@@ -30,7 +30,7 @@ struct alignas(64) FaultWords {
 struct Fault {
     FaultWords *words;
     uint32_t slot;   /* of fault_slots */
-    uint32_t blocks; /* of all launches that share the slot, where these count; else 0 */
+    uint32_t blocks; /* of all launches that share the slot, where the host waits for blocks; else 0 */
     __host__ __device__ bool is_wanted() const { return words != nullptr; }
 };
 
@@ -39,7 +39,7 @@ constexpr int fault_slots = 64; /* calls that may check at the same time */
 /* A fault is a key; the smallest one is the first, and all ones are none. Both members are 0 between calls. */
 struct FaultState {
     unsigned long long inverted; /* the bits of the smallest key, inverted */
-    uint32_t blocks;             /* that are through */
+    uint32_t blocks;             /* that are through, where they are counted */
 };
 static __device__ FaultState fault_states[fault_slots];
 
@@ -50,7 +50,7 @@ __device__ __forceinline__ void report_fault(const Fault &fault, unsigned long l
     if (~key > *const_cast<volatile unsigned long long *>(inverted)) {
         atomicMax(inverted, ~key);
         *const_cast<volatile uint32_t *>(&fault.words->faulty) = 1;
-        __threadfence_system(); /* before this block counts itself */
+        __threadfence_system(); /* before this block is through */
     }
 }
 

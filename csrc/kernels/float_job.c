@@ -245,10 +245,12 @@ static chunk_part weight_of(const awq_float_job *job, const awq_float_chunk *c)
 
 /* What is read next, and asked for while the lines of this chunk are taken. */
 typedef struct ahead {
-    chunk_part next; /* of the next chunk: lines of payload, or of weights; no bytes: nothing is asked for */
+    chunk_part next; /* of the next chunk: lines of payload, or of weights; no lines: none is asked for */
     int64_t taken, due;
 } ahead;
 
+/* Chunks of one line follow each other in memory. Where lines are short the processor sees them coming, and asking made
+   them slower; long ones ask further on in themselves. */
 static ahead ahead_of(const awq_float_job *job, const awq_float_chunk *c, int64_t unit)
 {
     const bool is_payload = job->op == AWQ_DEQUANTIZE;
@@ -274,7 +276,7 @@ static void ask_for_payload(ahead *a)
 }
 
 /* Weights are read line by line: bytes from line i to what is asked for meanwhile, which is further on in it, or in a
-   line below, here or in the next chunk. */
+   line below, here or in the next chunk; 0 where there is none. */
 static int64_t weights_ahead(const ahead *a, const chunk_part *here, int64_t i)
 {
     const int64_t down = AWQ_FLOAT_AHEAD / here->bytes;

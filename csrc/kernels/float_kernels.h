@@ -36,7 +36,7 @@ typedef struct awq_float_line {
     /* quantize only: */
     const float *reciprocals; /* 1 / scale, and 0 of a scale of 0 */
     bool is_short;            /* quotients need no correction: see AWQ_FLOAT_BASE */
-    int64_t ahead;            /* bytes from each weight to one that is read later, and asked for meanwhile */
+    int64_t ahead; /* bytes from each weight to one that is read later, and asked for meanwhile; 0: there is none */
 } awq_float_line;
 
 /*
