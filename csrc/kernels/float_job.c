@@ -247,6 +247,7 @@ static chunk_part weight_of(const awq_float_job *job, const awq_float_chunk *c)
 typedef struct ahead {
     chunk_part next; /* of the next chunk: lines of payload, or of weights; no lines: none is asked for */
     int64_t taken, due;
+    int64_t down; /* lines from a weight to the one that is asked for; 0: it is further on in the same line */
 } ahead;
 
 /* Chunks of one line follow each other in memory. Where lines are short the processor sees them coming, and asking made
@@ -254,7 +255,7 @@ typedef struct ahead {
 static ahead ahead_of(const awq_float_job *job, const awq_float_chunk *c, int64_t unit)
 {
     const bool is_payload = job->op == AWQ_DEQUANTIZE;
-    ahead a = {.taken = c->lines};
+    ahead a = {.taken = c->lines, .down = AWQ_FLOAT_AHEAD / (c->count * awq_dtype_bytes(job->geometry.weight_dtype))};
     if (job->chunk_across > 1 && (is_payload ? job->geometry.payload.col_stride == 1 : job->is_contiguous) &&
         unit + 1 < job->units) {
         const awq_float_chunk following = awq_float_chunk_at(job, unit + 1);
@@ -266,7 +267,7 @@ static ahead ahead_of(const awq_float_job *job, const awq_float_chunk *c, int64_
 /* A payload is read at once: its lines are asked for as evenly as they go. */
 static void ask_for_payload(ahead *a)
 {
-    if (a->next.bytes == 0 || a->next.bytes > MOST_ASKED) {
+    if (a->next.bytes > MOST_ASKED) {
         return;
     }
     for (a->due += a->next.lines; a->due >= a->taken; a->due -= a->taken) {
@@ -279,13 +280,12 @@ static void ask_for_payload(ahead *a)
    line below, here or in the next chunk; 0 where there is none. */
 static int64_t weights_ahead(const ahead *a, const chunk_part *here, int64_t i)
 {
-    const int64_t down = AWQ_FLOAT_AHEAD / here->bytes;
-    const int64_t below = i + down - here->lines; /* line of the next chunk */
-    if (down == 0) {
+    const int64_t below = i + a->down - here->lines; /* line of the next chunk */
+    if (a->down == 0) {
         return AWQ_FLOAT_AHEAD;
     }
     if (below < 0) {
-        return down * here->stride;
+        return a->down * here->stride;
     }
     return below < a->next.lines ? a->next.first + below * a->next.stride - (here->first + i * here->stride) : 0;
 }
