@@ -21,8 +21,9 @@ using DequantizeColumns = FloatRowConfig<Units::columns, 4, 256, 4>;
 using QuantizeAlong = FloatRowConfig<Units::along, 4, 256, 4>;
 using QuantizeBelow = FloatRowConfig<Units::below, 4, 256, 4>;
 using QuantizeColumns = FloatRowConfig<Units::columns, 4, 128, 5>;
-using DequantizeTile = TileConfig<float_slot_rows, 256, true, endless, 2, 1, 4>;
-using QuantizeTile = TileConfig<float_slot_rows, 256, true, endless, 2, 1, 3>;
+using DequantizeTile = TileConfig<float_slot_rows, 256, false, 2, 2, 1, 4>;
+template <class T>
+using QuantizeTile = TileConfig<float_slot_rows, 128, true, 4, 2, 1, sizeof(T) == 4 ? 4 : 5>;
 
 constexpr FloatKind kind_of(awq_dtype dtype)
 {
@@ -159,15 +160,16 @@ constexpr FloatKernels dequantizers = {
     DequantizeColumns::down};
 
 template <class T>
-constexpr FloatKernels quantizers = {row_quantizers<T, QuantizeAlong>,
-                                     row_quantizers<T, QuantizeBelow>,
-                                     row_quantizers<T, QuantizeColumns>,
-                                     {tile_quantizers<T, false, QuantizeTile>, tile_quantizers<T, true, QuantizeTile>},
-                                     quantize_marlin_rows<T>,
-                                     generic_quantizers<T>,
-                                     quantized_unit,
-                                     QuantizeBelow::down,
-                                     QuantizeColumns::down};
+constexpr FloatKernels quantizers = {
+    row_quantizers<T, QuantizeAlong>,
+    row_quantizers<T, QuantizeBelow>,
+    row_quantizers<T, QuantizeColumns>,
+    {tile_quantizers<T, false, QuantizeTile<T>>, tile_quantizers<T, true, QuantizeTile<T>>},
+    quantize_marlin_rows<T>,
+    generic_quantizers<T>,
+    quantized_unit,
+    QuantizeBelow::down,
+    QuantizeColumns::down};
 
 constexpr FloatKernels all_dequantizers[float_kinds] = {dequantizers<__half>, dequantizers<__nv_bfloat16>,
                                                         dequantizers<float>};

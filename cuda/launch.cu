@@ -16,8 +16,9 @@ namespace {
 using PackRows = RowConfig<2, 256, true>;
 using UnpackRows = RowConfig<2, 256, true>;
 using PackTile = TileConfig<16, 512, true, 16, 2, 1>;
+using PackQuadTile = TileConfig<16, 512, true, endless, 2, 1>; /* V2, whose payload runs are longer */
 using UnpackTile = TileConfig<16, 512, true, endless, 2, 2, 3>;
-using UnpackQuadTile = TileConfig<16, 512, true, endless, 2, 1, 2>; /* V2, whose payload runs are longer */
+using UnpackQuadTile = TileConfig<16, 512, true, endless, 2, 1, 2>;
 
 /* What is contiguous: rows or columns of codes, beside a payload as it is or viewed transposed. */
 enum Access { access_rows, access_columns, access_turned_rows, access_turned_columns, accesses };
@@ -29,7 +30,7 @@ constexpr Walk v1_packers[accesses] = {row_packer<P, PackRows>, tile_packer<P, P
 template <awq_packing P>
 constexpr Walk v1_unpackers[accesses] = {row_unpacker<P, UnpackRows>, tile_unpacker<P, UnpackTile>,
                                          turned_row_unpacker<P>, turned_column_unpacker<P>};
-constexpr Walk v2_packers[accesses] = {row_packer<AWQ_PACKING_V2, PackRows>, tile_packer<AWQ_PACKING_V2, PackTile>};
+constexpr Walk v2_packers[accesses] = {row_packer<AWQ_PACKING_V2, PackRows>, tile_packer<AWQ_PACKING_V2, PackQuadTile>};
 constexpr Walk v2_unpackers[accesses] = {row_unpacker<AWQ_PACKING_V2, UnpackRows>,
                                          tile_unpacker<AWQ_PACKING_V2, UnpackQuadTile>};
 constexpr Walk marlin_packers[accesses] = {marlin_row_packer<ByteCodes>, marlin_column_packer<ByteCodes>};

@@ -221,6 +221,7 @@ static void tune_columns(Bench &b)
     Tuner t(b, true);
     TILE(16, 512, true, 16, 2, 1, 2);
     TILE(16, 512, true, endless, 2, 1, 2);
+    TILE(16, 512, false, 2, 2, 1, 2);
     TILE(16, 512, true, endless, 2, 1, 3);
     TILE(16, 512, true, endless, 1, 2, 3);
     TILE(16, 512, true, 16, 2, 2, 3);
