@@ -97,7 +97,7 @@ def bench_floats(machine: Machine, side: int, turns: int, pool: ThreadPoolExecut
         row_payload = awqpack.quantize(weight, scales, zeros)
         gemm_payload = awqpack.quantize(weight.t(), scales.t(), zeros.t(), *GEMM)
         marlin_payload = awqpack.quantize(weight, scales, zeros, MARLIN)
-        turned, columns = (scales.t().contiguous(), zeros.t().contiguous()), weight.t()
+        turned, columns, rows = (scales.t().contiguous(), zeros.t().contiguous()), weight.t(), weight.t().contiguous()
         ops = torch.ops.awqpack
         dequantize, quantize = ops.dequantize_out.default, ops.quantize_out.default
         by_rows, by_gemm, by_marlin = (scales, zeros, 1, False), (*turned, 1, True), (scales, zeros, 3, False)
@@ -108,11 +108,11 @@ def bench_floats(machine: Machine, side: int, turns: int, pool: ThreadPoolExecut
             ("dequantize", "Marlin"): functools.partial(dequantize, marlin_payload, *by_marlin, out=out),
             ("quantize", "V1 rows"): functools.partial(quantize, weight, *by_rows, False, out=row_payload),
             ("quantize", "(N, K) to gemm"): functools.partial(quantize, columns, *by_gemm, False, out=gemm_payload),
+            ("quantize", "(K, N) to gemm"): functools.partial(quantize, rows, *by_gemm, False, out=gemm_payload),
             ("quantize", "Marlin"): functools.partial(quantize, weight, *by_marlin, False, out=marlin_payload),
             ("quantize", "V1 rows, checked"): functools.partial(quantize, weight, *by_rows, out=row_payload),
-            ("quantize", "(N, K) to gemm, checked"): functools.partial(
-                quantize, weight.t(), *by_gemm, out=gemm_payload
-            ),
+            ("quantize", "(N, K) to gemm, checked"): functools.partial(quantize, columns, *by_gemm, out=gemm_payload),
+            ("quantize", "(K, N) to gemm, checked"): functools.partial(quantize, rows, *by_gemm, out=gemm_payload),
             ("quantize", "Marlin, checked"): functools.partial(quantize, weight, *by_marlin, out=marlin_payload),
         }
         waited: dict[str, Call] = {

@@ -61,6 +61,12 @@ struct FloatJob : Job {
 
 using FloatKernel = void (*)(FloatJob job, uint32_t split);
 
+/* What float_launch.cu has to know of a kernel, of which each packing and dtype may have its own. */
+struct FloatWalk {
+    FloatKernel kernel;
+    Shape (*shape)(const FloatJob &job);
+};
+
 /* ---- dtypes ---- */
 
 __device__ __forceinline__ float half_bits(uint32_t bits)

@@ -20,7 +20,9 @@ using DequantizeBelow = FloatRowConfig<Units::below, 4, 512, 2>;
 using DequantizeColumns = FloatRowConfig<Units::columns, 4, 256, 4>;
 using QuantizeAlong = FloatRowConfig<Units::along, 4, 256, 4>;
 using QuantizeBelow = FloatRowConfig<Units::below, 4, 256, 4>;
-using QuantizeColumns = FloatRowConfig<Units::columns, 4, 128, 5>;
+template <class T>
+using QuantizeColumns = FloatRowConfig<Units::columns, 16 / sizeof(T), 64, 8, sizeof(T)>;
+using QuantizeShortColumns = FloatRowConfig<Units::columns, 4, 128, 5>; /* of groups of few rows */
 using DequantizeTile = TileConfig<float_slot_rows, 256, false, 2, 2, 1, 4>;
 template <class T>
 using QuantizeTile = TileConfig<float_slot_rows, 128, true, 4, 2, 1, sizeof(T) == 4 ? 4 : 5>;
@@ -139,12 +141,12 @@ cudaError_t launch_checked(void (*kernel)(AnyJob, uint32_t), const Shape &shape,
 /* The kernels of a dtype of weights, each a table by packing. */
 struct FloatKernels {
     const FloatRowKernel *along; /* or null */
-    const FloatRowKernel *below, *columns;
-    const FloatTileKernel *tiles[2]; /* by whether a slot has a factor a row */
-    FloatKernel marlin_rows;
+    const FloatRowKernel *below, *columns, *short_columns;
+    const FloatWalk *tiles[2]; /* by whether a slot has a factor a row */
+    FloatWalk marlin_rows;
     const FloatKernel *generic;
-    int unit;                     /* of rows */
-    int below_rows, columns_rows; /* that a thread takes */
+    int unit;                                         /* of rows */
+    int below_rows, columns_rows, short_columns_rows; /* that a thread takes */
 };
 
 template <class T>
@@ -152,24 +154,28 @@ constexpr FloatKernels dequantizers = {
     nullptr,
     row_dequantizers<T, DequantizeBelow>,
     row_dequantizers<T, DequantizeColumns>,
+    row_dequantizers<T, DequantizeColumns>,
     {tile_dequantizers<T, false, DequantizeTile>, tile_dequantizers<T, true, DequantizeTile>},
-    dequantize_marlin_rows<T>,
+    marlin_row_dequantizer<T>,
     generic_dequantizers<T>,
     dequantized_unit<T>,
     DequantizeBelow::down,
+    DequantizeColumns::down,
     DequantizeColumns::down};
 
 template <class T>
 constexpr FloatKernels quantizers = {
     row_quantizers<T, QuantizeAlong>,
     row_quantizers<T, QuantizeBelow>,
-    row_quantizers<T, QuantizeColumns>,
+    row_quantizers<T, QuantizeColumns<T>>,
+    row_quantizers<T, QuantizeShortColumns>,
     {tile_quantizers<T, false, QuantizeTile<T>>, tile_quantizers<T, true, QuantizeTile<T>>},
-    quantize_marlin_rows<T>,
+    marlin_row_quantizer<T>,
     generic_quantizers<T>,
     quantized_unit,
     QuantizeBelow::down,
-    QuantizeColumns::down};
+    QuantizeColumns<T>::down,
+    QuantizeShortColumns::down};
 
 constexpr FloatKernels all_dequantizers[float_kinds] = {dequantizers<__half>, dequantizers<__nv_bfloat16>,
                                                         dequantizers<float>};
@@ -215,11 +221,11 @@ const FloatRowKernel *choose_rows(const awq_float_geometry &g, FloatJob &job, co
         job.zeros_step = together ? 0 : job.zeros.row;
         return kernels.below;
     }
-    if (g.group_cols != 1 || !holds_runs(job.group_rows, kernels.columns_rows)) {
+    if (g.group_cols != 1 || !holds_runs(job.group_rows, kernels.short_columns_rows)) {
         return nullptr;
     }
     job.vector_factors = has_vector_factors(g);
-    return kernels.columns;
+    return holds_runs(job.group_rows, kernels.columns_rows) ? kernels.columns : kernels.short_columns;
 }
 
 /* Whether the factors of a slot are a step apart. */
@@ -260,7 +266,7 @@ FloatChoice choose(const awq_float_geometry &g, FloatJob &job, const FloatKernel
     };
     if (g.packing == AWQ_PACKING_MARLIN) {
         if (has_rows && has_payload(16) && suits_marlin(g, job)) {
-            return {kernels.marlin_rows, marlin_rows_shape(job)};
+            return {kernels.marlin_rows.kernel, kernels.marlin_rows.shape(job)};
         }
     } else if (has_rows && has_payload(traits.block_rows > 1 ? 16 : 4)) {
         const FloatRowKernel *rows = choose_rows(g, job, kernels);
@@ -269,7 +275,7 @@ FloatChoice choose(const awq_float_geometry &g, FloatJob &job, const FloatKernel
         }
     } else if (has_columns && has_payload(16)) {
         const bool by_row = !holds_runs(job.group_rows, float_slot_rows);
-        const FloatTileKernel &tile = kernels.tiles[by_row][g.packing];
+        const FloatWalk &tile = kernels.tiles[by_row][g.packing];
         if (tile.kernel != nullptr && suits_slots(g, job, by_row)) {
             return {tile.kernel, tile.shape(job)};
         }

@@ -12,20 +12,23 @@ namespace awq_cuda {
  *   along     four units apart, sixteen units of a row being of one group
  *   below     below each other, each with a factor of its own, or all with one
  *   columns   below each other, all of one group down; a factor for each of their columns
+ * Where it quantizes, a thread may take them in passes: the weights of the next ones come while these become codes.
  */
 enum class Units { along, below, columns };
 
-template <Units Kind, int UnitsPerThread, int ThreadsPerBlock, int Resident>
+template <Units Kind, int UnitsPerPass, int ThreadsPerBlock, int Resident, int Passes = 1>
 struct FloatRowConfig {
     static constexpr Units kind = Kind;
     static constexpr bool shared = Kind != Units::columns; /* the columns of a unit share a factor */
-    static constexpr int across = Kind == Units::along ? UnitsPerThread : 1;
-    static constexpr int down = Kind == Units::along ? 1 : UnitsPerThread;
-    static constexpr int units = UnitsPerThread;
+    static constexpr int pass = UnitsPerPass;
+    static constexpr int units = Passes * UnitsPerPass; /* of a thread */
+    static constexpr int across = Kind == Units::along ? units : 1;
+    static constexpr int down = Kind == Units::along ? 1 : units;
     static constexpr int threads = ThreadsPerBlock;
     static constexpr int resident = Resident; /* blocks of a multiprocessor that registers shall suffice for */
-    static_assert(Kind == Units::along ? UnitsPerThread == 4 : UnitsPerThread % AWQ_QUAD_ROWS == 0,
+    static_assert(Kind == Units::along ? units == 4 : units % AWQ_QUAD_ROWS == 0,
                   "a thread starts where a block or a row of V2's payload does");
+    static_assert(Passes == 1 || Kind == Units::columns, "passes share their factors");
 };
 
 constexpr int near_units = 4; /* threads whose units alternate; of V2, they make four units' words */
@@ -179,6 +182,7 @@ __global__ void __launch_bounds__(Config::threads, Config::resident)
     const uint8_t *payload = job.payload + blockIdx.y * job.payload_batch + unit_offset<P>(job, place.row, place.col);
     uint8_t *weights = job.codes + blockIdx.y * job.codes_batch + place.row * job.codes_row + place.col * sizeof(T);
 
+    static_assert(Config::pass == Config::units, "one pass");
     Words<unit_words<P>> packed[Config::units] = {}; /* all loads are under way before the first store */
 #pragma unroll
     for (int i = 0; i < Config::units; i++) {
@@ -209,45 +213,76 @@ __global__ void __launch_bounds__(Config::threads, Config::resident)
     }
 }
 
+/* Loads the units of a pass that exist, of which unit `first` is the first. */
+template <class T, class Config>
+__device__ __forceinline__ void load_units(const FloatJob &job, const FloatRowPlace &place, const uint8_t *weights,
+                                           int first, Weights<T> (&units)[Config::pass])
+{
+    constexpr int unit_bytes = quantized_unit * static_cast<int>(sizeof(T));
+#pragma unroll
+    for (int i = 0; i < Config::pass; i++) {
+        if (first + i < place.count) {
+            units[i] = load_weights<T>(weights + weights_step<Config, unit_bytes>(job, first + i));
+        }
+    }
+}
+
+/* The divisors of the columns of a unit; each is as fast as all of them, so that a unit asks once. */
+__device__ __forceinline__ void load_column_divisors(const FloatJob &job, const FloatRowPlace &place,
+                                                     Divisor (&divisors)[quantized_unit])
+{
+    Factor factors[quantized_unit];
+    load_column_factors(job, place.row, place.col, factors);
+    bool fast = true;
+#pragma unroll
+    for (int i = 0; i < quantized_unit; i++) {
+        divisors[i] = divisor_of(factors[i]);
+        fast = fast && divisors[i].fast;
+    }
+#pragma unroll
+    for (int i = 0; i < quantized_unit; i++) {
+        divisors[i].fast = fast;
+    }
+}
+
 template <awq_packing P, class T, class Config>
 __global__ void __launch_bounds__(Config::threads, Config::resident)
     quantize_rows(const __grid_constant__ FloatJob job, const uint32_t split)
 {
     constexpr int N = quantized_unit;
-    constexpr int unit_bytes = N * static_cast<int>(sizeof(T));
     const FloatRowPlace place = float_row_place<Config, N>(job, split);
     const uint8_t *weights =
         job.codes + blockIdx.y * job.codes_batch + place.row * job.codes_row + place.col * sizeof(T);
     uint8_t *payload = job.payload + blockIdx.y * job.payload_batch + unit_offset<P>(job, place.row, place.col);
 
-    Weights<T> units[Config::units] = {};
-#pragma unroll
-    for (int i = 0; i < Config::units; i++) {
-        if (i < place.count) {
-            units[i] = load_weights<T>(weights + weights_step<Config, unit_bytes>(job, i));
-        }
-    }
-    Factor factors[Config::shared ? Config::down : N];
+    Weights<T> units[Config::pass] = {};
+    load_units<T, Config>(job, place, weights, 0, units);
+    Factor factors[Config::shared ? Config::down : 1];
+    Divisor divisors[Config::shared ? 1 : N];
     if constexpr (Config::shared) {
         load_unit_factors<Config>(job, place, factors);
+        divisors[0] = divisor_of(factors[0]);
     } else {
-        load_column_factors(job, place.row, place.col, factors);
+        load_column_divisors(job, place, divisors);
     }
-    Divisor divisors[Config::shared ? 1 : N];
-#pragma unroll
-    for (int i = 0; i < (Config::shared ? 1 : N); i++) {
-        divisors[i] = divisor_of(factors[i]);
-    }
-#pragma unroll
-    for (int i = 0; i < Config::units; i++) {
-        if (Config::shared && Config::down > 1 && i > 0) {
-            divisors[0] = divisor_of(factors[i]);
+#pragma unroll 1
+    for (int first = 0; first < Config::units; first += Config::pass) {
+        Weights<T> next[Config::pass] = {};
+        if constexpr (Config::pass < Config::units) {
+            load_units<T, Config>(job, place, weights, first + Config::pass, next);
         }
-        const uint32_t row = place.row + (Config::kind == Units::along ? 0 : i);
-        const uint32_t col = place.col + (Config::kind == Units::along ? i * near_units * N : 0);
-        const bool exists = i < place.count;
-        const Words<2> codes = codes_of<T, false>(job, units[i], divisors, row, col, exists ? N : 0);
-        store_unit<P>(payload + payload_step<P, Config, N>(job, i), codes, exists);
+#pragma unroll
+        for (int i = 0; i < Config::pass; i++) {
+            if (Config::shared && Config::down > 1 && i > 0) {
+                divisors[0] = divisor_of(factors[i]);
+            }
+            const uint32_t row = place.row + (Config::kind == Units::along ? 0 : first + i);
+            const uint32_t col = place.col + (Config::kind == Units::along ? i * near_units * N : 0);
+            const bool exists = first + i < place.count;
+            const Words<2> codes = codes_of<T, false>(job, units[i], divisors, row, col, exists ? N : 0);
+            store_unit<P>(payload + payload_step<P, Config, N>(job, first + i), codes, exists);
+            units[i] = next[i];
+        }
     }
     finish_check(job.fault);
 }

@@ -48,6 +48,33 @@ __device__ __forceinline__ void load_slot_factors(const FloatJob &job, const Slo
     load_factors(job, row, col, [](int i) { return ByRow ? i : slot_column<P>(i); }, factors);
 }
 
+/* Stores eight rows of a column. Of float32 they fill two vectors: then a pair of lanes, whose rows follow each other,
+   stores first the rows of the one and then those of the other, since half a sector takes as long as a whole one. */
+template <class T>
+__device__ __forceinline__ void store_slot_column(uint8_t *p, const float (&values)[8], bool exists)
+{
+    if constexpr (sizeof(T) == 4) {
+        const bool odd = threadIdx.x % 2 != 0;
+        const bool beside = __shfl_xor_sync(0xffffffff, exists, 1);
+        float even_rows[4], odd_rows[4];
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            const float got = __shfl_xor_sync(0xffffffff, odd ? values[i] : values[i + 4], 1);
+            even_rows[i] = odd ? got : values[i];
+            odd_rows[i] = odd ? values[i + 4] : got;
+        }
+        p -= odd ? 16 : 0;
+        if (odd ? beside : exists) {
+            store_weights<T>(p, even_rows);
+        }
+        if (odd ? exists : beside) {
+            store_weights<T>(p + 32, odd_rows);
+        }
+    } else if (exists) {
+        store_weights<T>(p, values);
+    }
+}
+
 template <awq_packing P, class T, bool ByRow, class Config>
 __global__ void __launch_bounds__(Config::threads, Config::resident)
     dequantize_tiles(const __grid_constant__ FloatJob job, const uint32_t split)
@@ -79,9 +106,7 @@ __global__ void __launch_bounds__(Config::threads, Config::resident)
                 const uint32_t codes = words[row / 4 * 4 + k / 2] >> 4 * (k % 2) & low_nibbles;
                 values[row] = weight_of(codes, row % 4, factors[ByRow ? row : k]);
             }
-            if (slot.count != 0) {
-                store_weights<T>(p + slot_column<P>(k) * job.codes_col, values);
-            }
+            store_slot_column<T>(p + slot_column<P>(k) * job.codes_col, values, slot.count != 0);
         }
     }
 }
@@ -160,21 +185,15 @@ __global__ void __launch_bounds__(Config::threads, Config::resident)
     finish_check(job.fault);
 }
 
-/* What float_launch.cu has to know of a configuration, of which each packing and dtype may have its own. */
-struct FloatTileKernel {
-    FloatKernel kernel;
-    Shape (*shape)(const FloatJob &job);
-};
-
 template <class T, bool ByRow, class Config>
-constexpr FloatTileKernel tile_dequantizers[AWQ_PACKING_COUNT] = {
+constexpr FloatWalk tile_dequantizers[AWQ_PACKING_COUNT] = {
     {dequantize_tiles<AWQ_PACKING_V1, T, ByRow, Config>, float_tile_shape<Config>},
     {dequantize_tiles<AWQ_PACKING_V1_REORDER, T, ByRow, Config>, float_tile_shape<Config>},
     {dequantize_tiles<AWQ_PACKING_V2, T, ByRow, Config>, float_tile_shape<Config>},
 };
 
 template <class T, bool ByRow, class Config>
-constexpr FloatTileKernel tile_quantizers[AWQ_PACKING_COUNT] = {
+constexpr FloatWalk tile_quantizers[AWQ_PACKING_COUNT] = {
     {quantize_tiles<AWQ_PACKING_V1, T, ByRow, Config>, float_tile_shape<Config>},
     {quantize_tiles<AWQ_PACKING_V1_REORDER, T, ByRow, Config>, float_tile_shape<Config>},
     {quantize_tiles<AWQ_PACKING_V2, T, ByRow, Config>, float_tile_shape<Config>},

@@ -42,10 +42,11 @@ constexpr int marlin_across = 4;
 constexpr int marlin_row_steps = block_rows<marlin> / 8;
 
 /* Blocks of (warps along a row) x (blocks down); split = blocks along a row. */
-inline Shape marlin_rows_shape(const Job &job)
+template <int Threads>
+Shape marlin_rows_shape(const Job &job)
 {
     return grid_of_threads(32 * ceil_div(job.cols, marlin_across * block_cols<marlin>), job.rows / block_rows<marlin>,
-                           32, marlin_threads);
+                           32, Threads);
 }
 
 /* What a lane does. */
@@ -339,9 +340,9 @@ __global__ void __launch_bounds__(marlin_threads) unpack_marlin_columns(const Jo
 
 /* The other side is codes, or a V1 payload: of the same codes for rows, of the transposed ones for columns. */
 template <class Side>
-constexpr Walk marlin_row_packer = {pack_marlin_rows<Side>, marlin_rows_shape, Side::vector, 16};
+constexpr Walk marlin_row_packer = {pack_marlin_rows<Side>, marlin_rows_shape<marlin_threads>, Side::vector, 16};
 template <class Side>
-constexpr Walk marlin_row_unpacker = {unpack_marlin_rows<Side>, marlin_rows_shape, Side::vector, 16};
+constexpr Walk marlin_row_unpacker = {unpack_marlin_rows<Side>, marlin_rows_shape<marlin_threads>, Side::vector, 16};
 template <class Side>
 constexpr Walk marlin_column_packer = {pack_marlin_columns<Side>, marlin_columns_shape, Side::vector, 16};
 template <class Side>
