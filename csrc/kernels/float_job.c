@@ -9,8 +9,8 @@
 
 /* How chunks are cut: measured, for memory to be read and written in runs, and codes to stay in the caches. */
 enum {
-    CHUNK_CODES = 1 << 17,  /* of a chunk: in the second-level cache */
-    SHARED_CODES = 1 << 15, /* of lines that share scales, which are made ready once */
+    CHUNK_CODES = 1 << 17,  /* of a chunk: in the second-level cache; a scale a column is made ready once for so many */
+    SHARED_CODES = 1 << 15, /* of lines that share scales of several columns */
     BLOCK_CODES = 1 << 13,  /* of lines of blocks, unless one block takes more */
     LINE_CODES = 1 << 12,   /* of several lines ... */
     MOST_ALONG = 1 << 13,   /* ... and of one: in the first-level cache */
@@ -83,10 +83,10 @@ static void cut_beside_payload(awq_float_job *job)
     along = awq_min(along, AWQ_FLOAT_ENTRIES / 2 * awq_group_along(job));
     along = awq_min(along, job->is_contiguous ? along : AWQ_FLOAT_STRIDED);
     along -= along % AWQ_BLOCK_CODES;
-    const int64_t codes = !has_lines                   ? CHUNK_CODES
-                          : awq_group_across(job) != 1 ? SHARED_CODES
-                          : has_blocks                 ? BLOCK_CODES
-                                                       : LINE_CODES;
+    const int64_t codes = !has_lines || awq_group_along(job) == 1 ? CHUNK_CODES
+                          : awq_group_across(job) != 1            ? SHARED_CODES
+                          : has_blocks                            ? BLOCK_CODES
+                                                                  : LINE_CODES;
     const int64_t lines = awq_min(codes / along, MOST_LINES);
     awq_float_job_cut(job, along, lines < block_across ? block_across : lines / block_across * block_across);
 }
