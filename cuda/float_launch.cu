@@ -22,7 +22,7 @@ using QuantizeAlong = FloatRowConfig<Units::along, 4, 256, 4>;
 using QuantizeBelow = FloatRowConfig<Units::below, 4, 256, 4>;
 template <class T>
 using QuantizeColumns = FloatRowConfig<Units::columns, 16 / sizeof(T), 64, 8, sizeof(T)>;
-using QuantizeShortColumns = FloatRowConfig<Units::columns, 4, 128, 5>; /* of groups of few rows */
+using QuantizeShortColumns = FloatRowConfig<Units::columns, 4, 128, 5>; /* groups of no whole sixteens of rows */
 using DequantizeTile = TileConfig<float_slot_rows, 256, false, 2, 2, 1, 4>;
 template <class T>
 using QuantizeTile = TileConfig<float_slot_rows, 128, true, 4, 2, 1, sizeof(T) == 4 ? 4 : 5>;

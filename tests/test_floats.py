@@ -23,7 +23,7 @@ BITS = {torch.float16: torch.int16, torch.bfloat16: torch.int16, torch.float32: 
 MODES = list(float_twin.STEPS)
 SHAPE = (64, 192)
 # Codes of a rectangle: along rows as in most checkpoints, down columns as for a transposed payload, both, one for all.
-GROUPS = [(1, 64), (1, 32), (1, 8), (1, 192), (32, 1), (64, 1), (1, 1), (4, 16), (2, 3), (64, 192), (16, 96)]
+GROUPS = [(1, 64), (1, 32), (1, 8), (1, 192), (32, 1), (64, 1), (8, 1), (1, 1), (4, 16), (2, 3), (64, 192), (16, 96)]
 
 
 @pytest.fixture(params=DTYPES.values(), ids=DTYPES.keys())

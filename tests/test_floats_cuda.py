@@ -21,6 +21,8 @@ GROUPS = {
     "along 64": (1, 64),
     "along 32": (1, 32),
     "down": (128, 1),
+    "down 32": (32, 1),
+    "down 8": (8, 1),  # less than what a thread takes of longer ones
     "row": (1, 512),
     "all": (256, 512),
 }
