@@ -9,7 +9,7 @@
 
 /* How chunks are cut: measured, for memory to be read and written in runs, and codes to stay in the caches. */
 enum {
-    CHUNK_CODES = 1 << 17,  /* of a chunk: in the second-level cache; scales of columns serve all of it */
+    CHUNK_CODES = 1 << 17,  /* of a chunk: in the second-level cache; scales of columns serve it to the group's end */
     SHARED_CODES = 1 << 15, /* of lines that share scales of several columns */
     BLOCK_CODES = 1 << 13,  /* of lines of blocks, unless one block takes more */
     LINE_CODES = 1 << 12,   /* of several lines ... */
