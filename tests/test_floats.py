@@ -169,6 +169,20 @@ def test_more_than_a_chunk(shape, turned):
     assert_same(zeros, expected[1])
 
 
+def test_large_matrices_by_columns(packing):
+    """Where columns are taken by whole pages: as by rows, which the tests above compare with the twin."""
+    weight = torch.randn(4224, 8192, generator=torch.Generator().manual_seed(3)).to(torch.float16)
+    scales, zeros = awqpack.min_max_scales(weight, (64, 1))
+    payload = awqpack.quantize(weight, scales, zeros, *packing)
+    back = awqpack.dequantize(payload, scales, zeros, *packing)
+    columns = weight.t().contiguous().t()
+    turned = torch.empty_like(payload.t(), memory_format=torch.contiguous_format).t()
+    assert torch.equal(awqpack.quantize(columns, scales, zeros, *packing), payload)
+    assert torch.equal(awqpack.quantize(weight, scales, zeros, *packing, out=turned), payload)
+    assert torch.equal(awqpack.dequantize(payload, scales, zeros, *packing, out=columns), back)
+    assert torch.equal(awqpack.dequantize(turned, scales, zeros, *packing), back)
+
+
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
 def test_stride_order(order, packing, device):
     payload = awqpack.pack(torch.from_numpy(random_codes(SHAPE)).to(device), *packing)

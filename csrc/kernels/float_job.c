@@ -7,29 +7,24 @@
 #include "float_bits.h"
 #include "float_walk.h"
 
-/* How chunks are cut: measured, for memory to be read and written in runs, and codes to stay in the caches. */
 enum {
-    CHUNK_CODES = 1 << 17,  /* of a chunk: in the second-level cache; scales of columns serve it to the group's end */
-    SHARED_CODES = 1 << 15, /* of lines that share scales of several columns */
-    BLOCK_CODES = 1 << 13,  /* of lines of blocks, unless one block takes more */
-    LINE_CODES = 1 << 12,   /* of several lines ... */
-    MOST_ALONG = 1 << 13,   /* ... and of one: in the first-level cache */
-    BLOCK_ALONG = 1 << 10,
-    COLUMN_ALONG = 1 << 9, /* long runs of each column, and whole cache lines of the payload */
-    ALONG_STEP = 128,      /* a cache line of payload */
-    MOST_LINES = 256,
-    LINE_GAP = 64,
+    PACKED_COLUMN = 1 << 9, /* codes packed at once: what packing keeps shares the second-level cache with the chunk */
     MOST_ASKED = 1 << 11,   /* bytes; the processor sees longer lines coming */
-    TASK = 1 << 17,         /* fewer elements are not worth a thread */
     STREAM_CODES = 1 << 22, /* from so many on, what is written is streamed past the cache */
 };
 
-/* All that a unit needs beside its tensors, and beside what the packing's kernels ask for, which follows. */
+/* All that a unit needs beside its tensors. What the packing's kernels ask for follows the chunk's codes. */
 typedef struct scratch {
-    alignas(AWQ_SCRATCH_ALIGNMENT) uint8_t codes[CHUNK_CODES + MOST_LINES * LINE_GAP];
     float scales[AWQ_FLOAT_ENTRIES], zeros[AWQ_FLOAT_ENTRIES], reciprocals[AWQ_FLOAT_ENTRIES];
     alignas(float) uint8_t line[AWQ_FLOAT_STRIDED * sizeof(float)];
+    alignas(AWQ_SCRATCH_ALIGNMENT) uint8_t codes[];
 } scratch;
+
+static int64_t chunk_bytes(const awq_float_job *job)
+{
+    const int64_t bytes = job->chunk_across * awq_float_line_bytes(job);
+    return awq_ceil_div(bytes, AWQ_SCRATCH_ALIGNMENT) * AWQ_SCRATCH_ALIGNMENT;
+}
 
 void awq_copy_items(uint8_t *to, int64_t to_stride, const uint8_t *from, int64_t from_stride, int64_t count,
                     int64_t item)
@@ -43,54 +38,6 @@ void awq_copy_items(uint8_t *to, int64_t to_stride, const uint8_t *from, int64_t
     }
 }
 
-void awq_float_job_orient(awq_float_job *job, const awq_kernels *kernels)
-{
-    const awq_float_geometry *g = &job->geometry;
-    job->floats = kernels->floats != NULL ? kernels->floats : &awq_float_scalar;
-    job->is_column_major = g->weight.col_stride != 1 && g->weight.row_stride == 1;
-    job->along = job->is_column_major ? g->rows : g->cols;
-    job->across = job->is_column_major ? g->cols : g->rows;
-    job->is_contiguous = awq_along(job, &g->weight) == 1;
-}
-
-void awq_float_job_cut(awq_float_job *job, int64_t chunk_along, int64_t chunk_across)
-{
-    const awq_float_geometry *g = &job->geometry;
-    job->chunk_along = chunk_along;
-    job->chunk_across = chunk_across;
-    job->along_units = awq_ceil_div(job->along, chunk_along);
-    job->across_units = awq_ceil_div(job->across, chunk_across);
-    job->units = awq_count(g->batch_sizes, g->batch_dims) * job->along_units * job->across_units;
-    job->units_per_task = awq_ceil_div(TASK, chunk_along * chunk_across);
-}
-
-/* Bytes between the lines of a chunk's codes: off a power of two, so that they lie in different sets of the cache. */
-static int64_t line_bytes(const awq_float_job *job)
-{
-    return job->chunk_along + LINE_GAP;
-}
-
-/* Whole blocks of the packing, and no more scales along a line than fit. */
-static void cut_beside_payload(awq_float_job *job)
-{
-    const awq_float_geometry *g = &job->geometry;
-    const awq_packing_traits *traits = &awq_packings[g->packing];
-    const int64_t block_across = job->is_column_major ? traits->block_cols : traits->block_rows;
-    const bool has_lines = !job->is_column_major && g->payload.col_stride == 1, has_blocks = block_across > 1;
-    const int64_t most = !has_lines ? COLUMN_ALONG : has_blocks ? BLOCK_ALONG : MOST_ALONG;
-    const int64_t parts = awq_ceil_div(job->along, most); /* equal ones of a line, which may have no element */
-    int64_t along = parts == 0 ? most : awq_ceil_div(awq_ceil_div(job->along, parts), ALONG_STEP) * ALONG_STEP;
-    along = awq_min(along, AWQ_FLOAT_ENTRIES / 2 * awq_group_along(job));
-    along = awq_min(along, job->is_contiguous ? along : AWQ_FLOAT_STRIDED);
-    along -= along % AWQ_BLOCK_CODES;
-    const int64_t codes = !has_lines || awq_group_along(job) == 1 ? CHUNK_CODES
-                          : awq_group_across(job) != 1            ? SHARED_CODES
-                          : has_blocks                            ? BLOCK_CODES
-                                                                  : LINE_CODES;
-    const int64_t lines = awq_min(codes / along, MOST_LINES);
-    awq_float_job_cut(job, along, lines < block_across ? block_across : lines / block_across * block_across);
-}
-
 void awq_float_job_init(awq_float_job *job, awq_float_op op, awq_packing packing, const awq_kernels *kernels,
                         const awq_float_views *views, bool validate)
 {
@@ -98,19 +45,19 @@ void awq_float_job_init(awq_float_job *job, awq_float_op op, awq_packing packing
     awq_float_geometry *g = &job->geometry;
     awq_float_geometry_init(g, packing, views);
     awq_float_job_orient(job, kernels);
-    cut_beside_payload(job);
+    awq_float_job_cut_beside_payload(job);
     const bool is_large = awq_count(g->batch_sizes, g->batch_dims) * g->rows * g->cols >= STREAM_CODES;
     job->stream = op == AWQ_DEQUANTIZE && is_large;
     const awq_geometry part = {
         .packing = packing,
-        .codes_row_stride = job->is_column_major ? 1 : line_bytes(job),
-        .codes_col_stride = job->is_column_major ? line_bytes(job) : 1,
+        .codes_row_stride = job->is_column_major ? 1 : awq_float_line_bytes(job),
+        .codes_col_stride = job->is_column_major ? awq_float_line_bytes(job) : 1,
         .payload_row_stride = g->payload.row_stride,
         .payload_col_stride = g->payload.col_stride,
     };
     awq_job_init_part(&job->part, op == AWQ_QUANTIZE ? AWQ_PACK : AWQ_UNPACK, kernels, &part);
     job->part.matrix.stream = op == AWQ_QUANTIZE && is_large;
-    job->scratch_bytes = sizeof(scratch) + job->part.scratch_bytes;
+    job->scratch_bytes = sizeof(scratch) + (size_t)chunk_bytes(job) + job->part.scratch_bytes;
 }
 
 /* Widens a rectangle of scales: `lines` lines of `count` entries, side by side in `to`. Where scales lie across the
@@ -314,7 +261,7 @@ static unsigned run_lines(const awq_float_job *job, scratch *s, const awq_float_
             line.zeros += entries;
             line.reciprocals += entries;
         }
-        uint8_t *codes = s->codes + i * line_bytes(job), *at = weight.first + i * weight.stride;
+        uint8_t *codes = s->codes + i * awq_float_line_bytes(job), *at = weight.first + i * weight.stride;
         if (job->op == AWQ_DEQUANTIZE) {
             ask_for_payload(next);
             dequantize_line(job, s, codes, at, &line);
@@ -351,18 +298,30 @@ static unsigned run_floats(const awq_float_job *job, scratch *s, const awq_float
     return faults;
 }
 
+/* Packs the chunk's codes, or unpacks them. */
+static void move_codes(const awq_float_job *job, const awq_float_chunk *c, scratch *s)
+{
+    const bool packs_columns = job->op == AWQ_QUANTIZE && job->is_column_major;
+    awq_float_chunk piece = *c;
+    for (int64_t begin = 0; begin < c->count; begin += piece.count) {
+        piece.first = c->first + begin;
+        piece.count = packs_columns ? awq_min(PACKED_COLUMN, c->count - begin) : c->count;
+        (void)awq_job_run_part(&job->part, s->codes + begin, payload_of(job, &piece).first,
+                               job->is_column_major ? piece.count : piece.lines,
+                               job->is_column_major ? piece.lines : piece.count, s->codes + chunk_bytes(job));
+    }
+}
+
 static unsigned run_chunk(const awq_float_job *job, int64_t unit, scratch *s)
 {
     const awq_float_chunk c = awq_float_chunk_at(job, unit);
-    const chunk_part payload = payload_of(job, &c);
-    const int64_t rows = job->is_column_major ? c.count : c.lines, cols = job->is_column_major ? c.lines : c.count;
     ahead next = ahead_of(job, &c, unit);
     if (job->op == AWQ_DEQUANTIZE) {
-        (void)awq_job_run_part(&job->part, s->codes, payload.first, rows, cols, s + 1);
+        move_codes(job, &c, s);
         return run_floats(job, s, &c, &next);
     }
     const unsigned faults = run_floats(job, s, &c, &next);
-    (void)awq_job_run_part(&job->part, s->codes, payload.first, rows, cols, s + 1);
+    move_codes(job, &c, s);
     return faults;
 }
 

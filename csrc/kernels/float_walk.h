@@ -9,6 +9,7 @@
 enum {
     AWQ_FLOAT_ENTRIES = 4096, /* scales that are ready at once */
     AWQ_FLOAT_STRIDED = 2048, /* elements of a line that is not contiguous, at most: they pass through a copy */
+    AWQ_FLOAT_GAP = 64,       /* bytes between the lines of a chunk's codes */
 };
 
 static inline int64_t awq_along(const awq_float_job *job, const awq_plane *plane)
@@ -61,6 +62,12 @@ static inline awq_float_chunk awq_float_chunk_at(const awq_float_job *job, int64
                              awq_min(job->chunk_along, job->along - first)};
 }
 
+/* From a line of a chunk's codes to the next: off a power of two, so that they lie in different sets of the cache. */
+static inline int64_t awq_float_line_bytes(const awq_float_job *job)
+{
+    return job->chunk_along + AWQ_FLOAT_GAP;
+}
+
 /* Asks for bytes that are read soon, where lines are too short for the processor to see them coming. */
 static inline void awq_float_prefetch(const uint8_t *from, int64_t bytes)
 {
@@ -74,6 +81,9 @@ void awq_float_job_orient(awq_float_job *job, const awq_kernels *kernels);
 
 /* Cuts the matrices into chunks of this size. */
 void awq_float_job_cut(awq_float_job *job, int64_t chunk_along, int64_t chunk_across);
+
+/* The same, into whole blocks of the packing, with no more scales along a line than are ready at once. */
+void awq_float_job_cut_beside_payload(awq_float_job *job);
 
 /* Copies items that lie so many items apart on either side. */
 void awq_copy_items(uint8_t *to, int64_t to_stride, const uint8_t *from, int64_t from_stride, int64_t count,
