@@ -170,7 +170,7 @@ def test_more_than_a_chunk(shape, turned):
 
 
 def test_large_matrices_by_columns(packing):
-    """Where columns are taken by whole pages: as by rows, which the tests above compare with the twin."""
+    """Taken by whole pages where the CPU prefers that: as by rows, which the tests above compare with the twin."""
     weight = torch.randn(4224, 8192, generator=torch.Generator().manual_seed(3)).to(torch.float16)
     scales, zeros = awqpack.min_max_scales(weight, (64, 1))
     payload = awqpack.quantize(weight, scales, zeros, *packing)

@@ -74,3 +74,12 @@ const awq_kernels *awq_cpu_choose(const char *name, awq_error *error)
     }
     return best;
 }
+
+bool awq_cpu_prefers_pages(void)
+{
+#if defined(__x86_64__)
+    return __builtin_cpu_is("amd") && has_avx512();
+#else
+    return false;
+#endif
+}

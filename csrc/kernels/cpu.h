@@ -2,6 +2,7 @@
 #ifndef AWQPACK_CPU_H
 #define AWQPACK_CPU_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 #include "awqpack/error.h"
@@ -21,6 +22,10 @@ const awq_kernels *awq_cpu_variant(size_t index);
 /* The variant called `name`, or the fastest when name is NULL or empty. NULL, with an error that lists what this CPU
    has, when it is unknown or unsupported. */
 const awq_kernels *awq_cpu_choose(const char *name, awq_error *error);
+
+/* Whether lines that lie apart are read faster by whole pages than by quarters of them, and half a MiB of codes stays in
+   a second-level cache. Measured: so on Zen 4, not on Sapphire Rapids. */
+bool awq_cpu_prefers_pages(void);
 
 #ifdef __cplusplus
 }

@@ -1,4 +1,5 @@
 /* How a tensor of weights is cut into chunks: which way its lines run, and how many of how many elements are taken. */
+#include "cpu.h"
 #include "float_walk.h"
 
 /* Measured, for memory to be read and written in runs, and codes to stay in the caches. */
@@ -14,10 +15,10 @@ enum {
     TASK = 1 << 17, /* fewer elements are not worth a thread */
 };
 
-/* Of each column. MOST_LINES of them half fill a second-level cache of 1 MiB; the processor sees reads coming within a
-   page, which is what quantize takes. Small matrices are cut smaller, into units for as many threads as there may be. */
+/* Of each column. Where pages are preferred MOST_LINES half fill the second-level cache; small matrices are cut smaller,
+   into units for as many threads as there may be. */
 enum {
-    QUANTIZED_COLUMN = 1 << 11,
+    QUANTIZED_COLUMN = 1 << 11, /* a page of float16 */
     DEQUANTIZED_COLUMN = 1 << 10,
     LEAST_COLUMN = 1 << 9,
     ENOUGH_UNITS = 64,
@@ -49,9 +50,9 @@ static int64_t most_of_column(const awq_float_job *job)
 {
     const awq_float_geometry *g = &job->geometry;
     const int64_t codes = awq_count(g->batch_sizes, g->batch_dims) * g->rows * g->cols;
-    int64_t most = job->op == AWQ_QUANTIZE ? QUANTIZED_COLUMN : DEQUANTIZED_COLUMN;
-    if (job->op == AWQ_DEQUANTIZE && !job->is_column_major) {
-        most = LEAST_COLUMN;
+    int64_t most = LEAST_COLUMN;
+    if (awq_cpu_prefers_pages()) {
+        most = job->op == AWQ_QUANTIZE ? QUANTIZED_COLUMN : job->is_column_major ? DEQUANTIZED_COLUMN : LEAST_COLUMN;
     }
     while (most > LEAST_COLUMN && most * MOST_LINES * ENOUGH_UNITS > codes) {
         most /= 2;
