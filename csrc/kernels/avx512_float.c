@@ -59,16 +59,28 @@ ALWAYS_INLINE bool is_all_finite(awq_dtype dtype, vector most)
     return _mm512_cmpge_epu16_mask(most, _mm512_set1_epi16(dtype == AWQ_DTYPE_FLOAT16 ? 0x7c00 : 0x7f80)) == 0;
 }
 
-/* Rounds half to even; no NaN comes here. The processor's own conversion to bfloat16 takes subnormal numbers for 0. */
-ALWAYS_INLINE __m256i halves_of(awq_dtype dtype, __m512 v)
+/* bfloat16 in the upper halves, rounded half to even; no NaN comes here. The processor's own conversion takes subnormal
+   numbers for 0. */
+ALWAYS_INLINE __m512i rounded_uppers(__m512 v)
 {
-    if (dtype == AWQ_DTYPE_FLOAT16) {
-        return _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    }
     const __m512i bits = _mm512_castps_si512(v);
     const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
-    const __m512i rounded = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
-    return _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16));
+    return _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
+}
+
+ALWAYS_INLINE __m256i halves_of(awq_dtype dtype, __m512 v)
+{
+    return dtype == AWQ_DTYPE_FLOAT16 ? _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)
+                                      : _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded_uppers(v), 16));
+}
+
+/* The upper halves of both. */
+ALWAYS_INLINE __m512i uppers_of(__m512i low, __m512i high)
+{
+    const __m512i odd = _mm512_setr_epi32(0x00030001, 0x00070005, 0x000b0009, 0x000f000d, 0x00130011, 0x00170015,
+                                          0x001b0019, 0x001f001d, 0x00230021, 0x00270025, 0x002b0029, 0x002f002d,
+                                          0x00330031, 0x00370035, 0x003b0039, 0x003f003d);
+    return _mm512_permutex2var_epi16(low, odd, high);
 }
 
 ALWAYS_INLINE void put_pair(awq_dtype dtype, uint8_t *to, const floats v[2], bool stream)
@@ -76,6 +88,8 @@ ALWAYS_INLINE void put_pair(awq_dtype dtype, uint8_t *to, const floats v[2], boo
     if (dtype == AWQ_DTYPE_FLOAT32) {
         put(to, _mm512_castps_si512(v[0]), stream);
         put(to + VECTOR, _mm512_castps_si512(v[1]), stream);
+    } else if (dtype == AWQ_DTYPE_BFLOAT16) {
+        put(to, uppers_of(rounded_uppers(v[0]), rounded_uppers(v[1])), stream);
     } else {
         put(to, _mm512_inserti64x4(_mm512_castsi256_si512(halves_of(dtype, v[0])), halves_of(dtype, v[1]), 1), stream);
     }
