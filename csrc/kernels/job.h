@@ -40,9 +40,9 @@ uint8_t awq_job_run(const awq_job *job, int64_t begin, int64_t end, void *scratc
 /* A job whose codes lie elsewhere than in one tensor: of `geometry` it heeds packing and strides, not the batch. */
 void awq_job_init_part(awq_job *job, awq_direction direction, const awq_kernels *kernels, const awq_geometry *geometry);
 
-/* Does it for `rows` x `cols` codes beside the payload of their first block: whole blocks, with columns (or, where
-   lines are W's columns, rows) up to AWQ_PANEL_COLS. Returns the OR of the codes packed; scratch is as for
-   awq_job_run, and awq_stream_fence is the caller's. */
+/* Does it for `rows` x `cols` codes beside the payload of their first block: whole blocks; of codes that lie column by
+   column up to AWQ_PANEL_COLS columns (or, where lines are W's columns, of those that lie row by row as many rows).
+   Returns the OR of the codes packed; scratch is as for awq_job_run, and awq_stream_fence is the caller's. */
 uint8_t awq_job_run_part(const awq_job *job, uint8_t *codes, uint8_t *payload, int64_t rows, int64_t cols,
                          void *scratch);
 
