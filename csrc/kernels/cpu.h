@@ -1,4 +1,4 @@
-/* Which kernels this CPU can run, and which of them is in use. */
+/* Which kernels this CPU can run, which of them is in use, and how it likes to read. */
 #ifndef AWQPACK_CPU_H
 #define AWQPACK_CPU_H
 

@@ -48,13 +48,12 @@ void awq_float_job_cut(awq_float_job *job, int64_t chunk_along, int64_t chunk_ac
 /* Elements that a chunk takes at most of a column, or of a row whose payload runs down. */
 static int64_t most_of_column(const awq_float_job *job)
 {
-    const awq_float_geometry *g = &job->geometry;
-    const int64_t codes = awq_count(g->batch_sizes, g->batch_dims) * g->rows * g->cols;
-    int64_t most = LEAST_COLUMN;
-    if (awq_cpu_prefers_pages()) {
-        most = job->op == AWQ_QUANTIZE ? QUANTIZED_COLUMN : job->is_column_major ? DEQUANTIZED_COLUMN : LEAST_COLUMN;
+    const bool quantizes = job->op == AWQ_QUANTIZE;
+    if (!awq_cpu_prefers_pages() || !(quantizes || job->is_column_major)) {
+        return LEAST_COLUMN;
     }
-    while (most > LEAST_COLUMN && most * MOST_LINES * ENOUGH_UNITS > codes) {
+    int64_t most = quantizes ? QUANTIZED_COLUMN : DEQUANTIZED_COLUMN;
+    while (most > LEAST_COLUMN && most * MOST_LINES * ENOUGH_UNITS > awq_float_codes(&job->geometry)) {
         most /= 2;
     }
     return most;
@@ -68,7 +67,7 @@ void awq_float_job_cut_beside_payload(awq_float_job *job)
     const bool has_lines = !job->is_column_major && g->payload.col_stride == 1, has_blocks = block_across > 1;
     const int64_t most = !has_lines ? most_of_column(job) : has_blocks ? BLOCK_ALONG : MOST_ALONG;
     const int64_t parts = awq_ceil_div(job->along, most); /* equal ones of a line, which may have no element */
-    int64_t along = parts == 0 ? most : awq_ceil_div(awq_ceil_div(job->along, parts), ALONG_STEP) * ALONG_STEP;
+    int64_t along = parts == 0 ? most : awq_round_up(awq_ceil_div(job->along, parts), ALONG_STEP);
     along = awq_min(along, AWQ_FLOAT_ENTRIES / 2 * awq_group_along(job));
     along = awq_min(along, job->is_contiguous ? along : AWQ_FLOAT_STRIDED);
     along -= along % AWQ_BLOCK_CODES;

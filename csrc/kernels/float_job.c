@@ -22,8 +22,7 @@ typedef struct scratch {
 
 static int64_t chunk_bytes(const awq_float_job *job)
 {
-    const int64_t bytes = job->chunk_across * awq_float_line_bytes(job);
-    return awq_ceil_div(bytes, AWQ_SCRATCH_ALIGNMENT) * AWQ_SCRATCH_ALIGNMENT;
+    return awq_round_up(job->chunk_across * awq_float_line_bytes(job), AWQ_SCRATCH_ALIGNMENT);
 }
 
 void awq_copy_items(uint8_t *to, int64_t to_stride, const uint8_t *from, int64_t from_stride, int64_t count,
@@ -46,7 +45,7 @@ void awq_float_job_init(awq_float_job *job, awq_float_op op, awq_packing packing
     awq_float_geometry_init(g, packing, views);
     awq_float_job_orient(job, kernels);
     awq_float_job_cut_beside_payload(job);
-    const bool is_large = awq_count(g->batch_sizes, g->batch_dims) * g->rows * g->cols >= STREAM_CODES;
+    const bool is_large = awq_float_codes(g) >= STREAM_CODES;
     job->stream = op == AWQ_DEQUANTIZE && is_large;
     const awq_geometry part = {
         .packing = packing,

@@ -12,6 +12,12 @@ enum {
     AWQ_FLOAT_GAP = 64,       /* bytes between the lines of a chunk's codes */
 };
 
+/* Codes of the whole batch. */
+static inline int64_t awq_float_codes(const awq_float_geometry *g)
+{
+    return awq_count(g->batch_sizes, g->batch_dims) * g->rows * g->cols;
+}
+
 static inline int64_t awq_along(const awq_float_job *job, const awq_plane *plane)
 {
     return job->is_column_major ? plane->row_stride : plane->col_stride;

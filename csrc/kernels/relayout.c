@@ -148,10 +148,9 @@ void awq_relayout_job_init(awq_relayout_job *job, const awq_relayout *relayout, 
     job->col_units = awq_ceil_div(r->cols, c.cols);
     job->units = batch * job->row_units * job->col_units;
     job->units_per_task = awq_ceil_div(TASK_CODES, c.rows * c.cols);
-    job->codes_bytes = (size_t)((c.is_row_major ? c.rows : c.cols) * c.pitch);
+    job->codes_bytes = (size_t)awq_round_up((c.is_row_major ? c.rows : c.cols) * c.pitch, AWQ_SCRATCH_ALIGNMENT);
     const size_t kernels_bytes =
         job->unpack.scratch_bytes > job->pack.scratch_bytes ? job->unpack.scratch_bytes : job->pack.scratch_bytes;
-    job->codes_bytes = (job->codes_bytes + AWQ_SCRATCH_ALIGNMENT - 1) / AWQ_SCRATCH_ALIGNMENT * AWQ_SCRATCH_ALIGNMENT;
     job->scratch_bytes = job->codes_bytes + kernels_bytes;
 }
 

@@ -19,6 +19,12 @@ static inline int64_t awq_ceil_div(int64_t a, int64_t b)
     return (a + b - 1) / b;
 }
 
+/* The least multiple of `step` that is no less. */
+static inline int64_t awq_round_up(int64_t a, int64_t step)
+{
+    return awq_ceil_div(a, step) * step;
+}
+
 /* Elements of a tensor of these sizes. */
 static inline int64_t awq_count(const int64_t *sizes, int64_t dims)
 {
