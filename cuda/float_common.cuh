@@ -1,4 +1,4 @@
-/* What all kernels of floats share: their job, groups of codes with their scales, and the arithmetic both ways. */
+/* What all kernels of floats share: their job, groups of codes with their scales, weights, and the arithmetic back. */
 #ifndef AWQPACK_CUDA_FLOAT_COMMON_CUH
 #define AWQPACK_CUDA_FLOAT_COMMON_CUH
 
@@ -56,7 +56,7 @@ struct FloatJob : Job {
     Groups group_rows, group_cols;
     FloatKind scale_kind;
     int64_t scales_step, zeros_step; /* bytes to the factor of a thread's next row or column; 0 where they share it */
-    bool vector_factors; /* groups are columns: neighbours' scales and zeros lie in vectors, aligned to 16 and 4 */
+    bool vector_factors; /* groups are columns: neighbours' scales and zeros lie in vectors, aligned to 16 and 8 */
 };
 
 using FloatKernel = void (*)(FloatJob job, uint32_t split);
@@ -260,70 +260,7 @@ __device__ __forceinline__ void store_weights(uint8_t *p, const float (&weights)
     }
 }
 
-/* ---- weights to codes ---- */
-
-/*
- * A factor and what the fast way of dividing by it needs: all of it by sixteenths, so that codes are the range that
- * additions saturate to. `fast` also says that the factor is a valid one.
- */
-struct Divisor {
-    float scale, zero, reciprocal;
-    bool fast;
-};
-
-/* As __frcp_rn without its ways for numbers near the ends of the range, which no fast divisor is. */
-__device__ __forceinline__ float reciprocal_of(float value)
-{
-    float guess;
-    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(guess) : "f"(value));
-    return __fmaf_rn(__fmaf_rn(-value, guess, 1.0f), guess, guess);
-}
-
-__device__ __forceinline__ Divisor divisor_of(const Factor &factor)
-{
-    const bool fast =
-        factor.scale >= 0x1p-100f && factor.scale <= 0x1p100f && factor.zero <= static_cast<float>(AWQ_CODE_MAX);
-    const float scale = __fmul_rn(factor.scale, 16.0f);
-    return {scale, __fmul_rn(factor.zero, 0.0625f), reciprocal_of(scale), fast};
-}
-
-/* Weights below it, and all that follows from them and a fast divisor, stay in float32's range. */
-constexpr float fast_weights = 0x1p27f;
-
-/*
- * The code, in the lowest byte, of a weight; 16 where it is cut off above. With the correctly rounded reciprocal, one
- * correction gives the correctly rounded quotient of any two float32 while nothing leaves the normal range (checked for
- * every divisor, over all dividends whose quotients lie so near the middle of two numbers that the errors could
- * matter). Where something does, below 2^-26, only the quotient's size matters.
- */
-__device__ __forceinline__ uint32_t fast_code(float weight, const Divisor &d)
-{
-    const float guess = __fmul_rn(weight, d.reciprocal);
-    const float quotient = __fmaf_rn(__fmaf_rn(-guess, d.scale, weight), d.reciprocal, guess);
-    const float code = __saturatef(__fadd_rn(quotient, d.zero));
-    return __float_as_uint(__fadd_rn(code, 786432.0f)); /* 1.5 * 2^19: rounds to sixteenths, half to even */
-}
-
-/* Four codes a word, of eight of fast_code. */
-__device__ __forceinline__ Words<2> join_codes(const uint32_t (&codes)[8])
-{
-    Words<2> bytes;
-#pragma unroll
-    for (int i = 0; i < 2; i++) {
-        const uint32_t four = __byte_perm(__byte_perm(codes[4 * i], codes[4 * i + 1], 0x0040),
-                                          __byte_perm(codes[4 * i + 2], codes[4 * i + 3], 0x0040), 0x5410);
-        bytes.w[i] = four - (four >> 4 & 0x01010101);
-    }
-    return bytes;
-}
-
-/* The code of any weight: one that is not finite saturates, NaN and a scale of zero give the zero. */
-__device__ __forceinline__ uint32_t any_code(float weight, const Factor &factor)
-{
-    const float quotient = factor.scale == 0.0f ? 0.0f : __fdiv_rn(weight, factor.scale);
-    const float code = isnan(quotient) ? factor.zero : __fadd_rn(quotient, factor.zero);
-    return static_cast<uint32_t>(rintf(fminf(fmaxf(code, 0.0f), static_cast<float>(AWQ_CODE_MAX))));
-}
+/* ---- weights ---- */
 
 /* Eight weights as they lie in memory. */
 template <class T>
@@ -381,63 +318,6 @@ __device__ __forceinline__ unsigned long long float_fault_key(awq_cuda_fault_ten
 __device__ __forceinline__ bool is_finite(float value)
 {
     return fabsf(value) < INFINITY;
-}
-
-/* The code of the weight at (row, col), whatever it is; reports what is wrong with it or its factor. */
-template <class T>
-__device__ __forceinline__ uint32_t careful_code(const FloatJob &job, int64_t row, int64_t col)
-{
-    const Factor factor = factor_at(job, factor_source(job), row, col);
-    const uint8_t *p = job.codes + blockIdx.y * job.codes_batch + row * job.codes_row + col * job.codes_col;
-    const float weight = load_weight<T>(p);
-    const bool bad_scale = !(factor.scale >= 0.0f && is_finite(factor.scale));
-    const bool bad_zero = factor.zero > static_cast<float>(AWQ_CODE_MAX);
-    if (!job.fault.is_wanted()) {
-    } else if (bad_scale || bad_zero) {
-        const uint64_t matrix = matrix_index(job) / (static_cast<uint64_t>(job.rows) * static_cast<uint64_t>(job.cols));
-        const int64_t across = job.cols / job.group_cols.size, down = job.rows / job.group_rows.size;
-        const uint64_t index = matrix * static_cast<uint64_t>(down * across) +
-                               static_cast<uint64_t>(job.group_rows.of_any(row) * across + job.group_cols.of_any(col));
-        report_fault(job.fault, float_fault_key(bad_scale ? AWQ_CUDA_FAULT_SCALE : AWQ_CUDA_FAULT_ZERO, index));
-    } else if (!is_finite(weight)) {
-        report_fault(job.fault, float_fault_key(AWQ_CUDA_FAULT_WEIGHT,
-                                                matrix_index(job) + static_cast<uint64_t>(row * job.cols + col)));
-    }
-    return any_code(weight, factor);
-}
-
-/* The slow way for `count` of eight weights below (Down) or beside each other: reads them again. */
-template <class T, bool Down>
-__device__ __noinline__ Words<2> careful_codes(const FloatJob &job, int64_t row, int64_t col, int count)
-{
-    uint64_t codes = 0;
-#pragma unroll 1
-    for (int i = 0; i < count; i++) {
-        codes |= static_cast<uint64_t>(careful_code<T>(job, Down ? row + i : row, Down ? col : col + i)) << 8 * i;
-    }
-    return {{static_cast<uint32_t>(codes), static_cast<uint32_t>(codes >> 32)}};
-}
-
-/* Four codes a word from eight weights at (row, col), each with its own divisor or all with the one. */
-template <class T, bool Down, int D>
-__device__ __forceinline__ Words<2> codes_of(const FloatJob &job, const Weights<T> &weights,
-                                             const Divisor (&divisors)[D], int64_t row, int64_t col, int count)
-{
-    static_assert(D == 1 || D == 8, "a divisor for all, or one for each");
-    uint32_t codes[8];
-    float sum = 0.0f; /* NaN and infinity stay in it */
-#pragma unroll
-    for (int i = 0; i < 8; i++) {
-        const float weight = weights.at(i);
-        sum += fabsf(weight);
-        codes[i] = fast_code(weight, divisors[i % D]);
-    }
-    bool fast = sum < fast_weights;
-#pragma unroll
-    for (int i = 0; i < D; i++) {
-        fast = fast && divisors[i].fast;
-    }
-    return fast ? join_codes(codes) : careful_codes<T, Down>(job, row, col, count);
 }
 
 } // namespace awq_cuda

@@ -3,7 +3,7 @@
 #ifndef AWQPACK_CUDA_FLOAT_GENERIC_CUH
 #define AWQPACK_CUDA_FLOAT_GENERIC_CUH
 
-#include "float_common.cuh"
+#include "float_codes.cuh"
 #include "generic.cuh"
 
 namespace awq_cuda {

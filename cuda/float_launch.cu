@@ -25,7 +25,7 @@ using QuantizeColumns = FloatRowConfig<Units::columns, 16 / sizeof(T), 64, 8, si
 using QuantizeShortColumns = FloatRowConfig<Units::columns, 4, 128, 5>; /* groups of no whole sixteens of rows */
 using DequantizeTile = TileConfig<float_slot_rows, 256, false, 2, 2, 1, 4>;
 template <class T>
-using QuantizeTile = TileConfig<float_slot_rows, 128, true, 4, 2, 1, sizeof(T) == 4 ? 4 : 5>;
+using QuantizeTile = TileConfig<float_slot_rows, sizeof(T) == 4 ? 128 : 256, true, 4, 2, 1, sizeof(T) == 4 ? 4 : 3>;
 
 constexpr FloatKind kind_of(awq_dtype dtype)
 {
@@ -142,7 +142,7 @@ cudaError_t launch_checked(void (*kernel)(AnyJob, uint32_t), const Shape &shape,
 struct FloatKernels {
     const FloatRowKernel *along; /* or null */
     const FloatRowKernel *below, *columns, *short_columns;
-    const FloatWalk *tiles[2]; /* by whether a slot has a factor a row */
+    const TileWalks *tiles;
     FloatWalk marlin_rows;
     const FloatKernel *generic;
     int unit;                                         /* of rows */
@@ -150,32 +150,30 @@ struct FloatKernels {
 };
 
 template <class T>
-constexpr FloatKernels dequantizers = {
-    nullptr,
-    row_dequantizers<T, DequantizeBelow>,
-    row_dequantizers<T, DequantizeColumns>,
-    row_dequantizers<T, DequantizeColumns>,
-    {tile_dequantizers<T, false, DequantizeTile>, tile_dequantizers<T, true, DequantizeTile>},
-    marlin_row_dequantizer<T>,
-    generic_dequantizers<T>,
-    dequantized_unit<T>,
-    DequantizeBelow::down,
-    DequantizeColumns::down,
-    DequantizeColumns::down};
+constexpr FloatKernels dequantizers = {nullptr,
+                                       row_dequantizers<T, DequantizeBelow>,
+                                       row_dequantizers<T, DequantizeColumns>,
+                                       row_dequantizers<T, DequantizeColumns>,
+                                       tile_dequantizers<T, DequantizeTile>,
+                                       marlin_row_dequantizer<T>,
+                                       generic_dequantizers<T>,
+                                       dequantized_unit<T>,
+                                       DequantizeBelow::down,
+                                       DequantizeColumns::down,
+                                       DequantizeColumns::down};
 
 template <class T>
-constexpr FloatKernels quantizers = {
-    row_quantizers<T, QuantizeAlong>,
-    row_quantizers<T, QuantizeBelow>,
-    row_quantizers<T, QuantizeColumns<T>>,
-    row_quantizers<T, QuantizeShortColumns>,
-    {tile_quantizers<T, false, QuantizeTile<T>>, tile_quantizers<T, true, QuantizeTile<T>>},
-    marlin_row_quantizer<T>,
-    generic_quantizers<T>,
-    quantized_unit,
-    QuantizeBelow::down,
-    QuantizeColumns<T>::down,
-    QuantizeShortColumns::down};
+constexpr FloatKernels quantizers = {row_quantizers<T, QuantizeAlong>,
+                                     row_quantizers<T, QuantizeBelow>,
+                                     row_quantizers<T, QuantizeColumns<T>>,
+                                     row_quantizers<T, QuantizeShortColumns>,
+                                     tile_quantizers<T, QuantizeTile<T>>,
+                                     marlin_row_quantizer<T>,
+                                     generic_quantizers<T>,
+                                     quantized_unit,
+                                     QuantizeBelow::down,
+                                     QuantizeColumns<T>::down,
+                                     QuantizeShortColumns::down};
 
 constexpr FloatKernels all_dequantizers[float_kinds] = {dequantizers<__half>, dequantizers<__nv_bfloat16>,
                                                         dequantizers<float>};
@@ -206,7 +204,7 @@ bool has_vector_factors(const awq_float_geometry &g)
     return g.scales.col_stride == 1 &&
            is_aligned(g, g.scales, bytes_of(kind_of(g.scale_dtype)), steps_down ? g.scales.row_stride : 0, 16) &&
            (g.zeros.data == nullptr ||
-            (g.zeros.col_stride == 1 && is_aligned(g, g.zeros, 1, steps_down ? g.zeros.row_stride : 0, 4)));
+            (g.zeros.col_stride == 1 && is_aligned(g, g.zeros, 1, steps_down ? g.zeros.row_stride : 0, 8)));
 }
 
 /* The kernels for rows that suit the groups; none where these are too small. */
@@ -228,17 +226,22 @@ const FloatRowKernel *choose_rows(const awq_float_geometry &g, FloatJob &job, co
     return holds_runs(job.group_rows, kernels.columns_rows) ? kernels.columns : kernels.short_columns;
 }
 
-/* Whether the factors of a slot are a step apart. */
-bool suits_slots(const awq_float_geometry &g, FloatJob &job, bool by_row)
+/* How a slot finds its factors; `count` where they are not a step apart. */
+SlotFactors choose_slots(const awq_float_geometry &g, FloatJob &job)
 {
+    const bool by_row = !holds_runs(job.group_rows, float_slot_rows);
     const bool together = holds_runs(job.group_cols, slot_span(g.packing));
     if (by_row ? g.group_rows != 1 || !together : g.group_cols != 1 && !together) {
-        return false;
+        return SlotFactors::count;
     }
     job.scales_step = by_row ? job.scales.row : together ? 0 : job.scales.col;
     job.zeros_step = by_row ? job.zeros.row : together ? 0 : job.zeros.col;
-    job.vector_factors = g.group_cols == 1 && !together && has_vector_factors(g);
-    return true;
+    if (by_row) {
+        return SlotFactors::of_rows;
+    }
+    const bool neighbours = slot_span(g.packing) == AWQ_WORD_CODES && g.group_cols == 1 && !together;
+    return neighbours && g.scale_dtype == g.weight_dtype && has_vector_factors(g) ? SlotFactors::in_vectors
+                                                                                  : SlotFactors::of_columns;
 }
 
 /* Whether Marlin's rows can share factors as their kernel wants it. */
@@ -274,10 +277,12 @@ FloatChoice choose(const awq_float_geometry &g, FloatJob &job, const FloatKernel
             return {rows[g.packing].kernel, rows[g.packing].shape(job, kernels.unit)};
         }
     } else if (has_columns && has_payload(16)) {
-        const bool by_row = !holds_runs(job.group_rows, float_slot_rows);
-        const FloatWalk &tile = kernels.tiles[by_row][g.packing];
-        if (tile.kernel != nullptr && suits_slots(g, job, by_row)) {
-            return {tile.kernel, tile.shape(job)};
+        const SlotFactors factors = choose_slots(g, job);
+        if (factors != SlotFactors::count) {
+            const FloatWalk &tile = kernels.tiles[g.packing].by_factors[static_cast<int>(factors)];
+            if (tile.kernel != nullptr) {
+                return {tile.kernel, tile.shape(job)};
+            }
         }
     }
     return {kernels.generic[g.packing], ByPacking<GenericShape>::table[g.packing](job)};

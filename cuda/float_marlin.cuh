@@ -3,7 +3,7 @@
 #ifndef AWQPACK_CUDA_FLOAT_MARLIN_CUH
 #define AWQPACK_CUDA_FLOAT_MARLIN_CUH
 
-#include "float_common.cuh"
+#include "float_codes.cuh"
 #include "marlin.cuh"
 
 namespace awq_cuda {

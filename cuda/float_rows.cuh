@@ -2,7 +2,7 @@
 #ifndef AWQPACK_CUDA_FLOAT_ROWS_CUH
 #define AWQPACK_CUDA_FLOAT_ROWS_CUH
 
-#include "float_common.cuh"
+#include "float_codes.cuh"
 
 namespace awq_cuda {
 

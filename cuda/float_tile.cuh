@@ -3,7 +3,7 @@
 #ifndef AWQPACK_CUDA_FLOAT_TILE_CUH
 #define AWQPACK_CUDA_FLOAT_TILE_CUH
 
-#include "float_common.cuh"
+#include "float_codes.cuh"
 #include "tile.cuh"
 
 namespace awq_cuda {
@@ -28,24 +28,61 @@ __device__ __forceinline__ constexpr int slot_column(int k)
     return low_column<P>(k / 2) + k % 2 * high_step<P>;
 }
 
-/* Of column slot_column(i) of a slot, or of its row i; of the first slot where this one is outside. */
-template <awq_packing P, bool ByRow>
-__device__ __forceinline__ void load_slot_factors(const FloatJob &job, const Slot &slot, Factor (&factors)[8])
-{
-    const uint32_t row = slot.count == 0 ? 0 : static_cast<uint32_t>(slot.row);
-    const uint32_t col = slot.count == 0 ? 0 : static_cast<uint32_t>(slot.col);
-    if constexpr (!ByRow && block_rows<P> == 1) {
-        if (job.vector_factors) {
-            Factor in_order[8];
-            load_column_factors(job, row, col, in_order);
+/* How the factors of a slot are found: one for each of its rows, or one for each of its columns, which then may be
+   neighbours in vectors, with scales of the weights' dtype. */
+enum class SlotFactors { of_rows, of_columns, in_vectors, count };
+
+/* Eight factors: of a slot's rows, or of its columns in the order of slot_column. Where the slot is outside, they are
+   those of the first. */
+template <awq_packing P, class T, SlotFactors F>
+struct SlotSource {
+    Factor factors[8];
+
+    __device__ __forceinline__ SlotSource(const FloatJob &job, uint32_t row, uint32_t col)
+    {
+        constexpr bool by_row = F == SlotFactors::of_rows;
+        load_factors(job, row, col, [](int i) { return by_row ? i : slot_column<P>(i); }, factors);
+    }
+    __device__ __forceinline__ Factor at(int i) const { return factors[i]; }
+    __device__ __forceinline__ void count(Fast<T> &fast) const
+    {
 #pragma unroll
-            for (int i = 0; i < 8; i++) {
-                factors[i] = in_order[slot_column<P>(i)];
-            }
-            return;
+        for (int i = 0; i < 8; i++) {
+            fast.count(divisor_of(factors[i]));
         }
     }
-    load_factors(job, row, col, [](int i) { return ByRow ? i : slot_column<P>(i); }, factors);
+};
+
+/* As they are in memory until they are wanted, which takes fewer registers. */
+template <awq_packing P, class T>
+struct SlotSource<P, T, SlotFactors::in_vectors> {
+    Weights<T> scales;
+    Words<2> zeros;
+
+    __device__ __forceinline__ SlotSource(const FloatJob &job, uint32_t row, uint32_t col)
+    {
+        const FactorSource source = factor_source(job);
+        const int64_t group_row = job.group_rows.of(row);
+        scales = load_weights<T>(source.scales + group_row * job.scales.row + col * job.scales.col);
+        const Words<2> there = load_vector<2>(source.zeros + group_row * job.zeros.row + col);
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            zeros.w[i] = job.zeros.data == nullptr ? 0x01010101 * AWQ_SYMMETRIC_ZERO : there.w[i];
+        }
+    }
+    __device__ __forceinline__ Factor at(int i) const
+    {
+        const int col = slot_column<P>(i);
+        return {scales.at(col), static_cast<float>(zeros.w[col / 4] >> 8 * (col % 4) & 255)};
+    }
+    __device__ __forceinline__ void count(Fast<T> &fast) const { fast.count(scales, zeros); }
+};
+
+template <awq_packing P, class T, SlotFactors F>
+__device__ __forceinline__ SlotSource<P, T, F> slot_source(const FloatJob &job, const Slot &slot)
+{
+    return {job, slot.count == 0 ? 0 : static_cast<uint32_t>(slot.row),
+            slot.count == 0 ? 0 : static_cast<uint32_t>(slot.col)};
 }
 
 /* Stores eight rows of a column. Of float32 they fill two vectors: then a pair of lanes, whose rows follow each other,
@@ -75,7 +112,7 @@ __device__ __forceinline__ void store_slot_column(uint8_t *p, const float (&valu
     }
 }
 
-template <awq_packing P, class T, bool ByRow, class Config>
+template <awq_packing P, class T, SlotFactors F, class Config>
 __global__ void __launch_bounds__(Config::threads, Config::resident)
     dequantize_tiles(const __grid_constant__ FloatJob job, const uint32_t split)
 {
@@ -87,9 +124,8 @@ __global__ void __launch_bounds__(Config::threads, Config::resident)
     __syncthreads();
 #pragma unroll 1
     for (int number = 0; number < Config::tiles * tile_slots; number += Config::threads) {
-        const Slot slot = tile_slot<P, Config>(job, block, number + static_cast<int>(threadIdx.x));
-        Factor factors[8];
-        load_slot_factors<P, ByRow>(job, slot, factors);
+        const Slot slot = tile_slot<P, Config>(job, block, number + threadIdx.x);
+        const SlotSource<P, T, F> source = slot_source<P, T, F>(job, slot);
         uint32_t words[8]; /* of rows, then byte 0..3 of four rows each */
 #pragma unroll
         for (int row = 0; row < 8; row++) {
@@ -104,7 +140,7 @@ __global__ void __launch_bounds__(Config::threads, Config::resident)
 #pragma unroll
             for (int row = 0; row < 8; row++) {
                 const uint32_t codes = words[row / 4 * 4 + k / 2] >> 4 * (k % 2) & low_nibbles;
-                values[row] = weight_of(codes, row % 4, factors[ByRow ? row : k]);
+                values[row] = weight_of(codes, row % 4, source.at(F == SlotFactors::of_rows ? row : k));
             }
             store_slot_column<T>(p + slot_column<P>(k) * job.codes_col, values, slot.count != 0);
         }
@@ -117,67 +153,114 @@ __device__ __forceinline__ void prefetch(const uint8_t *p)
     asm volatile("prefetch.global.L2 [%0];" ::"l"(p));
 }
 
-template <awq_packing P, class T, bool ByRow, class Config>
+/* Puts a slot's words, of which each has byte 0..3 of four rows, into the tile. */
+template <awq_packing P, class Config>
+__device__ __forceinline__ void put_slot(const Slot &slot, uint32_t (&words)[8])
+{
+    uint32_t *const tile = reinterpret_cast<uint32_t *>(tile_memory);
+    transpose_bytes(*reinterpret_cast<uint32_t (*)[4]>(words));
+    transpose_bytes(*reinterpret_cast<uint32_t (*)[4]>(words + 4));
+#pragma unroll
+    for (int row = 0; row < 8; row++) {
+        tile[slot_word<P, Config>(slot, row)] = words[row];
+    }
+}
+
+/* Byte k / 2 of a slot's words is whole with the codes of column slot_column(k), k odd, and those of the one before. */
+__device__ __forceinline__ void join_columns(int k, const Words<2> &low, const Words<2> &high, uint32_t (&words)[8])
+{
+    words[k / 2] = join_nibbles(low.w[0], high.w[0]);
+    words[k / 2 + 4] = join_nibbles(low.w[1], high.w[1]);
+}
+
+/* The slow way for a slot, which puts its words itself: words handed back would lie in local memory either way. */
+template <awq_packing P, class T, class Config>
+__device__ __noinline__ void put_careful_slot(const FloatJob &job, const Slot slot)
+{
+    uint32_t words[8];
+    Words<2> low;
+#pragma unroll
+    for (int k = 0; k < 8; k++) {
+        const Words<2> codes = careful_codes<T, true>(job, slot.row, slot.col + slot_column<P>(k), slot.count);
+        if (k % 2 == 0) {
+            low = codes;
+        } else {
+            join_columns(k, low, codes, words);
+        }
+    }
+    put_slot<P, Config>(slot, words);
+}
+
+constexpr int columns_together = 4; /* whose loads are under way at once */
+
+/* The words of a slot, as put_slot wants them, made the fast way; returns whether they are right, which is asked once: a
+   branch a column would keep the arithmetic of columns apart. */
+template <awq_packing P, class T, SlotFactors F>
+__device__ __forceinline__ bool quantize_slot(const FloatJob &job, const Slot &slot, const uint8_t *weights,
+                                              uint32_t (&words)[8])
+{
+    constexpr int together = columns_together;
+    constexpr bool by_row = F == SlotFactors::of_rows;
+    const SlotSource<P, T, F> source = slot_source<P, T, F>(job, slot);
+    Divisor divisors[by_row ? 8 : 1];
+    Fast<T> fast;
+#pragma unroll
+    for (int first = 0; first < 8; first += together) {
+        Weights<T> columns[together];
+#pragma unroll
+        for (int k = 0; k < together; k++) {
+            columns[k] = load_weights<T>(weights + slot_column<P>(first + k) * job.codes_col);
+        }
+        if (by_row && first == 0) {
+#pragma unroll
+            for (int row = 0; row < 8; row++) {
+                divisors[row % (by_row ? 8 : 1)] = divisor_of(source.at(row));
+            }
+        }
+        Words<2> low;
+#pragma unroll
+        for (int k = 0; k < together; k++) {
+            if (!by_row) {
+                divisors[0] = divisor_of(source.at(first + k));
+            }
+            fast.count(columns[k]);
+            const Words<2> codes = fast_codes_of(columns[k], divisors);
+            if (k % 2 == 0) {
+                low = codes;
+            } else {
+                join_columns(first + k, low, codes, words);
+            }
+        }
+    }
+    source.count(fast);
+    return fast.holds();
+}
+
+template <awq_packing P, class T, SlotFactors F, class Config>
 __global__ void __launch_bounds__(Config::threads, Config::resident)
     quantize_tiles(const __grid_constant__ FloatJob job, const uint32_t split)
 {
-    constexpr int together = 4; /* columns whose loads are under way at once */
-    uint32_t *const tile = reinterpret_cast<uint32_t *>(tile_memory);
     const TilePlace block = block_place<Config>(job, split);
     const uint8_t *weights = job.codes + blockIdx.y * job.codes_batch;
 
 #pragma unroll 1
     for (int number = 0; number < Config::tiles * tile_slots; number += Config::threads) {
-        const Slot slot = tile_slot<P, Config>(job, block, number + static_cast<int>(threadIdx.x));
-        const uint8_t *p = weights + slot.col * job.codes_col + slot.row * static_cast<int>(sizeof(T));
-        Factor factors[8];
-        Divisor divisors[ByRow ? 8 : 1];
-        uint32_t words[8];                       /* byte 0..3 of four rows each, then of rows */
-        if (sizeof(T) == 2 && slot.count != 0) { /* wider ones are that many already */
+        const Slot slot = tile_slot<P, Config>(job, block, number + threadIdx.x);
+        const uint8_t *p = weights; /* whose first slot is read where this one is outside */
+        if (slot.count != 0) {
+            p += slot.col * job.codes_col + slot.row * static_cast<int>(sizeof(T));
+        }
+        if (sizeof(T) == 2) { /* wider ones are enough at once already */
 #pragma unroll
-            for (int k = together; k < 8; k++) {
+            for (int k = columns_together; k < 8; k++) {
                 prefetch(p + slot_column<P>(k) * job.codes_col);
             }
         }
-#pragma unroll
-        for (int first = 0; first < 8; first += together) {
-            Weights<T> columns[together] = {};
-#pragma unroll
-            for (int k = 0; k < together; k++) {
-                if (slot.count != 0) {
-                    columns[k] = load_weights<T>(p + slot_column<P>(first + k) * job.codes_col);
-                }
-            }
-            if (first == 0) {
-                load_slot_factors<P, ByRow>(job, slot, factors);
-                if constexpr (ByRow) {
-#pragma unroll
-                    for (int row = 0; row < 8; row++) {
-                        divisors[row] = divisor_of(factors[row]);
-                    }
-                }
-            }
-            Words<2> low;
-#pragma unroll
-            for (int k = 0; k < together; k++) {
-                if constexpr (!ByRow) {
-                    divisors[0] = divisor_of(factors[first + k]);
-                }
-                const Words<2> codes = codes_of<T, true>(job, columns[k], divisors, slot.row,
-                                                         slot.col + slot_column<P>(first + k), slot.count);
-                if (k % 2 == 0) {
-                    low = codes;
-                } else {
-                    words[(first + k) / 2] = join_nibbles(low.w[0], codes.w[0]);
-                    words[(first + k) / 2 + 4] = join_nibbles(low.w[1], codes.w[1]);
-                }
-            }
-        }
-        transpose_bytes(*reinterpret_cast<uint32_t (*)[4]>(words));
-        transpose_bytes(*reinterpret_cast<uint32_t (*)[4]>(words + 4));
-#pragma unroll
-        for (int row = 0; row < 8; row++) {
-            tile[slot_word<P, Config>(slot, row)] = words[row];
+        uint32_t words[8];
+        if (quantize_slot<P, T, F>(job, slot, p, words)) {
+            put_slot<P, Config>(slot, words);
+        } else {
+            put_careful_slot<P, T, Config>(job, slot);
         }
     }
     __syncthreads();
@@ -185,18 +268,57 @@ __global__ void __launch_bounds__(Config::threads, Config::resident)
     finish_check(job.fault);
 }
 
-template <class T, bool ByRow, class Config>
-constexpr FloatWalk tile_dequantizers[AWQ_PACKING_COUNT] = {
-    {dequantize_tiles<AWQ_PACKING_V1, T, ByRow, Config>, float_tile_shape<Config>},
-    {dequantize_tiles<AWQ_PACKING_V1_REORDER, T, ByRow, Config>, float_tile_shape<Config>},
-    {dequantize_tiles<AWQ_PACKING_V2, T, ByRow, Config>, float_tile_shape<Config>},
+/* Whether the columns of a slot are neighbours. */
+template <awq_packing P>
+constexpr bool has_slot_vectors = block_cols<P> == AWQ_WORD_CODES;
+
+template <awq_packing P, class T, SlotFactors F, class Config>
+constexpr FloatWalk tile_dequantizer()
+{
+    if constexpr (F == SlotFactors::in_vectors && !has_slot_vectors<P>) {
+        return {nullptr, nullptr};
+    } else {
+        return {dequantize_tiles<P, T, F, Config>, float_tile_shape<Config>};
+    }
+}
+
+template <awq_packing P, class T, SlotFactors F, class Config>
+constexpr FloatWalk tile_quantizer()
+{
+    if constexpr (F == SlotFactors::in_vectors && !has_slot_vectors<P>) {
+        return {nullptr, nullptr};
+    } else {
+        return {quantize_tiles<P, T, F, Config>, float_tile_shape<Config>};
+    }
+}
+
+/* The kernels of a packing, by how a slot finds its factors. */
+struct TileWalks {
+    FloatWalk by_factors[static_cast<int>(SlotFactors::count)];
 };
 
-template <class T, bool ByRow, class Config>
-constexpr FloatWalk tile_quantizers[AWQ_PACKING_COUNT] = {
-    {quantize_tiles<AWQ_PACKING_V1, T, ByRow, Config>, float_tile_shape<Config>},
-    {quantize_tiles<AWQ_PACKING_V1_REORDER, T, ByRow, Config>, float_tile_shape<Config>},
-    {quantize_tiles<AWQ_PACKING_V2, T, ByRow, Config>, float_tile_shape<Config>},
+template <awq_packing P, class T, class Config>
+constexpr TileWalks tile_dequantizers_of = {{tile_dequantizer<P, T, SlotFactors::of_rows, Config>(),
+                                             tile_dequantizer<P, T, SlotFactors::of_columns, Config>(),
+                                             tile_dequantizer<P, T, SlotFactors::in_vectors, Config>()}};
+
+template <awq_packing P, class T, class Config>
+constexpr TileWalks tile_quantizers_of = {{tile_quantizer<P, T, SlotFactors::of_rows, Config>(),
+                                           tile_quantizer<P, T, SlotFactors::of_columns, Config>(),
+                                           tile_quantizer<P, T, SlotFactors::in_vectors, Config>()}};
+
+template <class T, class Config>
+constexpr TileWalks tile_dequantizers[AWQ_PACKING_COUNT] = {
+    tile_dequantizers_of<AWQ_PACKING_V1, T, Config>,
+    tile_dequantizers_of<AWQ_PACKING_V1_REORDER, T, Config>,
+    tile_dequantizers_of<AWQ_PACKING_V2, T, Config>,
+};
+
+template <class T, class Config>
+constexpr TileWalks tile_quantizers[AWQ_PACKING_COUNT] = {
+    tile_quantizers_of<AWQ_PACKING_V1, T, Config>,
+    tile_quantizers_of<AWQ_PACKING_V1_REORDER, T, Config>,
+    tile_quantizers_of<AWQ_PACKING_V2, T, Config>,
 };
 
 } // namespace awq_cuda

@@ -118,11 +118,11 @@ struct Slot {
 };
 
 template <awq_packing P, class Config>
-__device__ __forceinline__ Slot tile_slot(const Job &job, const TilePlace &block, int number)
+__device__ __forceinline__ Slot tile_slot(const Job &job, const TilePlace &block, uint32_t number)
 {
     Slot slot;
     if constexpr (Config::pairs) {
-        const int across = number / (2 * tile_slots_down);
+        const uint32_t across = number / (2 * tile_slots_down);
         slot.tile = across / tile_words * 2 + number / tile_slots_down % 2;
         slot.word = across % tile_words;
     } else {
@@ -219,18 +219,32 @@ __device__ __forceinline__ Words<4> get_vector(const Vector &v)
     return is_exchanged<Config>(v) ? Words<4>{{u.z, u.w, u.x, u.y}} : Words<4>{{u.x, u.y, u.z, u.w}};
 }
 
+/* Whether all of a block's vectors exist and are aligned. */
+template <class Config>
+__device__ __forceinline__ bool is_whole(const Job &job, const TilePlace &block, bool aligned)
+{
+    return aligned && block.row + Config::block_rows <= job.rows && block.col + Config::block_cols <= job.cols;
+}
+
 /* Stores the lines of a block, once all of its threads have put their words. */
 template <awq_packing P, class Config>
 __device__ __forceinline__ void store_lines(const Job &job, const TilePlace &block, bool aligned)
 {
     uint8_t *target = job.payload + blockIdx.y * job.payload_batch;
+    int count;
+    if (is_whole<Config>(job, block, aligned)) {
 #pragma unroll
-    for (int first = 0; first < Config::tiles * Config::vectors; first += Config::threads) {
-        const Vector v = tile_vector<P, Config>(first + static_cast<int>(threadIdx.x));
-        const Words<4> packed = get_vector<Config>(v);
-        int count;
-        uint8_t *p = target + vector_offset<P>(job, block, v, &count);
-        store_payload<P, 4>(p, packed, count, aligned);
+        for (int first = 0; first < Config::tiles * Config::vectors; first += Config::threads) {
+            const Vector v = tile_vector<P, Config>(first + static_cast<int>(threadIdx.x));
+            store_vector<4>(target + vector_offset<P>(job, block, v, &count), get_vector<Config>(v));
+        }
+    } else {
+#pragma unroll 1
+        for (int first = 0; first < Config::tiles * Config::vectors; first += Config::threads) {
+            const Vector v = tile_vector<P, Config>(first + static_cast<int>(threadIdx.x));
+            uint8_t *p = target + vector_offset<P>(job, block, v, &count);
+            store_payload<P, 4>(p, get_vector<Config>(v), count, aligned);
+        }
     }
 }
 
@@ -245,7 +259,7 @@ __global__ void __launch_bounds__(Config::threads, resident_threads_min / Config
 
 #pragma unroll 1
     for (int number = 0; number < Config::tiles * tile_slots; number += Config::threads) {
-        const Slot slot = tile_slot<P, Config>(job, block, number + static_cast<int>(threadIdx.x));
+        const Slot slot = tile_slot<P, Config>(job, block, number + threadIdx.x);
         const uint8_t *p = source + slot.col * job.codes_col + slot.row;
         Words<N> low[4], high[4]; /* of byte 0..3 of the word */
 #pragma unroll
@@ -288,7 +302,7 @@ __device__ __forceinline__ void load_lines(const Job &job, const TilePlace &bloc
 {
     constexpr int passes = Config::tiles * Config::vectors / Config::threads;
     const uint8_t *source = job.payload + blockIdx.y * job.payload_batch;
-    if (aligned && block.row + Config::block_rows <= job.rows && block.col + Config::block_cols <= job.cols) {
+    if (is_whole<Config>(job, block, aligned)) {
         Words<4> packed[passes]; /* all loads are under way before the first store */
 #pragma unroll
         for (int i = 0; i < passes; i++) {
@@ -324,7 +338,7 @@ __global__ void __launch_bounds__(Config::threads, Config::resident) unpack_tile
     __syncthreads();
 #pragma unroll 1
     for (int number = 0; number < Config::tiles * tile_slots; number += Config::threads) {
-        const Slot slot = tile_slot<P, Config>(job, block, number + static_cast<int>(threadIdx.x));
+        const Slot slot = tile_slot<P, Config>(job, block, number + threadIdx.x);
         uint8_t *p = target + slot.col * job.codes_col + slot.row;
         Words<N> bytes[4]; /* byte 0..3 of the word, of all rows */
 #pragma unroll

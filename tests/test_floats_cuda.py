@@ -100,10 +100,11 @@ def dtype(request):
 
 
 @pytest.mark.parametrize("column_major", [False, True])
+@pytest.mark.parametrize("group", [(1, 128), (128, 1)], ids=str)
 @pytest.mark.parametrize("shape", [SHAPE, (3, 256, 512)])
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-def test_the_first_weight_that_is_not_finite_is_named(packing, shape, value, column_major):
-    weight, scales, zeros, _ = case(packing, (1, 128), torch.float16, shape=shape)
+def test_the_first_weight_that_is_not_finite_is_named(packing, shape, group, value, column_major):
+    weight, scales, zeros, _ = case(packing, group, torch.float16, shape=shape)
     weight[(*([1] * (len(shape) - 2)), 200, 77)] = value
     weight[(*([2] * (len(shape) - 2)), 7, 13)] = float("nan")
     first = weight.isfinite().logical_not().nonzero()[0].tolist()
@@ -112,7 +113,7 @@ def test_the_first_weight_that_is_not_finite_is_named(packing, shape, value, col
     with pytest.raises(ValueError, match=message):
         awqpack.quantize(given, scales.cuda(), zeros.cuda(), *packing)
     with pytest.raises(ValueError, match=message):
-        awqpack.min_max_scales(given, 128)
+        awqpack.min_max_scales(given, group)
     expected = awqpack.quantize(weight, scales, zeros, *packing, validate=False)
     assert_same(awqpack.quantize(given, scales.cuda(), zeros.cuda(), *packing, validate=False).cpu(), expected)
 
@@ -132,6 +133,52 @@ def test_the_first_bad_scale_or_zero_is_named(packing, spoil, message):
     spoil(scales, zeros)
     with pytest.raises(ValueError, match=message):
         awqpack.quantize(weight, scales, zeros, *packing)
+
+
+@pytest.mark.parametrize("scale_dtype", DTYPES.values(), ids=DTYPES.keys())
+@pytest.mark.parametrize("memory", ["rows", "columns"])
+def test_a_bad_scale_or_zero_of_any_column_is_named(packing, dtype, scale_dtype, memory):
+    weight, scales, zeros, _ = (tensor.cuda() for tensor in case(packing, (128, 1), dtype, scale_dtype))
+    given = MEMORY[memory](weight)
+    bad = itertools.cycle((-0.5, float("inf"), float("nan")))  # of each of eight columns every value, some word further
+    for column, value in zip(range(0, 240, 9), bad, strict=False):
+        spoiled = scales.clone()
+        spoiled[1, column] = value
+        with pytest.raises(ValueError, match=rf"scales\[1, {column}\] is {value}"):
+            awqpack.quantize(given, spoiled, zeros, *packing)
+        spoiled = zeros.clone()
+        spoiled[1, column] = 16
+        with pytest.raises(ValueError, match=rf"zeros\[1, {column}\] is 16"):
+            awqpack.quantize(given, scales, spoiled, *packing)
+
+
+@pytest.mark.parametrize("memory", ["rows", "columns"])
+def test_factors_and_weights_that_take_the_slow_way(packing, dtype, memory):
+    """One of each kind among columns that do not: subnormal, tiny, huge, and zero, of either sign."""
+    weight, scales, zeros, _ = case(packing, (128, 1), dtype, dtype)
+    limits = torch.finfo(dtype)
+    odd = [limits.smallest_normal / 4, limits.smallest_normal, limits.max, 0.0, -0.0, 2.0**-24, 1.0]
+    for column, value in enumerate(odd):
+        scales[1, 8 * column + column] = value
+        weight[8 * column + 130, 64 + 8 * column :: 128] = value
+        weight[8 * column + 131, 65 + 8 * column :: 128] = -value
+    there = [tensor.cuda() for tensor in (scales, zeros)]
+    found = awqpack.quantize(MEMORY[memory](weight.cuda()), *there, *packing)
+    assert_same(found.cpu(), awqpack.quantize(weight, scales, zeros, *packing))
+
+
+@pytest.mark.parametrize("kept", ["scales", "zeros"])
+def test_factors_that_are_not_aligned(packing, dtype, kept):
+    """Those of columns are read as vectors where they are."""
+    weight, scales, zeros, payload = case(packing, (128, 1), dtype, dtype)
+    given = {"scales": scales.cuda(), "zeros": zeros.cuda()}
+    given[kept] = torch.nn.functional.pad(given[kept], (4, 4))[:, 4:-4]
+    columns = weight.cuda().t().contiguous().t()
+    for there in (weight.cuda(), columns):
+        assert_same(awqpack.quantize(there, *given.values(), *packing).cpu(), payload)
+    expected = awqpack.dequantize(payload, scales, zeros, *packing, dtype=dtype)
+    awqpack.dequantize(payload.cuda(), *given.values(), *packing, out=columns)
+    assert is_same_bits(columns.contiguous().cpu(), expected)
 
 
 @pytest.mark.parametrize("left", ["scales", "zeros"])
