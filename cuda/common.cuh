@@ -26,6 +26,20 @@ struct Job {
     bool payload_aligned;
 };
 
+/* Threads that every multiprocessor holds: of any architecture, and of the one that is compiled for now. */
+constexpr int resident_threads_min = 1024;
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+constexpr int resident_threads = resident_threads_min;
+#else
+constexpr int resident_threads = 1536;
+#endif
+
+/* So many blocks of a multiprocessor, or as many as it holds. */
+__host__ __device__ constexpr int resident_blocks(int wanted, int threads)
+{
+    return wanted * threads <= resident_threads ? wanted : resident_threads / threads;
+}
+
 inline __host__ __device__ int64_t ceil_div(int64_t a, int64_t b)
 {
     return (a + b - 1) / b;

@@ -2,6 +2,8 @@
 #ifndef AWQPACK_CUDA_FLOAT_CODES_CUH
 #define AWQPACK_CUDA_FLOAT_CODES_CUH
 
+#include <type_traits>
+
 #include "float_common.cuh"
 
 namespace awq_cuda {
@@ -151,10 +153,11 @@ struct Fast {
 
     __device__ __forceinline__ void count(const Divisor &divisor) { divisors = divisors && divisor.fast; }
 
-    /* Eight scales of T and their zeros, a byte each. */
-    __device__ __forceinline__ void count(const Weights<T> &scales, const Words<2> &zeros)
+    /* Eight scales and their zeros, a byte each. */
+    template <class S>
+    __device__ __forceinline__ void count(const Weights<S> &scales, const Words<2> &zeros)
     {
-        if constexpr (sizeof(T) == 4) {
+        if constexpr (sizeof(T) == 4 || !std::is_same_v<S, T>) {
 #pragma unroll
             for (int i = 0; i < 8; i++) {
                 count(divisor_of({scales.at(i), 0.0f}));

@@ -4,28 +4,12 @@
 #include <utility>
 
 #include "batch.cuh"
-#include "float_common.cuh"
-#include "float_generic.cuh"
-#include "float_marlin.cuh"
-#include "float_rows.cuh"
 #include "float_scales.cuh"
-#include "float_tile.cuh"
+#include "float_tables.cuh"
 
 using namespace awq_cuda;
 
 namespace {
-
-/* Of those tried on an H100, the fastest. */
-using DequantizeBelow = FloatRowConfig<Units::below, 4, 512, 2>;
-using DequantizeColumns = FloatRowConfig<Units::columns, 4, 256, 4>;
-using QuantizeAlong = FloatRowConfig<Units::along, 4, 256, 4>;
-using QuantizeBelow = FloatRowConfig<Units::below, 4, 256, 4>;
-template <class T>
-using QuantizeColumns = FloatRowConfig<Units::columns, 16 / sizeof(T), 64, 8, sizeof(T)>;
-using QuantizeShortColumns = FloatRowConfig<Units::columns, 4, 128, 5>; /* groups of no whole sixteens of rows */
-using DequantizeTile = TileConfig<float_slot_rows, 256, false, 2, 2, 1, 4>;
-template <class T>
-using QuantizeTile = TileConfig<float_slot_rows, sizeof(T) == 4 ? 128 : 256, true, 4, 2, 1, sizeof(T) == 4 ? 4 : 3>;
 
 constexpr FloatKind kind_of(awq_dtype dtype)
 {
@@ -138,47 +122,6 @@ cudaError_t launch_checked(void (*kernel)(AnyJob, uint32_t), const Shape &shape,
 
 /* ---- quantize and dequantize ---- */
 
-/* The kernels of a dtype of weights, each a table by packing. */
-struct FloatKernels {
-    const FloatRowKernel *along; /* or null */
-    const FloatRowKernel *below, *columns, *short_columns;
-    const TileWalks *tiles;
-    FloatWalk marlin_rows;
-    const FloatKernel *generic;
-    int unit;                                         /* of rows */
-    int below_rows, columns_rows, short_columns_rows; /* that a thread takes */
-};
-
-template <class T>
-constexpr FloatKernels dequantizers = {nullptr,
-                                       row_dequantizers<T, DequantizeBelow>,
-                                       row_dequantizers<T, DequantizeColumns>,
-                                       row_dequantizers<T, DequantizeColumns>,
-                                       tile_dequantizers<T, DequantizeTile>,
-                                       marlin_row_dequantizer<T>,
-                                       generic_dequantizers<T>,
-                                       dequantized_unit<T>,
-                                       DequantizeBelow::down,
-                                       DequantizeColumns::down,
-                                       DequantizeColumns::down};
-
-template <class T>
-constexpr FloatKernels quantizers = {row_quantizers<T, QuantizeAlong>,
-                                     row_quantizers<T, QuantizeBelow>,
-                                     row_quantizers<T, QuantizeColumns<T>>,
-                                     row_quantizers<T, QuantizeShortColumns>,
-                                     tile_quantizers<T, QuantizeTile<T>>,
-                                     marlin_row_quantizer<T>,
-                                     generic_quantizers<T>,
-                                     quantized_unit,
-                                     QuantizeBelow::down,
-                                     QuantizeColumns<T>::down,
-                                     QuantizeShortColumns::down};
-
-constexpr FloatKernels all_dequantizers[float_kinds] = {dequantizers<__half>, dequantizers<__nv_bfloat16>,
-                                                        dequantizers<float>};
-constexpr FloatKernels all_quantizers[float_kinds] = {quantizers<__half>, quantizers<__nv_bfloat16>, quantizers<float>};
-
 struct FloatChoice {
     FloatKernel kernel;
     Shape shape;
@@ -210,7 +153,7 @@ bool has_vector_factors(const awq_float_geometry &g)
 /* The kernels for rows that suit the groups; none where these are too small. */
 const FloatRowKernel *choose_rows(const awq_float_geometry &g, FloatJob &job, const FloatKernels &kernels)
 {
-    if (kernels.along != nullptr && holds_runs(job.group_cols, near_units * QuantizeAlong::across * kernels.unit)) {
+    if (kernels.along != nullptr && holds_runs(job.group_cols, near_units * along_units * kernels.unit)) {
         return kernels.along;
     }
     const bool together = holds_runs(job.group_rows, kernels.below_rows);
@@ -239,9 +182,12 @@ SlotFactors choose_slots(const awq_float_geometry &g, FloatJob &job)
     if (by_row) {
         return SlotFactors::of_rows;
     }
-    const bool neighbours = slot_span(g.packing) == AWQ_WORD_CODES && g.group_cols == 1 && !together;
-    return neighbours && g.scale_dtype == g.weight_dtype && has_vector_factors(g) ? SlotFactors::in_vectors
-                                                                                  : SlotFactors::of_columns;
+    const bool same = g.scale_dtype == g.weight_dtype;
+    const bool narrow = g.weight_dtype != AWQ_DTYPE_FLOAT32 && g.scale_dtype != AWQ_DTYPE_FLOAT32;
+    if (together || slot_span(g.packing) != AWQ_WORD_CODES || !has_vector_factors(g) || !(same || narrow)) {
+        return SlotFactors::of_columns;
+    }
+    return same ? SlotFactors::in_vectors : SlotFactors::in_other_vectors;
 }
 
 /* Whether Marlin's rows can share factors as their kernel wants it. */

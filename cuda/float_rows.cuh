@@ -16,6 +16,8 @@ namespace awq_cuda {
  */
 enum class Units { along, below, columns };
 
+constexpr int along_units = 4; /* that a thread has of a row: of V2, they are a row of a block */
+
 template <Units Kind, int UnitsPerPass, int ThreadsPerBlock, int Resident, int Passes = 1>
 struct FloatRowConfig {
     static constexpr Units kind = Kind;
@@ -25,8 +27,9 @@ struct FloatRowConfig {
     static constexpr int across = Kind == Units::along ? units : 1;
     static constexpr int down = Kind == Units::along ? 1 : units;
     static constexpr int threads = ThreadsPerBlock;
-    static constexpr int resident = Resident; /* blocks of a multiprocessor that registers shall suffice for */
-    static_assert(Kind == Units::along ? units == 4 : units % AWQ_QUAD_ROWS == 0,
+    /* blocks of a multiprocessor that registers shall suffice for */
+    static constexpr int resident = resident_blocks(Resident, ThreadsPerBlock);
+    static_assert(Kind == Units::along ? units == along_units : units % AWQ_QUAD_ROWS == 0,
                   "a thread starts where a block or a row of V2's payload does");
     static_assert(Passes == 1 || Kind == Units::columns, "passes share their factors");
 };
@@ -245,6 +248,27 @@ __device__ __forceinline__ void load_column_divisors(const FloatJob &job, const 
     }
 }
 
+/* First row and column of unit i of a thread. */
+template <class Config>
+__device__ __forceinline__ FloatRowPlace unit_place(const FloatRowPlace &place, int i)
+{
+    const bool along = Config::kind == Units::along;
+    return {place.row + (along ? 0 : i), place.col + (along ? i * near_units * quantized_unit : 0), i < place.count};
+}
+
+/* The slow way for the units of a pass, of which unit `first` is the first; every lane of a warp comes here. */
+template <awq_packing P, class T, class Config>
+__device__ __noinline__ void store_careful_units(const FloatJob &job, const FloatRowPlace place, uint8_t *payload,
+                                                 int first)
+{
+#pragma unroll 1
+    for (int i = first; i < first + Config::pass; i++) {
+        const FloatRowPlace unit = unit_place<Config>(place, i);
+        const Words<2> codes = careful_codes<T, false>(job, unit.row, unit.col, unit.count == 0 ? 0 : quantized_unit);
+        store_unit<P>(payload + payload_step<P, Config, quantized_unit>(job, i), codes, unit.count != 0);
+    }
+}
+
 template <awq_packing P, class T, class Config>
 __global__ void __launch_bounds__(Config::threads, Config::resident)
     quantize_rows(const __grid_constant__ FloatJob job, const uint32_t split)
@@ -261,7 +285,6 @@ __global__ void __launch_bounds__(Config::threads, Config::resident)
     Divisor divisors[Config::shared ? 1 : N];
     if constexpr (Config::shared) {
         load_unit_factors<Config>(job, place, factors);
-        divisors[0] = divisor_of(factors[0]);
     } else {
         load_column_divisors(job, place, divisors);
     }
@@ -271,16 +294,29 @@ __global__ void __launch_bounds__(Config::threads, Config::resident)
         if constexpr (Config::pass < Config::units) {
             load_units<T, Config>(job, place, weights, first + Config::pass, next);
         }
+        Words<2> codes[Config::pass];
+        Fast<T> fast; /* asked once: a branch a unit would keep the arithmetic of units apart */
 #pragma unroll
         for (int i = 0; i < Config::pass; i++) {
-            if (Config::shared && Config::down > 1 && i > 0) {
-                divisors[0] = divisor_of(factors[i]);
+            if (Config::shared && (Config::down > 1 || i == 0)) {
+                divisors[0] = divisor_of(factors[Config::down > 1 ? i : 0]);
             }
-            const uint32_t row = place.row + (Config::kind == Units::along ? 0 : first + i);
-            const uint32_t col = place.col + (Config::kind == Units::along ? i * near_units * N : 0);
-            const bool exists = first + i < place.count;
-            const Words<2> codes = codes_of<T, false>(job, units[i], divisors, row, col, exists ? N : 0);
-            store_unit<P>(payload + payload_step<P, Config, N>(job, first + i), codes, exists);
+            if (Config::shared || i == 0) { /* each of a unit's columns is as fast as all */
+                fast.count(divisors[0]);
+            }
+            fast.count(units[i]);
+            codes[i] = fast_codes_of(units[i], divisors);
+        }
+        if (__all_sync(0xffffffff, fast.holds())) {
+#pragma unroll
+            for (int i = 0; i < Config::pass; i++) {
+                store_unit<P>(payload + payload_step<P, Config, N>(job, first + i), codes[i], first + i < place.count);
+            }
+        } else {
+            store_careful_units<P, T, Config>(job, place, payload, first);
+        }
+#pragma unroll
+        for (int i = 0; i < Config::pass; i++) {
             units[i] = next[i];
         }
     }

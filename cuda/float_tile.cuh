@@ -10,7 +10,7 @@ namespace awq_cuda {
 
 /*
  * Slots, lines and vectors are those of tile.cuh, with eight rows a slot: 16 bytes of a column of 16-bit weights. What
- * a slot has of factors is eight of them: one a column where eight rows are of one group (ByRow false), else one a row.
+ * a slot has of factors is eight of them: one a column where eight rows are of one group, else one a row (SlotFactors).
  */
 constexpr int float_slot_rows = 8;
 
@@ -29,12 +29,35 @@ __device__ __forceinline__ constexpr int slot_column(int k)
 }
 
 /* How the factors of a slot are found: one for each of its rows, or one for each of its columns, which then may be
-   neighbours in vectors, with scales of the weights' dtype. */
-enum class SlotFactors { of_rows, of_columns, in_vectors, count };
+   neighbours in vectors, with scales of the weights' dtype or of the other one of 16 bits. */
+enum class SlotFactors { of_rows, of_columns, in_vectors, in_other_vectors, count };
 
-/* Eight factors: of a slot's rows, or of its columns in the order of slot_column. Where the slot is outside, they are
-   those of the first. */
+/* The dtype of scales in vectors. */
+template <class T, SlotFactors F>
+struct ScaleOf {
+    using Type = T;
+};
+template <>
+struct ScaleOf<__half, SlotFactors::in_other_vectors> {
+    using Type = __nv_bfloat16;
+};
+template <>
+struct ScaleOf<__nv_bfloat16, SlotFactors::in_other_vectors> {
+    using Type = __half;
+};
+
+/* Whether the columns of a slot are neighbours. */
+template <awq_packing P>
+constexpr bool has_slot_vectors = block_cols<P> == AWQ_WORD_CODES;
+
+/* Whether there are kernels for factors that are found so. */
 template <awq_packing P, class T, SlotFactors F>
+constexpr bool has_slot_factors = F == SlotFactors::of_rows || F == SlotFactors::of_columns ||
+                                  (has_slot_vectors<P> && (F == SlotFactors::in_vectors || sizeof(T) == 2));
+
+/* Eight factors: of a slot's rows, or of its columns in the order of slot_column. */
+template <awq_packing P, class T, SlotFactors F,
+          bool InVectors = F != SlotFactors::of_rows && F != SlotFactors::of_columns>
 struct SlotSource {
     Factor factors[8];
 
@@ -54,16 +77,17 @@ struct SlotSource {
 };
 
 /* As they are in memory until they are wanted, which takes fewer registers. */
-template <awq_packing P, class T>
-struct SlotSource<P, T, SlotFactors::in_vectors> {
-    Weights<T> scales;
+template <awq_packing P, class T, SlotFactors F>
+struct SlotSource<P, T, F, true> {
+    Weights<typename ScaleOf<T, F>::Type> scales;
     Words<2> zeros;
 
     __device__ __forceinline__ SlotSource(const FloatJob &job, uint32_t row, uint32_t col)
     {
         const FactorSource source = factor_source(job);
         const int64_t group_row = job.group_rows.of(row);
-        scales = load_weights<T>(source.scales + group_row * job.scales.row + col * job.scales.col);
+        scales = load_weights<typename ScaleOf<T, F>::Type>(source.scales + group_row * job.scales.row +
+                                                            col * job.scales.col);
         const Words<2> there = load_vector<2>(source.zeros + group_row * job.zeros.row + col);
 #pragma unroll
         for (int i = 0; i < 2; i++) {
@@ -78,6 +102,7 @@ struct SlotSource<P, T, SlotFactors::in_vectors> {
     __device__ __forceinline__ void count(Fast<T> &fast) const { fast.count(scales, zeros); }
 };
 
+/* Those of the first slot where this one is outside. */
 template <awq_packing P, class T, SlotFactors F>
 __device__ __forceinline__ SlotSource<P, T, F> slot_source(const FloatJob &job, const Slot &slot)
 {
@@ -268,27 +293,23 @@ __global__ void __launch_bounds__(Config::threads, Config::resident)
     finish_check(job.fault);
 }
 
-/* Whether the columns of a slot are neighbours. */
-template <awq_packing P>
-constexpr bool has_slot_vectors = block_cols<P> == AWQ_WORD_CODES;
-
 template <awq_packing P, class T, SlotFactors F, class Config>
 constexpr FloatWalk tile_dequantizer()
 {
-    if constexpr (F == SlotFactors::in_vectors && !has_slot_vectors<P>) {
-        return {nullptr, nullptr};
-    } else {
+    if constexpr (has_slot_factors<P, T, F>) {
         return {dequantize_tiles<P, T, F, Config>, float_tile_shape<Config>};
+    } else {
+        return {nullptr, nullptr};
     }
 }
 
 template <awq_packing P, class T, SlotFactors F, class Config>
 constexpr FloatWalk tile_quantizer()
 {
-    if constexpr (F == SlotFactors::in_vectors && !has_slot_vectors<P>) {
-        return {nullptr, nullptr};
-    } else {
+    if constexpr (has_slot_factors<P, T, F>) {
         return {quantize_tiles<P, T, F, Config>, float_tile_shape<Config>};
+    } else {
+        return {nullptr, nullptr};
     }
 }
 
@@ -300,12 +321,15 @@ struct TileWalks {
 template <awq_packing P, class T, class Config>
 constexpr TileWalks tile_dequantizers_of = {{tile_dequantizer<P, T, SlotFactors::of_rows, Config>(),
                                              tile_dequantizer<P, T, SlotFactors::of_columns, Config>(),
-                                             tile_dequantizer<P, T, SlotFactors::in_vectors, Config>()}};
+                                             tile_dequantizer<P, T, SlotFactors::in_vectors, Config>(),
+                                             tile_dequantizer<P, T, SlotFactors::in_other_vectors, Config>()}};
 
-template <awq_packing P, class T, class Config>
-constexpr TileWalks tile_quantizers_of = {{tile_quantizer<P, T, SlotFactors::of_rows, Config>(),
+/* Eight divisors at once take more registers: factors of rows have a configuration of their own. */
+template <awq_packing P, class T, class Config, class RowConfig>
+constexpr TileWalks tile_quantizers_of = {{tile_quantizer<P, T, SlotFactors::of_rows, RowConfig>(),
                                            tile_quantizer<P, T, SlotFactors::of_columns, Config>(),
-                                           tile_quantizer<P, T, SlotFactors::in_vectors, Config>()}};
+                                           tile_quantizer<P, T, SlotFactors::in_vectors, Config>(),
+                                           tile_quantizer<P, T, SlotFactors::in_other_vectors, Config>()}};
 
 template <class T, class Config>
 constexpr TileWalks tile_dequantizers[AWQ_PACKING_COUNT] = {
@@ -314,11 +338,11 @@ constexpr TileWalks tile_dequantizers[AWQ_PACKING_COUNT] = {
     tile_dequantizers_of<AWQ_PACKING_V2, T, Config>,
 };
 
-template <class T, class Config>
+template <class T, class Config, class RowConfig>
 constexpr TileWalks tile_quantizers[AWQ_PACKING_COUNT] = {
-    tile_quantizers_of<AWQ_PACKING_V1, T, Config>,
-    tile_quantizers_of<AWQ_PACKING_V1_REORDER, T, Config>,
-    tile_quantizers_of<AWQ_PACKING_V2, T, Config>,
+    tile_quantizers_of<AWQ_PACKING_V1, T, Config, RowConfig>,
+    tile_quantizers_of<AWQ_PACKING_V1_REORDER, T, Config, RowConfig>,
+    tile_quantizers_of<AWQ_PACKING_V2, T, Config, RowConfig>,
 };
 
 } // namespace awq_cuda

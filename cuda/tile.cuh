@@ -22,14 +22,6 @@ constexpr int tile_cols = tile_words * AWQ_WORD_CODES;
 constexpr int tile_slots = tile_slots_down * tile_words; /* of one tile */
 constexpr int tile_line_vectors = 8;
 
-/* Threads that every multiprocessor holds: of any architecture, and of the one that is compiled for now. */
-constexpr int resident_threads_min = 1024;
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
-constexpr int resident_threads = resident_threads_min;
-#else
-constexpr int resident_threads = 1536;
-#endif
-
 /*
  * A block takes Down x Across tiles. Neighbouring blocks are neighbours down where RowsFirst, else across; after Band
  * of them the next ones follow beside these, so that the blocks at work share lines of memory on both sides.
@@ -46,8 +38,7 @@ struct TileConfig {
     static constexpr int tiles = Down * Across;
     static constexpr bool pairs = Down % 2 == 0; /* a warp takes slots of two tiles down at once */
     /* unpacking blocks of a multiprocessor that registers shall suffice for */
-    static constexpr int resident =
-        Resident * ThreadsPerBlock <= resident_threads ? Resident : resident_threads / ThreadsPerBlock;
+    static constexpr int resident = resident_blocks(Resident, ThreadsPerBlock);
     static constexpr int lines = tile_slots_down * RowsPerSlot; /* of one tile */
     static constexpr int vectors = lines * tile_line_vectors;
     static constexpr int block_rows = Down * lines;

@@ -8,7 +8,7 @@
 #include <string.h>
 
 #include "float_cases.cuh"
-#include "float_common.cuh"
+#include "float_codes.cuh"
 #ifndef CHECK_ONLY
 #include "bench_cuda_floats.cuh"
 #endif
@@ -161,7 +161,8 @@ static void check_floats(bool quick)
     const Shapes v1 = {{1, 8},     {3, 24},   {40, 264},  {128, 256}, {37, 1032},
                        {261, 520}, {1, 8200}, {272, 576}, {16, 0},    {0, 64}};
     const Shapes marlin = {{64, 16}, {128, 48}, {192, 272}, {256, 512}, {0, 16}};
-    const Shapes v2 = {{4, 64}, {20, 192}, {128, 256}, {132, 320}, {4, 4160}, {260, 576}, {4, 0}, {0, 64}};
+    const Shapes v2 = {{4, 64},    {20, 192}, {136, 320}, {128, 256}, {8, 64},
+                       {132, 320}, {4, 4160}, {260, 576}, {4, 0},     {0, 64}};
     const std::vector<std::vector<int64_t>> batches = {{}, {3}, {2, 1, 2}};
     for (int packing = 0; packing < AWQ_PACKING_COUNT; packing++) {
         const Shapes &shapes = packing == AWQ_PACKING_MARLIN ? marlin : packing == AWQ_PACKING_V2 ? v2 : v1;

@@ -1,0 +1,72 @@
+/* The kernels that quantize and dequantize, by the dtype of weights and by packing, and how each is configured. */
+#ifndef AWQPACK_CUDA_FLOAT_TABLES_CUH
+#define AWQPACK_CUDA_FLOAT_TABLES_CUH
+
+#include "float_generic.cuh"
+#include "float_marlin.cuh"
+#include "float_rows.cuh"
+#include "float_tile.cuh"
+
+namespace awq_cuda {
+
+/* Of those tried, the fastest or nearly so on an H100 and on an H200, whose memory is 1.4 times as fast. */
+using DequantizeBelow = FloatRowConfig<Units::below, 4, 256, 6>;
+using DequantizeColumns = FloatRowConfig<Units::columns, 4, 256, 5>;
+template <class T>
+using QuantizeAlong = FloatRowConfig<Units::along, along_units, sizeof(T) == 4 ? 256 : 128, sizeof(T) == 4 ? 4 : 10>;
+template <class T>
+using QuantizeBelow = FloatRowConfig<Units::below, 4, sizeof(T) == 4 ? 256 : 128, sizeof(T) == 4 ? 4 : 10>;
+template <class T>
+using QuantizeColumns = FloatRowConfig<Units::columns, 16 / sizeof(T), 64, 8, sizeof(T)>;
+using QuantizeShortColumns = FloatRowConfig<Units::columns, 4, 128, 5>; /* groups of no whole sixteens of rows */
+using DequantizeTile = TileConfig<float_slot_rows, 512, false, 2, 2, 1, 3>;
+template <class T>
+using QuantizeTile = TileConfig<float_slot_rows, sizeof(T) == 4 ? 128 : 256, true, 4, 2, 1, 4>;
+template <class T>
+using QuantizeTileByRow =
+    TileConfig<float_slot_rows, sizeof(T) == 4 ? 128 : 256, true, 4, 2, 1, sizeof(T) == 4 ? 4 : 3>;
+
+/* The kernels of a dtype of weights, each a table by packing. */
+struct FloatKernels {
+    const FloatRowKernel *along; /* or null */
+    const FloatRowKernel *below, *columns, *short_columns;
+    const TileWalks *tiles;
+    FloatWalk marlin_rows;
+    const FloatKernel *generic;
+    int unit;                                         /* of rows */
+    int below_rows, columns_rows, short_columns_rows; /* that a thread takes */
+};
+
+template <class T>
+constexpr FloatKernels dequantizers = {nullptr,
+                                       row_dequantizers<T, DequantizeBelow>,
+                                       row_dequantizers<T, DequantizeColumns>,
+                                       row_dequantizers<T, DequantizeColumns>,
+                                       tile_dequantizers<T, DequantizeTile>,
+                                       marlin_row_dequantizer<T>,
+                                       generic_dequantizers<T>,
+                                       dequantized_unit<T>,
+                                       DequantizeBelow::down,
+                                       DequantizeColumns::down,
+                                       DequantizeColumns::down};
+
+template <class T>
+constexpr FloatKernels quantizers = {row_quantizers<T, QuantizeAlong<T>>,
+                                     row_quantizers<T, QuantizeBelow<T>>,
+                                     row_quantizers<T, QuantizeColumns<T>>,
+                                     row_quantizers<T, QuantizeShortColumns>,
+                                     tile_quantizers<T, QuantizeTile<T>, QuantizeTileByRow<T>>,
+                                     marlin_row_quantizer<T>,
+                                     generic_quantizers<T>,
+                                     quantized_unit,
+                                     QuantizeBelow<T>::down,
+                                     QuantizeColumns<T>::down,
+                                     QuantizeShortColumns::down};
+
+constexpr FloatKernels all_dequantizers[float_kinds] = {dequantizers<__half>, dequantizers<__nv_bfloat16>,
+                                                        dequantizers<float>};
+constexpr FloatKernels all_quantizers[float_kinds] = {quantizers<__half>, quantizers<__nv_bfloat16>, quantizers<float>};
+
+} // namespace awq_cuda
+
+#endif
