@@ -34,7 +34,7 @@ constexpr int resident_threads = resident_threads_min;
 constexpr int resident_threads = 1536;
 #endif
 
-/* So many blocks of a multiprocessor, or as many as it holds. */
+/* So many blocks of a multiprocessor, or as many as any of the architecture holds. */
 __host__ __device__ constexpr int resident_blocks(int wanted, int threads)
 {
     return wanted * threads <= resident_threads ? wanted : resident_threads / threads;

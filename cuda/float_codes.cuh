@@ -199,19 +199,16 @@ __device__ __forceinline__ Words<2> fast_codes_of(const Weights<T> &weights, con
     return join_codes(codes);
 }
 
-/* The same of weights at (row, col), the slow way where it takes that. */
-template <class T, bool Down, int D>
+/* The same of weights beside each other from (row, col) on, the slow way where it takes that. */
+template <class T>
 __device__ __forceinline__ Words<2> codes_of(const FloatJob &job, const Weights<T> &weights,
-                                             const Divisor (&divisors)[D], int64_t row, int64_t col, int count)
+                                             const Divisor (&divisor)[1], int64_t row, int64_t col, int count)
 {
     Fast<T> fast;
     fast.count(weights);
-#pragma unroll
-    for (int i = 0; i < D; i++) {
-        fast.count(divisors[i]);
-    }
-    const Words<2> codes = fast_codes_of(weights, divisors);
-    return fast.holds() ? codes : careful_codes<T, Down>(job, row, col, count);
+    fast.count(divisor[0]);
+    const Words<2> codes = fast_codes_of(weights, divisor);
+    return fast.holds() ? codes : careful_codes<T, false>(job, row, col, count);
 }
 
 } // namespace awq_cuda

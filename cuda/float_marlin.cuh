@@ -129,11 +129,11 @@ __global__ void __launch_bounds__(marlin_quantize_threads, marlin_quantize_block
         Words<4> rows[together];
 #pragma unroll
         for (int m = 0; m < together; m++) {
-            const Divisor divisors[1] = {divisor_of(factors[first + m])};
+            const Divisor divisor[1] = {divisor_of(factors[first + m])};
 #pragma unroll
             for (int half = 0; half < 2; half++) {
-                const Words<2> codes = codes_of<T, false>(job, weights[m][half], divisors, row + 8 * (first + m),
-                                                          col + 8 * half, place.exists ? 8 : 0);
+                const Words<2> codes = codes_of(job, weights[m][half], divisor, row + 8 * (first + m), col + 8 * half,
+                                                place.exists ? 8 : 0);
                 rows[m].w[2 * half] = codes.w[0], rows[m].w[2 * half + 1] = codes.w[1];
                 if constexpr (loads_ahead<T>) {
                     weights[m][half] = next[m][half];

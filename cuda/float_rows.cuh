@@ -230,7 +230,7 @@ __device__ __forceinline__ void load_units(const FloatJob &job, const FloatRowPl
     }
 }
 
-/* The divisors of the columns of a unit; each is as fast as all of them, so that a unit asks once. */
+/* The divisors of the columns of a unit; the first is fast if all are. */
 __device__ __forceinline__ void load_column_divisors(const FloatJob &job, const FloatRowPlace &place,
                                                      Divisor (&divisors)[quantized_unit])
 {
@@ -242,10 +242,7 @@ __device__ __forceinline__ void load_column_divisors(const FloatJob &job, const 
         divisors[i] = divisor_of(factors[i]);
         fast = fast && divisors[i].fast;
     }
-#pragma unroll
-    for (int i = 0; i < quantized_unit; i++) {
-        divisors[i].fast = fast;
-    }
+    divisors[0].fast = fast;
 }
 
 /* First row and column of unit i of a thread. */
@@ -301,7 +298,7 @@ __global__ void __launch_bounds__(Config::threads, Config::resident)
             if (Config::shared && (Config::down > 1 || i == 0)) {
                 divisors[0] = divisor_of(factors[Config::down > 1 ? i : 0]);
             }
-            if (Config::shared || i == 0) { /* each of a unit's columns is as fast as all */
+            if (Config::shared || i == 0) { /* which tells of all a unit's columns */
                 fast.count(divisors[0]);
             }
             fast.count(units[i]);

@@ -152,9 +152,22 @@ def test_a_bad_scale_or_zero_of_any_column_is_named(packing, dtype, scale_dtype,
             awqpack.quantize(given, scales, spoiled, *packing)
 
 
+@pytest.mark.parametrize("group", GROUPS.values(), ids=GROUPS.keys())
+@pytest.mark.parametrize("memory", ["rows", "columns"])
+def test_usual_weights_take_the_fast_way(packing, dtype, group, memory):
+    """A single odd scale or weight takes a warp the slow way, and other tests have many."""
+    for shape, scale_dtype in itertools.product((SHAPE, (3, 256, 512)), DTYPES.values()):
+        weight = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(dtype)
+        scales, zeros = awqpack.min_max_scales(weight, group)
+        scales = scales.to(scale_dtype)
+        payload = awqpack.quantize(weight, scales, zeros, *packing)
+        there = [tensor.cuda() for tensor in (scales, zeros)]
+        assert_same(awqpack.quantize(MEMORY[memory](weight.cuda()), *there, *packing).cpu(), payload)
+
+
 @pytest.mark.parametrize("memory", ["rows", "columns"])
 def test_factors_and_weights_that_take_the_slow_way(packing, dtype, memory):
-    """One of each kind among columns that do not: subnormal, tiny, huge, and zero, of either sign."""
+    """One of each kind among columns of usual ones: subnormal, tiny, huge, and zero, of either sign."""
     weight, scales, zeros, _ = case(packing, (128, 1), dtype, dtype)
     limits = torch.finfo(dtype)
     odd = [limits.smallest_normal / 4, limits.smallest_normal, limits.max, 0.0, -0.0, 2.0**-24, 1.0]

@@ -146,6 +146,7 @@ static void check_shape(awq_packing packing, int64_t rows, int64_t cols, const s
                          packing_names[packing], static_cast<long long>(rows), static_cast<long long>(cols),
                          static_cast<int>(batch.size()), codes_names[codes], payload_names[payload]);
                 const int64_t *group = groups[rows == 0 || cols == 0 ? 3 : turn % 9];
+                only_usual = turn % 2 == 0;
                 check_float_case(shape, float_dtypes[turn / 9 % 3],
                                  float_dtypes[turn / 27 % 3 == 0 ? turn / 9 % 3 : turn % 3], group[0], group[1],
                                  static_cast<ScalesKind>(random_below(SCALES_KINDS)), i % 3 == 2 ? random_below(16) : 0,

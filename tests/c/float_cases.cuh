@@ -42,12 +42,15 @@ static awq_float_geometry float_geometry(const awq_geometry &g, awq_dtype weight
     return f;
 }
 
+/* Whether scales and weights are usual ones alone: one other takes a whole warp, or 64 codes, the slow way. */
+static bool only_usual;
+
 /* A scale of the dtype: mostly of usual size, now and then of any. */
 static float random_scale(awq_dtype dtype)
 {
     const FloatFormat f = format_of(dtype);
     const double mantissa = 1 + static_cast<double>(rng() % (1u << 23)) / (1u << 23);
-    const int64_t kind = random_below(40);
+    const int64_t kind = only_usual ? 2 : random_below(40);
     const int top = ilogb(f.largest), bottom = f.least_exponent - f.fraction_bits;
     const int64_t exponent = kind == 0 ? bottom + random_below(top - bottom) : -9 + random_below(6);
     return kind == 1 ? 0 : round_to(dtype, static_cast<float>(ldexp(mantissa, static_cast<int>(exponent))));
@@ -56,7 +59,7 @@ static float random_scale(awq_dtype dtype)
 /* A weight near half a code, of any size, a zero of either sign, or a multiple of the scale. */
 static float random_weight(awq_dtype dtype, float scale)
 {
-    const int64_t kind = random_below(16);
+    const int64_t kind = random_below(only_usual ? 14 : 16);
     const double steps = kind < 8 ? (static_cast<double>(random_below(80)) - 40) / 2
                                   : (static_cast<double>(rng() % (1u << 24)) / (1u << 24) - 0.5) * 40;
     const FloatFormat f = format_of(dtype);
