@@ -19,7 +19,8 @@ using QuantizeBelow = FloatRowConfig<Units::below, 4, sizeof(T) == 4 ? 256 : 128
 template <class T>
 using QuantizeColumns = FloatRowConfig<Units::columns, 16 / sizeof(T), 64, 8, sizeof(T)>;
 using QuantizeShortColumns = FloatRowConfig<Units::columns, 4, 128, 5>; /* groups of no whole sixteens of rows */
-using DequantizeTile = TileConfig<float_slot_rows, 512, false, 2, 2, 1, 3>;
+template <class T>
+using DequantizeTile = TileConfig<float_slot_rows, sizeof(T) == 4 ? 256 : 512, false, 2, 2, 1, sizeof(T) == 4 ? 4 : 3>;
 template <class T>
 using QuantizeTile = TileConfig<float_slot_rows, sizeof(T) == 4 ? 128 : 256, true, 4, 2, 1, 4>;
 template <class T>
@@ -42,7 +43,7 @@ constexpr FloatKernels dequantizers = {nullptr,
                                        row_dequantizers<T, DequantizeBelow>,
                                        row_dequantizers<T, DequantizeColumns>,
                                        row_dequantizers<T, DequantizeColumns>,
-                                       tile_dequantizers<T, DequantizeTile>,
+                                       tile_dequantizers<T, DequantizeTile<T>>,
                                        marlin_row_dequantizer<T>,
                                        generic_dequantizers<T>,
                                        dequantized_unit<T>,
