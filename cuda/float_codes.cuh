@@ -201,13 +201,14 @@ __device__ __forceinline__ Words<2> fast_codes_of(const Weights<T> &weights, con
 
 /* The same of weights beside each other from (row, col) on, the slow way where it takes that. */
 template <class T>
-__device__ __forceinline__ Words<2> codes_of(const FloatJob &job, const Weights<T> &weights,
-                                             const Divisor (&divisor)[1], int64_t row, int64_t col, int count)
+__device__ __forceinline__ Words<2> codes_of(const FloatJob &job, const Weights<T> &weights, const Divisor &divisor,
+                                             int64_t row, int64_t col, int count)
 {
     Fast<T> fast;
     fast.count(weights);
-    fast.count(divisor[0]);
-    const Words<2> codes = fast_codes_of(weights, divisor);
+    fast.count(divisor);
+    const Divisor divisors[1] = {divisor};
+    const Words<2> codes = fast_codes_of(weights, divisors);
     return fast.holds() ? codes : careful_codes<T, false>(job, row, col, count);
 }
 

@@ -169,13 +169,13 @@ const FloatRowKernel *choose_rows(const awq_float_geometry &g, FloatJob &job, co
     return holds_runs(job.group_rows, kernels.columns_rows) ? kernels.columns : kernels.short_columns;
 }
 
-/* How a slot finds its factors; `count` where they are not a step apart. */
+/* How a slot finds its factors; `none` where they are not a step apart. */
 SlotFactors choose_slots(const awq_float_geometry &g, FloatJob &job)
 {
     const bool by_row = !holds_runs(job.group_rows, float_slot_rows);
     const bool together = holds_runs(job.group_cols, slot_span(g.packing));
     if (by_row ? g.group_rows != 1 || !together : g.group_cols != 1 && !together) {
-        return SlotFactors::count;
+        return SlotFactors::none;
     }
     job.scales_step = by_row ? job.scales.row : together ? 0 : job.scales.col;
     job.zeros_step = by_row ? job.zeros.row : together ? 0 : job.zeros.col;
@@ -224,7 +224,7 @@ FloatChoice choose(const awq_float_geometry &g, FloatJob &job, const FloatKernel
         }
     } else if (has_columns && has_payload(16)) {
         const SlotFactors factors = choose_slots(g, job);
-        if (factors != SlotFactors::count) {
+        if (factors != SlotFactors::none) {
             const FloatWalk &tile = kernels.tiles[g.packing].by_factors[static_cast<int>(factors)];
             if (tile.kernel != nullptr) {
                 return {tile.kernel, tile.shape(job)};

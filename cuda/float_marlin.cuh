@@ -129,7 +129,7 @@ __global__ void __launch_bounds__(marlin_quantize_threads, marlin_quantize_block
         Words<4> rows[together];
 #pragma unroll
         for (int m = 0; m < together; m++) {
-            const Divisor divisor[1] = {divisor_of(factors[first + m])};
+            const Divisor divisor = divisor_of(factors[first + m]);
 #pragma unroll
             for (int half = 0; half < 2; half++) {
                 const Words<2> codes = codes_of(job, weights[m][half], divisor, row + 8 * (first + m), col + 8 * half,

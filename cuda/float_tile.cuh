@@ -30,7 +30,7 @@ __device__ __forceinline__ constexpr int slot_column(int k)
 
 /* How the factors of a slot are found: one for each of its rows, or one for each of its columns, which then may be
    neighbours in vectors, with scales of the weights' dtype or of the other one of 16 bits. */
-enum class SlotFactors { of_rows, of_columns, in_vectors, in_other_vectors, count };
+enum class SlotFactors { of_rows, of_columns, in_vectors, in_other_vectors, none };
 
 /* The dtype of scales in vectors. */
 template <class T, SlotFactors F>
@@ -224,27 +224,28 @@ template <awq_packing P, class T, SlotFactors F>
 __device__ __forceinline__ bool quantize_slot(const FloatJob &job, const Slot &slot, const uint8_t *weights,
                                               uint32_t (&words)[8])
 {
-    constexpr int together = columns_together;
     constexpr bool by_row = F == SlotFactors::of_rows;
     const SlotSource<P, T, F> source = slot_source<P, T, F>(job, slot);
     Divisor divisors[by_row ? 8 : 1];
     Fast<T> fast;
 #pragma unroll
-    for (int first = 0; first < 8; first += together) {
-        Weights<T> columns[together];
+    for (int first = 0; first < 8; first += columns_together) {
+        Weights<T> columns[columns_together];
 #pragma unroll
-        for (int k = 0; k < together; k++) {
+        for (int k = 0; k < columns_together; k++) {
             columns[k] = load_weights<T>(weights + slot_column<P>(first + k) * job.codes_col);
         }
-        if (by_row && first == 0) {
+        if constexpr (by_row) {
+            if (first == 0) {
 #pragma unroll
-            for (int row = 0; row < 8; row++) {
-                divisors[row % (by_row ? 8 : 1)] = divisor_of(source.at(row));
+                for (int row = 0; row < 8; row++) {
+                    divisors[row] = divisor_of(source.at(row));
+                }
             }
         }
         Words<2> low;
 #pragma unroll
-        for (int k = 0; k < together; k++) {
+        for (int k = 0; k < columns_together; k++) {
             if (!by_row) {
                 divisors[0] = divisor_of(source.at(first + k));
             }
@@ -293,56 +294,35 @@ __global__ void __launch_bounds__(Config::threads, Config::resident)
     finish_check(job.fault);
 }
 
-template <awq_packing P, class T, SlotFactors F, class Config>
-constexpr FloatWalk tile_dequantizer()
+template <bool Quantizes, awq_packing P, class T, SlotFactors F, class Config>
+constexpr FloatWalk tile_walk()
 {
-    if constexpr (has_slot_factors<P, T, F>) {
-        return {dequantize_tiles<P, T, F, Config>, float_tile_shape<Config>};
-    } else {
+    if constexpr (!has_slot_factors<P, T, F>) {
         return {nullptr, nullptr};
-    }
-}
-
-template <awq_packing P, class T, SlotFactors F, class Config>
-constexpr FloatWalk tile_quantizer()
-{
-    if constexpr (has_slot_factors<P, T, F>) {
+    } else if constexpr (Quantizes) {
         return {quantize_tiles<P, T, F, Config>, float_tile_shape<Config>};
     } else {
-        return {nullptr, nullptr};
+        return {dequantize_tiles<P, T, F, Config>, float_tile_shape<Config>};
     }
 }
 
 /* The kernels of a packing, by how a slot finds its factors. */
 struct TileWalks {
-    FloatWalk by_factors[static_cast<int>(SlotFactors::count)];
+    FloatWalk by_factors[static_cast<int>(SlotFactors::none)];
 };
 
-template <awq_packing P, class T, class Config>
-constexpr TileWalks tile_dequantizers_of = {{tile_dequantizer<P, T, SlotFactors::of_rows, Config>(),
-                                             tile_dequantizer<P, T, SlotFactors::of_columns, Config>(),
-                                             tile_dequantizer<P, T, SlotFactors::in_vectors, Config>(),
-                                             tile_dequantizer<P, T, SlotFactors::in_other_vectors, Config>()}};
+/* Eight divisors at once take more registers: factors of rows may have a configuration of their own. */
+template <bool Quantizes, awq_packing P, class T, class Config, class RowConfig>
+constexpr TileWalks tile_walks_of = {{tile_walk<Quantizes, P, T, SlotFactors::of_rows, RowConfig>(),
+                                      tile_walk<Quantizes, P, T, SlotFactors::of_columns, Config>(),
+                                      tile_walk<Quantizes, P, T, SlotFactors::in_vectors, Config>(),
+                                      tile_walk<Quantizes, P, T, SlotFactors::in_other_vectors, Config>()}};
 
-/* Eight divisors at once take more registers: factors of rows have a configuration of their own. */
-template <awq_packing P, class T, class Config, class RowConfig>
-constexpr TileWalks tile_quantizers_of = {{tile_quantizer<P, T, SlotFactors::of_rows, RowConfig>(),
-                                           tile_quantizer<P, T, SlotFactors::of_columns, Config>(),
-                                           tile_quantizer<P, T, SlotFactors::in_vectors, Config>(),
-                                           tile_quantizer<P, T, SlotFactors::in_other_vectors, Config>()}};
-
-template <class T, class Config>
-constexpr TileWalks tile_dequantizers[AWQ_PACKING_COUNT] = {
-    tile_dequantizers_of<AWQ_PACKING_V1, T, Config>,
-    tile_dequantizers_of<AWQ_PACKING_V1_REORDER, T, Config>,
-    tile_dequantizers_of<AWQ_PACKING_V2, T, Config>,
-};
-
-template <class T, class Config, class RowConfig>
-constexpr TileWalks tile_quantizers[AWQ_PACKING_COUNT] = {
-    tile_quantizers_of<AWQ_PACKING_V1, T, Config, RowConfig>,
-    tile_quantizers_of<AWQ_PACKING_V1_REORDER, T, Config, RowConfig>,
-    tile_quantizers_of<AWQ_PACKING_V2, T, Config, RowConfig>,
+template <bool Quantizes, class T, class Config, class RowConfig = Config>
+constexpr TileWalks tile_walks[AWQ_PACKING_COUNT] = {
+    tile_walks_of<Quantizes, AWQ_PACKING_V1, T, Config, RowConfig>,
+    tile_walks_of<Quantizes, AWQ_PACKING_V1_REORDER, T, Config, RowConfig>,
+    tile_walks_of<Quantizes, AWQ_PACKING_V2, T, Config, RowConfig>,
 };
 
 } // namespace awq_cuda
