@@ -20,12 +20,11 @@ template <class T>
 using QuantizeColumns = FloatRowConfig<Units::columns, 16 / sizeof(T), 64, 8, sizeof(T)>;
 using QuantizeShortColumns = FloatRowConfig<Units::columns, 4, 128, 5>; /* groups of no whole sixteens of rows */
 template <class T>
-using DequantizeTile = TileConfig<float_slot_rows, sizeof(T) == 4 ? 256 : 512, false, 2, 2, 1, sizeof(T) == 4 ? 4 : 3>;
+using DequantizeTile = FloatTileConfig<sizeof(T) == 4 ? 256 : 512, false, 2, 2, 1, sizeof(T) == 4 ? 5 : 3>;
 template <class T>
-using QuantizeTile = TileConfig<float_slot_rows, sizeof(T) == 4 ? 128 : 256, true, 4, 2, 1, 4>;
+using QuantizeTile = FloatTileConfig<256, true, 4, 2, 1, sizeof(T) == 4 ? 3 : 4>;
 template <class T>
-using QuantizeTileByRow =
-    TileConfig<float_slot_rows, sizeof(T) == 4 ? 128 : 256, true, 4, 2, 1, sizeof(T) == 4 ? 4 : 3>;
+using QuantizeTileByRow = FloatTileConfig<sizeof(T) == 4 ? 128 : 256, true, 4, 2, 1, sizeof(T) == 4 ? 4 : 3>;
 
 /* The kernels of a dtype of weights, each a table by packing. */
 struct FloatKernels {

@@ -14,10 +14,13 @@ namespace awq_cuda {
  */
 constexpr int float_slot_rows = 8;
 
+/* float_launch.cu leaves matrices of more than 2^30 rows or columns to the generic kernel: 32 bits hold their places. */
+template <int ThreadsPerBlock, bool RowsFirst, int Band, int Down, int Across, int Resident>
+using FloatTileConfig = TileConfig<float_slot_rows, ThreadsPerBlock, RowsFirst, Band, Down, Across, Resident, uint32_t>;
+
 template <class Config>
 Shape float_tile_shape(const FloatJob &job)
 {
-    static_assert(Config::rows == float_slot_rows, "the factors of a slot");
     return tile_shape<Config>(job);
 }
 
@@ -103,11 +106,10 @@ struct SlotSource<P, T, F, true> {
 };
 
 /* Those of the first slot where this one is outside. */
-template <awq_packing P, class T, SlotFactors F>
-__device__ __forceinline__ SlotSource<P, T, F> slot_source(const FloatJob &job, const Slot &slot)
+template <awq_packing P, class T, SlotFactors F, class Config>
+__device__ __forceinline__ SlotSource<P, T, F> slot_source(const FloatJob &job, const Slot<Config> &slot)
 {
-    return {job, slot.count == 0 ? 0 : static_cast<uint32_t>(slot.row),
-            slot.count == 0 ? 0 : static_cast<uint32_t>(slot.col)};
+    return {job, slot.count == 0 ? 0 : slot.row, slot.count == 0 ? 0 : slot.col};
 }
 
 /* Stores eight rows of a column. Of float32 they fill two vectors: then a pair of lanes, whose rows follow each other,
@@ -142,14 +144,14 @@ __global__ void __launch_bounds__(Config::threads, Config::resident)
     dequantize_tiles(const __grid_constant__ FloatJob job, const uint32_t split)
 {
     uint32_t *const tile = reinterpret_cast<uint32_t *>(tile_memory);
-    const TilePlace block = block_place<Config>(job, split);
+    const TilePlace<Config> block = block_place<Config>(job, split);
     uint8_t *weights = job.codes + blockIdx.y * job.codes_batch;
 
     load_lines<P, Config>(job, block, true);
     __syncthreads();
 #pragma unroll 1
     for (int number = 0; number < Config::tiles * tile_slots; number += Config::threads) {
-        const Slot slot = tile_slot<P, Config>(job, block, number + threadIdx.x);
+        const Slot<Config> slot = tile_slot<P, Config>(job, block, number + threadIdx.x);
         const SlotSource<P, T, F> source = slot_source<P, T, F>(job, slot);
         uint32_t words[8]; /* of rows, then byte 0..3 of four rows each */
 #pragma unroll
@@ -158,7 +160,7 @@ __global__ void __launch_bounds__(Config::threads, Config::resident)
         }
         transpose_bytes(*reinterpret_cast<uint32_t (*)[4]>(words));
         transpose_bytes(*reinterpret_cast<uint32_t (*)[4]>(words + 4));
-        uint8_t *p = weights + slot.col * job.codes_col + slot.row * static_cast<int>(sizeof(T));
+        uint8_t *p = weights + slot.col * job.codes_col + slot.row * static_cast<int64_t>(sizeof(T));
 #pragma unroll
         for (int k = 0; k < 8; k++) {
             float values[8];
@@ -180,7 +182,7 @@ __device__ __forceinline__ void prefetch(const uint8_t *p)
 
 /* Puts a slot's words, of which each has byte 0..3 of four rows, into the tile. */
 template <awq_packing P, class Config>
-__device__ __forceinline__ void put_slot(const Slot &slot, uint32_t (&words)[8])
+__device__ __forceinline__ void put_slot(const Slot<Config> &slot, uint32_t (&words)[8])
 {
     uint32_t *const tile = reinterpret_cast<uint32_t *>(tile_memory);
     transpose_bytes(*reinterpret_cast<uint32_t (*)[4]>(words));
@@ -198,10 +200,12 @@ __device__ __forceinline__ void join_columns(int k, const Words<2> &low, const W
     words[k / 2 + 4] = join_nibbles(low.w[1], high.w[1]);
 }
 
-/* The slow way for a slot, which puts its words itself: words handed back would lie in local memory either way. */
+/* The slow way for a slot, which puts its words itself: words handed back would lie in local memory either way. It finds
+   the slot again, too, which else took registers in the fast way. */
 template <awq_packing P, class T, class Config>
-__device__ __noinline__ void put_careful_slot(const FloatJob &job, const Slot slot)
+__device__ __noinline__ void put_careful_slot(const FloatJob &job, const TilePlace<Config> block, uint32_t number)
 {
+    const Slot<Config> slot = tile_slot<P, Config>(job, block, number);
     uint32_t words[8];
     Words<2> low;
 #pragma unroll
@@ -220,8 +224,8 @@ constexpr int columns_together = 4; /* whose loads are under way at once */
 
 /* The words of a slot, as put_slot wants them, made the fast way; returns whether they are right, which is asked once: a
    branch a column would keep the arithmetic of columns apart. */
-template <awq_packing P, class T, SlotFactors F>
-__device__ __forceinline__ bool quantize_slot(const FloatJob &job, const Slot &slot, const uint8_t *weights,
+template <awq_packing P, class T, SlotFactors F, class Config>
+__device__ __forceinline__ bool quantize_slot(const FloatJob &job, const Slot<Config> &slot, const uint8_t *weights,
                                               uint32_t (&words)[8])
 {
     constexpr bool by_row = F == SlotFactors::of_rows;
@@ -249,8 +253,8 @@ __device__ __forceinline__ bool quantize_slot(const FloatJob &job, const Slot &s
             if (!by_row) {
                 divisors[0] = divisor_of(source.at(first + k));
             }
-            fast.count(columns[k]);
             const Words<2> codes = fast_codes_of(columns[k], divisors);
+            fast.count(columns[k]);
             if (k % 2 == 0) {
                 low = codes;
             } else {
@@ -266,15 +270,15 @@ template <awq_packing P, class T, SlotFactors F, class Config>
 __global__ void __launch_bounds__(Config::threads, Config::resident)
     quantize_tiles(const __grid_constant__ FloatJob job, const uint32_t split)
 {
-    const TilePlace block = block_place<Config>(job, split);
+    const TilePlace<Config> block = block_place<Config>(job, split);
     const uint8_t *weights = job.codes + blockIdx.y * job.codes_batch;
 
 #pragma unroll 1
     for (int number = 0; number < Config::tiles * tile_slots; number += Config::threads) {
-        const Slot slot = tile_slot<P, Config>(job, block, number + threadIdx.x);
+        const Slot<Config> slot = tile_slot<P, Config>(job, block, number + threadIdx.x);
         const uint8_t *p = weights; /* whose first slot is read where this one is outside */
         if (slot.count != 0) {
-            p += slot.col * job.codes_col + slot.row * static_cast<int>(sizeof(T));
+            p += slot.col * job.codes_col + slot.row * static_cast<int64_t>(sizeof(T));
         }
         if (sizeof(T) == 2) { /* wider ones are enough at once already */
 #pragma unroll
@@ -286,7 +290,7 @@ __global__ void __launch_bounds__(Config::threads, Config::resident)
         if (quantize_slot<P, T, F>(job, slot, p, words)) {
             put_slot<P, Config>(slot, words);
         } else {
-            put_careful_slot<P, T, Config>(job, slot);
+            put_careful_slot<P, T, Config>(job, block, number + threadIdx.x);
         }
     }
     __syncthreads();

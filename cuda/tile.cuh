@@ -27,8 +27,9 @@ constexpr int tile_line_vectors = 8;
  * of them the next ones follow beside these, so that the blocks at work share lines of memory on both sides.
  */
 template <int RowsPerSlot, int ThreadsPerBlock, bool RowsFirst, int Band, int Down, int Across,
-          int Resident = resident_threads_min / ThreadsPerBlock>
+          int Resident = resident_threads_min / ThreadsPerBlock, class Place = int64_t>
 struct TileConfig {
+    using Index = Place;                     /* of rows and columns; fewer bits take fewer registers */
     static constexpr int rows = RowsPerSlot; /* codes of one column in a slot, 8 or 16 */
     static constexpr int threads = ThreadsPerBlock;
     static constexpr bool rows_first = RowsFirst;
@@ -70,13 +71,14 @@ Shape tile_shape(const Job &job)
             fast < static_cast<uint32_t>(Config::band) ? fast : Config::band, Config::shared};
 }
 
+template <class Config>
 struct TilePlace {
-    int64_t row, col; /* of the first code */
+    typename Config::Index row, col; /* of the first code */
 };
 
 /* Where the first tile of a block lies. */
 template <class Config>
-__device__ __forceinline__ TilePlace block_place(const Job &job, uint32_t split)
+__device__ __forceinline__ TilePlace<Config> block_place(const Job &job, uint32_t split)
 {
     const TileGrid grid = tile_grid<Config>(job);
     const uint32_t fast_blocks = Config::rows_first ? grid.down : grid.across;
@@ -87,12 +89,13 @@ __device__ __forceinline__ TilePlace block_place(const Job &job, uint32_t split)
     const uint32_t width = left < split ? left : split;
     const uint32_t slow = rest / width;
     const uint32_t fast = band * split + rest - slow * width;
-    return {static_cast<int64_t>(Config::rows_first ? fast : slow) * Config::block_rows,
-            static_cast<int64_t>(Config::rows_first ? slow : fast) * Config::block_cols};
+    using Index = typename Config::Index;
+    return {static_cast<Index>(Config::rows_first ? fast : slow) * Config::block_rows,
+            static_cast<Index>(Config::rows_first ? slow : fast) * Config::block_cols};
 }
 
 template <class Config>
-__device__ __forceinline__ TilePlace tile_place(const TilePlace &block, int tile)
+__device__ __forceinline__ TilePlace<Config> tile_place(const TilePlace<Config> &block, int tile)
 {
     if constexpr (Config::tiles == 1) {
         return block;
@@ -101,17 +104,18 @@ __device__ __forceinline__ TilePlace tile_place(const TilePlace &block, int tile
 }
 
 /* What a thread does with a slot: its first row, the first column of its word, and how many of its rows exist. */
+template <class Config>
 struct Slot {
     int tile, down, word;
-    int64_t row, col;
+    typename Config::Index row, col;
     int count;
     bool inside; /* of a column, for load_codes */
 };
 
 template <awq_packing P, class Config>
-__device__ __forceinline__ Slot tile_slot(const Job &job, const TilePlace &block, uint32_t number)
+__device__ __forceinline__ Slot<Config> tile_slot(const Job &job, const TilePlace<Config> &block, uint32_t number)
 {
-    Slot slot;
+    Slot<Config> slot;
     if constexpr (Config::pairs) {
         const uint32_t across = number / (2 * tile_slots_down);
         slot.tile = across / tile_words * 2 + number / tile_slots_down % 2;
@@ -121,7 +125,7 @@ __device__ __forceinline__ Slot tile_slot(const Job &job, const TilePlace &block
         slot.word = (Config::tiles == 1 ? number : number % tile_slots) / tile_slots_down;
     }
     slot.down = number % tile_slots_down;
-    const TilePlace place = tile_place<Config>(block, slot.tile);
+    const TilePlace<Config> place = tile_place<Config>(block, slot.tile);
     slot.row = place.row + slot.down * Config::rows;
     slot.col = place.col + word_column<P>(slot.word);
     /* a block may mix its words, but there are whole blocks only: the order of words decides */
@@ -134,7 +138,7 @@ __device__ __forceinline__ Slot tile_slot(const Job &job, const TilePlace &block
 
 /* Word index in shared memory of row 0..Config::rows-1 of a slot. */
 template <awq_packing P, class Config>
-__device__ __forceinline__ int slot_word(const Slot &slot, int row)
+__device__ __forceinline__ int slot_word(const Slot<Config> &slot, int row)
 {
     constexpr int row_words = tile_words / block_rows<P>; /* of a line that belong to one row */
     const int line = slot.down * Config::rows + row / block_rows<P> * block_rows<P> + slot.word / row_words;
@@ -173,8 +177,9 @@ __device__ __forceinline__ int vector_index(const Vector &v)
 }
 
 /* Offset of a vector in the payload, and how many of its four words exist. */
-template <awq_packing P>
-__device__ __forceinline__ int64_t vector_offset(const Job &job, const TilePlace &block, const Vector &v, int *count)
+template <awq_packing P, class Config>
+__device__ __forceinline__ int64_t vector_offset(const Job &job, const TilePlace<Config> &block, const Vector &v,
+                                                 int *count)
 {
     const int64_t row = block.row + v.line / block_rows<P> * block_rows<P>;
     const int64_t col = block.col + v.across * tile_cols;
@@ -212,14 +217,14 @@ __device__ __forceinline__ Words<4> get_vector(const Vector &v)
 
 /* Whether all of a block's vectors exist and are aligned. */
 template <class Config>
-__device__ __forceinline__ bool is_whole(const Job &job, const TilePlace &block, bool aligned)
+__device__ __forceinline__ bool is_whole(const Job &job, const TilePlace<Config> &block, bool aligned)
 {
     return aligned && block.row + Config::block_rows <= job.rows && block.col + Config::block_cols <= job.cols;
 }
 
 /* Stores the lines of a block, once all of its threads have put their words. */
 template <awq_packing P, class Config>
-__device__ __forceinline__ void store_lines(const Job &job, const TilePlace &block, bool aligned)
+__device__ __forceinline__ void store_lines(const Job &job, const TilePlace<Config> &block, bool aligned)
 {
     uint8_t *target = job.payload + blockIdx.y * job.payload_batch;
     int count;
@@ -227,13 +232,13 @@ __device__ __forceinline__ void store_lines(const Job &job, const TilePlace &blo
 #pragma unroll
         for (int first = 0; first < Config::tiles * Config::vectors; first += Config::threads) {
             const Vector v = tile_vector<P, Config>(first + static_cast<int>(threadIdx.x));
-            store_vector<4>(target + vector_offset<P>(job, block, v, &count), get_vector<Config>(v));
+            store_vector<4>(target + vector_offset<P, Config>(job, block, v, &count), get_vector<Config>(v));
         }
     } else {
 #pragma unroll 1
         for (int first = 0; first < Config::tiles * Config::vectors; first += Config::threads) {
             const Vector v = tile_vector<P, Config>(first + static_cast<int>(threadIdx.x));
-            uint8_t *p = target + vector_offset<P>(job, block, v, &count);
+            uint8_t *p = target + vector_offset<P, Config>(job, block, v, &count);
             store_payload<P, 4>(p, get_vector<Config>(v), count, aligned);
         }
     }
@@ -245,12 +250,12 @@ __global__ void __launch_bounds__(Config::threads, resident_threads_min / Config
 {
     constexpr int N = Config::rows / 4;
     uint32_t *const tile = reinterpret_cast<uint32_t *>(tile_memory);
-    const TilePlace block = block_place<Config>(job, split);
+    const TilePlace<Config> block = block_place<Config>(job, split);
     const uint8_t *source = job.codes + blockIdx.y * job.codes_batch;
 
 #pragma unroll 1
     for (int number = 0; number < Config::tiles * tile_slots; number += Config::threads) {
-        const Slot slot = tile_slot<P, Config>(job, block, number + threadIdx.x);
+        const Slot<Config> slot = tile_slot<P, Config>(job, block, number + threadIdx.x);
         const uint8_t *p = source + slot.col * job.codes_col + slot.row;
         Words<N> low[4], high[4]; /* of byte 0..3 of the word */
 #pragma unroll
@@ -289,7 +294,7 @@ __global__ void __launch_bounds__(Config::threads, resident_threads_min / Config
 
 /* Loads the lines of a block. One way for whole blocks and others, with all loads under way, took 1.7 times as long. */
 template <awq_packing P, class Config>
-__device__ __forceinline__ void load_lines(const Job &job, const TilePlace &block, bool aligned)
+__device__ __forceinline__ void load_lines(const Job &job, const TilePlace<Config> &block, bool aligned)
 {
     constexpr int passes = Config::tiles * Config::vectors / Config::threads;
     const uint8_t *source = job.payload + blockIdx.y * job.payload_batch;
@@ -299,7 +304,7 @@ __device__ __forceinline__ void load_lines(const Job &job, const TilePlace &bloc
         for (int i = 0; i < passes; i++) {
             const Vector v = tile_vector<P, Config>(i * Config::threads + static_cast<int>(threadIdx.x));
             int count;
-            packed[i] = load_vector<4>(source + vector_offset<P>(job, block, v, &count));
+            packed[i] = load_vector<4>(source + vector_offset<P, Config>(job, block, v, &count));
         }
 #pragma unroll
         for (int i = 0; i < passes; i++) {
@@ -311,7 +316,7 @@ __device__ __forceinline__ void load_lines(const Job &job, const TilePlace &bloc
         for (int i = 0; i < passes; i++) {
             const Vector v = tile_vector<P, Config>(i * Config::threads + static_cast<int>(threadIdx.x));
             int count;
-            const uint8_t *p = source + vector_offset<P>(job, block, v, &count);
+            const uint8_t *p = source + vector_offset<P, Config>(job, block, v, &count);
             put_vector<Config>(v, load_payload<P, 4>(p, count, aligned));
         }
     }
@@ -322,14 +327,14 @@ __global__ void __launch_bounds__(Config::threads, Config::resident) unpack_tile
 {
     constexpr int N = Config::rows / 4;
     uint32_t *const tile = reinterpret_cast<uint32_t *>(tile_memory);
-    const TilePlace block = block_place<Config>(job, split);
+    const TilePlace<Config> block = block_place<Config>(job, split);
     uint8_t *target = job.codes + blockIdx.y * job.codes_batch;
 
     load_lines<P, Config>(job, block, job.payload_aligned);
     __syncthreads();
 #pragma unroll 1
     for (int number = 0; number < Config::tiles * tile_slots; number += Config::threads) {
-        const Slot slot = tile_slot<P, Config>(job, block, number + threadIdx.x);
+        const Slot<Config> slot = tile_slot<P, Config>(job, block, number + threadIdx.x);
         uint8_t *p = target + slot.col * job.codes_col + slot.row;
         Words<N> bytes[4]; /* byte 0..3 of the word, of all rows */
 #pragma unroll
