@@ -124,7 +124,7 @@ __device__ __forceinline__ Words<unit_words<P>> load_unit(const uint8_t *p)
     if constexpr (block_rows<P> > 1) {
         return load_vector<4>(p);
     } else {
-        return {{__ldg(reinterpret_cast<const uint32_t *>(p))}};
+        return {{load_along(p)}};
     }
 }
 
@@ -326,12 +326,12 @@ struct FloatRowKernel {
     Shape (*shape)(const FloatJob &job, int unit);
 };
 
-/* The kernels by packing and the dtype of weights. */
-template <class T, class Config>
+/* The kernels by packing and the dtype of weights. V2's units are four words, which may want more registers. */
+template <class T, class Config, class WideConfig = Config>
 constexpr FloatRowKernel row_dequantizers[AWQ_PACKING_COUNT] = {
     {dequantize_rows<AWQ_PACKING_V1, T, Config>, float_rows_shape<Config>},
     {dequantize_rows<AWQ_PACKING_V1_REORDER, T, Config>, float_rows_shape<Config>},
-    {dequantize_rows<AWQ_PACKING_V2, T, Config>, float_rows_shape<Config>},
+    {dequantize_rows<AWQ_PACKING_V2, T, WideConfig>, float_rows_shape<WideConfig>},
 };
 
 template <class T, class Config>

@@ -10,8 +10,9 @@
 namespace awq_cuda {
 
 /* Of those tried, the fastest or nearly so on an H100 and on an H200, whose memory is 1.4 times as fast. */
-using DequantizeBelow = FloatRowConfig<Units::below, 4, 256, 6>;
-using DequantizeColumns = FloatRowConfig<Units::columns, 4, 256, 5>;
+using DequantizeBelow = FloatRowConfig<Units::below, 4, 256, 5>;
+using DequantizeColumns = FloatRowConfig<Units::columns, 4, 256, 6>;
+using DequantizeWideColumns = FloatRowConfig<Units::columns, 4, 256, 5>;
 template <class T>
 using QuantizeAlong = FloatRowConfig<Units::along, along_units, sizeof(T) == 4 ? 256 : 128, sizeof(T) == 4 ? 4 : 10>;
 template <class T>
@@ -40,8 +41,8 @@ struct FloatKernels {
 template <class T>
 constexpr FloatKernels dequantizers = {nullptr,
                                        row_dequantizers<T, DequantizeBelow>,
-                                       row_dequantizers<T, DequantizeColumns>,
-                                       row_dequantizers<T, DequantizeColumns>,
+                                       row_dequantizers<T, DequantizeColumns, DequantizeWideColumns>,
+                                       row_dequantizers<T, DequantizeColumns, DequantizeWideColumns>,
                                        tile_walks<false, T, DequantizeTile<T>>,
                                        marlin_row_dequantizer<T>,
                                        generic_dequantizers<T>,

@@ -20,7 +20,21 @@ __device__ __forceinline__ Words<N> load_vector(const uint8_t *p)
     }
 }
 
-/* Stores N words to an address aligned to all of them. */
+/* Loads a word of memory that is read from front to back: L2 brings 256 bytes at once. For payload alone: wide loads of
+   weights took longer that way on an H200. */
+__device__ __forceinline__ uint32_t load_along(const uint8_t *p)
+{
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    uint32_t word;
+    asm("ld.global.nc.L2::256B.u32 %0, [%1];" : "=r"(word) : "l"(p));
+    return word;
+#else
+    return __ldg(reinterpret_cast<const uint32_t *>(p));
+#endif
+}
+
+/* Stores N words to an address aligned to all of them. Not as a stream, which L2 forgets first: it saved up to 1 %, and
+   took 4 to 10 % from who reads 32 MiB of weights next. */
 template <int N>
 __device__ __forceinline__ void store_vector(uint8_t *p, const Words<N> &v)
 {
