@@ -9,46 +9,83 @@
 namespace awq_cuda {
 
 /*
- * A factor and what the fast way of dividing by it needs: all of it by sixteenths, so that codes are the range that
- * additions saturate to. `fast` also says that the factor is a valid one.
+ * How weights are divided by scales: `rounded` correctly, or `near` that, where both are of at most eleven significant
+ * bits. Then a quotient lies in the middle of two codes or 2^-13 of a code away from it, at least. So it may be rounded to
+ * multiples of 2^-15 first: errors below 2^-16 are gone from those in the middle, and no other one crosses it.
  */
+enum class Division { near, rounded };
+
+/* A factor as the fast way wants it: all of it by sixteenths, so that codes are the range that additions saturate to. */
+template <Division D>
 struct Divisor {
-    float scale, zero, reciprocal;
-    bool fast;
+    float zero, reciprocal, scale;
 };
+template <>
+struct Divisor<Division::near> {
+    float zero, reciprocal; /* zero is above near_bias */
+};
+
+constexpr float near_bias = 24.0f; /* floats around it are 2^-19 apart, 2^-15 of a code */
+
+__device__ __forceinline__ float rough_reciprocal_of(float value)
+{
+    float guess;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(guess) : "f"(value));
+    return guess;
+}
 
 /* As __frcp_rn without its ways for numbers near the ends of the range, which no fast divisor is. */
 __device__ __forceinline__ float reciprocal_of(float value)
 {
-    float guess;
-    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(guess) : "f"(value));
+    const float guess = rough_reciprocal_of(value);
     return __fmaf_rn(__fmaf_rn(-value, guess, 1.0f), guess, guess);
 }
 
 constexpr float least_fast_scale = 0x1p-100f;
 
-__device__ __forceinline__ Divisor divisor_of(const Factor &factor)
+/* Whether the fast way may divide by it, as what is no valid factor is not. */
+__device__ __forceinline__ bool is_fast(const Factor &factor)
 {
-    const bool fast =
-        factor.scale >= least_fast_scale && factor.scale <= 0x1p100f && factor.zero <= static_cast<float>(AWQ_CODE_MAX);
+    return factor.scale >= least_fast_scale && factor.scale <= 0x1p100f &&
+           factor.zero <= static_cast<float>(AWQ_CODE_MAX);
+}
+
+template <Division D>
+__device__ __forceinline__ Divisor<D> divisor_of(const Factor &factor)
+{
     const float scale = __fmul_rn(factor.scale, 16.0f);
-    return {scale, __fmul_rn(factor.zero, 0.0625f), reciprocal_of(scale), fast};
+    if constexpr (D == Division::near) {
+        return {__fmaf_rn(factor.zero, 0.0625f, near_bias), rough_reciprocal_of(scale)};
+    } else {
+        return {__fmul_rn(factor.zero, 0.0625f), reciprocal_of(scale), scale};
+    }
 }
 
 /* Weights below it, and all that follows from them and a fast divisor, stay in float32's range. */
 constexpr float fast_weights = 0x1p27f;
 
+/* The quotient and the zero, not rounded to a code yet. */
+__device__ __forceinline__ float fast_sum(float weight, const Divisor<Division::near> &d)
+{
+    return __fadd_rn(__fmaf_rn(weight, d.reciprocal, d.zero), -near_bias);
+}
+
 /*
- * The code, in the lowest byte, of a weight; 16 where it is cut off above. With the correctly rounded reciprocal, one
- * correction gives the correctly rounded quotient of any two float32 while nothing leaves the normal range (checked for
- * every divisor, over all dividends whose quotients lie so near the middle of two numbers that the errors could
- * matter). Where something does, below 2^-26, only the quotient's size matters.
+ * With the correctly rounded reciprocal, one correction gives the correctly rounded quotient of any two float32 while
+ * nothing leaves the normal range (checked for every divisor, over all dividends whose quotients lie so near the middle
+ * of two numbers that the errors could matter). Where something does, below 2^-26, only the quotient's size matters.
  */
-__device__ __forceinline__ uint32_t fast_code(float weight, const Divisor &d)
+__device__ __forceinline__ float fast_sum(float weight, const Divisor<Division::rounded> &d)
 {
     const float guess = __fmul_rn(weight, d.reciprocal);
-    const float quotient = __fmaf_rn(__fmaf_rn(-guess, d.scale, weight), d.reciprocal, guess);
-    const float code = __saturatef(__fadd_rn(quotient, d.zero));
+    return __fadd_rn(__fmaf_rn(__fmaf_rn(-guess, d.scale, weight), d.reciprocal, guess), d.zero);
+}
+
+/* The code, in the lowest byte, of a weight; 16 where it is cut off above. */
+template <Division D>
+__device__ __forceinline__ uint32_t fast_code(float weight, const Divisor<D> &d)
+{
+    const float code = __saturatef(fast_sum(weight, d));
     return __float_as_uint(__fadd_rn(code, 786432.0f)); /* 1.5 * 2^19: rounds to sixteenths, half to even */
 }
 
@@ -137,7 +174,7 @@ template <class T>
 struct Fast {
     float sum = 0.0f;  /* of magnitudes of float32; NaN and infinity stay in it */
     uint32_t most = 0; /* of other dtypes the largest, a pair; NaN stays in it */
-    bool divisors = true;
+    bool factors = true;
 
     __device__ __forceinline__ void count(const Weights<T> &weights)
     {
@@ -151,7 +188,7 @@ struct Fast {
         }
     }
 
-    __device__ __forceinline__ void count(const Divisor &divisor) { divisors = divisors && divisor.fast; }
+    __device__ __forceinline__ void count(const Factor &factor) { factors = factors && is_fast(factor); }
 
     /* Eight scales and their zeros, a byte each. */
     template <class S>
@@ -160,7 +197,7 @@ struct Fast {
         if constexpr (sizeof(T) == 4 || !std::is_same_v<S, T>) {
 #pragma unroll
             for (int i = 0; i < 8; i++) {
-                count(divisor_of({scales.at(i), 0.0f}));
+                count(Factor{scales.at(i), 0.0f});
             }
         } else {
             count(scales); /* which are as good above as weights are */
@@ -169,45 +206,45 @@ struct Fast {
             for (int i = 1; i < 4; i++) {
                 least = pair_bits(__hmin2(as_pair<T>(least), as_pair<T>(scales.w[i])));
             }
-            divisors = divisors && low_float(least, FloatOf<T>::kind) >= least_fast_scale &&
-                       high_float(least, FloatOf<T>::kind) >= least_fast_scale;
+            factors = factors && low_float(least, FloatOf<T>::kind) >= least_fast_scale &&
+                      high_float(least, FloatOf<T>::kind) >= least_fast_scale;
         }
-        divisors = divisors && ((zeros.w[0] | zeros.w[1]) & high_nibbles) == 0;
+        factors = factors && ((zeros.w[0] | zeros.w[1]) & high_nibbles) == 0;
     }
 
     __device__ __forceinline__ bool holds() const
     {
         if constexpr (sizeof(T) == 4) {
-            return divisors && sum < fast_weights;
+            return factors && sum < fast_weights;
         } else {
-            return divisors && low_float(most, FloatOf<T>::kind) < fast_weights &&
+            return factors && low_float(most, FloatOf<T>::kind) < fast_weights &&
                    high_float(most, FloatOf<T>::kind) < fast_weights;
         }
     }
 };
 
 /* Four codes a word from eight weights the fast way, each with its own divisor or all with the one. */
-template <class T, int D>
-__device__ __forceinline__ Words<2> fast_codes_of(const Weights<T> &weights, const Divisor (&divisors)[D])
+template <class T, Division D, int N>
+__device__ __forceinline__ Words<2> fast_codes_of(const Weights<T> &weights, const Divisor<D> (&divisors)[N])
 {
-    static_assert(D == 1 || D == 8, "a divisor for all, or one for each");
+    static_assert(N == 1 || N == 8, "a divisor for all, or one for each");
     uint32_t codes[8];
 #pragma unroll
     for (int i = 0; i < 8; i++) {
-        codes[i] = fast_code(weights.at(i), divisors[i % D]);
+        codes[i] = fast_code(weights.at(i), divisors[i % N]);
     }
     return join_codes(codes);
 }
 
 /* The same of weights beside each other from (row, col) on, the slow way where it takes that. */
-template <class T>
-__device__ __forceinline__ Words<2> codes_of(const FloatJob &job, const Weights<T> &weights, const Divisor &divisor,
+template <class T, Division D>
+__device__ __forceinline__ Words<2> codes_of(const FloatJob &job, const Weights<T> &weights, const Factor &factor,
                                              int64_t row, int64_t col, int count)
 {
     Fast<T> fast;
     fast.count(weights);
-    fast.count(divisor);
-    const Divisor divisors[1] = {divisor};
+    fast.count(factor);
+    const Divisor<D> divisors[1] = {divisor_of<D>(factor)};
     const Words<2> codes = fast_codes_of(weights, divisors);
     return fast.holds() ? codes : careful_codes<T, false>(job, row, col, count);
 }

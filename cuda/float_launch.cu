@@ -327,8 +327,8 @@ extern "C" int awq_cuda_dequantize(const awq_float_geometry *geometry, void *str
 
 extern "C" int awq_cuda_quantize(const awq_float_geometry *geometry, void *stream, uint64_t *fault)
 {
-    return finish(
-        run(*geometry, all_quantizers[kind_of(geometry->weight_dtype)], fault, static_cast<cudaStream_t>(stream)));
+    const FloatKernels *kernels = geometry->scale_dtype == AWQ_DTYPE_FLOAT32 ? wide_quantizers : narrow_quantizers;
+    return finish(run(*geometry, kernels[kind_of(geometry->weight_dtype)], fault, static_cast<cudaStream_t>(stream)));
 }
 
 extern "C" int awq_cuda_min_max(const awq_float_geometry *geometry, awq_scale_mode mode, void *stream, uint64_t *fault)

@@ -104,7 +104,7 @@ __device__ __forceinline__ void load_marlin_weights(const FloatJob &job, const M
     }
 }
 
-template <class T>
+template <class T, Division D>
 __global__ void __launch_bounds__(marlin_quantize_threads, marlin_quantize_blocks)
     quantize_marlin_rows(const __grid_constant__ FloatJob job, const uint32_t split)
 {
@@ -129,11 +129,10 @@ __global__ void __launch_bounds__(marlin_quantize_threads, marlin_quantize_block
         Words<4> rows[together];
 #pragma unroll
         for (int m = 0; m < together; m++) {
-            const Divisor divisor = divisor_of(factors[first + m]);
 #pragma unroll
             for (int half = 0; half < 2; half++) {
-                const Words<2> codes = codes_of(job, weights[m][half], divisor, row + 8 * (first + m), col + 8 * half,
-                                                place.exists ? 8 : 0);
+                const Words<2> codes = codes_of<T, D>(job, weights[m][half], factors[first + m], row + 8 * (first + m),
+                                                      col + 8 * half, place.exists ? 8 : 0);
                 rows[m].w[2 * half] = codes.w[0], rows[m].w[2 * half + 1] = codes.w[1];
                 if constexpr (loads_ahead<T>) {
                     weights[m][half] = next[m][half];
@@ -160,8 +159,8 @@ Shape float_marlin_shape(const FloatJob &job)
 template <class T>
 constexpr FloatWalk marlin_row_dequantizer = {dequantize_marlin_rows<T>, float_marlin_shape<marlin_threads>};
 
-template <class T>
-constexpr FloatWalk marlin_row_quantizer = {quantize_marlin_rows<T>, float_marlin_shape<marlin_quantize_threads>};
+template <class T, Division D>
+constexpr FloatWalk marlin_row_quantizer = {quantize_marlin_rows<T, D>, float_marlin_shape<marlin_quantize_threads>};
 
 } // namespace awq_cuda
 

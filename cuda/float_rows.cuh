@@ -230,19 +230,20 @@ __device__ __forceinline__ void load_units(const FloatJob &job, const FloatRowPl
     }
 }
 
-/* The divisors of the columns of a unit; the first is fast if all are. */
-__device__ __forceinline__ void load_column_divisors(const FloatJob &job, const FloatRowPlace &place,
-                                                     Divisor (&divisors)[quantized_unit])
+/* The divisors of the columns of a unit; returns whether the fast way may divide by all of them. */
+template <Division D>
+__device__ __forceinline__ bool load_column_divisors(const FloatJob &job, const FloatRowPlace &place,
+                                                     Divisor<D> (&divisors)[quantized_unit])
 {
     Factor factors[quantized_unit];
     load_column_factors(job, place.row, place.col, factors);
     bool fast = true;
 #pragma unroll
     for (int i = 0; i < quantized_unit; i++) {
-        divisors[i] = divisor_of(factors[i]);
-        fast = fast && divisors[i].fast;
+        divisors[i] = divisor_of<D>(factors[i]);
+        fast = fast && is_fast(factors[i]);
     }
-    divisors[0].fast = fast;
+    return fast;
 }
 
 /* First row and column of unit i of a thread. */
@@ -266,7 +267,7 @@ __device__ __noinline__ void store_careful_units(const FloatJob &job, const Floa
     }
 }
 
-template <awq_packing P, class T, class Config>
+template <awq_packing P, class T, Division D, class Config>
 __global__ void __launch_bounds__(Config::threads, Config::resident)
     quantize_rows(const __grid_constant__ FloatJob job, const uint32_t split)
 {
@@ -279,11 +280,12 @@ __global__ void __launch_bounds__(Config::threads, Config::resident)
     Weights<T> units[Config::pass] = {};
     load_units<T, Config>(job, place, weights, 0, units);
     Factor factors[Config::shared ? Config::down : 1];
-    Divisor divisors[Config::shared ? 1 : N];
+    Divisor<D> divisors[Config::shared ? 1 : N];
+    bool has_fast_columns = true;
     if constexpr (Config::shared) {
         load_unit_factors<Config>(job, place, factors);
     } else {
-        load_column_divisors(job, place, divisors);
+        has_fast_columns = load_column_divisors(job, place, divisors);
     }
 #pragma unroll 1
     for (int first = 0; first < Config::units; first += Config::pass) {
@@ -296,15 +298,14 @@ __global__ void __launch_bounds__(Config::threads, Config::resident)
 #pragma unroll
         for (int i = 0; i < Config::pass; i++) {
             if (Config::shared && (Config::down > 1 || i == 0)) {
-                divisors[0] = divisor_of(factors[Config::down > 1 ? i : 0]);
-            }
-            if (Config::shared || i == 0) { /* which tells of all a unit's columns */
-                fast.count(divisors[0]);
+                const Factor &factor = factors[Config::down > 1 ? i : 0];
+                divisors[0] = divisor_of<D>(factor);
+                fast.count(factor);
             }
             fast.count(units[i]);
             codes[i] = fast_codes_of(units[i], divisors);
         }
-        if (__all_sync(0xffffffff, fast.holds())) {
+        if (__all_sync(0xffffffff, has_fast_columns && fast.holds())) {
 #pragma unroll
             for (int i = 0; i < Config::pass; i++) {
                 store_unit<P>(payload + payload_step<P, Config, N>(job, first + i), codes[i], first + i < place.count);
@@ -334,11 +335,11 @@ constexpr FloatRowKernel row_dequantizers[AWQ_PACKING_COUNT] = {
     {dequantize_rows<AWQ_PACKING_V2, T, WideConfig>, float_rows_shape<WideConfig>},
 };
 
-template <class T, class Config>
+template <class T, Division D, class Config>
 constexpr FloatRowKernel row_quantizers[AWQ_PACKING_COUNT] = {
-    {quantize_rows<AWQ_PACKING_V1, T, Config>, float_rows_shape<Config>},
-    {quantize_rows<AWQ_PACKING_V1_REORDER, T, Config>, float_rows_shape<Config>},
-    {quantize_rows<AWQ_PACKING_V2, T, Config>, float_rows_shape<Config>},
+    {quantize_rows<AWQ_PACKING_V1, T, D, Config>, float_rows_shape<Config>},
+    {quantize_rows<AWQ_PACKING_V1_REORDER, T, D, Config>, float_rows_shape<Config>},
+    {quantize_rows<AWQ_PACKING_V2, T, D, Config>, float_rows_shape<Config>},
 };
 
 } // namespace awq_cuda

@@ -43,7 +43,7 @@ constexpr FloatKernels dequantizers = {nullptr,
                                        row_dequantizers<T, DequantizeBelow>,
                                        row_dequantizers<T, DequantizeColumns, DequantizeWideColumns>,
                                        row_dequantizers<T, DequantizeColumns, DequantizeWideColumns>,
-                                       tile_walks<false, T, DequantizeTile<T>>,
+                                       tile_walks<false, T, Division::near, DequantizeTile<T>>,
                                        marlin_row_dequantizer<T>,
                                        generic_dequantizers<T>,
                                        dequantized_unit<T>,
@@ -51,13 +51,13 @@ constexpr FloatKernels dequantizers = {nullptr,
                                        DequantizeColumns::down,
                                        DequantizeColumns::down};
 
-template <class T>
-constexpr FloatKernels quantizers = {row_quantizers<T, QuantizeAlong<T>>,
-                                     row_quantizers<T, QuantizeBelow<T>>,
-                                     row_quantizers<T, QuantizeColumns<T>>,
-                                     row_quantizers<T, QuantizeShortColumns>,
-                                     tile_walks<true, T, QuantizeTile<T>, QuantizeTileByRow<T>>,
-                                     marlin_row_quantizer<T>,
+template <class T, Division D>
+constexpr FloatKernels quantizers = {row_quantizers<T, D, QuantizeAlong<T>>,
+                                     row_quantizers<T, D, QuantizeBelow<T>>,
+                                     row_quantizers<T, D, QuantizeColumns<T>>,
+                                     row_quantizers<T, D, QuantizeShortColumns>,
+                                     tile_walks<true, T, D, QuantizeTile<T>, QuantizeTileByRow<T>>,
+                                     marlin_row_quantizer<T, D>,
                                      generic_quantizers<T>,
                                      quantized_unit,
                                      QuantizeBelow<T>::down,
@@ -66,7 +66,14 @@ constexpr FloatKernels quantizers = {row_quantizers<T, QuantizeAlong<T>>,
 
 constexpr FloatKernels all_dequantizers[float_kinds] = {dequantizers<__half>, dequantizers<__nv_bfloat16>,
                                                         dequantizers<float>};
-constexpr FloatKernels all_quantizers[float_kinds] = {quantizers<__half>, quantizers<__nv_bfloat16>, quantizers<float>};
+
+/* For scales of 16 bits, and for those of float32. */
+constexpr FloatKernels narrow_quantizers[float_kinds] = {quantizers<__half, Division::near>,
+                                                         quantizers<__nv_bfloat16, Division::near>,
+                                                         quantizers<float, Division::rounded>};
+constexpr FloatKernels wide_quantizers[float_kinds] = {quantizers<__half, Division::rounded>,
+                                                       quantizers<__nv_bfloat16, Division::rounded>,
+                                                       quantizers<float, Division::rounded>};
 
 } // namespace awq_cuda
 

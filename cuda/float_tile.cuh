@@ -53,10 +53,11 @@ struct ScaleOf<__nv_bfloat16, SlotFactors::in_other_vectors> {
 template <awq_packing P>
 constexpr bool has_slot_vectors = block_cols<P> == AWQ_WORD_CODES;
 
-/* Whether there are kernels for factors that are found so. */
-template <awq_packing P, class T, SlotFactors F>
-constexpr bool has_slot_factors = F == SlotFactors::of_rows || F == SlotFactors::of_columns ||
-                                  (has_slot_vectors<P> && (F == SlotFactors::in_vectors || sizeof(T) == 2));
+/* Whether there are kernels for factors that are found so. Scales in vectors beside 16-bit weights have 16 bits, too. */
+template <awq_packing P, class T, Division D, SlotFactors F>
+constexpr bool has_slot_factors =
+    F == SlotFactors::of_rows || F == SlotFactors::of_columns ||
+    (has_slot_vectors<P> && (sizeof(T) == 2 ? D == Division::near : F == SlotFactors::in_vectors));
 
 /* Eight factors: of a slot's rows, or of its columns in the order of slot_column. */
 template <awq_packing P, class T, SlotFactors F,
@@ -74,7 +75,7 @@ struct SlotSource {
     {
 #pragma unroll
         for (int i = 0; i < 8; i++) {
-            fast.count(divisor_of(factors[i]));
+            fast.count(factors[i]);
         }
     }
 };
@@ -224,13 +225,13 @@ constexpr int columns_together = 4; /* whose loads are under way at once */
 
 /* The words of a slot, as put_slot wants them, made the fast way; returns whether they are right, which is asked once: a
    branch a column would keep the arithmetic of columns apart. */
-template <awq_packing P, class T, SlotFactors F, class Config>
+template <awq_packing P, class T, Division D, SlotFactors F, class Config>
 __device__ __forceinline__ bool quantize_slot(const FloatJob &job, const Slot<Config> &slot, const uint8_t *weights,
                                               uint32_t (&words)[8])
 {
     constexpr bool by_row = F == SlotFactors::of_rows;
     const SlotSource<P, T, F> source = slot_source<P, T, F>(job, slot);
-    Divisor divisors[by_row ? 8 : 1];
+    Divisor<D> divisors[by_row ? 8 : 1];
     Fast<T> fast;
 #pragma unroll
     for (int first = 0; first < 8; first += columns_together) {
@@ -243,7 +244,7 @@ __device__ __forceinline__ bool quantize_slot(const FloatJob &job, const Slot<Co
             if (first == 0) {
 #pragma unroll
                 for (int row = 0; row < 8; row++) {
-                    divisors[row] = divisor_of(source.at(row));
+                    divisors[row] = divisor_of<D>(source.at(row));
                 }
             }
         }
@@ -251,7 +252,7 @@ __device__ __forceinline__ bool quantize_slot(const FloatJob &job, const Slot<Co
 #pragma unroll
         for (int k = 0; k < columns_together; k++) {
             if (!by_row) {
-                divisors[0] = divisor_of(source.at(first + k));
+                divisors[0] = divisor_of<D>(source.at(first + k));
             }
             const Words<2> codes = fast_codes_of(columns[k], divisors);
             fast.count(columns[k]);
@@ -266,7 +267,7 @@ __device__ __forceinline__ bool quantize_slot(const FloatJob &job, const Slot<Co
     return fast.holds();
 }
 
-template <awq_packing P, class T, SlotFactors F, class Config>
+template <awq_packing P, class T, Division D, SlotFactors F, class Config>
 __global__ void __launch_bounds__(Config::threads, Config::resident)
     quantize_tiles(const __grid_constant__ FloatJob job, const uint32_t split)
 {
@@ -287,7 +288,7 @@ __global__ void __launch_bounds__(Config::threads, Config::resident)
             }
         }
         uint32_t words[8];
-        if (quantize_slot<P, T, F>(job, slot, p, words)) {
+        if (quantize_slot<P, T, D, F>(job, slot, p, words)) {
             put_slot<P, Config>(slot, words);
         } else {
             put_careful_slot<P, T, Config>(job, block, number + threadIdx.x);
@@ -298,13 +299,14 @@ __global__ void __launch_bounds__(Config::threads, Config::resident)
     finish_check(job.fault);
 }
 
-template <bool Quantizes, awq_packing P, class T, SlotFactors F, class Config>
+/* D is how a kernel that quantizes divides. */
+template <bool Quantizes, awq_packing P, class T, Division D, SlotFactors F, class Config>
 constexpr FloatWalk tile_walk()
 {
-    if constexpr (!has_slot_factors<P, T, F>) {
+    if constexpr (!has_slot_factors<P, T, D, F>) {
         return {nullptr, nullptr};
     } else if constexpr (Quantizes) {
-        return {quantize_tiles<P, T, F, Config>, float_tile_shape<Config>};
+        return {quantize_tiles<P, T, D, F, Config>, float_tile_shape<Config>};
     } else {
         return {dequantize_tiles<P, T, F, Config>, float_tile_shape<Config>};
     }
@@ -316,17 +318,17 @@ struct TileWalks {
 };
 
 /* Eight divisors at once take more registers: factors of rows may have a configuration of their own. */
-template <bool Quantizes, awq_packing P, class T, class Config, class RowConfig>
-constexpr TileWalks tile_walks_of = {{tile_walk<Quantizes, P, T, SlotFactors::of_rows, RowConfig>(),
-                                      tile_walk<Quantizes, P, T, SlotFactors::of_columns, Config>(),
-                                      tile_walk<Quantizes, P, T, SlotFactors::in_vectors, Config>(),
-                                      tile_walk<Quantizes, P, T, SlotFactors::in_other_vectors, Config>()}};
+template <bool Quantizes, awq_packing P, class T, Division D, class Config, class RowConfig>
+constexpr TileWalks tile_walks_of = {{tile_walk<Quantizes, P, T, D, SlotFactors::of_rows, RowConfig>(),
+                                      tile_walk<Quantizes, P, T, D, SlotFactors::of_columns, Config>(),
+                                      tile_walk<Quantizes, P, T, D, SlotFactors::in_vectors, Config>(),
+                                      tile_walk<Quantizes, P, T, D, SlotFactors::in_other_vectors, Config>()}};
 
-template <bool Quantizes, class T, class Config, class RowConfig = Config>
+template <bool Quantizes, class T, Division D, class Config, class RowConfig = Config>
 constexpr TileWalks tile_walks[AWQ_PACKING_COUNT] = {
-    tile_walks_of<Quantizes, AWQ_PACKING_V1, T, Config, RowConfig>,
-    tile_walks_of<Quantizes, AWQ_PACKING_V1_REORDER, T, Config, RowConfig>,
-    tile_walks_of<Quantizes, AWQ_PACKING_V2, T, Config, RowConfig>,
+    tile_walks_of<Quantizes, AWQ_PACKING_V1, T, D, Config, RowConfig>,
+    tile_walks_of<Quantizes, AWQ_PACKING_V1_REORDER, T, D, Config, RowConfig>,
+    tile_walks_of<Quantizes, AWQ_PACKING_V2, T, D, Config, RowConfig>,
 };
 
 } // namespace awq_cuda

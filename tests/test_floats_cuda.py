@@ -180,6 +180,31 @@ def test_factors_and_weights_that_take_the_slow_way(packing, dtype, memory):
     assert_same(found.cpu(), awqpack.quantize(weight, scales, zeros, *packing))
 
 
+@pytest.mark.parametrize("scale_dtype", [torch.float16, torch.bfloat16], ids=["scales float16", "scales bfloat16"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["float16", "bfloat16"])
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("memory", ["rows", "columns"])
+def test_every_pair_of_significands(packing, dtype, scale_dtype, turned, memory):
+    """16-bit weights are divided less exactly by 16-bit scales: no quotient may cross the middle of two codes."""
+
+    def significands(dtype):
+        return torch.arange(1, 2, torch.finfo(dtype).eps, device="cuda").to(dtype)
+
+    scales = significands(scale_dtype)[:, None] / 64
+    powers = torch.ldexp(torch.ones(10, device="cuda"), torch.arange(-10, 0, device="cuda"))
+    weights = (powers[:, None] * significands(dtype).float()).flatten()
+    weights = torch.cat([weights, -weights]).to(dtype)
+    weight = weights.expand(len(scales), -1)
+    quotients = weight.float() / scales.float()
+    if turned:
+        weight, scales, quotients = weight.mT, scales.mT, quotients.mT
+    weight = MEMORY[memory](weight)
+    for zero in range(16):
+        codes = (quotients + zero).round().clamp(0, 15).to(torch.uint8)
+        payload = awqpack.quantize(weight, scales, torch.full_like(scales, zero, dtype=torch.uint8), *packing)
+        assert_same(payload, awqpack.pack(codes, *packing))
+
+
 @pytest.mark.parametrize("kept", ["scales", "zeros"])
 def test_factors_that_are_not_aligned(packing, dtype, kept):
     """Those of columns are read as vectors where they are."""
