@@ -9,11 +9,11 @@
 namespace awq_cuda {
 
 /*
- * How weights are divided by scales: `rounded` correctly, or `near` that, where both are of at most eleven significant
- * bits. Then a quotient lies in the middle of two codes or 2^-13 of a code away from it, at least. So it may be rounded to
- * multiples of 2^-15 first: errors below 2^-16 are gone from those in the middle, and no other one crosses it.
+ * How the fast way divides. Quotients of weights and scales of at most eleven significant bits, as float16 and bfloat16
+ * have, need no correction: AWQ_FLOAT_BASE (csrc/kernels/float_kernels.h) says why. Here their sums with zeros are rounded
+ * to multiples of 2^-15, and errors are below 2^-18.
  */
-enum class Division { near, rounded };
+enum class Division { uncorrected, corrected };
 
 /* A factor as the fast way wants it: all of it by sixteenths, so that codes are the range that additions saturate to. */
 template <Division D>
@@ -21,11 +21,11 @@ struct Divisor {
     float zero, reciprocal, scale;
 };
 template <>
-struct Divisor<Division::near> {
-    float zero, reciprocal; /* zero is above near_bias */
+struct Divisor<Division::uncorrected> {
+    float zero, reciprocal; /* the zero beside uncorrected_bias */
 };
 
-constexpr float near_bias = 24.0f; /* floats around it are 2^-19 apart, 2^-15 of a code */
+constexpr float uncorrected_bias = 24.0f; /* floats around it are 2^-19 apart: 2^-15 of a code */
 
 __device__ __forceinline__ float rough_reciprocal_of(float value)
 {
@@ -54,8 +54,8 @@ template <Division D>
 __device__ __forceinline__ Divisor<D> divisor_of(const Factor &factor)
 {
     const float scale = __fmul_rn(factor.scale, 16.0f);
-    if constexpr (D == Division::near) {
-        return {__fmaf_rn(factor.zero, 0.0625f, near_bias), rough_reciprocal_of(scale)};
+    if constexpr (D == Division::uncorrected) {
+        return {__fmaf_rn(factor.zero, 0.0625f, uncorrected_bias), rough_reciprocal_of(scale)};
     } else {
         return {__fmul_rn(factor.zero, 0.0625f), reciprocal_of(scale), scale};
     }
@@ -65,9 +65,9 @@ __device__ __forceinline__ Divisor<D> divisor_of(const Factor &factor)
 constexpr float fast_weights = 0x1p27f;
 
 /* The quotient and the zero, not rounded to a code yet. */
-__device__ __forceinline__ float fast_sum(float weight, const Divisor<Division::near> &d)
+__device__ __forceinline__ float fast_sum(float weight, const Divisor<Division::uncorrected> &d)
 {
-    return __fadd_rn(__fmaf_rn(weight, d.reciprocal, d.zero), -near_bias);
+    return __fadd_rn(__fmaf_rn(weight, d.reciprocal, d.zero), -uncorrected_bias);
 }
 
 /*
@@ -75,7 +75,7 @@ __device__ __forceinline__ float fast_sum(float weight, const Divisor<Division::
  * nothing leaves the normal range (checked for every divisor, over all dividends whose quotients lie so near the middle
  * of two numbers that the errors could matter). Where something does, below 2^-26, only the quotient's size matters.
  */
-__device__ __forceinline__ float fast_sum(float weight, const Divisor<Division::rounded> &d)
+__device__ __forceinline__ float fast_sum(float weight, const Divisor<Division::corrected> &d)
 {
     const float guess = __fmul_rn(weight, d.reciprocal);
     return __fadd_rn(__fmaf_rn(__fmaf_rn(-guess, d.scale, weight), d.reciprocal, guess), d.zero);

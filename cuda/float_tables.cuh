@@ -43,7 +43,7 @@ constexpr FloatKernels dequantizers = {nullptr,
                                        row_dequantizers<T, DequantizeBelow>,
                                        row_dequantizers<T, DequantizeColumns, DequantizeWideColumns>,
                                        row_dequantizers<T, DequantizeColumns, DequantizeWideColumns>,
-                                       tile_walks<false, T, Division::near, DequantizeTile<T>>,
+                                       tile_walks<false, T, Division::uncorrected, DequantizeTile<T>>,
                                        marlin_row_dequantizer<T>,
                                        generic_dequantizers<T>,
                                        dequantized_unit<T>,
@@ -68,12 +68,12 @@ constexpr FloatKernels all_dequantizers[float_kinds] = {dequantizers<__half>, de
                                                         dequantizers<float>};
 
 /* For scales of 16 bits, and for those of float32. */
-constexpr FloatKernels narrow_quantizers[float_kinds] = {quantizers<__half, Division::near>,
-                                                         quantizers<__nv_bfloat16, Division::near>,
-                                                         quantizers<float, Division::rounded>};
-constexpr FloatKernels wide_quantizers[float_kinds] = {quantizers<__half, Division::rounded>,
-                                                       quantizers<__nv_bfloat16, Division::rounded>,
-                                                       quantizers<float, Division::rounded>};
+constexpr FloatKernels narrow_quantizers[float_kinds] = {quantizers<__half, Division::uncorrected>,
+                                                         quantizers<__nv_bfloat16, Division::uncorrected>,
+                                                         quantizers<float, Division::corrected>};
+constexpr FloatKernels wide_quantizers[float_kinds] = {quantizers<__half, Division::corrected>,
+                                                       quantizers<__nv_bfloat16, Division::corrected>,
+                                                       quantizers<float, Division::corrected>};
 
 } // namespace awq_cuda
 

@@ -57,7 +57,7 @@ constexpr bool has_slot_vectors = block_cols<P> == AWQ_WORD_CODES;
 template <awq_packing P, class T, Division D, SlotFactors F>
 constexpr bool has_slot_factors =
     F == SlotFactors::of_rows || F == SlotFactors::of_columns ||
-    (has_slot_vectors<P> && (sizeof(T) == 2 ? D == Division::near : F == SlotFactors::in_vectors));
+    (has_slot_vectors<P> && (sizeof(T) == 2 ? D == Division::uncorrected : F == SlotFactors::in_vectors));
 
 /* Eight factors: of a slot's rows, or of its columns in the order of slot_column. */
 template <awq_packing P, class T, SlotFactors F,
