@@ -327,7 +327,7 @@ extern "C" int awq_cuda_dequantize(const awq_float_geometry *geometry, void *str
 
 extern "C" int awq_cuda_quantize(const awq_float_geometry *geometry, void *stream, uint64_t *fault)
 {
-    const FloatKernels *kernels = geometry->scale_dtype == AWQ_DTYPE_FLOAT32 ? wide_quantizers : narrow_quantizers;
+    const FloatKernels *kernels = kind_of(geometry->scale_dtype) == kind_float32 ? wide_quantizers : narrow_quantizers;
     return finish(run(*geometry, kernels[kind_of(geometry->weight_dtype)], fault, static_cast<cudaStream_t>(stream)));
 }
 

@@ -299,8 +299,8 @@ __global__ void __launch_bounds__(Config::threads, Config::resident)
         for (int i = 0; i < Config::pass; i++) {
             if (Config::shared && (Config::down > 1 || i == 0)) {
                 const Factor &factor = factors[Config::down > 1 ? i : 0];
-                divisors[0] = divisor_of<D>(factor);
                 fast.count(factor);
+                divisors[0] = divisor_of<D>(factor);
             }
             fast.count(units[i]);
             codes[i] = fast_codes_of(units[i], divisors);

@@ -13,6 +13,7 @@ namespace awq_cuda {
 using DequantizeBelow = FloatRowConfig<Units::below, 4, 256, 5>;
 using DequantizeColumns = FloatRowConfig<Units::columns, 4, 256, 6>;
 using DequantizeWideColumns = FloatRowConfig<Units::columns, 4, 256, 5>;
+static_assert(DequantizeWideColumns::down == DequantizeColumns::down, "the rows that share a factor");
 template <class T>
 using QuantizeAlong = FloatRowConfig<Units::along, along_units, sizeof(T) == 4 ? 256 : 128, sizeof(T) == 4 ? 4 : 10>;
 template <class T>

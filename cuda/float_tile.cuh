@@ -14,7 +14,7 @@ namespace awq_cuda {
  */
 constexpr int float_slot_rows = 8;
 
-/* float_launch.cu leaves matrices of more than 2^30 rows or columns to the generic kernel: 32 bits hold their places. */
+/* float_launch.cu leaves matrices of 2^30 rows or columns to the generic kernel: 32 bits hold their places. */
 template <int ThreadsPerBlock, bool RowsFirst, int Band, int Down, int Across, int Resident>
 using FloatTileConfig = TileConfig<float_slot_rows, ThreadsPerBlock, RowsFirst, Band, Down, Across, Resident, uint32_t>;
 
@@ -53,15 +53,18 @@ struct ScaleOf<__nv_bfloat16, SlotFactors::in_other_vectors> {
 template <awq_packing P>
 constexpr bool has_slot_vectors = block_cols<P> == AWQ_WORD_CODES;
 
-/* Whether there are kernels for factors that are found so. Scales in vectors beside 16-bit weights have 16 bits, too. */
-template <awq_packing P, class T, Division D, SlotFactors F>
+constexpr bool is_in_vectors(SlotFactors factors)
+{
+    return factors == SlotFactors::in_vectors || factors == SlotFactors::in_other_vectors;
+}
+
+/* Whether there are kernels for factors that are found so. */
+template <awq_packing P, class T, SlotFactors F>
 constexpr bool has_slot_factors =
-    F == SlotFactors::of_rows || F == SlotFactors::of_columns ||
-    (has_slot_vectors<P> && (sizeof(T) == 2 ? D == Division::uncorrected : F == SlotFactors::in_vectors));
+    !is_in_vectors(F) || (has_slot_vectors<P> && (F == SlotFactors::in_vectors || sizeof(T) == 2));
 
 /* Eight factors: of a slot's rows, or of its columns in the order of slot_column. */
-template <awq_packing P, class T, SlotFactors F,
-          bool InVectors = F != SlotFactors::of_rows && F != SlotFactors::of_columns>
+template <awq_packing P, class T, SlotFactors F, bool InVectors = is_in_vectors(F)>
 struct SlotSource {
     Factor factors[8];
 
@@ -299,11 +302,12 @@ __global__ void __launch_bounds__(Config::threads, Config::resident)
     finish_check(job.fault);
 }
 
-/* D is how a kernel that quantizes divides. */
+/* D is how a kernel that quantizes divides: scales in vectors beside 16-bit weights, 16 bits themselves, uncorrected. */
 template <bool Quantizes, awq_packing P, class T, Division D, SlotFactors F, class Config>
 constexpr FloatWalk tile_walk()
 {
-    if constexpr (!has_slot_factors<P, T, D, F>) {
+    constexpr bool is_never = Quantizes && is_in_vectors(F) && sizeof(T) == 2 && D == Division::corrected;
+    if constexpr (!has_slot_factors<P, T, F> || is_never) {
         return {nullptr, nullptr};
     } else if constexpr (Quantizes) {
         return {quantize_tiles<P, T, D, F, Config>, float_tile_shape<Config>};
