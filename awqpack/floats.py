@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor  # by a name of its own: to look it up in torch for each argument shows in a small call
+from torch.autograd import forward_ad
 
 from .functional import mark_written, number_of, require_bool, require_tensor_out
 from .packing import AWQPacking
@@ -39,6 +40,21 @@ def _require_no_gradient(op: str, name: str, tensor: Tensor) -> None:
         )
 
 
+def _require_no_tangents(op: str, **tensors: Tensor) -> None:
+    """The same of forward mode, in which nothing requires a gradient."""
+    for name, tensor in tensors.items():
+        if forward_ad.unpack_dual(tensor).tangent is not None:
+            raise ValueError(f"{op} has no derivative, and {name} has a tangent: call it with {name}.detach()")
+
+
+def _require_out(op: str, name: str, out: object, given: Tensor) -> None:
+    require_tensor_out(out, given)
+    assert isinstance(out, Tensor)
+    _require_no_gradient(op, name, out)
+    if not torch.compiler.is_compiling() and out.is_neg():
+        raise ValueError(f"{name} expects a tensor that holds its values; got one that is read as their negatives")
+
+
 def quantize(
     weight: Tensor,
     scales: Tensor,
@@ -55,8 +71,8 @@ def quantize(
     even: the same bits on every device. A scale of 0 gives the zero.
 
     Args:
-        weight: float16, bfloat16 or float32 ``(..., out_features, in_features)``, of any strides; sizes as for
-            :func:`awqpack.pack`.
+        weight: float16, bfloat16 or float32 ``(..., out_features, in_features)``, such as a batch of experts, of any
+            strides; sizes as for :func:`awqpack.pack`.
         scales: float16, bfloat16 or float32 ``(..., R, C)``, of any strides, finite and not negative. ``R`` divides
             out_features and ``C`` divides in_features: one scale for each rectangle, so that ``(N, K / 128)`` is one
             for 128 columns of a row, and ``(N, 1)`` one for a row. Leading dimensions are those of the weight.
@@ -85,6 +101,8 @@ def quantize(
     if weight.requires_grad or scales.requires_grad:
         _require_no_gradient("quantize", "weight", weight)
         _require_no_gradient("quantize", "scales", scales)
+    if forward_ad._current_level >= 0:
+        _require_no_tangents("quantize", weight=weight, scales=scales)
     if out is None:
         op = _quantize if _is_compiled() else _quantize._op
         return op(weight, scales, zeros, number, reorder, validate)  # type: ignore[no-any-return]
@@ -115,7 +133,8 @@ def dequantize(
         reorder: whether it was packed with ``reorder``.
         dtype: float16, bfloat16 or float32; that of ``scales``, or of ``out``, when it is None.
         out: a buffer of the weight's exact shape, of any strides, that overlaps no input. ``W (N, K)`` of a payload of
-            ``W.t()``, such as AutoAWQ's gemm, is ``dequantize(..., out=w.t())``, as fast as rows.
+            ``W.t()``, such as AutoAWQ's gemm, is ``dequantize(..., out=w.t())``, as fast as rows. On the CPU the
+            pages of a new result cost more than the rest.
 
     Returns:
         The weight ``(..., out_features, in_features)``, contiguous unless ``out`` is not.
@@ -136,6 +155,8 @@ def dequantize(
         raise TypeError(f"dtype expects a torch.dtype; got {dtype!r}")
     if scales.requires_grad:
         _require_no_gradient("dequantize", "scales", scales)
+    if forward_ad._current_level >= 0:
+        _require_no_tangents("dequantize", scales=scales)
     if out is None:
         wanted: torch.dtype | int = scales.dtype if dtype is None else dtype
         if _is_compiled():
@@ -143,8 +164,7 @@ def dequantize(
         if is_exact and torch._C._len_torch_function_stack() == 0:  # nobody else is to see a number
             wanted = _DTYPE_NUMBERS.get(wanted, wanted)
         return _dequantize._op(payload, scales, zeros, number, reorder, wanted)  # type: ignore[no-any-return]
-    require_tensor_out(out, payload)
-    _require_no_gradient("dequantize", "out", out)
+    _require_out("dequantize", "out", out, payload)
     if dtype is not None and out.dtype != dtype:
         raise ValueError(f"out expects dtype {dtype}, as dtype asks for it; got {out.dtype}")
     op = _dequantize_out if _is_compiled() else _dequantize_out._op
@@ -182,7 +202,9 @@ def min_max_scales(
     | absmax/7.5 | ``max(abs(w)) / 7.5`` | 8: compressed-tensors', symmetric |
     | absmax/8 | ``max(abs(w)) / 8`` | 8 |
 
-    A group of one sign keeps its range under ``asymmetric/zero``; ``asymmetric`` cuts it off.
+    Zeros are codes, so a group's range always holds 0. Where all of its weights have one sign, as those of linears
+    hardly ever have, ``asymmetric`` makes the range too short and cuts them off; ``asymmetric/zero`` does not.
+    Symmetric formulas return zeros too, 8 everywhere: what takes None for that, as layouts do, wants the scales alone.
     A group whose scale is 0 gets the zero 15 where its least weight is negative, else 0.
 
     Args:
@@ -211,7 +233,9 @@ def min_max_scales(
     if dtype is not None and not isinstance(dtype, torch.dtype):
         raise TypeError(f"dtype expects a torch.dtype; got {dtype!r}")
     _require_no_gradient("min_max_scales", "weight", weight)
-    chosen = formula or ("absmax/7" if symmetric else "asymmetric")
+    if forward_ad._current_level >= 0:
+        _require_no_tangents("min_max_scales", weight=weight)
+    chosen = formula if formula is not None else "absmax/7" if symmetric else "asymmetric"
     rows, cols = group_size if isinstance(group_size, tuple) and len(group_size) == 2 else (1, group_size)
     sizes = weight.shape if weight.dim() >= 2 else (1, 1)
     group = _group("rows", rows, sizes[-2]), _group("columns", cols, sizes[-1])
@@ -219,9 +243,11 @@ def min_max_scales(
         return _min_max_scales(  # type: ignore[no-any-return]
             weight, *group, chosen, weight.dtype if dtype is None else dtype
         )
+    if not isinstance(out, (tuple, list)) or len(out) != 2:
+        raise TypeError(f"out expects a pair of tensors, for scales and zeros; got {type(out)}")
     scales, zeros = out
-    require_tensor_out(scales, weight)
-    require_tensor_out(zeros, weight)
+    _require_out("min_max_scales", "out[0]", scales, weight)
+    _require_out("min_max_scales", "out[1]", zeros, weight)
     if dtype is not None and scales.dtype != dtype:
         raise ValueError(f"out expects scales of dtype {dtype}, as dtype asks for it; got {scales.dtype}")
     _min_max_scales_out(weight, *group, chosen, scales=scales, zeros=zeros)

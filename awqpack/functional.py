@@ -35,6 +35,8 @@ def require_tensor_out(out: object, given: torch.Tensor) -> None:
         raise TypeError(f"out expects a torch.Tensor, as the input is one; got {type(out)}")
     if out.device != given.device:
         raise ValueError(f"out expects the device of the input, {given.device}; got {out.device}")
+    if not torch.compiler.is_compiling() and out.is_inference() and not torch.is_inference_mode_enabled():
+        raise ValueError("out expects a tensor made outside of inference mode, or a call inside of it; got neither")
 
 
 def _require_array_out(out: object) -> None:

@@ -38,6 +38,7 @@ BAD_SCALES = {
     "zeros above 15": ({"zeros": spoiled(Z, (7, 1), 16)}, r"zeros are expected in 0..15; zeros\[7, 1\] is 16"),
 }
 BAD_WEIGHTS = {
+    "float8": ({"weight": W.to(torch.float8_e4m3fn)}, "got dtype torch.float8_e4m3fn"),
     "float64": ({"weight": W.double()}, "a weight of float16, bfloat16 or float32; got dtype torch.float64"),
     "complex": ({"weight": W.cfloat()}, "got dtype torch.complex64"),
     "integers": ({"weight": W.int()}, "got dtype torch.int32"),
@@ -162,6 +163,7 @@ def test_no_gradient():
         lambda: awqpack.dequantize(P, scales, Z),
         lambda: awqpack.dequantize(P, S, Z, out=W.clone().requires_grad_()),
         lambda: awqpack.min_max_scales(weight, 64),
+        lambda: awqpack.min_max_scales(W, 64, out=(S.clone().requires_grad_(), Z.clone())),
     ):
         with pytest.raises(ValueError, match=r"has no gradient.*torch.no_grad\(\)"):
             call()
@@ -169,6 +171,56 @@ def test_no_gradient():
             call()
     with torch.no_grad():
         assert_same(awqpack.quantize(weight, scales, Z), awqpack.quantize(W, S, Z))
+
+
+def test_no_tangents():
+    for call, given in (
+        (lambda given: awqpack.quantize(given, S), W),
+        (lambda given: awqpack.quantize(W, given), S),
+        (lambda given: awqpack.dequantize(P, given), S),
+        (lambda given: awqpack.min_max_scales(given)[0], W),
+    ):
+        with pytest.raises(ValueError, match=r"has no derivative, and (weight|scales) has a tangent"):
+            torch.func.jvp(call, (given,), (torch.ones_like(given),))
+        with torch.autograd.forward_ad.dual_level():
+            call(given)
+
+
+def inference(tensor):
+    with torch.inference_mode():
+        return tensor.clone()
+
+
+def test_an_inference_tensor_is_written_in_inference_mode_alone(packing):
+    codes, weight = torch.full((64, 128), 3, dtype=torch.uint8), torch.full((64, 128), 0.5)
+    payload = awqpack.pack(codes, *packing)
+    for call, expected in (
+        (lambda out: awqpack.pack(codes, *packing, out=out), payload),
+        (lambda out: awqpack.unpack(payload, *packing, out=out), codes),
+        (lambda out: awqpack.relayout(payload, packing, packing, out=out), payload),
+        (lambda out: awqpack.quantize(weight, S, *packing_after_zeros(packing), out=out), payload),
+        (lambda out: awqpack.dequantize(payload, S, *packing_after_zeros(packing), out=out), weight - 5.5),
+        (lambda out: awqpack.min_max_scales(weight, 64, out=(out, Z.clone()))[0], torch.full((64, 2), 0.0)),
+    ):
+        out = inference(torch.zeros_like(expected))
+        with pytest.raises(ValueError, match="out expects a tensor made outside of inference mode"):
+            call(out)
+        assert not out.any()
+        with torch.inference_mode():
+            call(out)
+
+
+def packing_after_zeros(packing):
+    return (None, *packing)
+
+
+def test_an_out_of_negatives_is_named():
+    out = torch.zeros(64, 128, dtype=torch.complex64).conj().imag
+    with pytest.raises(ValueError, match="out expects a tensor that holds its values"):
+        awqpack.dequantize(P, S, out=out)
+    with pytest.raises(ValueError, match=r"out\[0\] expects a tensor that holds its values"):
+        awqpack.min_max_scales(W, 64, out=(out[:, :2], Z.clone()))
+    assert not out.resolve_neg().any()
 
 
 TYPES = {
@@ -183,6 +235,8 @@ TYPES = {
     "group_size expects an int or a pair": lambda: awqpack.min_max_scales(W, (1, 2, 3)),
     "formula": lambda: awqpack.min_max_scales(W, formula=7),
     "out": lambda: awqpack.quantize(W, S, out=P.numpy()),
+    "out expects a pair of tensors": lambda: awqpack.min_max_scales(W, 64, out=S.clone()),
+    "out expects a pair of tensors, for scales and zeros": lambda: awqpack.min_max_scales(W, 64, out=(S, Z, Z)),
 }
 
 

@@ -82,6 +82,10 @@ inline Dtype dtype_of(torch::headeronly::ScalarType type)
     case ScalarType::UInt16: return {AWQ_DTYPE_OTHER, "torch.uint16"};
     case ScalarType::UInt32: return {AWQ_DTYPE_OTHER, "torch.uint32"};
     case ScalarType::UInt64: return {AWQ_DTYPE_OTHER, "torch.uint64"};
+    case ScalarType::Float8_e5m2: return {AWQ_DTYPE_OTHER, "torch.float8_e5m2"};
+    case ScalarType::Float8_e4m3fn: return {AWQ_DTYPE_OTHER, "torch.float8_e4m3fn"};
+    case ScalarType::Float8_e5m2fnuz: return {AWQ_DTYPE_OTHER, "torch.float8_e5m2fnuz"};
+    case ScalarType::Float8_e4m3fnuz: return {AWQ_DTYPE_OTHER, "torch.float8_e4m3fnuz"};
     default: return {AWQ_DTYPE_OTHER, "another dtype"};
     }
 }
