@@ -139,6 +139,23 @@ def narrow(tensors):
         tensors[f"{name}.weight"] = torch.ones(64, 192)
 
 
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float64])
+def test_linears_of_other_dtypes_are_kept_and_named(dtype, tmp_path):
+    tensors = some_floats()
+    for name in (LINEARS[0], "lm_head"):
+        tensors[f"{name}.weight"] = tensors[f"{name}.weight"].to(dtype)
+    given = write_floats(tmp_path / "given", tensors)
+    done = checkpoint.quantize(given, tmp_path / "out", "gemm", ignore=["lm_head"])
+    reason = f"its dtype is {str(dtype).removeprefix('torch.')}"
+    assert (set(done.quantized), done.kept[LINEARS[0]], done.kept["lm_head"]) == (set(LINEARS[1:]), reason, reason)
+    assert done.warnings == (f"2 linears are kept as they are, such as {sorted(['lm_head', LINEARS[0]])[0]}: {reason}",)
+    config = json.loads((tmp_path / "out" / "config.json").read_text())["quantization_config"]
+    assert LINEARS[0] in config["modules_to_not_convert"]
+    assert load_file(tmp_path / "out" / "model.safetensors")[f"{LINEARS[0]}.weight"].dtype == dtype
+    with pytest.raises(CheckpointError, match=rf"holds no linear to quantize \(.*{reason}\)"):
+        checkpoint.quantize(given, tmp_path / "none", "gemm", ignore=[r"re:.*(down|up)_proj"])
+
+
 REFUSED = {
     "NaN": (bad(LINEARS[0], float("nan")), {}, {}, r"layers\.0\.self_attn\.q_proj: weight\[70, 9\] is nan"),
     "infinite": (bad(LINEARS[1], float("-inf")), {}, {}, r"layers\.0\.mlp\.down_proj: weight\[70, 9\] is -inf"),

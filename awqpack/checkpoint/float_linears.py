@@ -57,7 +57,7 @@ class FloatLinear:
 def float_linears(
     files: TensorFiles, hidden_size: int | None, model_type: str | None
 ) -> tuple[list[FloatLinear], dict[str, str]]:
-    """All of them in the order of the files, and tensors of experts that are left out, each with the reason.
+    """All of them in the order of the files, and modules and tensors of experts that are left out, with the reasons.
 
     Args:
         files: where to look.
@@ -68,13 +68,18 @@ def float_linears(
     left_out: dict[str, str] = {}
     for tensor in files.where:
         spec = files.entry(tensor).spec
-        if spec.dtype not in SCALE_DTYPES:
+        if not spec.dtype.is_floating_point:
             continue
+        reason = None if spec.dtype in SCALE_DTYPES else f"its dtype is {str(spec.dtype).removeprefix('torch.')}"
         if tensor.endswith(".weight") and len(spec.shape) == 2:
-            found.append(FloatLinear(tensor.removesuffix(".weight"), tensor, spec))
+            module = tensor.removesuffix(".weight")
+            if reason is not None:
+                left_out[module] = reason
+            else:
+                found.append(FloatLinear(module, tensor, spec))
         elif len(spec.shape) == 3 and "experts" in tensor.split("."):
             is_turned = _is_turned(files, tensor, hidden_size)
-            reason = _reason_kept(files, tensor, model_type)
+            reason = reason or _reason_kept(files, tensor, model_type)
             if reason is not None:
                 left_out[tensor] = reason
             elif is_turned is None:

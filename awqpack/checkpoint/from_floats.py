@@ -83,30 +83,34 @@ def from_floats(
     """
     files = source.files
     found, left_out = float_linears(files, source.configs.hidden_size, source.configs.model_type)
-    kept = kept_linears([linear.name for linear in found], ignore, include)
+    of_experts = [name for name in left_out if name in files.where]
+    modules = [name for name in left_out if name not in files.where]
+    kept = kept_linears([*(linear.name for linear in found), *modules], ignore, include)
     kept |= _kept_with_others(found, kept)
     kept |= left_out
     chosen = [linear for linear in found if linear.name not in kept]
     if not chosen:
+        first = next((f": {name}: {reason}" for name, reason in (left_out or kept).items()), "")
         raise CheckpointError(
-            f"{source.path}: holds no linear to quantize ({len(files.where)} tensors, {len(kept)} kept)"
+            f"{source.path}: holds no linear to quantize ({len(files.where)} tensors, {len(kept)} kept{first})"
         )
     if not symmetric and "zeros" not in target.names:
         raise CheckpointError(f"{target.name} has no zeros: it expects symmetric layers (--symmetric)")
     jobs = [_Quantize(files, linear, target, group_size, symmetric, scale_dtype) for linear in chosen]
     reasons = {job.name: target.reason_not_held(job.geometry) for job in jobs}
     require_all(target.name, reasons, "; --ignore keeps them in floats")
-    exact = _names_of_kept(found, left_out, kept, chosen)
+    exact = _names_of_kept(found, of_experts, kept, chosen)
     config = QuantizationConfig(group_size, symmetric, None, {}, exact, HEAD in {linear.name for linear in chosen})
     reason = target.reason_not_said(config)
     if reason is not None:
         raise CheckpointError(f"{target.name} {reason}")
     weights = {job.weight for job in jobs}
     copies = [tensor for tensor in files.where if tensor not in weights]
-    warnings = []
-    if left_out:
-        first, reason = next(iter(left_out.items()))
-        warnings = [f"{len(left_out)} tensors of several experts each are kept in floats, such as {first}: {reason}"]
+    warnings = [
+        f"{len(names)} {what} kept as they are, such as {names[0]}: {left_out[names[0]]}"
+        for names, what in ((of_experts, "tensors of several experts each are"), (modules, "linears are"))
+        if names
+    ]
     caution = target.caution(config)
     if caution is not None:
         warnings.append(caution)
@@ -116,13 +120,13 @@ def from_floats(
 
 def _names_of_kept(
     found: Sequence[FloatLinear],
-    left_out: Mapping[str, str],
+    of_experts: Sequence[str],
     kept: Mapping[str, str],
     chosen: Sequence[FloatLinear],
 ) -> tuple[str, ...]:
     """What configurations name: modules, and that of the experts where none of them is quantized."""
     parent_of = {linear.name: linear.tensor.rpartition(".")[0] for linear in found if linear.experts is not None}
-    parent_of |= {tensor: tensor.rpartition(".")[0] for tensor in left_out}
+    parent_of |= {tensor: tensor.rpartition(".")[0] for tensor in of_experts}
     partly = {None, *(parent_of.get(linear.name) for linear in chosen)}
     names = [name if parent_of.get(name) in partly else parent_of[name] for name in kept if name != HEAD]
     return tuple(dict.fromkeys(names))
