@@ -130,3 +130,25 @@ def test_no_layer(case):
     changes, error, words = NO_LAYER[case]
     with pytest.raises(error, match=words):
         LAYOUTS["compressed-tensors"].encode_float(**{**GIVEN, **changes})
+
+
+def test_dequantize_rounds_once_to_any_dtype():
+    layer = positive(random_layer(64, 256, 64), True)
+    payload = awqpack.pack(layer.codes)
+    for scales in (layer.scales, -layer.scales):
+        for dtype in (torch.float16, torch.bfloat16, torch.float32):
+            exact = awqpack.dequantize(payload, layer.scales, layer.zeros, dtype=torch.float32)
+            found = Layer(layer.codes, scales, layer.zeros, 64).dequantize(dtype)
+            assert_same(found, (exact if scales is layer.scales else -exact).to(dtype))
+
+
+def test_what_quantize_layer_refuses():
+    weight = torch.randn(64, 256)
+    with pytest.raises(TypeError, match=r"layout expects one of LAYOUTS, such as LAYOUTS\['gemm'\]; got 'gemm'"):
+        quantize_layer(weight, "gemm")
+    with pytest.raises(
+        LayoutError, match=r"weight expects \(N, K\), of one layer or expert at a time; got .*\(8, 64, 256"
+    ):
+        quantize_layer(weight.expand(8, 64, 256), LAYOUTS["gemm"])
+    with pytest.raises(LayoutError, match="modelopt has no zeros: it expects symmetric=True"):
+        quantize_layer(weight, LAYOUTS["modelopt"])

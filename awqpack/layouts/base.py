@@ -179,10 +179,17 @@ def quantize_layer(
     Raises:
         LayoutError: the layout cannot hold a layer of these sizes, or a zero would be lost.
         ValueError: what awqpack.min_max_scales refuses.
+        TypeError: the layout is none.
     """
+    if not isinstance(layout, Layout):
+        raise TypeError(f"layout expects one of LAYOUTS, such as LAYOUTS['gemm']; got {layout!r}")
+    if weight.dim() > 2:
+        raise LayoutError(f"weight expects (N, K), of one layer or expert at a time; got {TensorSpec.of(weight)}")
+    is_symmetric = symmetric or (formula or "").startswith("absmax/")
+    if not is_symmetric and "zeros" not in layout.names:
+        raise LayoutError(f"{layout.name} has no zeros: it expects symmetric=True")
     scales, zeros = floats.min_max_scales(weight, group_size, symmetric=symmetric, formula=formula, dtype=dtype)
     lift_zeros(weight, scales, zeros, layout.lowest_zero)
-    is_symmetric = symmetric or (formula or "").startswith("absmax/")
     return layout.encode_float(weight, scales, None if is_symmetric else zeros, bias)
 
 

@@ -128,16 +128,16 @@ class Layer:
     def is_symmetric(self) -> bool:
         return bool((self.zeros == SYMMETRIC_ZERO).all())
 
-    def dequantize(self) -> torch.Tensor:
-        """The weight ``(N, K)`` in the scales' dtype: ``(code - zero) * scale`` in float32, rounded once."""
+    def dequantize(self, dtype: torch.dtype | None = None) -> torch.Tensor:
+        """The weight ``(N, K)``: ``(code - zero) * scale`` in float32, rounded once to ``dtype`` or the scales' own."""
         scales, zeros = self.scales, self.zeros
         if self.order is not None:
             scales, zeros = (t[:, self.order.long()] for t in (scales, zeros))
         if self.codes.shape[1] % 8 == 0 and not scales.is_meta and not bool((scales < 0).any()):
-            return floats.dequantize(functional.pack(self.codes), scales.detach(), zeros)
+            return floats.dequantize(functional.pack(self.codes), scales.detach(), zeros, dtype=dtype)
         columns = self.codes.shape[1] // scales.shape[1]
         scale, zero = (t.float().repeat_interleave(columns, 1) for t in (scales, zeros))
-        return ((self.codes.float() - zero) * scale).to(self.scales.dtype)
+        return ((self.codes.float() - zero) * scale).to(dtype or self.scales.dtype)
 
 
 def _require_codes(codes: torch.Tensor) -> None:
