@@ -6,6 +6,7 @@ With --check nothing is written: it ends with an error where a page is out of da
 from __future__ import annotations
 
 import argparse
+import functools
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -142,11 +143,14 @@ def gpu() -> str:
     return text
 
 
-def floats() -> str:
+def floats(gpu: str) -> str:
     """quantize, dequantize and scales beside a copy of the same bytes."""
 
+    def is_there(row: Mapping[str, str]) -> bool:
+        return gpu in row.get("gpu", "")
+
     def is_float(row: Mapping[str, str]) -> bool:
-        return row["table"] == "floats" and bool(row.get("gpu")) and row.get("clock") != "wall"
+        return row["table"] == "floats" and is_there(row) and row.get("clock") != "wall"
 
     largest = max(float(row.get("mib") or 0) for row in wanted("floats", "a GPU's floats", is_float))
     rows = wanted("floats", "a GPU's floats", lambda row: is_float(row) and float(row.get("mib") or 0) == largest)
@@ -155,7 +159,9 @@ def floats() -> str:
     lines = [[op, what, *(ratio_of(rows, op=op, what=what, dtype=dtype) for dtype in dtypes)] for op, what in cases]
     size = f"{largest / 1024:.2g} GiB of weights, " if largest else ""
     text = f"{size}{measured_on(rows)}:\n\n{table(['op', 'from or to', *dtypes], lines)}"
-    models = newest("floats", lambda row: row["table"] == "models" and row.get("what") == "Llama-3.1-70B")
+    models = newest(
+        "floats", lambda row: row["table"] == "models" and is_there(row) and row.get("what") == "Llama-3.1-70B"
+    )
     seconds = {row["op"]: float(row["ms"]) for row in models}
     if seconds:
         words = " and ".join(f"{op} in {short(ms)}" for op, ms in seconds.items())
@@ -303,7 +309,8 @@ FIGURES: dict[str, Callable[[], str]] = {
     "gpu-peers": lambda: _beside("gpu", "cuda"),
     "cpu": cpu,
     "gpu": gpu,
-    "floats": floats,
+    "floats": functools.partial(floats, "H100"),
+    "floats-h200": functools.partial(floats, "H200"),
     "host": host,
     "convert": convert,
     "processes": processes,
