@@ -25,6 +25,7 @@ from .checkpoint.plan import parse_size
 from .checkpoint.team import Team, team_of_environment
 from .checkpoint.to_floats import FLOATS
 from .layouts import FLOAT_LAYOUTS, LAYOUTS, SOURCES
+from .ops.floats import FORMULAS
 
 _SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -213,8 +214,16 @@ def _convert(team: Team, /, source: str, target: str, **options: Any) -> int:
 @click.argument("source", metavar="SRC")
 @click.argument("target", metavar="DST")
 @click.option("--to", required=True, callback=_one_of(*LAYOUTS), metavar="LAYOUT", help=", ".join(LAYOUTS))
-@click.option("--group-size", type=int, default=128, metavar="N", help="Columns that share a scale.  [default: 128]")
+@click.option(
+    "--group-size", type=int, default=128, metavar="N", help="Columns that share a scale; -1 is all.  [default: 128]"
+)
 @click.option("--symmetric", is_flag=True, help="Every zero is 8.")
+@click.option(
+    "--formula",
+    callback=_one_of(*FORMULAS),
+    metavar="NAME",
+    help=f"Of scales and zeros: {', '.join(FORMULAS)}.  [default: that of the layout's own tools]",
+)
 @click.option("--ignore", multiple=True, metavar="PATTERN", help="Keep modules: a name, parts of one, or re:PATTERN.")
 @click.option("--include", multiple=True, metavar="PATTERN", help="Quantize modules that would be kept, likewise.")
 @click.option(

@@ -12,6 +12,7 @@ import awqpack
 from awqpack import checkpoint, cli
 from awqpack.checkpoint import CheckpointError
 from awqpack.layouts import LAYOUTS, quantize_layer
+from awqpack.ops.floats import FORMULAS
 
 KEPT = {
     "lm_head": "the head",
@@ -108,6 +109,21 @@ def test_a_row_past_the_first_chunk_is_named(target, value, words, tmp_path):
         checkpoint.quantize(given, tmp_path / "out", target, group_size=64)
 
 
+@pytest.mark.parametrize("formula", FORMULAS)
+@pytest.mark.parametrize("target", ["gemm", "compressed-tensors"])
+def test_every_formula(target, formula, tmp_path):
+    tensors = some_floats()
+    given = write_floats(tmp_path / "given", tensors)
+    checkpoint.quantize(given, tmp_path / "out", target, formula=formula)
+    assert checkpoint.inspect(tmp_path / "out").is_symmetric == formula.startswith("absmax/")
+    written = load_file(tmp_path / "out" / "model.safetensors")
+    for name in LINEARS:
+        bias = tensors.get(f"{name}.bias")
+        expected = quantize_layer(tensors[f"{name}.weight"], LAYOUTS[target], formula=formula, bias=bias)
+        for suffix, tensor in expected.items():
+            assert_same(written[f"{name}.{suffix}"], tensor.contiguous())
+
+
 CHOICES = {
     "as it is": ({}, LINEARS),
     "without attention": ({"ignore": ["self_attn"]}, LINEARS[1:]),
@@ -165,6 +181,13 @@ REFUSED = {
     "nothing left": (None, {}, {"ignore": ["layers"]}, "holds no linear to quantize"),
     "no such name": (None, {}, {"ignore": ["q_prj"]}, "ignore expects names of linear modules; 'q_prj' names none"),
     "no pattern": (None, {}, {"ignore": ["re:("]}, "ignore expects names of modules, or patterns"),
+    "formula": (
+        None,
+        {},
+        {"formula": "absmax"},
+        r"formula expects one of asymmetric, .*, without symmetric; got 'absmax'",
+    ),
+    "both": (None, {}, {"formula": "absmax/7", "symmetric": True}, "formula expects one of .*, without symmetric"),
     "group": (None, {}, {"group_size": 0}, "group_size expects a positive number"),
 }
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from ..layouts import HEAD, Geometry, Layout, LayoutError, QuantizationConfig, TensorSpec, quantize_runs
+from ..layouts.rounding import has_one_zero
 from .config_files import ConfigFiles
 from .errors import CheckpointError
 from .files import Closing
@@ -63,7 +64,7 @@ def from_floats(
     target: Layout,
     group_size: int,
     *,
-    symmetric: bool,
+    formula: str,
     scale_dtype: torch.dtype | None,
     ignore: Sequence[str],
     include: Sequence[str],
@@ -74,7 +75,7 @@ def from_floats(
         source: what to quantize.
         target: the layout.
         group_size: columns that share a scale, -1 for a row.
-        symmetric: every zero is 8.
+        formula: of scales and zeros, as for awqpack.min_max_scales.
         scale_dtype: None is the weights' own, and float16 for float32.
         ignore, include: as for kept_linears.
 
@@ -94,9 +95,10 @@ def from_floats(
         raise CheckpointError(
             f"{source.path}: holds no linear to quantize ({len(files.where)} tensors, {len(kept)} kept{first})"
         )
+    symmetric = has_one_zero(formula)
     if not symmetric and "zeros" not in target.names:
         raise CheckpointError(f"{target.name} has no zeros: it expects symmetric layers (--symmetric)")
-    jobs = [_Quantize(files, linear, target, group_size, symmetric, scale_dtype) for linear in chosen]
+    jobs = [_Quantize(files, linear, target, group_size, formula, scale_dtype) for linear in chosen]
     reasons = {job.name: target.reason_not_held(job.geometry) for job in jobs}
     require_all(target.name, reasons, "; --ignore keeps them in floats")
     exact = _names_of_kept(found, of_experts, kept, chosen)
@@ -147,10 +149,10 @@ class _Quantize(Job):
         linear: FloatLinear,
         target: Layout,
         group_size: int,
-        symmetric: bool,
+        formula: str,
         scale_dtype: torch.dtype | None,
     ) -> None:
-        self._files, self._linear, self._target, self._symmetric = files, linear, target, symmetric
+        self._files, self._linear, self._target, self._formula = files, linear, target, formula
         self.name, self.weight = linear.name, linear.tensor
         name, spec = linear.name, linear.spec
         n, k = spec.shape
@@ -158,7 +160,7 @@ class _Quantize(Job):
         self._dtype = scale_dtype or (torch.float16 if spec.dtype == torch.float32 else spec.dtype)
         codes = TensorSpec(target.weight.dtype, target.weight.shape(n, k))
         specs = {target.names["weight"]: codes, **target.side_specs(self.geometry, self._dtype)}
-        if symmetric and not target.stores_symmetric_zeros:
+        if has_one_zero(formula) and not target.stores_symmetric_zeros:
             specs.pop(target.names.get("zeros", ""), None)
         self.outputs = {prefixed(name, suffix): Output(spec, self.weight) for suffix, spec in specs.items()}
 
@@ -167,13 +169,11 @@ class _Quantize(Job):
         n, k, _ = geometry
         scales = torch.empty(n, geometry.groups, dtype=self._dtype)
         zeros = torch.empty(n, geometry.groups, dtype=torch.uint8)
-        formula = target.formulas[self._symmetric]
-
         rows = self._linear.reader(self._files.shard(self.weight))
         try:
             name, done = prefixed(self.name, target.names["weight"]), 0
             lowest = target.lowest_zero
-            for run in quantize_runs(rows, (n, k), target.weight, scales, zeros, formula, lowest, buffers.take):
+            for run in quantize_runs(rows, (n, k), target.weight, scales, zeros, self._formula, lowest, buffers.take):
                 sink.write(name, run, done)
                 done += run.nbytes
             side = target.encode_side(geometry, scales, zeros)

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from ..layouts import LAYOUTS
+from ..ops.floats import FORMULAS
 from .convert import Conversion, described, limit_of, require_apart, scale_dtype_of, staged, write_plan
 from .errors import CheckpointError
 from .from_floats import FloatCheckpoint, from_floats
@@ -38,6 +39,7 @@ def quantize(
     *,
     group_size: int = 128,
     symmetric: bool = False,
+    formula: str | None = None,
     ignore: Sequence[str] = (),
     include: Sequence[str] = (),
     scale_dtype: str | torch.dtype | None = None,
@@ -61,6 +63,8 @@ def quantize(
         to: the layout to write: a name in ``awqpack.layouts.LAYOUTS``.
         group_size: columns that share a scale; -1 is all of a row.
         symmetric: every zero is 8.
+        formula: of scales and zeros, one of awqpack.min_max_scales; without it that which the layout's own tools use:
+            asymmetric, or absmax/7 if symmetric; of compressed-tensors asymmetric/zero and absmax/7.5.
         ignore: modules that keep their floats, by name, by a run of whole parts of it, or by a pattern behind ``re:``.
         include: likewise modules to quantize that would be kept: the head, routers and gates, what is outside of the
             numbered blocks, what sees or hears.
@@ -78,6 +82,7 @@ def quantize(
         "to": to,
         "group_size": group_size,
         "symmetric": symmetric,
+        "formula": formula,
         "ignore": list(ignore),
         "include": list(include),
         "scale_dtype": scale_dtype,
@@ -87,6 +92,9 @@ def quantize(
             raise CheckpointError(f"to expects one of {', '.join(LAYOUTS)}; got {to!r}")
         if type(group_size) is not int or (group_size < 1 and group_size != -1):
             raise CheckpointError(f"group_size expects a positive number, or -1 for a whole row; got {group_size!r}")
+        if formula is not None and (symmetric or formula not in FORMULAS):
+            raise CheckpointError(f"formula expects one of {', '.join(FORMULAS)}, without symmetric; got {formula!r}")
+        chosen = formula or LAYOUTS[to].formulas[symmetric]
         given = plain_path(target)
         limit = None if max_shard_size is None else limit_of(max_shard_size)
         scales = None if scale_dtype is None else scale_dtype_of(scale_dtype)
@@ -97,7 +105,7 @@ def quantize(
                 checkpoint,
                 LAYOUTS[to],
                 group_size,
-                symmetric=symmetric,
+                formula=chosen,
                 scale_dtype=scales,
                 ignore=ignore,
                 include=include,

@@ -11,7 +11,7 @@ import torch
 from .. import floats
 from .parts import SCALE_DTYPES, AmbiguousGroupError, Geometry, Layer, LayoutError, QuantizationConfig, TensorSpec
 from .reading import StoredLayout
-from .rounding import lift_zeros
+from .rounding import has_one_zero, lift_zeros
 
 
 class Layout(StoredLayout):
@@ -185,7 +185,7 @@ def quantize_layer(
         raise TypeError(f"layout expects one of LAYOUTS, such as LAYOUTS['gemm']; got {layout!r}")
     if weight.dim() > 2:
         raise LayoutError(f"weight expects (N, K), of one layer or expert at a time; got {TensorSpec.of(weight)}")
-    is_symmetric = symmetric or (formula or "").startswith("absmax/")
+    is_symmetric = symmetric or has_one_zero(formula or "")
     if not is_symmetric and "zeros" not in layout.names:
         raise LayoutError(f"{layout.name} has no zeros: it expects symmetric=True")
     scales, zeros = floats.min_max_scales(weight, group_size, symmetric=symmetric, formula=formula, dtype=dtype)
