@@ -322,25 +322,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     team = Team()
     with _surroundings():
         try:
-            if command in ("convert", "quantize"):
-                team = team_of_environment()
-            status = _run(arguments, team)
-            if sys.stdout is not None:
-                sys.stdout.flush()
-            return status
-        except click.UsageError as error:
-            return _fail(label, f"{_one_line(error.format_message())} ({label} --help)", team)
-        except (demo.DemoError, CheckpointError) as error:
-            return _fail(label, _one_line(str(error)), team)
-        except OSError as error:
-            if error.errno == errno.EPIPE:  # the reader has left (`| head`)
-                _discard(sys.stdout)
-                return 1
-            if error.filename is None:  # a full disk behind standard output
-                _discard(sys.stdout)
-            what = "standard output" if error.filename is None else os.fspath(error.filename)
-            return _fail(label, f"{what}: {error.strerror or error}", team)
-        except _Terminated:
+            try:
+                if command in ("convert", "quantize"):
+                    team = team_of_environment()
+                status = _run(arguments, team)
+                if sys.stdout is not None:
+                    sys.stdout.flush()
+                return status
+            except (click.UsageError, demo.DemoError, CheckpointError, OSError) as error:
+                return _fail_for(error, label, team)
+        except _Terminated:  # in the middle of an error's message, too
             dead = team.dead()  # torchrun ends the other ranks then
             if dead is not None:
                 _fail(label, dead, team)
@@ -351,6 +342,20 @@ def main(argv: Sequence[str] | None = None) -> int:
             if _may_speak(team):
                 print(f"{label}: interrupted", file=sys.stderr)
             return 130
+
+
+def _fail_for(error: Exception, label: str, team: Team) -> int:
+    if isinstance(error, click.UsageError):
+        return _fail(label, f"{_one_line(error.format_message())} ({label} --help)", team)
+    if not isinstance(error, OSError):
+        return _fail(label, _one_line(str(error)), team)
+    if error.errno == errno.EPIPE:  # the reader has left (`| head`)
+        _discard(sys.stdout)
+        return 1
+    if error.filename is None:  # a full disk behind standard output
+        _discard(sys.stdout)
+    what = "standard output" if error.filename is None else os.fspath(error.filename)
+    return _fail(label, f"{what}: {error.strerror or error}", team)
 
 
 def _run(arguments: list[str], team: Team) -> int:

@@ -43,7 +43,7 @@ def _require_no_gradient(op: str, name: str, tensor: Tensor) -> None:
 def _require_no_tangents(op: str, **tensors: Tensor) -> None:
     """The same of forward mode, in which nothing requires a gradient."""
     for name, tensor in tensors.items():
-        if forward_ad.unpack_dual(tensor).tangent is not None:
+        if forward_ad.unpack_dual(tensor).tangent is not None:  # type: ignore[no-untyped-call]
             raise ValueError(f"{op} has no derivative, and {name} has a tangent: call it with {name}.detach()")
 
 

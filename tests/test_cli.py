@@ -384,6 +384,23 @@ def test_interrupted(name, status, what, given, tmp_path):
     assert leftovers(tmp_path) == []
 
 
+INTERRUPTED_IN_AN_ERROR = """
+import os, signal, sys
+from awqpack import cli
+
+def one_line(text):
+    os.kill(os.getpid(), signal.SIGTERM)
+
+cli._one_line = one_line
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+def test_terminated_while_an_error_is_said(tmp_path):
+    done = forked.run(INTERRUPTED_IN_AN_ERROR, "convert", tmp_path / "none", tmp_path / "out", "--to", "gemv_fast")
+    assert (done.returncode, done.stderr) == (143, "awqpack convert: terminated\n")
+
+
 def test_the_console_script_is_the_module(monkeypatch):
     from importlib.metadata import entry_points
 
