@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor  # by a name of its own: to look it up in torch for each argument shows in a small call
 from torch.autograd import forward_ad
@@ -16,6 +18,8 @@ _dequantize = torch.ops.awqpack.dequantize.default
 _dequantize_out = torch.ops.awqpack.dequantize_out.default
 _min_max_scales = torch.ops.awqpack.min_max_scales.default
 _min_max_scales_out = torch.ops.awqpack.min_max_scales_out.default
+
+_unpack_dual: Callable[[Tensor], forward_ad.UnpackedDualTensor] = forward_ad.unpack_dual  # which torch leaves untyped
 
 # torch's own numbers of dtypes, which calls take as well. Each dtype in a call is asked for its __torch_function__, and
 # the error that says it has none takes a sixth of the time of a small call.
@@ -43,13 +47,12 @@ def _require_no_gradient(op: str, name: str, tensor: Tensor) -> None:
 def _require_no_tangents(op: str, **tensors: Tensor) -> None:
     """The same of forward mode, in which nothing requires a gradient."""
     for name, tensor in tensors.items():
-        if forward_ad.unpack_dual(tensor).tangent is not None:  # type: ignore[no-untyped-call]
+        if _unpack_dual(tensor).tangent is not None:
             raise ValueError(f"{op} has no derivative, and {name} has a tangent: call it with {name}.detach()")
 
 
-def _require_out(op: str, name: str, out: object, given: Tensor) -> None:
+def _require_out(op: str, name: str, out: Tensor, given: Tensor) -> None:
     require_tensor_out(out, given)
-    assert isinstance(out, Tensor)
     _require_no_gradient(op, name, out)
     if not torch.compiler.is_compiling() and out.is_neg():
         raise ValueError(f"{name} expects a tensor that holds its values; got one that is read as their negatives")

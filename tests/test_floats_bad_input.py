@@ -192,26 +192,24 @@ def inference(tensor):
 
 
 def test_an_inference_tensor_is_written_in_inference_mode_alone(packing):
-    codes, weight = torch.full((64, 128), 3, dtype=torch.uint8), torch.full((64, 128), 0.5)
-    payload = awqpack.pack(codes, *packing)
-    for call, expected in (
-        (lambda out: awqpack.pack(codes, *packing, out=out), payload),
-        (lambda out: awqpack.unpack(payload, *packing, out=out), codes),
-        (lambda out: awqpack.relayout(payload, packing, packing, out=out), payload),
-        (lambda out: awqpack.quantize(weight, S, *packing_after_zeros(packing), out=out), payload),
-        (lambda out: awqpack.dequantize(payload, S, *packing_after_zeros(packing), out=out), weight - 5.5),
-        (lambda out: awqpack.min_max_scales(weight, 64, out=(out, Z.clone()))[0], torch.full((64, 2), 0.0)),
+    codes = torch.arange(64 * 128, dtype=torch.uint8).view(64, 128) % 16
+    payload, weight = awqpack.pack(codes, *packing), codes.float() - 7
+    for call in (
+        lambda out=None: awqpack.pack(codes, *packing, out=out),
+        lambda out=None: awqpack.unpack(payload, *packing, out=out),
+        lambda out=None: awqpack.relayout(payload, packing, packing, out=out),
+        lambda out=None: awqpack.quantize(weight, S, None, *packing, out=out),
+        lambda out=None: awqpack.dequantize(payload, S, None, *packing, out=out),
+        lambda out=None: awqpack.min_max_scales(weight, 64, out=None if out is None else (out, Z.clone()))[0],
     ):
+        expected = call()
+        assert expected.any()
         out = inference(torch.zeros_like(expected))
         with pytest.raises(ValueError, match="out expects a tensor made outside of inference mode"):
             call(out)
         assert not out.any()
         with torch.inference_mode():
-            call(out)
-
-
-def packing_after_zeros(packing):
-    return (None, *packing)
+            assert_same(call(out), expected)
 
 
 def test_an_out_of_negatives_is_named():

@@ -7,7 +7,7 @@ from functools import partial
 
 import torch
 
-from ..layouts import SCALE_DTYPES, TensorSpec
+from ..layouts import TensorSpec
 from ..layouts.weight import Rows, TakeBytes
 from .fused import Experts, names_of_experts, rows_of
 from .shard import Shard
@@ -57,7 +57,7 @@ class FloatLinear:
 def float_linears(
     files: TensorFiles, hidden_size: int | None, model_type: str | None
 ) -> tuple[list[FloatLinear], dict[str, str]]:
-    """All of them in the order of the files, and modules and tensors of experts that are left out, with the reasons.
+    """All of them, of any float dtype, in the order of the files, and tensors of experts left out, with the reasons.
 
     Args:
         files: where to look.
@@ -70,16 +70,11 @@ def float_linears(
         spec = files.entry(tensor).spec
         if not spec.dtype.is_floating_point:
             continue
-        reason = None if spec.dtype in SCALE_DTYPES else f"its dtype is {str(spec.dtype).removeprefix('torch.')}"
         if tensor.endswith(".weight") and len(spec.shape) == 2:
-            module = tensor.removesuffix(".weight")
-            if reason is not None:
-                left_out[module] = reason
-            else:
-                found.append(FloatLinear(module, tensor, spec))
+            found.append(FloatLinear(tensor.removesuffix(".weight"), tensor, spec))
         elif len(spec.shape) == 3 and "experts" in tensor.split("."):
             is_turned = _is_turned(files, tensor, hidden_size)
-            reason = reason or _reason_kept(files, tensor, model_type)
+            reason = _reason_kept(files, tensor, model_type)
             if reason is not None:
                 left_out[tensor] = reason
             elif is_turned is None:

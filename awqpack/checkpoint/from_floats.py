@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from ..layouts import HEAD, Geometry, Layout, LayoutError, QuantizationConfig, TensorSpec, quantize_runs
-from ..layouts.rounding import has_one_zero
+from ..layouts import HEAD, SCALE_DTYPES, Geometry, Layout, LayoutError, QuantizationConfig, TensorSpec, quantize_runs
+from ..ops.floats import has_one_zero
 from .config_files import ConfigFiles
 from .errors import CheckpointError
 from .files import Closing
@@ -84,14 +84,13 @@ def from_floats(
     """
     files = source.files
     found, left_out = float_linears(files, source.configs.hidden_size, source.configs.model_type)
-    of_experts = [name for name in left_out if name in files.where]
-    modules = [name for name in left_out if name not in files.where]
-    kept = kept_linears([*(linear.name for linear in found), *modules], ignore, include)
+    kept = kept_linears([linear.name for linear in found], ignore, include)
+    unread = _of_other_dtypes(found)
     kept |= _kept_with_others(found, kept)
-    kept |= left_out
+    kept |= left_out | unread
     chosen = [linear for linear in found if linear.name not in kept]
     if not chosen:
-        first = next((f": {name}: {reason}" for name, reason in (left_out or kept).items()), "")
+        first = next((f": {name}: {reason}" for name, reason in (unread or kept).items()), "")
         raise CheckpointError(
             f"{source.path}: holds no linear to quantize ({len(files.where)} tensors, {len(kept)} kept{first})"
         )
@@ -101,18 +100,18 @@ def from_floats(
     jobs = [_Quantize(files, linear, target, group_size, formula, scale_dtype) for linear in chosen]
     reasons = {job.name: target.reason_not_held(job.geometry) for job in jobs}
     require_all(target.name, reasons, "; --ignore keeps them in floats")
-    exact = _names_of_kept(found, of_experts, kept, chosen)
+    exact = _names_of_kept(found, left_out, kept, chosen)
     config = QuantizationConfig(group_size, symmetric, None, {}, exact, HEAD in {linear.name for linear in chosen})
     reason = target.reason_not_said(config)
     if reason is not None:
         raise CheckpointError(f"{target.name} {reason}")
     weights = {job.weight for job in jobs}
     copies = [tensor for tensor in files.where if tensor not in weights]
-    warnings = [
-        f"{len(names)} {what} kept as they are, such as {names[0]}: {left_out[names[0]]}"
-        for names, what in ((of_experts, "tensors of several experts each are"), (modules, "linears are"))
-        if names
-    ]
+    warnings = []
+    for those, what in ((left_out, "tensors of several experts each"), (unread, "linears of other dtypes")):
+        if those:
+            first, reason = next(iter(those.items()))
+            warnings.append(f"{len(those)} {what} are kept in floats, such as {first}: {reason}")
     caution = target.caution(config)
     if caution is not None:
         warnings.append(caution)
@@ -122,16 +121,25 @@ def from_floats(
 
 def _names_of_kept(
     found: Sequence[FloatLinear],
-    of_experts: Sequence[str],
+    left_out: Mapping[str, str],
     kept: Mapping[str, str],
     chosen: Sequence[FloatLinear],
 ) -> tuple[str, ...]:
     """What configurations name: modules, and that of the experts where none of them is quantized."""
     parent_of = {linear.name: linear.tensor.rpartition(".")[0] for linear in found if linear.experts is not None}
-    parent_of |= {tensor: tensor.rpartition(".")[0] for tensor in of_experts}
+    parent_of |= {tensor: tensor.rpartition(".")[0] for tensor in left_out}
     partly = {None, *(parent_of.get(linear.name) for linear in chosen)}
     names = [name if parent_of.get(name) in partly else parent_of[name] for name in kept if name != HEAD]
     return tuple(dict.fromkeys(names))
+
+
+def _of_other_dtypes(found: Sequence[FloatLinear]) -> dict[str, str]:
+    """Linears that quantize does not read, each with the reason."""
+    return {
+        linear.name: f"its dtype is {str(linear.spec.dtype).removeprefix('torch.')}"
+        for linear in found
+        if linear.spec.dtype not in SCALE_DTYPES
+    }
 
 
 def _kept_with_others(found: Sequence[FloatLinear], kept: Mapping[str, str]) -> dict[str, str]:

@@ -9,9 +9,10 @@ from typing import Any, ClassVar
 import torch
 
 from .. import floats
+from ..ops.floats import has_one_zero
 from .parts import SCALE_DTYPES, AmbiguousGroupError, Geometry, Layer, LayoutError, QuantizationConfig, TensorSpec
 from .reading import StoredLayout
-from .rounding import has_one_zero, lift_zeros
+from .rounding import lift_zeros
 
 
 class Layout(StoredLayout):

@@ -7,11 +7,6 @@ import torch
 from .parts import LayoutError
 
 
-def has_one_zero(formula: str) -> bool:
-    """Whether a formula of awqpack.min_max_scales is symmetric: every zero is 8."""
-    return formula.startswith("absmax/")
-
-
 def lift_zeros(
     weight: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor, lowest: int, first_row: int = 0
 ) -> None:

@@ -18,6 +18,12 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 SYMMETRIC_ZERO = 8
 FORMULAS = ("asymmetric", "asymmetric/zero", "absmax/7", "absmax/7.5", "absmax/8")
 
+
+def has_one_zero(formula: str) -> bool:
+    """Whether a formula is symmetric: every zero is 8."""
+    return formula.startswith("absmax/")
+
+
 # --- checks ---
 
 
@@ -275,7 +281,7 @@ def min_max_scales(
     low, high = groups.amin((-3, -1)), groups.amax((-3, -1))
     if formula == "asymmetric/zero":
         low, high = low.clamp(max=0), high.clamp(min=0)
-    is_symmetric = formula.startswith("absmax/")
+    is_symmetric = has_one_zero(formula)
     steps = float(formula.removeprefix("absmax/")) if is_symmetric else 15.0
     span = torch.maximum(-low, high) if is_symmetric else high - low
     # Not the span itself where it is 0: its sign would tell which of the zeros came first.
