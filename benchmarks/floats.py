@@ -85,45 +85,79 @@ def weight_of(shape: tuple[int, int], dtype: torch.dtype, device: str) -> torch.
     return (torch.randn(shape, generator=generator, device=device) * 0.02).to(dtype)
 
 
+class Operands:
+    """What the ops read and write. Both dtypes use the same memory: the system would make a second set of the pages
+    that the first one gave back, which lie apart, and a ratio would tell which dtype came first."""
+
+    def __init__(self, side: int, device: str) -> None:
+        halves = functools.partial(torch.empty, dtype=torch.float16, device=device)
+        groups = (side, side // GROUP)
+        self._halves = {"weight": halves(side, side), "rows": halves(side, side), "out": halves(side, side),
+                        "scales": halves(groups), "turned": halves(groups[::-1])}  # fmt: skip
+        self.zeros, self.turned_zeros = (
+            torch.zeros(s, dtype=torch.uint8, device=device) for s in (groups, groups[::-1])
+        )
+        codes = torch.zeros((side, side), dtype=torch.uint8, device=device)
+        self.row_payload, self.gemm_payload = awqpack.pack(codes), awqpack.pack(codes, *GEMM)
+        self.marlin_payload = awqpack.pack(codes, MARLIN)
+        self.moved = side * side * 5 // 2 + self.zeros.numel() * 3
+
+    def fill(self, dtype: torch.dtype) -> None:
+        """Random weights of a dtype, their scales, zeros and payloads; columns and rows are (K, N)."""
+        self.weight, self.rows, self.out, self.scales, self.turned = (h.view(dtype) for h in self._halves.values())
+        self.weight.copy_(weight_of(tuple(self.weight.shape), dtype, str(self.weight.device)))
+        self.columns = self.weight.t()
+        self.rows.copy_(self.columns)
+        awqpack.min_max_scales(self.weight, GROUP, out=(self.scales, self.zeros))
+        self.turned.copy_(self.scales.t())
+        self.turned_zeros.copy_(self.zeros.t())
+        awqpack.quantize(self.weight, self.scales, self.zeros, out=self.row_payload)
+        awqpack.quantize(self.columns, self.turned, self.turned_zeros, *GEMM, out=self.gemm_payload)
+        awqpack.quantize(self.weight, self.scales, self.zeros, MARLIN, out=self.marlin_payload)
+
+    def calls(self) -> dict[tuple[str, str], Call]:
+        """By op and what it does."""
+        dequantize, quantize = torch.ops.awqpack.dequantize_out.default, torch.ops.awqpack.quantize_out.default
+        by_rows, by_marlin = (self.scales, self.zeros, 1, False), (self.scales, self.zeros, 3, False)
+        by_gemm = (self.turned, self.turned_zeros, 1, True)
+        back = {
+            "V1 rows": (self.row_payload, by_rows, self.out),
+            "gemm to (K, N)": (self.gemm_payload, by_gemm, self.out),
+            "gemm to (N, K)": (self.gemm_payload, by_gemm, self.out.t()),
+            "Marlin": (self.marlin_payload, by_marlin, self.out),
+        }
+        there = {
+            "V1 rows": (self.weight, by_rows, self.row_payload),
+            "(N, K) to gemm": (self.columns, by_gemm, self.gemm_payload),
+            "(K, N) to gemm": (self.rows, by_gemm, self.gemm_payload),
+            "Marlin": (self.weight, by_marlin, self.marlin_payload),
+        }
+        calls: dict[tuple[str, str], Call] = {}
+        for what, (payload, by, out) in back.items():
+            calls["dequantize", what] = functools.partial(dequantize, payload, *by, out=out)
+        for suffix, unchecked in (("", [False]), (", checked", [])):
+            for what, (weight, by, payload) in there.items():
+                calls["quantize", what + suffix] = functools.partial(quantize, weight, *by, *unchecked, out=payload)
+        return calls
+
+
 def bench_floats(machine: Machine, side: int, turns: int, pool: ThreadPoolExecutor) -> Iterator[Row]:
     """Each op into buffers that are there, beside a copy that moves as many bytes."""
+    operands = Operands(side, machine.device)
+    copies = machine.copy(operands.moved, pool)
+    waited: dict[str, Call] = {
+        f"{name}, waited for": functools.partial(wait_for, copy) for name, copy in copies.items()
+    }
     for dtype in (torch.float16, torch.bfloat16):
         case = {"dtype": str(dtype).removeprefix("torch."), "mib": round(side * side * 2 / MIB)}
-        weight = weight_of((side, side), dtype, machine.device)
-        scales, zeros = awqpack.min_max_scales(weight, GROUP)
-        out = torch.empty_like(weight)
-        moved = weight.nbytes + weight.numel() // 2 + scales.nbytes + zeros.nbytes
-        copies = machine.copy(moved, pool)
-        row_payload = awqpack.quantize(weight, scales, zeros)
-        gemm_payload = awqpack.quantize(weight.t(), scales.t(), zeros.t(), *GEMM)
-        marlin_payload = awqpack.quantize(weight, scales, zeros, MARLIN)
-        turned, columns, rows = (scales.t().contiguous(), zeros.t().contiguous()), weight.t(), weight.t().contiguous()
-        ops = torch.ops.awqpack
-        dequantize, quantize = ops.dequantize_out.default, ops.quantize_out.default
-        by_rows, by_gemm, by_marlin = (scales, zeros, 1, False), (*turned, 1, True), (scales, zeros, 3, False)
-        calls: dict[tuple[str, str], Call] = {
-            ("dequantize", "V1 rows"): functools.partial(dequantize, row_payload, *by_rows, out=out),
-            ("dequantize", "gemm to (K, N)"): functools.partial(dequantize, gemm_payload, *by_gemm, out=out),
-            ("dequantize", "gemm to (N, K)"): functools.partial(dequantize, gemm_payload, *by_gemm, out=out.t()),
-            ("dequantize", "Marlin"): functools.partial(dequantize, marlin_payload, *by_marlin, out=out),
-            ("quantize", "V1 rows"): functools.partial(quantize, weight, *by_rows, False, out=row_payload),
-            ("quantize", "(N, K) to gemm"): functools.partial(quantize, columns, *by_gemm, False, out=gemm_payload),
-            ("quantize", "(K, N) to gemm"): functools.partial(quantize, rows, *by_gemm, False, out=gemm_payload),
-            ("quantize", "Marlin"): functools.partial(quantize, weight, *by_marlin, False, out=marlin_payload),
-            ("quantize", "V1 rows, checked"): functools.partial(quantize, weight, *by_rows, out=row_payload),
-            ("quantize", "(N, K) to gemm, checked"): functools.partial(quantize, columns, *by_gemm, out=gemm_payload),
-            ("quantize", "(K, N) to gemm, checked"): functools.partial(quantize, rows, *by_gemm, out=gemm_payload),
-            ("quantize", "Marlin, checked"): functools.partial(quantize, weight, *by_marlin, out=marlin_payload),
-        }
-        waited: dict[str, Call] = {
-            f"{name}, waited for": functools.partial(wait_for, copy) for name, copy in copies.items()
-        }
-        for (op, what), call in calls.items():
-            yield from machine.compare("floats", op, call, copies, moved, turns, what=what, **case)
+        operands.fill(dtype)
+        for (op, what), call in operands.calls().items():
+            yield from machine.compare("floats", op, call, copies, operands.moved, turns, what=what, **case)
             if "checked" in what and machine.device == "cuda":  # the call itself waits for what it finds
                 what = what.replace("checked", "checked, beside a copy that is waited for")
-                yield from machine.compare("floats", op, call, waited, moved, turns, what=what, **case)
-        least = functools.partial(awqpack.min_max_scales, weight, GROUP, out=(scales, zeros))
+                yield from machine.compare("floats", op, call, waited, operands.moved, turns, what=what, **case)
+        weight = operands.weight
+        least = functools.partial(awqpack.min_max_scales, weight, GROUP, out=(operands.scales, operands.zeros))
         reads = machine.read(weight, pool)
         yield from machine.compare(
             "floats", "min_max_scales", least, reads, weight.nbytes, turns, what="groups of 128", **case

@@ -292,6 +292,20 @@ def test_the_quotient_is_that_of_a_division(dtype, scale_dtype):
         assert_same(awqpack.unpack(awqpack.quantize(weight, scales, zeros)), torch.from_numpy(codes))
 
 
+@pytest.mark.parametrize("scale", [2.0**-24, 2.0**-23, 1e-3], ids=str)
+@pytest.mark.parametrize("large", [63.75, 64, 4e4, -64, -4e4], ids=str)
+def test_large_weights_among_usual_ones(large, scale, dtype, packing):
+    """From 64 on a line takes a longer way than what is usual, as it does for the least scales."""
+    rng = np.random.default_rng(0)
+    scales, zeros = torch.full((64, 1), scale, dtype=torch.float16), torch.from_numpy(random_codes((64, 1)))
+    weight = random_weight((64, 192), scales, zeros, dtype)
+    weight[::3, int(rng.integers(192))] = large
+    codes = torch.from_numpy(float_twin.quantize(weight, scales, zeros))
+    for validate in (True, False):
+        payload = awqpack.quantize(weight, scales, zeros, *packing, validate=validate)
+        assert_same(awqpack.unpack(payload, *packing), codes)
+
+
 @pytest.mark.parametrize("scale", [1.0, 0.0, 6e-8])
 def test_not_validated(scale, dtype, packing):
     """Infinity gives an end of the codes and NaN the zero; a scale of 0 gives the zero of anything."""

@@ -95,8 +95,9 @@ ALWAYS_INLINE ints nearest(floats v)
     return _mm256_cvtps_epi32(v);
 }
 
-ALWAYS_INLINE void put_codes(uint8_t *to, const ints v[4], bool is_short)
+ALWAYS_INLINE void put_codes(uint8_t *to, const ints v[4], bool apart, bool is_short)
 {
+    (void)apart;
     const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
     const __m256i bytes = _mm256_packus_epi16(_mm256_packs_epi32(v[0], v[1]), _mm256_packs_epi32(v[2], v[3]));
     const __m256i cut = is_short ? _mm256_subs_epu8(bytes, _mm256_set1_epi8((char)(int)AWQ_FLOAT_BASE))
@@ -113,12 +114,11 @@ ALWAYS_INLINE vector raise_magnitude(awq_dtype dtype, vector most, vector weight
     return _mm256_max_epu16(most, _mm256_and_si256(weights, _mm256_set1_epi16(0x7fff)));
 }
 
-ALWAYS_INLINE bool is_all_finite(awq_dtype dtype, vector most)
+ALWAYS_INLINE bool is_all_below(awq_dtype dtype, vector most, bool is_short)
 {
-    const __m256i beyond =
-        dtype == AWQ_DTYPE_FLOAT32
-            ? _mm256_cmpgt_epi32(most, _mm256_set1_epi32(0x7f7fffff))
-            : _mm256_cmpgt_epi16(most, _mm256_set1_epi16(dtype == AWQ_DTYPE_FLOAT16 ? 0x7bff : 0x7f7f));
+    const int last = awq_float_beyond(dtype, is_short) - 1;
+    const __m256i beyond = dtype == AWQ_DTYPE_FLOAT32 ? _mm256_cmpgt_epi32(most, _mm256_set1_epi32(last))
+                                                      : _mm256_cmpgt_epi16(most, _mm256_set1_epi16((short)last));
     return _mm256_testz_si256(beyond, beyond);
 }
 
@@ -152,6 +152,7 @@ const awq_float_kernels awq_float_avx2 = {
     .dequantize = dequantize,
     .quantize = quantize,
     .min_max = min_max,
+    .invert = invert,
     .widen = widen,
     .narrow = narrow,
 };

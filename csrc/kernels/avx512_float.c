@@ -51,12 +51,11 @@ ALWAYS_INLINE vector raise_magnitude(awq_dtype dtype, vector most, vector weight
     return _mm512_max_epu16(most, _mm512_and_si512(weights, _mm512_set1_epi16(0x7fff)));
 }
 
-ALWAYS_INLINE bool is_all_finite(awq_dtype dtype, vector most)
+ALWAYS_INLINE bool is_all_below(awq_dtype dtype, vector most, bool is_short)
 {
-    if (dtype == AWQ_DTYPE_FLOAT32) {
-        return _mm512_cmpge_epu32_mask(most, _mm512_set1_epi32(0x7f800000)) == 0;
-    }
-    return _mm512_cmpge_epu16_mask(most, _mm512_set1_epi16(dtype == AWQ_DTYPE_FLOAT16 ? 0x7c00 : 0x7f80)) == 0;
+    const int beyond = awq_float_beyond(dtype, is_short);
+    return dtype == AWQ_DTYPE_FLOAT32 ? _mm512_cmpge_epu32_mask(most, _mm512_set1_epi32(beyond)) == 0
+                                      : _mm512_cmpge_epu16_mask(most, _mm512_set1_epi16((short)beyond)) == 0;
 }
 
 /* bfloat16 in the upper halves, rounded half to even; no NaN comes here. The processor's own conversion takes subnormal
@@ -144,13 +143,43 @@ ALWAYS_INLINE ints nearest(floats v)
     return _mm512_cvtps_epi32(v);
 }
 
-ALWAYS_INLINE void put_codes(uint8_t *to, const ints v[4], bool is_short)
+/* bfloat16 are the upper halves of floats: of each two, one is there and the other a shift away. */
+ALWAYS_INLINE bool is_apart(awq_dtype dtype)
+{
+    return dtype == AWQ_DTYPE_BFLOAT16;
+}
+
+/* Apart: the first of each two among 2 * LANES, the second ones, and the same of as many more. */
+ALWAYS_INLINE void load_step(awq_dtype dtype, bool apart, const uint8_t *from, floats v[4])
+{
+    for (int k = 0; k < 4; k++) {
+        if (!apart) {
+            v[k] = load_floats(dtype, from + k * LANES * awq_float_bytes(dtype));
+            continue;
+        }
+        const __m512i both = load(from + k / 2 * VECTOR);
+        v[k] = _mm512_castsi512_ps(k % 2 == 0 ? _mm512_slli_epi32(both, 16)
+                                              : _mm512_and_si512(both, _mm512_set1_epi32((int)0xffff0000)));
+    }
+}
+
+/* Where the codes of weights that came apart are once put_codes has packed them: four of each of its vectors in each 128
+   bits. */
+ALWAYS_INLINE __m512i together(__m512i bytes)
+{
+    const __m512i first =
+        _mm512_setr_epi64(0x0703060205010400, 0x1713161215111410, 0x2723262225212420, 0x3733363235313430,
+                          0x0f0b0e0a0d090c08, 0x1f1b1e1a1d191c18, 0x2f2b2e2a2d292c28, 0x3f3b3e3a3d393c38);
+    return _mm512_permutexvar_epi8(first, bytes);
+}
+
+ALWAYS_INLINE void put_codes(uint8_t *to, const ints v[4], bool apart, bool is_short)
 {
     const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
     const __m512i bytes = _mm512_packus_epi16(_mm512_packs_epi32(v[0], v[1]), _mm512_packs_epi32(v[2], v[3]));
     const __m512i cut = is_short ? _mm512_subs_epu8(bytes, _mm512_set1_epi8((char)(int)AWQ_FLOAT_BASE))
                                  : _mm512_min_epu8(bytes, _mm512_set1_epi8(AWQ_CODE_MAX));
-    _mm512_storeu_si512(to, _mm512_permutexvar_epi32(order, cut));
+    _mm512_storeu_si512(to, apart ? together(cut) : _mm512_permutexvar_epi32(order, cut));
 }
 
 ALWAYS_INLINE void put_some_codes(uint8_t *to, ints v, int64_t n, bool is_short)
@@ -274,6 +303,7 @@ const awq_float_kernels awq_float_avx512 = {
     .dequantize = dequantize,
     .quantize = quantize,
     .min_max = min_max,
+    .invert = invert,
     .widen = widen,
     .narrow = narrow,
 };

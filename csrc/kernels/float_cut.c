@@ -10,7 +10,8 @@ enum {
     LINE_CODES = 1 << 12,   /* of several lines ... */
     MOST_ALONG = 1 << 13,   /* ... and of one: in the first-level cache */
     BLOCK_ALONG = 1 << 10,
-    ALONG_STEP = 128, /* a cache line of payload */
+    PAGE_ALONG = 1 << 11, /* of float16 */
+    ALONG_STEP = 128,     /* a cache line of payload */
     MOST_LINES = 256,
     TASK = 1 << 17, /* fewer elements are not worth a thread */
 };
@@ -18,7 +19,7 @@ enum {
 /* Of each column. Where pages are preferred MOST_LINES half fill the second-level cache; small matrices are cut smaller,
    into units for as many threads as there may be. */
 enum {
-    QUANTIZED_COLUMN = 1 << 11, /* a page of float16 */
+    QUANTIZED_COLUMN = PAGE_ALONG,
     DEQUANTIZED_COLUMN = 1 << 10,
     LEAST_COLUMN = 1 << 9,
     ENOUGH_UNITS = 64,
@@ -65,7 +66,8 @@ void awq_float_job_cut_beside_payload(awq_float_job *job)
     const awq_packing_traits *traits = &awq_packings[g->packing];
     const int64_t block_across = job->is_column_major ? traits->block_cols : traits->block_rows;
     const bool has_lines = !job->is_column_major && g->payload.col_stride == 1, has_blocks = block_across > 1;
-    const int64_t most = !has_lines ? most_of_column(job) : has_blocks ? BLOCK_ALONG : MOST_ALONG;
+    const int64_t most_of_blocks = awq_cpu_prefers_pages() ? PAGE_ALONG : BLOCK_ALONG;
+    const int64_t most = !has_lines ? most_of_column(job) : has_blocks ? most_of_blocks : MOST_ALONG;
     const int64_t parts = awq_ceil_div(job->along, most); /* equal ones of a line, which may have no element */
     int64_t along = parts == 0 ? most : awq_round_up(awq_ceil_div(job->along, parts), ALONG_STEP);
     along = awq_min(along, AWQ_FLOAT_ENTRIES / 2 * awq_group_along(job));

@@ -114,18 +114,14 @@ static void widen_zeros(const awq_float_job *job, const uint8_t *from, int64_t l
 typedef enum quotient { DIVIDED, CORRECTED, SHORT } quotient;
 
 /* The fastest way that all of these scales allow. */
-static quotient find_reciprocals(const awq_float_geometry *g, const float *scales, int64_t count, float *reciprocals)
+static quotient find_reciprocals(const awq_float_job *job, const float *scales, int64_t count, float *reciprocals)
 {
+    const awq_float_geometry *g = &job->geometry;
     const bool has_few_bits = g->weight_dtype != AWQ_DTYPE_FLOAT32 && g->scale_dtype != AWQ_DTYPE_FLOAT32;
-    const float least = g->weight_dtype == AWQ_DTYPE_FLOAT16 ? AWQ_FLOAT_LEAST_SHORT : AWQ_FLOAT_LEAST_SCALE;
-    int odd = 0, small = 0;
-    for (int64_t i = 0; i < count; i++) {
-        const float scale = scales[i];
-        odd |= !(scale == 0 || (scale >= AWQ_FLOAT_LEAST_SCALE && scale <= AWQ_FLOAT_MOST_SCALE));
-        small |= scale != 0 && scale < least;
-        reciprocals[i] = scale == 0 ? 0 : 1 / scale;
+    if (has_few_bits && job->floats->invert(scales, count, AWQ_FLOAT_LEAST_SHORT, reciprocals)) {
+        return SHORT;
     }
-    return odd != 0 ? DIVIDED : has_few_bits && small == 0 ? SHORT : CORRECTED;
+    return job->floats->invert(scales, count, AWQ_FLOAT_LEAST_SCALE, reciprocals) ? CORRECTED : DIVIDED;
 }
 
 static void dequantize_line(const awq_float_job *job, scratch *s, const uint8_t *codes, uint8_t *weight,
@@ -141,7 +137,7 @@ static void dequantize_line(const awq_float_job *job, scratch *s, const uint8_t 
 }
 
 static unsigned quantize_line(const awq_float_job *job, scratch *s, uint8_t *codes, const uint8_t *weight,
-                              const awq_float_line *line, quotient how)
+                              awq_float_line *line, quotient how)
 {
     const awq_float_geometry *g = &job->geometry;
     const awq_float_kernels *kernels = how == DIVIDED ? &awq_float_scalar : job->floats;
@@ -149,7 +145,12 @@ static unsigned quantize_line(const awq_float_job *job, scratch *s, uint8_t *cod
         awq_copy_items(s->line, 1, weight, awq_along(job, &g->weight), line->count, awq_dtype_bytes(g->weight_dtype));
         weight = s->line;
     }
+    line->is_short = how == SHORT;
     if (kernels->quantize(g->weight_dtype, weight, codes, line)) {
+        return 0;
+    }
+    line->is_short = false; /* which takes any weight that is finite */
+    if (how == SHORT && kernels->quantize(g->weight_dtype, weight, codes, line)) {
         return 0;
     }
     if (!job->validate && how != DIVIDED) {
@@ -198,16 +199,40 @@ typedef struct ahead {
 
 /* Chunks of one line follow each other in memory. Where lines are short the processor sees them coming, and asking made
    them slower; long ones ask further on in themselves. */
-static ahead ahead_of(const awq_float_job *job, const awq_float_chunk *c, int64_t unit)
+static ahead ahead_of(const awq_float_job *job, const awq_float_chunk *c, const awq_float_chunk *following)
 {
     const bool is_payload = job->op == AWQ_DEQUANTIZE;
     ahead a = {.taken = c->lines, .down = AWQ_FLOAT_AHEAD / (c->count * awq_dtype_bytes(job->geometry.weight_dtype))};
-    if (job->chunk_across > 1 && (is_payload ? job->geometry.payload.col_stride == 1 : job->is_contiguous) &&
-        unit + 1 < job->units) {
-        const awq_float_chunk following = awq_float_chunk_at(job, unit + 1);
-        a.next = is_payload ? payload_of(job, &following) : weight_of(job, &following);
+    if (following != NULL && (is_payload ? job->geometry.payload.col_stride == 1 : job->is_contiguous)) {
+        a.next = is_payload ? payload_of(job, following) : weight_of(job, following);
     }
     return a;
+}
+
+/* The entries of scales and zeros that a chunk needs. */
+typedef struct chunk_groups {
+    int64_t line, first, lines, count;
+} chunk_groups;
+
+static chunk_groups groups_of(const awq_float_job *job, const awq_float_chunk *c)
+{
+    const int64_t along = awq_group_along(job), across = awq_group_across(job);
+    const int64_t line = c->line / across, first = c->first / along;
+    const int64_t lines = (c->line + c->lines - 1) / across + 1 - line;
+    return (chunk_groups){line, first, lines, (c->first + c->count - 1) / along + 1 - first};
+}
+
+/* A few entries lie in each of many places. */
+static void ask_for_entries(const awq_float_job *job, const awq_plane *plane, int64_t item, const awq_float_chunk *c)
+{
+    const chunk_groups groups = groups_of(job, c);
+    const bool is_along = awq_along(job, plane) == 1;
+    const int64_t runs = is_along ? groups.lines : groups.count, run = is_along ? groups.count : groups.lines;
+    const int64_t stride = (is_along ? awq_across(job, plane) : awq_along(job, plane)) * item;
+    const uint8_t *at = awq_element_at(job, plane, item, c->batch, groups.line, groups.first);
+    for (int64_t i = 0; i < runs && at != NULL && run * item <= MOST_ASKED; i++) {
+        awq_float_prefetch(at + i * stride, run * item);
+    }
 }
 
 /* A payload is read at once: its lines are asked for as evenly as they go. */
@@ -249,7 +274,6 @@ static unsigned run_lines(const awq_float_job *job, scratch *s, const awq_float_
         .scales = s->scales,
         .zeros = s->zeros,
         .reciprocals = s->reciprocals,
-        .is_short = how == SHORT,
     };
     int64_t left = group_across - (c->line + begin) % group_across;
     unsigned faults = 0;
@@ -276,20 +300,20 @@ static unsigned run_lines(const awq_float_job *job, scratch *s, const awq_float_
 static unsigned run_floats(const awq_float_job *job, scratch *s, const awq_float_chunk *c, ahead *next)
 {
     const awq_float_geometry *g = &job->geometry;
-    const int64_t item = awq_dtype_bytes(g->scale_dtype), group = awq_group_along(job);
-    const int64_t group_across = awq_group_across(job);
-    const int64_t entry = c->first / group, entries = (c->first + c->count - 1) / group + 1 - entry;
+    const chunk_groups groups = groups_of(job, c);
+    const int64_t item = awq_dtype_bytes(g->scale_dtype), group_across = awq_group_across(job);
+    const int64_t entry = groups.first, entries = groups.count;
     unsigned faults = 0;
     for (int64_t begin = 0; begin < c->lines;) {
-        const int64_t ready = (c->line + begin) / group_across, last = (c->line + c->lines - 1) / group_across;
-        const int64_t lines = awq_min(AWQ_FLOAT_ENTRIES / entries, last + 1 - ready);
+        const int64_t ready = (c->line + begin) / group_across;
+        const int64_t lines = awq_min(AWQ_FLOAT_ENTRIES / entries, groups.line + groups.lines - ready);
         const int64_t end = awq_min(c->lines, (ready + lines) * group_across - c->line);
         quotient how = CORRECTED;
         widen_scales(job, awq_element_at(job, &g->scales, item, c->batch, ready, entry), lines, entries, s->scales,
                      (float *)s->line);
         widen_zeros(job, awq_element_at(job, &g->zeros, 1, c->batch, ready, entry), lines, entries, s->zeros);
         if (job->op == AWQ_QUANTIZE) {
-            how = find_reciprocals(g, s->scales, lines * entries, s->reciprocals);
+            how = find_reciprocals(job, s->scales, lines * entries, s->reciprocals);
         }
         faults |= run_lines(job, s, c, next, begin, end, entries, how);
         begin = end;
@@ -313,8 +337,14 @@ static void move_codes(const awq_float_job *job, const awq_float_chunk *c, scrat
 
 static unsigned run_chunk(const awq_float_job *job, int64_t unit, scratch *s)
 {
-    const awq_float_chunk c = awq_float_chunk_at(job, unit);
-    ahead next = ahead_of(job, &c, unit);
+    const awq_float_geometry *g = &job->geometry;
+    const awq_float_chunk c = awq_float_chunk_at(job, unit), following = awq_float_chunk_at(job, unit + 1);
+    const bool has_next = job->chunk_across > 1 && unit + 1 < job->units;
+    ahead next = ahead_of(job, &c, has_next ? &following : NULL);
+    if (has_next) {
+        ask_for_entries(job, &g->scales, awq_dtype_bytes(g->scale_dtype), &following);
+        ask_for_entries(job, &g->zeros, 1, &following);
+    }
     if (job->op == AWQ_DEQUANTIZE) {
         move_codes(job, &c, s);
         return run_floats(job, s, &c, &next);

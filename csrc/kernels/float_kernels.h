@@ -49,12 +49,17 @@ typedef struct awq_float_kernels {
     void (*dequantize)(awq_dtype dtype, const uint8_t *restrict codes, void *restrict weight,
                        const awq_float_line *line, bool stream);
 
-    /* False when some weight is not finite; its code is unspecified then. */
+    /* False when some weight is not finite, or not below AWQ_FLOAT_MOST_SHORT where the line is short; codes are
+       unspecified then. */
     bool (*quantize)(awq_dtype dtype, const void *restrict weight, uint8_t *restrict codes, const awq_float_line *line);
 
     /* Lowers low[i] and raises high[i] to what group i of the line holds. False when some weight is not finite. */
     bool (*min_max)(awq_dtype dtype, const void *restrict weight, int64_t count, int64_t group, int64_t taken,
                     float *restrict low, float *restrict high);
+
+    /* 1 / scale, and 0 of a scale of 0. False when some scale is neither 0 nor from `least` to
+       AWQ_FLOAT_MOST_SCALE. */
+    bool (*invert)(const float *restrict scales, int64_t count, float least, float *restrict reciprocals);
 
     /* float32 of `count` contiguous floats. */
     void (*widen)(awq_dtype dtype, const void *restrict from, int64_t count, float *restrict to);
@@ -85,7 +90,18 @@ extern const awq_float_kernels awq_float_neon;   /* aarch64 only */
  * even, so that halves go where they should, and codes saturate as bytes do, at 255.
  */
 #define AWQ_FLOAT_BASE 240.0f
-#define AWQ_FLOAT_LEAST_SHORT 0x1p-14f /* scale: no float16 weight is more than 2^30 of it, so none is cut */
+/* No such weight is 2^30 or more of such a scale, so that none is cut. */
+#define AWQ_FLOAT_LEAST_SHORT 0x1p-24f
+#define AWQ_FLOAT_MOST_SHORT 0x1p6f
+
+/* Bits, in the dtype, of the least magnitude that a line has no weight of: AWQ_FLOAT_MOST_SHORT or infinity. */
+static inline int awq_float_beyond(awq_dtype dtype, bool is_short)
+{
+    if (dtype == AWQ_DTYPE_FLOAT32) {
+        return 0x7f800000;
+    }
+    return dtype == AWQ_DTYPE_FLOAT16 ? (is_short ? 0x5400 : 0x7c00) : (is_short ? 0x4280 : 0x7f80);
+}
 
 #ifdef __cplusplus
 }

@@ -5,11 +5,13 @@
  *   load_floats, load_some   float32 of LANES elements, of fewer (and then 0) at the end of a line
  *   load_codes, load_some_codes   the same of codes
  *   put_pair, put_some       2 * LANES floats rounded to a dtype, fewer than LANES + 1
- *   put_codes, put_some_codes     STEP codes, fewer than LANES + 1, cut off as `is_short` asks for (below)
+ *   is_apart, load_step      whether STEP weights of a dtype come faster in another order than they lie in, and these
+ *                            weights, four times LANES of them, in that order or, with is_apart false, as they lie
+ *   put_codes, put_some_codes     STEP codes of what load_step gave, fewer than LANES + 1, cut off as `is_short` asks for
  *   all_of, lesser, greater, multiply_add, subtract_product, nearest   a float everywhere; min; max; a * b + c; c - a * b;
  *                            rint
  *   bits_of                  floats as they lie in memory
- *   raise_magnitude, raise_some, is_all_finite   of what lies in memory
+ *   raise_magnitude, raise_some, is_all_below   of what lies in memory; below awq_float_beyond
  *   scan_group               lowers *low and raises *high to what the weights of a group are; returns raise_magnitude of
  *                            them in float32, or anything else that is finite where they are
  *   look_up                  codes of one scale, of which there are 16: how many it has done, the rest is multiplied
@@ -118,14 +120,12 @@ ALWAYS_INLINE divisor divisor_of(floats scale, floats reciprocal, floats zero, b
 }
 
 /* Codes as integers that put_codes cuts off: see float_kernels.h. */
-ALWAYS_INLINE ints round_codes(awq_dtype dtype, bool is_short, floats weights, divisor by)
+ALWAYS_INLINE ints round_codes(bool is_short, floats weights, divisor by)
 {
-    if (!is_short || dtype != AWQ_DTYPE_FLOAT16) {
-        weights = lesser(weights, by.cut);
-    }
     if (is_short) {
         return nearest(multiply_add(weights, by.reciprocal, by.zero));
     }
+    weights = lesser(weights, by.cut);
     const floats near = weights * by.reciprocal;
     return nearest(multiply_add(subtract_product(near, by.scale, weights), by.reciprocal, near) + by.zero);
 }
@@ -136,16 +136,19 @@ ALWAYS_INLINE vector divide(awq_dtype dtype, bool is_short, const uint8_t *restr
 {
     const int64_t item = awq_float_bytes(dtype);
     const float *scales = line->scales + entry, *reciprocals = line->reciprocals + entry, *zeros = line->zeros + entry;
+    const bool apart = !is_each && is_apart(dtype);
     divisor by = divisor_of(all_of(*scales), all_of(*reciprocals), all_of(*zeros), is_short);
     int64_t i = 0;
     for (; i + STEP <= count; i += STEP) {
+        floats weights[4];
         ints v[4];
+        load_step(dtype, apart, from + i * item, weights);
         for (int k = 0; k < 4; k++) {
             const int64_t at = i + k * LANES;
             if (is_each) {
                 by = divisor_of(load_line(scales + at), load_line(reciprocals + at), load_line(zeros + at), is_short);
             }
-            v[k] = round_codes(dtype, is_short, load_floats(dtype, from + at * item), by);
+            v[k] = round_codes(is_short, weights[k], by);
         }
         for (int k = 0; k < item; k++) {
             const uint8_t *at = from + i * item + k * VECTOR;
@@ -154,7 +157,7 @@ ALWAYS_INLINE vector divide(awq_dtype dtype, bool is_short, const uint8_t *restr
                 awq_float_ask(at, line->ahead);
             }
         }
-        put_codes(codes + i, v, is_short);
+        put_codes(codes + i, v, apart, is_short);
     }
     for (; i < count; i += LANES) {
         const int64_t n = awq_min(count - i, LANES);
@@ -163,7 +166,7 @@ ALWAYS_INLINE vector divide(awq_dtype dtype, bool is_short, const uint8_t *restr
                             load_line_end(zeros + i, n), is_short);
         }
         most = raise_some(dtype, most, from + i * item, n * item);
-        put_some_codes(codes + i, round_codes(dtype, is_short, load_some(dtype, from + i * item, n), by), n, is_short);
+        put_some_codes(codes + i, round_codes(is_short, load_some(dtype, from + i * item, n), by), n, is_short);
     }
     return most;
 }
@@ -174,14 +177,14 @@ ALWAYS_INLINE bool quantize_as(awq_dtype dtype, bool is_short, const uint8_t *re
     const int64_t item = awq_float_bytes(dtype);
     vector most = no_codes();
     if (line->group == 1) {
-        return is_all_finite(dtype, divide(dtype, is_short, from, codes, line->count, line, 0, true, most));
+        return is_all_below(dtype, divide(dtype, is_short, from, codes, line->count, line, 0, true, most), is_short);
     }
     int64_t left = line->group - line->taken;
     for (int64_t i = 0, entry = 0; i < line->count; i += left, left = line->group, entry++) {
         const int64_t count = awq_min(left, line->count - i);
         most = divide(dtype, is_short, from + i * item, codes + i, count, line, entry, false, most);
     }
-    return is_all_finite(dtype, most);
+    return is_all_below(dtype, most, is_short);
 }
 
 static bool quantize(awq_dtype dtype, const void *restrict weight, uint8_t *restrict codes, const awq_float_line *line)
@@ -228,14 +231,14 @@ ALWAYS_INLINE bool min_max_as(awq_dtype dtype, const uint8_t *restrict from, int
                               int64_t taken, float *restrict low, float *restrict high)
 {
     if (group == 1) {
-        return is_all_finite(AWQ_DTYPE_FLOAT32, scan_each(dtype, from, count, low, high));
+        return is_all_below(AWQ_DTYPE_FLOAT32, scan_each(dtype, from, count, low, high), false);
     }
     vector most = no_codes();
     int64_t left = group - taken;
     for (int64_t i = 0; i < count; i += left, left = group, low++, high++) {
         most = scan_group(dtype, from + i * awq_float_bytes(dtype), awq_min(left, count - i), low, high, most);
     }
-    return is_all_finite(AWQ_DTYPE_FLOAT32, most);
+    return is_all_below(AWQ_DTYPE_FLOAT32, most, false);
 }
 
 static bool min_max(awq_dtype dtype, const void *restrict weight, int64_t count, int64_t group, int64_t taken,
@@ -249,6 +252,18 @@ static bool min_max(awq_dtype dtype, const void *restrict weight, int64_t count,
 }
 
 /* --- scales --- */
+
+/* Written so that compilers make vectors of it. */
+static bool invert(const float *restrict scales, int64_t count, float least, float *restrict reciprocals)
+{
+    unsigned odd = 0;
+    for (int64_t i = 0; i < count; i++) {
+        const float divisor = scales[i] == 0 ? __builtin_inff() : scales[i];
+        odd |= (scales[i] != 0) & !((scales[i] >= least) & (scales[i] <= AWQ_FLOAT_MOST_SCALE));
+        reciprocals[i] = 1 / divisor;
+    }
+    return odd == 0;
+}
 
 static void widen(awq_dtype dtype, const void *restrict from, int64_t count, float *restrict to)
 {

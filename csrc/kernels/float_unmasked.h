@@ -8,6 +8,20 @@
 #include "float_bits.h"
 #include "float_kernels.h"
 
+ALWAYS_INLINE bool is_apart(awq_dtype dtype)
+{
+    (void)dtype;
+    return false;
+}
+
+ALWAYS_INLINE void load_step(awq_dtype dtype, bool apart, const uint8_t *from, floats v[4])
+{
+    (void)apart;
+    for (int k = 0; k < 4; k++) {
+        v[k] = load_floats(dtype, from + k * LANES * awq_float_bytes(dtype));
+    }
+}
+
 ALWAYS_INLINE floats load_some(awq_dtype dtype, const uint8_t *from, int64_t n)
 {
     uint8_t whole[VECTOR] = {0};
@@ -42,7 +56,7 @@ ALWAYS_INLINE void put_some(awq_dtype dtype, uint8_t *to, floats v, int64_t n)
 ALWAYS_INLINE void put_some_codes(uint8_t *to, ints v, int64_t n, bool is_short)
 {
     uint8_t whole[STEP];
-    put_codes(whole, (const ints[]){v, v, v, v}, is_short);
+    put_codes(whole, (const ints[]){v, v, v, v}, false, is_short);
     memcpy(to, whole, (size_t)n);
 }
 

@@ -110,8 +110,9 @@ ALWAYS_INLINE ints nearest(floats v)
     return vcvtnq_s32_f32(v);
 }
 
-ALWAYS_INLINE void put_codes(uint8_t *to, const ints v[4], bool is_short)
+ALWAYS_INLINE void put_codes(uint8_t *to, const ints v[4], bool apart, bool is_short)
 {
+    (void)apart;
     const int16x8_t low = vcombine_s16(vqmovn_s32(v[0]), vqmovn_s32(v[1]));
     const int16x8_t high = vcombine_s16(vqmovn_s32(v[2]), vqmovn_s32(v[3]));
     const uint8x16_t bytes = vcombine_u8(vqmovun_s16(low), vqmovun_s16(high));
@@ -130,11 +131,11 @@ ALWAYS_INLINE vector raise_magnitude(awq_dtype dtype, vector most, vector weight
     return vreinterpretq_u8_u16(vmaxq_u16(vreinterpretq_u16_u8(most), magnitude));
 }
 
-ALWAYS_INLINE bool is_all_finite(awq_dtype dtype, vector most)
+ALWAYS_INLINE bool is_all_below(awq_dtype dtype, vector most, bool is_short)
 {
-    return dtype == AWQ_DTYPE_FLOAT32
-               ? vmaxvq_u32(vreinterpretq_u32_u8(most)) < 0x7f800000
-               : vmaxvq_u16(vreinterpretq_u16_u8(most)) < (dtype == AWQ_DTYPE_FLOAT16 ? 0x7c00 : 0x7f80);
+    const uint32_t beyond = (uint32_t)awq_float_beyond(dtype, is_short);
+    return dtype == AWQ_DTYPE_FLOAT32 ? vmaxvq_u32(vreinterpretq_u32_u8(most)) < beyond
+                                      : vmaxvq_u16(vreinterpretq_u16_u8(most)) < beyond;
 }
 
 /* Weights of two bytes: low and high bytes apart. */
@@ -168,6 +169,7 @@ const awq_float_kernels awq_float_neon = {
     .dequantize = dequantize,
     .quantize = quantize,
     .min_max = min_max,
+    .invert = invert,
     .widen = widen,
     .narrow = narrow,
 };

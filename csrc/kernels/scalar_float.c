@@ -45,6 +45,16 @@ static bool min_max(awq_dtype dtype, const void *restrict weight, int64_t count,
     return is_finite;
 }
 
+static bool invert(const float *restrict scales, int64_t count, float least, float *restrict reciprocals)
+{
+    bool is_usual = true;
+    for (int64_t i = 0; i < count; i++) {
+        is_usual = is_usual && (scales[i] == 0 || (scales[i] >= least && scales[i] <= AWQ_FLOAT_MOST_SCALE));
+        reciprocals[i] = scales[i] == 0 ? 0 : 1 / scales[i];
+    }
+    return is_usual;
+}
+
 static void widen(awq_dtype dtype, const void *restrict from, int64_t count, float *restrict to)
 {
     const int64_t item = awq_dtype_bytes(dtype);
@@ -65,6 +75,7 @@ const awq_float_kernels awq_float_scalar = {
     .dequantize = dequantize,
     .quantize = quantize,
     .min_max = min_max,
+    .invert = invert,
     .widen = widen,
     .narrow = narrow,
 };

@@ -78,13 +78,19 @@ static float any_float(float_checker *c, awq_dtype dtype)
     }
 }
 
+/* Whether a line may have a weight. */
+static bool fits(float weight, bool is_short)
+{
+    return is_short ? weight > -AWQ_FLOAT_MOST_SHORT && weight < AWQ_FLOAT_MOST_SHORT : awq_is_finite(weight);
+}
+
 /* A weight around half way between two codes, or of any kind. */
-static void put_weight(float_checker *c, awq_dtype dtype, uint8_t *to, float scale)
+static void put_weight(float_checker *c, awq_dtype dtype, uint8_t *to, float scale, bool is_short)
 {
     uint32_t bits = 0;
     awq_float_store(dtype, &bits, scale * (float)(below(c, 80) - 40) / 2);
     bits += (uint32_t)(below(c, 3) - 1);
-    if (below(c, 4) == 0 || !awq_is_finite(awq_float_load(dtype, &bits))) {
+    while (below(c, 4) == 0 || !fits(awq_float_load(dtype, &bits), is_short)) {
         awq_float_store(dtype, &bits, any_float(c, dtype));
     }
     memcpy(to, &bits, (size_t)awq_dtype_bytes(dtype));
@@ -100,9 +106,9 @@ static void expect(float_checker *c, bool ok, const char *what, awq_dtype dtype,
 }
 
 /* Scales for which the kernels may multiply: see AWQ_FLOAT_LEAST_SCALE and AWQ_FLOAT_BASE. */
-static float usual_scale(float_checker *c, awq_dtype weight, awq_dtype scale, bool is_short)
+static float usual_scale(float_checker *c, awq_dtype scale, bool is_short)
 {
-    const float least = is_short && weight == AWQ_DTYPE_FLOAT16 ? AWQ_FLOAT_LEAST_SHORT : AWQ_FLOAT_LEAST_SCALE;
+    const float least = is_short ? AWQ_FLOAT_LEAST_SHORT : AWQ_FLOAT_LEAST_SCALE;
     for (;;) {
         float value = any_float(c, scale);
         value = value < 0 ? -value : value;
@@ -110,6 +116,19 @@ static float usual_scale(float_checker *c, awq_dtype weight, awq_dtype scale, bo
             return value >= least && value <= AWQ_FLOAT_MOST_SCALE ? value : 0;
         }
     }
+}
+
+/* A short line has no such weight, which is quantized as those of other lines are. */
+static void check_large_weight(float_checker *c, awq_dtype dtype, const awq_float_line *line, uint8_t *weights,
+                               uint8_t *got, uint8_t *wanted)
+{
+    const float size = below(c, 2) ? AWQ_FLOAT_MOST_SHORT : 0x1.8p14f;
+    awq_float_line other = *line;
+    other.is_short = false;
+    awq_float_store(dtype, weights + below(c, line->count) * awq_dtype_bytes(dtype), below(c, 2) ? size : -size);
+    expect(c, !c->kernels->quantize(dtype, weights, got, line), "quantize of a large weight", dtype, line);
+    (void)awq_float_scalar.quantize(dtype, weights, wanted, &other);
+    expect(c, c->kernels->quantize(dtype, weights, got, &other) && same(c, FIRST, WANTED), "quantize", dtype, &other);
 }
 
 static void check_quantize(float_checker *c, awq_dtype dtype, awq_float_line *line, int64_t entries)
@@ -120,14 +139,14 @@ static void check_quantize(float_checker *c, awq_dtype dtype, awq_float_line *li
     float *scales = (float *)(void *)place(c, SCALES, 4 * entries, 4);
     float *reciprocals = (float *)(void *)place(c, RECIPROCALS, 4 * entries, 4);
     for (int64_t i = 0; i < entries; i++) {
-        scales[i] = usual_scale(c, dtype, scale_dtype, line->is_short);
+        scales[i] = usual_scale(c, scale_dtype, line->is_short);
         reciprocals[i] = scales[i] == 0 ? 0 : 1 / scales[i];
     }
     line->scales = scales;
     line->reciprocals = reciprocals;
     uint8_t *weights = place(c, WEIGHTS, line->count * item, item);
     for (int64_t i = 0; i < line->count; i++) {
-        put_weight(c, dtype, weights + i * item, scales[(i + line->taken) / line->group]);
+        put_weight(c, dtype, weights + i * item, scales[(i + line->taken) / line->group], line->is_short);
     }
     uint8_t *got = place(c, FIRST, line->count, 1);
     memset(c->arenas[WANTED].pages, GUARD, ROOM);
@@ -135,6 +154,9 @@ static void check_quantize(float_checker *c, awq_dtype dtype, awq_float_line *li
     const bool is_finite = c->kernels->quantize(dtype, weights, got, line);
     (void)awq_float_scalar.quantize(dtype, weights, wanted, line);
     expect(c, is_finite && same(c, FIRST, WANTED), "quantize", dtype, line);
+    if (line->count > 0 && line->is_short) {
+        check_large_weight(c, dtype, line, weights, got, wanted);
+    }
     if (line->count > 0) {
         const uint32_t infinity = dtype == AWQ_DTYPE_FLOAT16    ? 0xfc00
                                   : dtype == AWQ_DTYPE_BFLOAT16 ? 0xff80
@@ -210,6 +232,27 @@ static void check_widths(float_checker *c, awq_dtype dtype, const awq_float_line
     expect(c, same(c, SECOND, ALSO_WANTED), "narrow", dtype, line);
 }
 
+/* Scales of all kinds, and what is no scale. */
+static void check_invert(float_checker *c, const awq_float_line *line)
+{
+    const int64_t count = line->count;
+    const float least = below(c, 2) ? AWQ_FLOAT_LEAST_SHORT : AWQ_FLOAT_LEAST_SCALE;
+    float *scales = (float *)(void *)place(c, SCALES, 4 * count, 4);
+    for (int64_t i = 0; i < count; i++) {
+        scales[i] = below(c, 50) ? usual_scale(c, AWQ_DTYPE_FLOAT16, least == AWQ_FLOAT_LEAST_SHORT)
+                                 : any_float(c, AWQ_DTYPE_FLOAT32);
+    }
+    if (count > 0 && below(c, 4) == 0) {
+        scales[below(c, count)] = (float[]){-1, least / 2, 2 * AWQ_FLOAT_MOST_SCALE, -0.0f}[below(c, 4)];
+    }
+    float *got = (float *)(void *)place(c, FIRST, 4 * count, 4);
+    memset(c->arenas[WANTED].pages, GUARD, ROOM);
+    float *wanted = (float *)(void *)(c->arenas[WANTED].pages + ((uint8_t *)got - c->arenas[FIRST].pages));
+    const bool is_usual = c->kernels->invert(scales, count, least, got);
+    expect(c, is_usual == awq_float_scalar.invert(scales, count, least, wanted) && same(c, FIRST, WANTED), "invert",
+           AWQ_DTYPE_FLOAT32, line);
+}
+
 void check_floats(const awq_kernels *kernels, uint64_t seed, bool quick, int64_t *passed, int64_t *failed)
 {
     if (kernels->floats == NULL) {
@@ -234,6 +277,7 @@ void check_floats(const awq_kernels *kernels, uint64_t seed, bool quick, int64_t
         check_dequantize(&c, dtype, &line, entries);
         check_min_max(&c, dtype, &line, entries);
         check_widths(&c, dtype, &line);
+        check_invert(&c, &line);
     }
     for (int i = 0; i < ARENAS; i++) {
         munmap(c.arenas[i].pages - PAGE, ROOM + 2 * PAGE);
