@@ -169,6 +169,31 @@ def floats(gpu: str) -> str:
     return text
 
 
+def floats_on_cpu(cpu: str) -> str:
+    """The same with all threads and with one, of the largest weights."""
+
+    def is_float(row: Mapping[str, str]) -> bool:
+        return row["table"] == "floats" and cpu in row["cpu"] and not row["gpu"]
+
+    largest = max(int(row["mib"]) for row in wanted("floats", "a CPU's floats", is_float))
+    rows = wanted("floats", "a CPU's floats", lambda row: is_float(row) and int(row["mib"]) == largest)
+    counts = sorted({int(row["threads"]) for row in rows}, reverse=True)
+    dtypes = list(dict.fromkeys(row["dtype"] for row in rows))
+    lines = [
+        [
+            *(op, what),
+            *(
+                " / ".join(ratio_of(rows, op=op, what=what, dtype=dtype, threads=str(count)) for count in counts)
+                for dtype in dtypes
+            ),
+        ]
+        for op, what in dict.fromkeys((row["op"], row["what"]) for row in rows)
+    ]
+    threads = " / ".join("one thread" if count == 1 else f"{count} threads" for count in counts)
+    size = f"{largest / 1024:.2g} GiB of weights, {threads}"
+    return f"{size} ({measured_on(rows)}):\n\n{table(['op', 'from or to', *dtypes], lines)}"
+
+
 def host() -> str:
     """Microseconds of a call, by whose tensor it is made on."""
     rows = newest("host", lambda row: row["table"] == "host" and row["device"] == "cuda")
@@ -311,6 +336,8 @@ FIGURES: dict[str, Callable[[], str]] = {
     "gpu": gpu,
     "floats": functools.partial(floats, "H100"),
     "floats-h200": functools.partial(floats, "H200"),
+    "floats-xeon": functools.partial(floats_on_cpu, "Xeon"),
+    "floats-epyc": functools.partial(floats_on_cpu, "EPYC"),
     "host": host,
     "convert": convert,
     "processes": processes,
