@@ -27,6 +27,15 @@ V1, MARLIN = AWQPacking.V1, AWQPacking.MARLIN
 GEMM = (V1, True)
 
 
+Copied = tuple[torch.Tensor, torch.Tensor]
+
+
+def copied(moved: int, device: str) -> Copied:
+    """Memory for a copy that reads and writes as many bytes: as random as what is beside it."""
+    source = torch.randint(256, (moved // 2,), dtype=torch.uint8, device=device)
+    return source, torch.empty_like(source).copy_(source)
+
+
 class Machine:
     """The device, how it is timed, and what its memory does."""
 
@@ -37,11 +46,9 @@ class Machine:
         self.clocks: dict[str, Clock] = {"events": event, "wall": synchronized} if device == "cuda" else {"wall": wall}
         self.least_seconds = 0.0 if device == "cuda" else 0.5
 
-    def copy(self, moved: int, pool: ThreadPoolExecutor) -> dict[str, Call]:
-        """Copies that read and write as many bytes: torch's, and on the CPU libc's, each thread a part."""
-        # As random as what is beside it.
-        source = torch.randint(256, (moved // 2,), dtype=torch.uint8, device=self.device)
-        target = torch.empty_like(source).copy_(source)
+    def copy(self, memory: Copied, pool: ThreadPoolExecutor) -> dict[str, Call]:
+        """torch's, and on the CPU libc's, each thread a part."""
+        source, target = memory
         calls: dict[str, Call] = {"torch copy_": functools.partial(target.copy_, source)}
         if self.device == "cpu":
             calls["memcpy"] = functools.partial(self._in_parts, pool, ctypes.memmove, target, source)
@@ -50,7 +57,7 @@ class Machine:
     def read(self, weight: torch.Tensor, pool: ThreadPoolExecutor) -> dict[str, Call]:
         """What reads a weight and writes nothing: libc's memcmp with itself; on a GPU a copy of half of it."""
         if self.device == "cuda":
-            return self.copy(weight.nbytes, pool)
+            return self.copy(copied(weight.nbytes, self.device), pool)
         memcmp = ctypes.CDLL(None).memcmp
         memcmp.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
         return {"memcmp": functools.partial(self._in_parts, pool, memcmp, weight, weight)}
@@ -86,8 +93,9 @@ def weight_of(shape: tuple[int, int], dtype: torch.dtype, device: str) -> torch.
 
 
 class Operands:
-    """What the ops read and write. Both dtypes use the same memory: the system would make a second set of the pages
-    that the first one gave back, which lie apart, and a ratio would tell which dtype came first."""
+    """What the ops and the copy beside them read and write. Both dtypes and all counts of threads use the same memory:
+    the system would make a second set of the pages that the first one gave back, which lie apart, and a ratio would
+    tell which came first."""
 
     def __init__(self, side: int, device: str) -> None:
         halves = functools.partial(torch.empty, dtype=torch.float16, device=device)
@@ -101,11 +109,14 @@ class Operands:
         self.row_payload, self.gemm_payload = awqpack.pack(codes), awqpack.pack(codes, *GEMM)
         self.marlin_payload = awqpack.pack(codes, MARLIN)
         self.moved = side * side * 5 // 2 + self.zeros.numel() * 3
+        self.mib = round(side * side * 2 / MIB)
+        self.copied = copied(self.moved, device)
 
     def fill(self, dtype: torch.dtype) -> None:
         """Random weights of a dtype, their scales, zeros and payloads; columns and rows are (K, N)."""
         self.weight, self.rows, self.out, self.scales, self.turned = (h.view(dtype) for h in self._halves.values())
-        self.weight.copy_(weight_of(tuple(self.weight.shape), dtype, str(self.weight.device)))
+        rows, cols = self.weight.shape
+        self.weight.copy_(weight_of((rows, cols), dtype, str(self.weight.device)))
         self.columns = self.weight.t()
         self.rows.copy_(self.columns)
         awqpack.min_max_scales(self.weight, GROUP, out=(self.scales, self.zeros))
@@ -141,15 +152,14 @@ class Operands:
         return calls
 
 
-def bench_floats(machine: Machine, side: int, turns: int, pool: ThreadPoolExecutor) -> Iterator[Row]:
+def bench_floats(machine: Machine, operands: Operands, turns: int, pool: ThreadPoolExecutor) -> Iterator[Row]:
     """Each op into buffers that are there, beside a copy that moves as many bytes."""
-    operands = Operands(side, machine.device)
-    copies = machine.copy(operands.moved, pool)
+    copies = machine.copy(operands.copied, pool)
     waited: dict[str, Call] = {
         f"{name}, waited for": functools.partial(wait_for, copy) for name, copy in copies.items()
     }
     for dtype in (torch.float16, torch.bfloat16):
-        case = {"dtype": str(dtype).removeprefix("torch."), "mib": round(side * side * 2 / MIB)}
+        case = {"dtype": str(dtype).removeprefix("torch."), "mib": operands.mib}
         operands.fill(dtype)
         for (op, what), call in operands.calls().items():
             yield from machine.compare("floats", op, call, copies, operands.moved, turns, what=what, **case)
@@ -190,7 +200,7 @@ def bench_relayout(machine: Machine, side: int, turns: int, pool: ThreadPoolExec
     codes = torch.randint(0, 16, (side, side), dtype=torch.uint8, device=machine.device)
     gemm, marlin = awqpack.pack(codes.t(), *GEMM), awqpack.pack(codes, MARLIN)
     moved = gemm.nbytes + marlin.nbytes
-    copies = machine.copy(moved, pool)
+    copies = machine.copy(copied(moved, machine.device), pool)
     for op, source, target, given, out in (
         ("gemm to Marlin", GEMM, MARLIN, gemm, torch.empty_like(marlin)),
         ("Marlin to gemm", MARLIN, GEMM, marlin, torch.empty_like(gemm)),
@@ -244,14 +254,16 @@ def run(options: argparse.Namespace) -> list[Row]:
     print(f"{' and '.join(f'{side}x{side}' for side in sides)} weights on {options.device}; "
           f"medians of {options.turns} turns or more")  # fmt: skip
     counts = options.threads or sorted({1, torch.get_num_threads()})
-    for threads in counts if on_cpu else [1]:
-        machine = Machine(options.device, threads)
-        with torch_threads(threads) if on_cpu else nullcontext(), copying_pool(threads) as pool:
-            for side in sides:
-                if "floats" in options.only:
-                    rows += bench_floats(machine, side, options.turns, pool)
+    for side in sides:
+        operands = Operands(side, options.device) if "floats" in options.only else None
+        for threads in counts if on_cpu else [1]:
+            machine = Machine(options.device, threads)
+            with torch_threads(threads) if on_cpu else nullcontext(), copying_pool(threads) as pool:
+                if operands is not None:
+                    rows += bench_floats(machine, operands, options.turns, pool)
                 if "relayout" in options.only and on_cpu:  # the gpu suite has its own
                     rows += bench_relayout(machine, side, options.turns, pool)
+        del operands
     down, across = ("table", "op", "what", "dtype"), ("threads", "mib", "clock")
     print_table("Speed beside a copy of the same bytes, or a read (1 = as fast)", rows, down, across)
     if "host" in options.only:

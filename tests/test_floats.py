@@ -292,12 +292,13 @@ def test_the_quotient_is_that_of_a_division(dtype, scale_dtype):
         assert_same(awqpack.unpack(awqpack.quantize(weight, scales, zeros)), torch.from_numpy(codes))
 
 
-@pytest.mark.parametrize("scale", [2.0**-24, 2.0**-23, 1e-3], ids=str)
+@pytest.mark.parametrize("scale_dtype", [torch.float16, torch.bfloat16], ids=["float16", "bfloat16"])
+@pytest.mark.parametrize("scale", [2.0**-30, 2.0**-24, 1e-3], ids=str)
 @pytest.mark.parametrize("large", [63.75, 64, 4e4, -64, -4e4], ids=str)
-def test_large_weights_among_usual_ones(large, scale, dtype, packing):
-    """From 64 on a line takes a longer way than what is usual, as it does for the least scales."""
+def test_large_weights_among_usual_ones(large, scale, scale_dtype, dtype, packing):
+    """From 64 on a line takes a longer way than what is usual, as it does for scales below 2^-24."""
     rng = np.random.default_rng(0)
-    scales, zeros = torch.full((64, 1), scale, dtype=torch.float16), torch.from_numpy(random_codes((64, 1)))
+    scales, zeros = torch.full((64, 1), scale, dtype=scale_dtype), torch.from_numpy(random_codes((64, 1)))
     weight = random_weight((64, 192), scales, zeros, dtype)
     weight[::3, int(rng.integers(192))] = large
     codes = torch.from_numpy(float_twin.quantize(weight, scales, zeros))
@@ -306,13 +307,15 @@ def test_large_weights_among_usual_ones(large, scale, dtype, packing):
         assert_same(awqpack.unpack(payload, *packing), codes)
 
 
+@pytest.mark.parametrize("scale_dtype", DTYPES.values(), ids=DTYPES.keys())
 @pytest.mark.parametrize("scale", [1.0, 0.0, 6e-8])
-def test_not_validated(scale, dtype, packing):
+def test_not_validated(scale, scale_dtype, dtype, packing):
     """Infinity gives an end of the codes and NaN the zero; a scale of 0 gives the zero of anything."""
     weight = torch.zeros(64, 64, dtype=dtype)
     weight[0, :5] = torch.tensor([float("inf"), float("-inf"), float("nan"), 1000, -1000])
     weight[3, 17] = float("nan")
-    scales, zeros = torch.full((64, 1), scale), torch.full((64, 1), 5, dtype=torch.uint8)
+    scales = torch.full((64, 1), scale, dtype=scale_dtype)
+    zeros = torch.full((64, 1), 5, dtype=torch.uint8)
     expected = float_twin.quantize(weight, scales, zeros)
     assert expected[0, :5].tolist() == ([5, 5, 5, 5, 5] if scale == 0 else [15, 0, 5, 15, 0])
     for quantize in (

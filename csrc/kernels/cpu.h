@@ -23,8 +23,8 @@ const awq_kernels *awq_cpu_variant(size_t index);
    has, when it is unknown or unsupported. */
 const awq_kernels *awq_cpu_choose(const char *name, awq_error *error);
 
-/* Whether lines that lie apart are read faster by whole pages than by quarters of them, and half a MiB of codes stays in
-   a second-level cache. Measured: so on Zen 4, not on Sapphire Rapids; what AMD made since is taken for the former. */
+/* Whether lines that lie apart are read faster by whole pages than by parts of them, and half a MiB of codes stays in a
+   second-level cache. Measured: so on Zen 4, not on Sapphire Rapids; what AMD made since is taken for the former. */
 bool awq_cpu_prefers_pages(void);
 
 #ifdef __cplusplus

@@ -10,7 +10,7 @@ enum {
     LINE_CODES = 1 << 12,   /* of several lines ... */
     MOST_ALONG = 1 << 13,   /* ... and of one: in the first-level cache */
     BLOCK_ALONG = 1 << 10,
-    PAGE_ALONG = 1 << 11, /* of float16 */
+    PAGE_ALONG = 1 << 11, /* a page of float16, two of float32 */
     ALONG_STEP = 128,     /* a cache line of payload */
     MOST_LINES = 256,
     TASK = 1 << 17, /* fewer elements are not worth a thread */

@@ -222,7 +222,7 @@ static chunk_groups groups_of(const awq_float_job *job, const awq_float_chunk *c
     return (chunk_groups){line, first, lines, (c->first + c->count - 1) / along + 1 - first};
 }
 
-/* A few entries lie in each of many places. */
+/* A few entries lie in each of many places, where they are contiguous along lines or across them. */
 static void ask_for_entries(const awq_float_job *job, const awq_plane *plane, int64_t item, const awq_float_chunk *c)
 {
     const chunk_groups groups = groups_of(job, c);
@@ -230,7 +230,10 @@ static void ask_for_entries(const awq_float_job *job, const awq_plane *plane, in
     const int64_t runs = is_along ? groups.lines : groups.count, run = is_along ? groups.count : groups.lines;
     const int64_t stride = (is_along ? awq_across(job, plane) : awq_along(job, plane)) * item;
     const uint8_t *at = awq_element_at(job, plane, item, c->batch, groups.line, groups.first);
-    for (int64_t i = 0; i < runs && at != NULL && run * item <= MOST_ASKED; i++) {
+    if (at == NULL || run * item > MOST_ASKED) {
+        return;
+    }
+    for (int64_t i = 0; i < runs; i++) {
         awq_float_prefetch(at + i * stride, run * item);
     }
 }

@@ -49,8 +49,8 @@ typedef struct awq_float_kernels {
     void (*dequantize)(awq_dtype dtype, const uint8_t *restrict codes, void *restrict weight,
                        const awq_float_line *line, bool stream);
 
-    /* False when some weight is not finite, or not below AWQ_FLOAT_MOST_SHORT where the line is short; codes are
-       unspecified then. */
+    /* False when some weight is not finite; it may be when one of a short line is not below AWQ_FLOAT_MOST_SHORT. Codes
+       are unspecified then. */
     bool (*quantize)(awq_dtype dtype, const void *restrict weight, uint8_t *restrict codes, const awq_float_line *line);
 
     /* Lowers low[i] and raises high[i] to what group i of the line holds. False when some weight is not finite. */

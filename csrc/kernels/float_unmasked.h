@@ -1,5 +1,5 @@
-/* What float_lines.h wants of instruction sets that cannot leave out lanes of a load or a store, whose ends of lines pass
-   through memory of their own. Included below their other primitives, of which put_floats stores LANES floats. */
+/* What float_lines.h wants of instruction sets that take weights as they lie and cannot leave out lanes of a load or a
+   store, so that ends of lines pass through memory of their own. Included below their other primitives, of which put_floats stores LANES floats. */
 #ifndef AWQPACK_FLOAT_UNMASKED_H
 #define AWQPACK_FLOAT_UNMASKED_H
 

@@ -243,7 +243,8 @@ static void check_invert(float_checker *c, const awq_float_line *line)
                                  : any_float(c, AWQ_DTYPE_FLOAT32);
     }
     if (count > 0 && below(c, 4) == 0) {
-        scales[below(c, count)] = (float[]){-1, least / 2, 2 * AWQ_FLOAT_MOST_SCALE, -0.0f}[below(c, 4)];
+        scales[below(c, count)] = (float[]){-1,    least / 2,        2 * AWQ_FLOAT_MOST_SCALE,
+                                            -0.0f, __builtin_inff(), __builtin_nanf("")}[below(c, 6)];
     }
     float *got = (float *)(void *)place(c, FIRST, 4 * count, 4);
     memset(c->arenas[WANTED].pages, GUARD, ROOM);
