@@ -229,8 +229,8 @@ static void ask_for_entries(const awq_float_job *job, const awq_plane *plane, in
     const bool is_along = awq_along(job, plane) == 1;
     const int64_t runs = is_along ? groups.lines : groups.count, run = is_along ? groups.count : groups.lines;
     const int64_t stride = (is_along ? awq_across(job, plane) : awq_along(job, plane)) * item;
-    const uint8_t *at = awq_element_at(job, plane, item, c->batch, groups.line, groups.first);
-    if (at == NULL || run * item > MOST_ASKED) {
+    const uint8_t *at = awq_element_of(job, plane, item, c->batch, groups.line, groups.first);
+    if (run * item > MOST_ASKED) {
         return;
     }
     for (int64_t i = 0; i < runs; i++) {
@@ -312,7 +312,7 @@ static unsigned run_floats(const awq_float_job *job, scratch *s, const awq_float
         const int64_t lines = awq_min(AWQ_FLOAT_ENTRIES / entries, groups.line + groups.lines - ready);
         const int64_t end = awq_min(c->lines, (ready + lines) * group_across - c->line);
         quotient how = CORRECTED;
-        widen_scales(job, awq_element_at(job, &g->scales, item, c->batch, ready, entry), lines, entries, s->scales,
+        widen_scales(job, awq_element_of(job, &g->scales, item, c->batch, ready, entry), lines, entries, s->scales,
                      (float *)s->line);
         widen_zeros(job, awq_element_at(job, &g->zeros, 1, c->batch, ready, entry), lines, entries, s->zeros);
         if (job->op == AWQ_QUANTIZE) {
@@ -346,7 +346,9 @@ static unsigned run_chunk(const awq_float_job *job, int64_t unit, scratch *s)
     ahead next = ahead_of(job, &c, has_next ? &following : NULL);
     if (has_next) {
         ask_for_entries(job, &g->scales, awq_dtype_bytes(g->scale_dtype), &following);
-        ask_for_entries(job, &g->zeros, 1, &following);
+        if (g->zeros.data != NULL) {
+            ask_for_entries(job, &g->zeros, 1, &following);
+        }
     }
     if (job->op == AWQ_DEQUANTIZE) {
         move_codes(job, &c, s);

@@ -45,13 +45,19 @@ static inline uint8_t *awq_plane_at(const awq_float_geometry *g, const awq_plane
     return (uint8_t *)plane->data + offset * item;
 }
 
-/* An element of a line of that matrix; NULL where there is no plane. */
+/* An element of a line of that matrix, of a plane that is there. */
+static inline uint8_t *awq_element_of(const awq_float_job *job, const awq_plane *plane, int64_t item, int64_t batch,
+                                      int64_t line, int64_t element)
+{
+    return awq_plane_at(&job->geometry, plane, item, batch) +
+           (line * awq_across(job, plane) + element * awq_along(job, plane)) * item;
+}
+
+/* The same; NULL where there is no plane. */
 static inline uint8_t *awq_element_at(const awq_float_job *job, const awq_plane *plane, int64_t item, int64_t batch,
                                       int64_t line, int64_t element)
 {
-    return plane->data == NULL ? NULL
-                               : awq_plane_at(&job->geometry, plane, item, batch) +
-                                     (line * awq_across(job, plane) + element * awq_along(job, plane)) * item;
+    return plane->data == NULL ? NULL : awq_element_of(job, plane, item, batch, line, element);
 }
 
 /* A unit: its first line and element, and how many there are. */
