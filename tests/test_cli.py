@@ -363,8 +363,12 @@ from awqpack.checkpoint import report
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a script's background jobs start with it ignored
 
-def finish_file(self, name):
-    os.kill(os.getpid(), signal.NAME)
+sent = []
+
+def finish_file(self, name):  # files end in several threads
+    sent.append(name)
+    if len(sent) == 1:
+        os.kill(os.getpid(), signal.NAME)
 
 report._Lines.finish_file = finish_file
 sys.exit(cli.main(sys.argv[1:]))
@@ -380,6 +384,31 @@ def test_interrupted(name, status, what, given, tmp_path):
     assert done.returncode == status, done.stderr
     assert done.stderr.splitlines()[-1] == f"awqpack convert: {what}"
     assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
+    assert leftovers(tmp_path) == []
+
+
+TERMINATED_AGAIN = """
+import os, signal, sys
+from awqpack import cli
+from awqpack.checkpoint import report, staging
+
+def finish_file(self, name):
+    os.kill(os.getpid(), signal.SIGTERM)
+
+def remove(path, remove=staging._remove):
+    os.kill(os.getpid(), signal.SIGTERM)
+    remove(path)
+
+report._Lines.finish_file = finish_file
+staging._remove = remove
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+def test_terminated_again_while_it_cleans_up(given, tmp_path):
+    done = forked.run(TERMINATED_AGAIN, "convert", given, tmp_path / "out", "--to", "gemv_fast")
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (143, "awqpack convert: terminated")
     assert not (tmp_path / "out").exists()
     assert leftovers(tmp_path) == []
 
