@@ -197,18 +197,6 @@ typedef struct ahead {
     int64_t down; /* lines from a weight to the one that is asked for; 0: it is further on in the same line */
 } ahead;
 
-/* Chunks of one line follow each other in memory. Where lines are short the processor sees them coming, and asking made
-   them slower; long ones ask further on in themselves. */
-static ahead ahead_of(const awq_float_job *job, const awq_float_chunk *c, const awq_float_chunk *following)
-{
-    const bool is_payload = job->op == AWQ_DEQUANTIZE;
-    ahead a = {.taken = c->lines, .down = AWQ_FLOAT_AHEAD / (c->count * awq_dtype_bytes(job->geometry.weight_dtype))};
-    if (following != NULL && (is_payload ? job->geometry.payload.col_stride == 1 : job->is_contiguous)) {
-        a.next = is_payload ? payload_of(job, following) : weight_of(job, following);
-    }
-    return a;
-}
-
 /* The entries of scales and zeros that a chunk needs. */
 typedef struct chunk_groups {
     int64_t line, first, lines, count;
@@ -236,6 +224,28 @@ static void ask_for_entries(const awq_float_job *job, const awq_plane *plane, in
     for (int64_t i = 0; i < runs; i++) {
         awq_float_prefetch(at + i * stride, run * item);
     }
+}
+
+/* Asks for the next chunk's scales and zeros, and says what else there is to ask for. Chunks of one line follow each
+   other in memory. Where lines are short the processor sees them coming, and asking made them slower; long ones ask
+   further on in themselves. */
+static ahead ahead_of(const awq_float_job *job, const awq_float_chunk *c, int64_t unit)
+{
+    const awq_float_geometry *g = &job->geometry;
+    const bool is_payload = job->op == AWQ_DEQUANTIZE;
+    ahead a = {.taken = c->lines, .down = AWQ_FLOAT_AHEAD / (c->count * awq_dtype_bytes(g->weight_dtype))};
+    if (job->chunk_across == 1 || unit + 1 == job->units) {
+        return a;
+    }
+    const awq_float_chunk following = awq_float_chunk_at(job, unit + 1);
+    ask_for_entries(job, &g->scales, awq_dtype_bytes(g->scale_dtype), &following);
+    if (g->zeros.data != NULL) {
+        ask_for_entries(job, &g->zeros, 1, &following);
+    }
+    if (is_payload ? g->payload.col_stride == 1 : job->is_contiguous) {
+        a.next = is_payload ? payload_of(job, &following) : weight_of(job, &following);
+    }
+    return a;
 }
 
 /* A payload is read at once: its lines are asked for as evenly as they go. */
@@ -340,16 +350,8 @@ static void move_codes(const awq_float_job *job, const awq_float_chunk *c, scrat
 
 static unsigned run_chunk(const awq_float_job *job, int64_t unit, scratch *s)
 {
-    const awq_float_geometry *g = &job->geometry;
-    const awq_float_chunk c = awq_float_chunk_at(job, unit), following = awq_float_chunk_at(job, unit + 1);
-    const bool has_next = job->chunk_across > 1 && unit + 1 < job->units;
-    ahead next = ahead_of(job, &c, has_next ? &following : NULL);
-    if (has_next) {
-        ask_for_entries(job, &g->scales, awq_dtype_bytes(g->scale_dtype), &following);
-        if (g->zeros.data != NULL) {
-            ask_for_entries(job, &g->zeros, 1, &following);
-        }
-    }
+    const awq_float_chunk c = awq_float_chunk_at(job, unit);
+    ahead next = ahead_of(job, &c, unit);
     if (job->op == AWQ_DEQUANTIZE) {
         move_codes(job, &c, s);
         return run_floats(job, s, &c, &next);
